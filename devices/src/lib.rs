@@ -1,0 +1,17 @@
+//! Device models of podvisor and their backends.
+//!
+//! This crate knows virtio, PCI configuration space and a few legacy ports. It knows neither KVM
+//! nor Kubernetes: the machine (`vmm`) hands it guest memory and implementations of the small
+//! traits in [`irq`], and calls the register faces ([`bus::BusDevice`], [`pci::PciFunction`]) from
+//! vCPU threads. Each virtio device moves its queues into worker threads when the driver sets
+//! `DRIVER_OK`.
+
+pub mod bus;
+pub mod irq;
+pub mod legacy;
+pub mod pci;
+pub mod thread;
+pub mod virtio;
+
+/// Guest physical memory as every device sees it.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

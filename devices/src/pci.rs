@@ -1,0 +1,67 @@
+//! The face of one PCI function towards the root bus that the machine owns.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Size of a function's extended configuration space (PCI Express 3.0, 7.2.2), bytes.
+pub const CONFIG_SPACE_SIZE: u16 = 4096;
+
+/// Where a function's single memory BAR is decoded now.
+///
+/// Written by the function when the guest moves the BAR or toggles memory decoding, read by the bus
+/// on each MMIO exit without a lock.
+#[derive(Debug, Default)]
+pub struct BarAddress(AtomicU64);
+
+impl BarAddress {
+    /// The guest physical base, or `None` while memory decoding is off.
+    pub fn get(&self) -> Option<u64> {
+        match self.0.load(Ordering::Acquire) {
+            0 => None,
+            base => Some(base),
+        }
+    }
+
+    /// Sets the base; `None` turns decoding off.
+    pub fn set(&self, base: Option<u64>) {
+        self.0.store(base.unwrap_or(0), Ordering::Release);
+    }
+}
+
+/// One single-function PCI device with at most one (64-bit, memory) BAR.
+///
+/// The bus calls it from vCPU threads, one call at a time (it holds the function's lock).
+pub trait PciFunction: Send {
+    /// Fills `data` from configuration space. `offset + data.len() <= CONFIG_SPACE_SIZE` and the
+    /// access (1, 2 or 4 bytes) does not cross a dword.
+    fn config_read(&mut self, offset: u16, data: &mut [u8]);
+
+    /// Writes `data` to configuration space; bounds as for [`PciFunction::config_read`].
+    fn config_write(&mut self, offset: u16, data: &[u8]);
+
+    /// Size of the BAR in bytes, a power of two and at least 16.
+    fn bar_size(&self) -> u64;
+
+    /// Gives the BAR its first address (what firmware would do); decoding stays off until the
+    /// guest sets the command register's memory bit.
+    fn assign_bar(&mut self, base: u64);
+
+    /// Where the BAR is decoded; shared with the bus.
+    fn bar_address(&self) -> std::sync::Arc<BarAddress>;
+
+    /// Fills `data` from the BAR; `offset + data.len() <= bar_size()`.
+    fn bar_read(&mut self, offset: u64, data: &mut [u8]);
+
+    /// Writes `data` to the BAR; bounds as for [`PciFunction::bar_read`].
+    fn bar_write(&mut self, offset: u64, data: &[u8]);
+
+    /// Stops the device's workers after the requests in flight are done. The device keeps its
+    /// state; [`PciFunction::resume`] goes on where it stopped. Used while the VM is paused.
+    fn pause(&mut self);
+
+    /// Undoes [`PciFunction::pause`].
+    fn resume(&mut self);
+
+    /// Ends the workers for good (before the machine is torn down or rebuilt); waits for requests
+    /// in flight.
+    fn shutdown(&mut self);
+}

@@ -1,0 +1,162 @@
+//! virtio 1.2: the device contract, queues, the one worker and the one (PCI) transport.
+
+pub mod block;
+pub mod chain;
+pub mod net;
+pub mod pci;
+pub mod queue;
+pub mod rng;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod worker;
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::irq::Irq;
+use crate::thread::ThreadRole;
+use crate::virtio::queue::VirtQueue;
+
+/// Device type numbers (virtio 1.2, section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum DeviceType {
+    /// Network card.
+    Net = 1,
+    /// Block device.
+    Block = 2,
+    /// Entropy source.
+    Rng = 4,
+}
+
+/// A virtio device before and after the driver uses it; everything a transport needs.
+///
+/// The transport calls it from vCPU threads, one call at a time. State shared with handlers is the
+/// device's own business (atomics or `Arc`s; never a lock that a handler holds while it blocks).
+pub trait VirtioDevice: Send {
+    /// The device type.
+    fn device_type(&self) -> DeviceType;
+
+    /// Name for threads, logs and statistics, e.g. the VMI's disk or interface name.
+    fn name(&self) -> &str;
+
+    /// Feature bits offered, without those of the transport and ring (`VERSION_1`, `EVENT_IDX`,
+    /// `INDIRECT_DESC`), which every device gets.
+    fn features(&self) -> u64;
+
+    /// Largest size of each queue, entries; its length is the number of queues.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// Fills `data` from the device configuration space. Bytes past its end read as zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// The driver writes device configuration; most devices have nothing writable.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// The driver set `DRIVER_OK`: make the handlers. Each runs on a worker thread of its own.
+    ///
+    /// Called again after each reset, so the device keeps (shares) its backends.
+    fn activate(&mut self, activation: Activation) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError>;
+
+    /// Counters since start, for the stats command.
+    fn stats(&self) -> DeviceStats;
+
+    /// The link or medium changed from outside (`link_up` of a NIC): updates the configuration and
+    /// returns whether a configuration-change interrupt is due.
+    fn set_link(&mut self, _up: bool) -> bool {
+        false
+    }
+}
+
+/// What a device receives at `DRIVER_OK`.
+pub struct Activation {
+    /// Negotiated features, including those of the transport.
+    pub features: u64,
+    /// The enabled queues with their index; a queue that the driver left disabled is missing.
+    pub queues: Vec<VirtQueue>,
+    /// The configuration-change interrupt. Raising it through this handle also bumps the
+    /// configuration generation.
+    pub config_irq: Arc<dyn Irq>,
+}
+
+/// A device refused to start; the transport sets `DEVICE_NEEDS_RESET`.
+#[derive(Debug, Error)]
+#[error("Cannot start virtio device {name}")]
+pub struct ActivateError {
+    /// The device's name.
+    pub name: String,
+    /// The cause.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The driver broke the rules of a queue so that its state cannot be trusted any more. The
+/// transport sets `DEVICE_NEEDS_RESET` and the handler stops until the driver resets the device.
+#[derive(Debug, Error)]
+pub enum QueueError {
+    /// A descriptor chain or ring index that the specification forbids.
+    #[error("Queue {queue}: {source}")]
+    Malformed {
+        /// Queue index.
+        queue: u16,
+        /// What is wrong with it.
+        #[source]
+        source: chain::ChainError,
+    },
+    /// The rings cannot be accessed.
+    #[error("Queue {queue}: ring access failed")]
+    Ring {
+        /// Queue index.
+        queue: u16,
+        /// The cause.
+        #[source]
+        source: virtio_queue::Error,
+    },
+    /// The host side failed in a way that no single request can carry.
+    #[error("Backend failed")]
+    Backend(#[source] std::io::Error),
+}
+
+/// Serves one or more queues of a device on a worker thread (see [`worker`]).
+///
+/// The hot path: no method but [`QueueHandler::fds`] may allocate, lock or log per request.
+pub trait QueueHandler: Send {
+    /// The thread's role.
+    fn role(&self) -> ThreadRole;
+
+    /// The queues this handler owns; the worker polls their kick eventfds.
+    fn queues(&self) -> &[VirtQueue];
+
+    /// Further descriptors to poll for input, with a token of the handler's choice. Called once on
+    /// the worker thread before the loop.
+    fn fds(&self) -> Vec<(BorrowedFd<'_>, u16)> {
+        Vec::new()
+    }
+
+    /// The driver kicked the queue at `position` in [`QueueHandler::queues`] (spurious calls happen).
+    fn kicked(&mut self, position: usize) -> Result<(), QueueError>;
+
+    /// The descriptor registered with `token` is readable.
+    fn readable(&mut self, _token: u16) -> Result<(), QueueError> {
+        Ok(())
+    }
+
+    /// Waits until no request is in flight. Called before a pause and before the worker ends.
+    fn drain(&mut self);
+}
+
+/// Counters of one device since it was made; each a total.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum DeviceStats {
+    /// Nothing to count.
+    #[default]
+    None,
+    /// virtio-blk.
+    Block(block::BlockStats),
+    /// virtio-net.
+    Net(net::NetStats),
+}
