@@ -1,0 +1,227 @@
+//! Power control as ACPI's hardware-reduced model wants it (ACPI 6.4, 4.8.3.7 and 5.6.9): a sleep
+//! control, a reset and an event register, and what the guest asked for, as signals to the machine.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bus::BusDevice;
+use crate::irq::Irq;
+
+/// Sleep control register, relative to the block's base (write-only here).
+pub const SLEEP_CONTROL: u64 = 0;
+/// Sleep status register: bit 7 is WAK_STS.
+pub const SLEEP_STATUS: u64 = 1;
+/// Reset register: [`RESET_VALUE`] resets the machine.
+pub const RESET: u64 = 2;
+/// Pending events of the generic event device; reading clears.
+pub const EVENTS: u64 = 3;
+/// Length of the register block in bytes.
+pub const LEN: u64 = 4;
+
+/// Value for the reset register (FADT `RESET_VALUE`).
+pub const RESET_VALUE: u8 = 0x01;
+/// `SLP_TYP` of S5, the only sleep state (DSDT `\_S5`).
+pub const SLEEP_TYPE_S5: u8 = 5;
+/// Bit of the event register: the power button was pressed.
+pub const EVENT_POWER_BUTTON: u8 = 1 << 0;
+
+const SLEEP_ENABLE: u8 = 1 << 5;
+const SLEEP_TYPE_SHIFT: u8 = 2;
+const SLEEP_TYPE_MASK: u8 = 0b111;
+
+/// What a guest asked of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Signal {
+    /// Power off (S5).
+    PowerOff = 1 << 0,
+    /// Reset.
+    Reset = 1 << 1,
+    /// The guest kernel panicked.
+    Panicked = 1 << 2,
+    /// The guest kernel panicked and its crash kernel takes over.
+    CrashLoaded = 1 << 3,
+}
+
+/// Signals from any vCPU thread to the event loop. Repeated signals coalesce, so a guest cannot
+/// queue up work.
+#[derive(Debug)]
+pub struct Signals {
+    pending: AtomicU32,
+    event: EventFd,
+}
+
+impl Signals {
+    /// No signal pending. Fails if the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            pending: AtomicU32::new(0),
+            event: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    /// Sends a signal. A full eventfd means the loop is already due to wake, so its error is moot.
+    pub fn send(&self, signal: Signal) {
+        self.pending.fetch_or(signal as u32, Ordering::Release);
+        let _ = self.event.write(1);
+    }
+
+    /// Takes all pending signals; a set of [`Signal`] bits.
+    pub fn take(&self) -> u32 {
+        let _ = self.event.read();
+        self.pending.swap(0, Ordering::Acquire)
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsRawFd;
+        // SAFETY: the eventfd is owned by self and lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
+    }
+}
+
+/// The register block.
+pub struct PowerControl {
+    signals: Arc<Signals>,
+    events: AtomicU8,
+    irq: Arc<dyn Irq>,
+}
+
+impl PowerControl {
+    /// `irq` is the interrupt of the generic event device.
+    pub fn new(signals: Arc<Signals>, irq: Arc<dyn Irq>) -> Self {
+        Self {
+            signals,
+            events: AtomicU8::new(0),
+            irq,
+        }
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self) {
+        self.events.fetch_or(EVENT_POWER_BUTTON, Ordering::Release);
+        self.irq.raise();
+    }
+
+    fn sleep(&self, value: u8) {
+        let sleep_type = (value >> SLEEP_TYPE_SHIFT) & SLEEP_TYPE_MASK;
+        if value & SLEEP_ENABLE != 0 && sleep_type == SLEEP_TYPE_S5 {
+            self.signals.send(Signal::PowerOff);
+        }
+    }
+}
+
+impl BusDevice for PowerControl {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let (EVENTS, [value]) = (offset, data) {
+            *value = self.events.swap(0, Ordering::Acquire);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        match (offset, data) {
+            (SLEEP_CONTROL, [value]) => self.sleep(*value),
+            (RESET, [RESET_VALUE]) => self.signals.send(Signal::Reset),
+            _ => {}
+        }
+    }
+}
+
+/// The command port of the keyboard controller that is not there, but for the pulse of the CPU's
+/// reset line, which kernels fall back to.
+pub struct ResetPort {
+    signals: Arc<Signals>,
+}
+
+impl ResetPort {
+    /// I/O port of the keyboard controller's command register.
+    pub const PORT: u64 = 0x64;
+    const PULSE_RESET: u8 = 0xfe;
+
+    /// Sends [`Signal::Reset`] through `signals`.
+    pub fn new(signals: Arc<Signals>) -> Self {
+        Self { signals }
+    }
+}
+
+impl BusDevice for ResetPort {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        // Input and output buffer empty, so that a driver does not wait before its command.
+        data.fill(0);
+    }
+
+    fn write(&self, _offset: u64, data: &[u8]) {
+        if data == [Self::PULSE_RESET] {
+            self.signals.send(Signal::Reset);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct CountingIrq(AtomicUsize);
+
+    impl Irq for CountingIrq {
+        fn raise(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn fixture() -> (Arc<Signals>, Arc<CountingIrq>, PowerControl) {
+        let signals = Arc::new(Signals::new().expect("eventfd"));
+        let irq = Arc::new(CountingIrq::default());
+        let power = PowerControl::new(signals.clone(), irq.clone());
+        (signals, irq, power)
+    }
+
+    #[test]
+    fn only_an_enabled_s5_powers_off() {
+        let (signals, _, power) = fixture();
+        for value in [0x00, 0x20, SLEEP_TYPE_S5 << 2, (3 << 2) | 0x20] {
+            power.write(SLEEP_CONTROL, &[value]);
+            assert_eq!(signals.take(), 0, "{value:#x}");
+        }
+        power.write(SLEEP_CONTROL, &[(SLEEP_TYPE_S5 << 2) | 0x20]);
+        power.write(SLEEP_CONTROL, &[(SLEEP_TYPE_S5 << 2) | 0x20]);
+        assert_eq!(signals.take(), Signal::PowerOff as u32);
+        assert_eq!(signals.take(), 0);
+    }
+
+    #[test]
+    fn reset_register_and_port_reset() {
+        let (signals, _, power) = fixture();
+        power.write(RESET, &[0x06]);
+        power.write(RESET, &[RESET_VALUE, 0]);
+        assert_eq!(signals.take(), 0);
+        power.write(RESET, &[RESET_VALUE]);
+        assert_eq!(signals.take(), Signal::Reset as u32);
+        let port = ResetPort::new(signals.clone());
+        port.write(0, &[0xaa]);
+        assert_eq!(signals.take(), 0);
+        port.write(0, &[0xfe]);
+        assert_eq!(signals.take(), Signal::Reset as u32);
+    }
+
+    #[test]
+    fn power_button_raises_once_and_reads_once() {
+        let (_, irq, power) = fixture();
+        power.press_power_button();
+        assert_eq!(irq.0.load(Ordering::Relaxed), 1);
+        let mut value = [0];
+        power.read(EVENTS, &mut value);
+        assert_eq!(value, [EVENT_POWER_BUTTON]);
+        power.read(EVENTS, &mut value);
+        assert_eq!(value, [0]);
+    }
+}

@@ -1,0 +1,230 @@
+//! COM1: vm-superio's 16550 between the guest's port accesses and two bounded byte queues that the
+//! event loop connects to a terminal, socket or file. A guest that writes faster than the other
+//! side reads loses output; it can neither block a vCPU nor grow the process.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bus::BusDevice;
+use crate::irq::Irq;
+
+/// First port of COM1.
+pub const PORT: u16 = 0x3f8;
+/// Number of ports.
+pub const LEN: u16 = 8;
+/// Most output bytes kept for a slow reader.
+pub const OUTPUT_CAPACITY: usize = 64 * 1024;
+
+/// Wakes the event loop: output waits, or there is room for input again.
+#[derive(Debug)]
+pub struct ConsoleQueue {
+    output: Mutex<VecDeque<u8>>,
+    dropped: AtomicU64,
+    event: EventFd,
+}
+
+impl ConsoleQueue {
+    /// An empty queue. Fails if the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            output: Mutex::new(VecDeque::new()),
+            dropped: AtomicU64::new(0),
+            event: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    /// Moves up to `buffer.len()` bytes of guest output into `buffer`; the number moved.
+    pub fn take_output(&self, buffer: &mut [u8]) -> usize {
+        let Ok(mut output) = self.output.lock() else { return 0 };
+        io::Read::read(&mut *output, buffer).unwrap_or(0)
+    }
+
+    /// Output bytes lost because nobody read them in time.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Resets the wake-up; call before looking at the queue.
+    pub fn acknowledge(&self) {
+        let _ = self.event.read();
+    }
+
+    fn wake(&self) {
+        // A full eventfd counter means that the loop is due to wake anyway.
+        let _ = self.event.write(1);
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let Ok(mut output) = self.output.lock() else { return };
+        let was_empty = output.is_empty();
+        let kept = bytes.len().min(OUTPUT_CAPACITY - output.len().min(OUTPUT_CAPACITY));
+        output.extend(&bytes[..kept]);
+        self.dropped
+            .fetch_add((bytes.len() - kept) as u64, Ordering::Relaxed);
+        drop(output);
+        if was_empty {
+            self.wake();
+        }
+    }
+}
+
+impl AsFd for ConsoleQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the eventfd is owned by self and lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
+    }
+}
+
+struct Output(Arc<ConsoleQueue>);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct InputRoom(Arc<ConsoleQueue>);
+
+impl SerialEvents for InputRoom {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        self.0.wake();
+    }
+}
+
+struct IrqTrigger(Arc<dyn Irq>);
+
+impl Trigger for IrqTrigger {
+    type E = std::convert::Infallible;
+
+    fn trigger(&self) -> Result<(), Self::E> {
+        self.0.raise();
+        Ok(())
+    }
+}
+
+/// The serial port.
+pub struct SerialConsole {
+    uart: Mutex<Serial<IrqTrigger, InputRoom, Output>>,
+}
+
+impl SerialConsole {
+    /// A port whose output goes to `queue` and whose interrupt is `irq`.
+    pub fn new(queue: &Arc<ConsoleQueue>, irq: Arc<dyn Irq>) -> Self {
+        Self {
+            uart: Mutex::new(Serial::with_events(
+                IrqTrigger(irq),
+                InputRoom(queue.clone()),
+                Output(queue.clone()),
+            )),
+        }
+    }
+
+    /// Free bytes in the receive FIFO; the queue's event fires when it runs empty.
+    pub fn input_room(&self) -> usize {
+        self.uart.lock().map_or(0, |uart| uart.fifo_capacity())
+    }
+
+    /// Puts `bytes` into the receive FIFO; the number taken.
+    pub fn input(&self, bytes: &[u8]) -> usize {
+        self.uart
+            .lock()
+            .map_or(0, |mut uart| uart.enqueue_raw_bytes(bytes).unwrap_or(0))
+    }
+}
+
+impl BusDevice for SerialConsole {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        let Ok(mut uart) = self.uart.lock() else { return };
+        if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
+            *value = uart.read(offset);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let Ok(mut uart) = self.uart.lock() else { return };
+        if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
+            // Neither the trigger nor the queue can fail.
+            let _ = uart.write(offset, *value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct CountingIrq(AtomicUsize);
+
+    impl Irq for CountingIrq {
+        fn raise(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn fixture() -> (Arc<ConsoleQueue>, Arc<CountingIrq>, SerialConsole) {
+        let queue = Arc::new(ConsoleQueue::new().expect("eventfd"));
+        let irq = Arc::new(CountingIrq::default());
+        let serial = SerialConsole::new(&queue, irq.clone());
+        (queue, irq, serial)
+    }
+
+    #[test]
+    fn output_is_bounded_and_counts_what_it_loses() {
+        let (queue, _, serial) = fixture();
+        for _ in 0..OUTPUT_CAPACITY + 10 {
+            serial.write(0, b"x");
+        }
+        assert_eq!(queue.dropped(), 10);
+        let mut buffer = vec![0; OUTPUT_CAPACITY + 10];
+        assert_eq!(queue.take_output(&mut buffer), OUTPUT_CAPACITY);
+        serial.write(0, b"y");
+        assert_eq!(queue.take_output(&mut buffer), 1);
+        assert_eq!(buffer[0], b'y');
+    }
+
+    #[test]
+    fn input_fills_the_fifo_raises_and_reads_back() {
+        let (queue, irq, serial) = fixture();
+        serial.write(1, &[1]);
+        assert_eq!(serial.input(&[b'a'; 100]), 64);
+        assert_eq!(serial.input_room(), 0);
+        assert!(irq.0.load(Ordering::Relaxed) > 0);
+        queue.acknowledge();
+        for _ in 0..64 {
+            let mut value = [0];
+            serial.read(0, &mut value);
+            assert_eq!(value, [b'a']);
+        }
+        assert_eq!(serial.input_room(), 64);
+        assert!(queue.event.read().is_ok(), "the loop hears that there is room");
+    }
+
+    #[test]
+    fn wide_accesses_do_nothing() {
+        let (queue, _, serial) = fixture();
+        serial.write(0, b"abcd");
+        let mut buffer = [0; 4];
+        assert_eq!(queue.take_output(&mut buffer), 0);
+        serial.read(0, &mut buffer);
+        assert_eq!(buffer, [0xff; 4]);
+    }
+}
