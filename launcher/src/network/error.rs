@@ -1,0 +1,113 @@
+//! What can go wrong between a pod's network and a guest's NIC.
+
+use std::io;
+use std::path::PathBuf;
+
+use devices::virtio::net::tap::OpenTapError;
+use thiserror::Error;
+
+/// What was being done to an interface; the words of an error message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Reading interfaces, addresses or routes.
+    Read,
+    /// Creating an interface.
+    Create,
+    /// Deleting an interface.
+    Delete,
+    /// Changing an interface's name, MAC, MTU or state.
+    Change,
+    /// Making an interface a bridge port.
+    Enslave,
+    /// Adding an address.
+    AddAddress,
+    /// Removing an address.
+    RemoveAddress,
+    /// Adding a route.
+    AddRoute,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::Change => "change",
+            Self::Enslave => "enslave",
+            Self::AddAddress => "add an address to",
+            Self::RemoveAddress => "remove an address from",
+            Self::AddRoute => "add a route through",
+        })
+    }
+}
+
+/// The pod's network cannot be prepared or restored.
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    /// The netlink socket or its runtime failed.
+    #[error("Cannot talk to the kernel's network configuration")]
+    Netlink(#[source] io::Error),
+    /// The pod has no such interface.
+    #[error("The pod has no network interface {interface:?} (wanted by NIC {nic:?}); it has {present:?}")]
+    NoSuchInterface {
+        /// NIC of the VMI.
+        nic: String,
+        /// The interface looked for.
+        interface: String,
+        /// The interfaces there are.
+        present: Vec<String>,
+    },
+    /// The kernel denied a change.
+    #[error(
+        "Cannot {step} {interface:?}: not permitted; the bridge binding needs CAP_NET_ADMIN in the \
+         pod's network namespace (securityContext.capabilities.add: [NET_ADMIN])"
+    )]
+    NotPermitted {
+        /// What was tried.
+        step: Step,
+        /// On which interface.
+        interface: String,
+    },
+    /// The kernel refused a change.
+    #[error("Cannot {step} {interface:?}")]
+    Refused {
+        /// What was tried.
+        step: Step,
+        /// On which interface.
+        interface: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The TAP device cannot be opened.
+    #[error("Cannot open the TAP device of NIC {nic:?}")]
+    Tap {
+        /// NIC of the VMI.
+        nic: String,
+        /// The cause.
+        #[source]
+        source: OpenTapError,
+    },
+    /// The state of an unfinished run is not enough to undo it.
+    #[error(
+        "The pod's interface {interface:?} was left changed by an earlier run and {file:?} does not \
+         say how it was; recreate the pod"
+    )]
+    Unrecoverable {
+        /// The pod's interface.
+        interface: String,
+        /// The state file looked for.
+        file: PathBuf,
+    },
+    /// The request cannot be met with this interface.
+    #[error("Interface {interface:?} cannot serve NIC {nic:?}: {reason}")]
+    Unusable {
+        /// NIC of the VMI.
+        nic: String,
+        /// The pod's interface.
+        interface: String,
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,91 @@
+//! The pod's network made ready for a guest, and put back when the guest is gone.
+//!
+//! Called by the launcher, in the pod's network namespace, before the vm process starts. Needs
+//! `CAP_NET_ADMIN` and `/dev/net/tun` unless KubeVirt's node agent already made the TAP device
+//! (then the TAP is only opened). The layout is KubeVirt's, so that its tools read it:
+//!
+//! ```text
+//!   before                     while the guest runs
+//!   eth0  (MAC, IPs, routes)   eth0      placeholder, down, keeps MAC, MTU and IPs
+//!                              eth0-nic  the pod's NIC, other MAC, no IPs, port of k6t-eth0
+//!                              k6t-eth0  bridge
+//!                              tap0      the guest, port of k6t-eth0; the guest has eth0's MAC
+//! ```
+
+mod bridge;
+mod error;
+mod lease;
+mod names;
+mod netlink;
+mod prepare;
+mod state;
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use devices::virtio::net::dhcp::DhcpLease;
+
+pub use self::error::{NetworkError, Step};
+pub use self::prepare::{NetworkGuard, prepare};
+
+/// How a guest NIC joins the pod's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// `bridge: {}`: the guest takes over the pod NIC's MAC and IP addresses.
+    Bridge,
+}
+
+/// One guest NIC to prepare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkRequest {
+    /// Name of the interface in the VMI; for logs and errors.
+    pub nic_name: String,
+    /// The pod's interface, e.g. `eth0`.
+    pub pod_interface: String,
+    /// MAC address of the guest; the pod interface's own if unset.
+    pub mac: Option<[u8; 6]>,
+    /// Queue pairs, 1 to 64; more than one makes a multi-queue TAP.
+    pub queue_pairs: u16,
+    /// How the guest NIC joins the pod's network.
+    pub binding: Binding,
+}
+
+/// What is common to all NICs of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkOptions {
+    /// Directory for the state that [`prepare`] needs to recover after a kill; made if missing.
+    pub state_dir: PathBuf,
+    /// The resolver configuration to hand on to the guest.
+    pub resolv_conf: PathBuf,
+    /// Host name for the guest; the pod's if unset.
+    pub hostname: Option<String>,
+    /// The VMI's `subdomain`.
+    pub subdomain: Option<String>,
+}
+
+impl Default for NetworkOptions {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/run/podvisor"),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            hostname: None,
+            subdomain: None,
+        }
+    }
+}
+
+/// A guest NIC ready to be handed to the vm process.
+#[derive(Debug)]
+pub struct PreparedNetwork {
+    /// Name of the interface in the VMI.
+    pub nic_name: String,
+    /// One TAP descriptor per queue pair. The TAP exists as long as one of them is open, so the
+    /// launcher must close its copies before [`NetworkGuard::restore`] (which copes if it did not).
+    pub taps: Vec<File>,
+    /// MAC address of the guest.
+    pub mac: [u8; 6],
+    /// MTU in bytes, for the guest too.
+    pub mtu: u16,
+    /// What the guest's DHCP client is told; `None` if the pod has no IPv4 address.
+    pub lease: Option<DhcpLease>,
+}
