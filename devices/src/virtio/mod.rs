@@ -5,6 +5,7 @@ pub mod chain;
 pub mod net;
 pub mod pci;
 pub mod queue;
+mod ring;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -59,7 +60,10 @@ pub trait VirtioDevice: Send {
     /// The driver set `DRIVER_OK`: make the handlers. Each runs on a worker thread of its own.
     ///
     /// Called again after each reset, so the device keeps (shares) its backends.
-    fn activate(&mut self, activation: Activation) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError>;
+    fn activate(
+        &mut self,
+        activation: Activation,
+    ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError>;
 
     /// Counters since start, for the stats command.
     fn stats(&self) -> DeviceStats;
@@ -106,14 +110,15 @@ pub enum QueueError {
         #[source]
         source: chain::ChainError,
     },
-    /// The rings cannot be accessed.
-    #[error("Queue {queue}: ring access failed")]
-    Ring {
+    /// The driver's available index is more than the queue size ahead.
+    #[error("Queue {queue}: available index {avail} is too far from {next}")]
+    AvailIndex {
         /// Queue index.
         queue: u16,
-        /// The cause.
-        #[source]
-        source: virtio_queue::Error,
+        /// `avail.idx` as read.
+        avail: u16,
+        /// The next entry to take.
+        next: u16,
     },
     /// The host side failed in a way that no single request can carry.
     #[error("Backend failed")]
@@ -132,11 +137,16 @@ pub trait QueueHandler: Send {
 
     /// Further descriptors to poll for input, with a token of the handler's choice. Called once on
     /// the worker thread before the loop.
+    ///
+    /// All descriptors are polled edge-triggered: a handler that leaves input behind is not called
+    /// again for it, so it must take all of it or remember that some is left. That avoids reading
+    /// eventfds, and spinning on a TAP device for which the guest has no buffers.
     fn fds(&self) -> Vec<(BorrowedFd<'_>, u16)> {
         Vec::new()
     }
 
-    /// The driver kicked the queue at `position` in [`QueueHandler::queues`] (spurious calls happen).
+    /// The driver kicked the queue at `position` in [`QueueHandler::queues`]. Spurious calls happen:
+    /// each queue gets one when the worker starts and after each pause.
     fn kicked(&mut self, position: usize) -> Result<(), QueueError>;
 
     /// The descriptor registered with `token` is readable.

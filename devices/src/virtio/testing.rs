@@ -1,0 +1,1 @@
+//! The guest side of devices, for tests and benches.
