@@ -1,0 +1,297 @@
+/*
+ * /init of the test guest, and the few tools that busybox lacks or forks for.
+ *
+ * Guest kernel code may be interpreted (about 100 ms per fork and exec), so what
+ * every boot needs is done here with bare system calls. No libc: start-up
+ * is a handful of instructions and no CPUID bit can lead it astray.
+ *
+ *   /init                 mount the kernel's file systems, exec busybox sh /init.sh
+ *   guest down off|reboot drain the console, then end the machine at once
+ *   guest flushloop DEV   numbered 4 KiB records, one flush each, until killed
+ *   guest ticker CPU      pin to CPU, one line each second, until killed
+ *   guest send IP PORT N  N bytes of the pattern over TCP
+ *   guest receive PORT N  N bytes over TCP to stdout (all bytes if N is 0)
+ */
+#include <asm/unistd.h>
+#include <linux/in.h>
+#include <linux/reboot.h>
+#include <linux/socket.h>
+#include <linux/time.h>
+
+#define O_RDWR 2
+#define MS_NOSUID 2
+#define TCSBRK 0x5409
+#define AF_INET 2
+#define SOCK_STREAM 1
+#define SOL_SOCKET 1
+#define SO_REUSEADDR 2
+
+typedef unsigned long word;
+
+static long call6(long nr, word a, word b, word c, word d, word e, word f)
+{
+	register word r10 __asm__("r10") = d;
+	register word r8 __asm__("r8") = e;
+	register word r9 __asm__("r9") = f;
+	long ret;
+
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return ret;
+}
+
+#define call(nr, a, b, c) call6(nr, (word)(a), (word)(b), (word)(c), 0, 0, 0)
+
+static word length(const char *s)
+{
+	word n = 0;
+
+	while (s[n])
+		n++;
+	return n;
+}
+
+static int same(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
+
+static void say(const char *s)
+{
+	call(__NR_write, 1, s, length(s));
+}
+
+static word number(const char *s)
+{
+	word n = 0;
+
+	while (*s >= '0' && *s <= '9')
+		n = n * 10 + (word)(*s++ - '0');
+	return n;
+}
+
+/* Writes n in decimal at `to`, padded with zeros to `width`; returns the end. */
+static char *digits(char *to, word n, int width)
+{
+	char reversed[20];
+	int len = 0;
+
+	do
+		reversed[len++] = (char)('0' + n % 10);
+	while (n /= 10);
+	while (len < width)
+		reversed[len++] = '0';
+	while (len)
+		*to++ = reversed[--len];
+	return to;
+}
+
+static char *text(char *to, const char *s)
+{
+	while (*s)
+		*to++ = *s++;
+	return to;
+}
+
+static int failed(const char *what, long err)
+{
+	char line[96], *at = text(line, "GUEST-TOOL-FAILED ");
+
+	at = text(at, what);
+	at = text(at, " errno=");
+	at = digits(at, (word)-err, 1);
+	at = text(at, "\n");
+	call(__NR_write, 2, line, at - line);
+	return 1;
+}
+
+static int down(const char *how)
+{
+	word cmd = same(how, "reboot") ? LINUX_REBOOT_CMD_RESTART : LINUX_REBOOT_CMD_POWER_OFF;
+
+	call(__NR_sync, 0, 0, 0);
+	/* The UART empties its buffer by interrupt; a reset would cut off the last lines. */
+	call(__NR_ioctl, 1, TCSBRK, 1);
+	long err = call(__NR_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, cmd);
+	return failed("reboot", err);
+}
+
+static int flushloop(const char *path)
+{
+	static char record[4096] __attribute__((aligned(4096)));
+	long fd = call(__NR_open, path, O_RDWR, 0), err;
+	char line[32];
+
+	if (fd < 0)
+		return failed("open", fd);
+	for (word n = 1;; n++) {
+		/* The whole record repeats its number, so a torn write shows. */
+		for (char *at = record; at < record + sizeof(record); at += 16) {
+			digits(at, n, 15);
+			at[15] = '\n';
+		}
+		err = call6(__NR_pwrite64, (word)fd, (word)record, sizeof(record),
+			    (n - 1) * sizeof(record), 0, 0);
+		if (err != sizeof(record))
+			return failed("write", err);
+		err = call(__NR_fdatasync, fd, 0, 0);
+		if (err < 0)
+			return failed("flush", err);
+		char *at = digits(text(line, "FLUSHED "), n, 1);
+		*at++ = '\n';
+		call(__NR_write, 1, line, at - line);
+	}
+}
+
+static int ticker(const char *cpu)
+{
+	word mask[16] = { 0 }, n = number(cpu);
+	struct timespec now, second = { 1, 0 };
+	char line[64];
+
+	mask[n / 64 % 16] = 1UL << (n % 64);
+	long err = call(__NR_sched_setaffinity, 0, sizeof(mask), mask);
+	if (err < 0)
+		return failed("affinity", err);
+	for (word i = 1;; i++) {
+		call(__NR_clock_gettime, CLOCK_MONOTONIC, &now, 0);
+		char *at = digits(text(line, "TICK cpu="), n, 1);
+		at = digits(text(at, " n="), i, 1);
+		at = digits(text(at, " uptime="), (word)now.tv_sec, 1);
+		at = digits(text(at, "."), (word)now.tv_nsec / 10000000, 2);
+		*at++ = '\n';
+		call(__NR_write, 1, line, at - line);
+		call(__NR_nanosleep, &second, 0, 0);
+	}
+}
+
+/* Byte i of the pattern is (i + i / 251) mod 256: no power-of-two period. */
+static void fill(unsigned char *to, word from, word len)
+{
+	for (word i = from; i < from + len; i++)
+		*to++ = (unsigned char)(i + i / 251);
+}
+
+static unsigned char chunk[65536];
+
+static unsigned short port_of(const char *s)
+{
+	word n = number(s);
+
+	return (unsigned short)((n & 0xff) << 8 | (n >> 8 & 0xff));
+}
+
+static int send(const char *ip, const char *port, word total)
+{
+	struct sockaddr_in peer = { .sin_family = AF_INET, .sin_port = port_of(port) };
+	unsigned char *octet = (unsigned char *)&peer.sin_addr;
+	long fd = call(__NR_socket, AF_INET, SOCK_STREAM, 0), err;
+
+	for (int i = 0; i < 4; i++) {
+		octet[i] = (unsigned char)number(ip);
+		while (*ip && *ip++ != '.')
+			;
+	}
+	err = call(__NR_connect, fd, &peer, sizeof(peer));
+	if (err < 0)
+		return failed("connect", err);
+	for (word done = 0; done < total; done += (word)err) {
+		word len = total - done < sizeof(chunk) ? total - done : sizeof(chunk);
+		fill(chunk, done, len);
+		err = call(__NR_write, fd, chunk, len);
+		if (err <= 0)
+			return failed("send", err);
+	}
+	return 0;
+}
+
+static int receive(const char *port, word total)
+{
+	struct sockaddr_in self = { .sin_family = AF_INET, .sin_port = port_of(port) };
+	long fd = call(__NR_socket, AF_INET, SOCK_STREAM, 0), err;
+	int on = 1;
+
+	call6(__NR_setsockopt, (word)fd, SOL_SOCKET, SO_REUSEADDR, (word)&on, sizeof(on), 0);
+	err = call(__NR_bind, fd, &self, sizeof(self));
+	if (err < 0)
+		return failed("bind", err);
+	call(__NR_listen, fd, 1, 0);
+	call(__NR_write, 2, "LISTENING\n", 10);
+	fd = call(__NR_accept, fd, 0, 0);
+	if (fd < 0)
+		return failed("accept", fd);
+	for (word done = 0; !total || done < total; done += (word)err) {
+		word room = sizeof(chunk), sent = 0;
+		err = call(__NR_read, fd, chunk, room);
+		if (err < 0)
+			return failed("receive", err);
+		if (!err)
+			break;
+		while (sent < (word)err) {
+			long n = call(__NR_write, 1, chunk + sent, (word)err - sent);
+			if (n <= 0)
+				return failed("write", n);
+			sent += (word)n;
+		}
+	}
+	return 0;
+}
+
+static int tool(word argc, char **argv)
+{
+	if (argc == 3 && same(argv[1], "down"))
+		return down(argv[2]);
+	if (argc == 3 && same(argv[1], "flushloop"))
+		return flushloop(argv[2]);
+	if (argc == 3 && same(argv[1], "ticker"))
+		return ticker(argv[2]);
+	if (argc == 5 && same(argv[1], "send"))
+		return send(argv[2], argv[3], number(argv[4]));
+	if (argc == 4 && same(argv[1], "receive"))
+		return receive(argv[2], number(argv[3]));
+	return failed("usage", 0);
+}
+
+/*
+ * Debian's busybox is a static glibc program. glibc picks AVX code by CPUID,
+ * but with `noxsave` the kernel saves only SSE registers when it switches
+ * tasks. Saving one would corrupt the other, so those choices are closed here.
+ */
+static char *environment[] = {
+	"GLIBC_TUNABLES=glibc.cpu.hwcaps="
+	"-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-FMA,-FMA4,-XSAVE,-XSAVEC,"
+	"-AVX_Fast_Unaligned_Load",
+	"PATH=/bin",
+	"HOME=/",
+	"TERM=vt100",
+	"PS1=guest# ",
+	0,
+};
+
+static int first(void)
+{
+	char *shell[] = { "sh", "/init.sh", 0 };
+
+	say("GUEST-INIT-READY\n");
+	call6(__NR_mount, (word) "proc", (word) "/proc", (word) "proc", MS_NOSUID, 0, 0);
+	call6(__NR_mount, (word) "sysfs", (word) "/sys", (word) "sysfs", MS_NOSUID, 0, 0);
+	call6(__NR_mount, (word) "dev", (word) "/dev", (word) "devtmpfs", MS_NOSUID, 0, 0);
+	failed("exec", call(__NR_execve, "/bin/busybox", shell, environment));
+	return down("off");
+}
+
+__attribute__((used, noreturn)) static void start(word *stack)
+{
+	word argc = stack[0];
+	char **argv = (char **)(stack + 1);
+	int status = same(argv[0], "/init") ? first() : tool(argc, argv);
+
+	for (;;)
+		call(__NR_exit_group, status, 0, 0);
+}
+
+__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall start\n");
