@@ -1,0 +1,34 @@
+//! The modes: one function each, named by a word of the command line.
+
+mod crash;
+mod memory;
+mod smp;
+mod ticker;
+
+use crate::machine::Machine;
+use crate::println;
+
+type Mode = (&'static str, fn(&Machine));
+
+const MODES: &[Mode] = &[
+    ("hello", hello),
+    ("memory", memory::run),
+    ("smp", smp::run),
+    ("ticker", ticker::run),
+    ("crash", crash::run),
+];
+
+/// Runs the mode that the command line names, `hello` if none.
+pub fn run(machine: &Machine) {
+    let (name, mode) = machine
+        .cmdline
+        .words()
+        .map(|word| word.strip_prefix("mode=").unwrap_or(word))
+        .find_map(|word| MODES.iter().find(|(name, _)| *name == word))
+        .unwrap_or(&MODES[0]);
+    println!("podvisor-payload mode={name}");
+    mode(machine);
+}
+
+/// Nothing: the banner is enough.
+fn hello(_: &Machine) {}
