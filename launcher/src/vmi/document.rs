@@ -1,0 +1,142 @@
+//! Bytes to a tree of values: YAML, and JSON as the part of YAML that it is.
+
+use serde_json::Value;
+use serde_saphyr::Budget;
+use serde_saphyr::options::AliasLimits;
+use thiserror::Error;
+
+/// Largest document, bytes; etcd's limit for an object is 1.5 MiB, a VMI has a few KiB.
+pub const MAX_DOCUMENT: usize = 1 << 20;
+
+/// Nesting allowed; the deepest field of a VMI (in `affinity`) is at about 15.
+const MAX_DEPTH: usize = 40;
+
+/// A document cannot be read at all.
+#[derive(Debug, Error)]
+pub enum ReadDocumentError {
+    /// Longer than [`MAX_DOCUMENT`].
+    #[error("The document has more than {MAX_DOCUMENT} bytes")]
+    TooLarge,
+    /// Not text.
+    #[error("The document is not UTF-8")]
+    NotUtf8(#[source] std::str::Utf8Error),
+    /// Not YAML, or beyond the limits on depth, aliases and size.
+    #[error("Line {line}, column {column}: {message}")]
+    Syntax {
+        /// From 1.
+        line: u64,
+        /// From 1.
+        column: u64,
+        /// What the parser says.
+        message: String,
+    },
+}
+
+/// Parses one document. Duplicate keys, further documents and alias bombs are errors.
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, ReadDocumentError> {
+    if bytes.len() > MAX_DOCUMENT {
+        return Err(ReadDocumentError::TooLarge);
+    }
+    let text = std::str::from_utf8(bytes).map_err(ReadDocumentError::NotUtf8)?;
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
+        let location = error.location();
+        ReadDocumentError::Syntax {
+            line: location.as_ref().map_or(1, |location| location.line()),
+            column: location.as_ref().map_or(1, |location| location.column()),
+            message: first_line(&error.without_snippet().to_string()),
+        }
+    })
+}
+
+fn options() -> serde_saphyr::Options {
+    let mut budget = Budget::default();
+    budget.max_depth = MAX_DEPTH;
+    budget.flow_nesting_limit = MAX_DEPTH;
+    budget.max_events = 200_000;
+    budget.max_nodes = 100_000;
+    budget.max_aliases = 1000;
+    budget.max_anchors = 1000;
+    let mut aliases = AliasLimits::default();
+    aliases.max_total_replayed_events = 20_000;
+    serde_saphyr::options! {
+        budget: Some(budget),
+        alias_limits: aliases,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        with_snippet: false
+    }
+}
+
+/// The parser's messages may quote the document; keep terminals safe from it.
+fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn json_and_yaml_are_the_same() {
+        let expected =
+            json!({"a": [1, "x\ty", true, null], "b": {"c": 1.5}, "mac": "02:00:00:00:00:01"});
+        let json = "{\"a\": [1, \"x\\ty\", true, null],\n\t\"b\": {\"c\": 1.5}, \"mac\": \"02:00:00:00:00:01\"}";
+        assert_eq!(parse(json.as_bytes()).expect("JSON"), expected);
+        let yaml = "a: [1, \"x\\ty\", true, ~]\nb:\n  c: 1.5\nmac: 02:00:00:00:00:01\n";
+        assert_eq!(parse(yaml.as_bytes()).expect("YAML"), expected);
+    }
+
+    #[test]
+    fn syntax_errors_have_a_position() {
+        let error = parse(b"a: 1\nb: [1, 2\nc: 3\n").expect_err("open bracket");
+        assert!(
+            matches!(error, ReadDocumentError::Syntax { line: 3.., .. }),
+            "{error}"
+        );
+        let error = parse(b"a: 1\nb: 2\na: 3\n").expect_err("duplicate key");
+        assert!(
+            matches!(
+                error,
+                ReadDocumentError::Syntax {
+                    line: 3,
+                    column: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let deep = "[".repeat(1000) + &"]".repeat(1000);
+        assert!(parse(deep.as_bytes()).is_err());
+        let mut laughs = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for (name, of) in [
+            ("b", "a"),
+            ("c", "b"),
+            ("d", "c"),
+            ("e", "d"),
+            ("f", "e"),
+            ("g", "f"),
+        ] {
+            laughs += &format!(
+                "{name}: &{name} [{}]\n",
+                vec![format!("*{of}"); 10].join(", ")
+            );
+        }
+        assert!(parse(laughs.as_bytes()).is_err());
+        assert!(matches!(
+            parse(&vec![b' '; MAX_DOCUMENT + 1]),
+            Err(ReadDocumentError::TooLarge)
+        ));
+        assert!(matches!(
+            parse(b"a: \xff"),
+            Err(ReadDocumentError::NotUtf8(_))
+        ));
+        assert!(parse(b"a: 1\n---\nb: 2\n").is_err(), "two documents");
+    }
+}

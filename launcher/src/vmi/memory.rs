@@ -1,0 +1,93 @@
+//! `spec.domain.memory`.
+
+use super::reader::{Fields, Node, Object};
+use super::resources::{OF_THE_POD, Resources};
+
+/// Least guest RAM.
+pub const MIN_MEMORY: u64 = 64 << 20;
+
+/// Most guest RAM.
+pub const MAX_MEMORY: u64 = 1 << 40;
+
+/// Guest RAM is made of whole pages.
+const PAGE: u64 = 4096;
+
+/// Guest RAM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes, whole pages.
+    pub bytes: u64,
+    /// Size of the huge pages that back it.
+    pub hugepage_size: Option<u64>,
+}
+
+const MEMORY: Fields = Fields {
+    honoured: &["guest", "hugepages"],
+    accepted: &[
+        (
+            "maxGuest",
+            "there is no memory hotplug: the guest keeps `guest`",
+        ),
+        ("reservedOverhead", OF_THE_POD),
+    ],
+    refused: &[],
+};
+
+const HUGEPAGES: Fields = Fields {
+    honoured: &["pageSize"],
+    accepted: &[],
+    refused: &[],
+};
+
+/// Reads the size from `memory.guest`, else from the pod's resources.
+pub(super) fn read(domain: &Object<'_>, resources: &Resources<'_>) -> Memory {
+    let memory = domain.get("memory").map(|node| node.object(&MEMORY));
+    let guest = memory.as_ref().and_then(|memory| memory.get("guest"));
+    let hugepage_size = memory
+        .as_ref()
+        .and_then(|memory| memory.get("hugepages"))
+        .and_then(|node| read_page_size(&node));
+    let said = match (&guest, &resources.memory) {
+        (Some(guest), _) => Some((guest, guest.quantity())),
+        (None, Some(amount)) => Some((&amount.node, Some(amount.quantity))),
+        (None, None) => None,
+    };
+    let Some((node, quantity)) = said else {
+        domain.missing("memory.guest", "an amount of memory such as 512Mi");
+        return Memory::default();
+    };
+    let bytes = quantity.and_then(|quantity| check_size(node, quantity.value(), hugepage_size));
+    Memory {
+        bytes: bytes.unwrap_or_default(),
+        hugepage_size,
+    }
+}
+
+fn read_page_size(node: &Node<'_>) -> Option<u64> {
+    let size = node.object(&HUGEPAGES).require("pageSize", "2Mi, 1Gi")?;
+    match size.quantity()?.value() {
+        bytes @ (0x20_0000 | 0x4000_0000) => Some(bytes),
+        _ => {
+            size.error("2Mi, 1Gi");
+            None
+        }
+    }
+}
+
+/// The size in whole pages: ordinary ones round up (libvirt and QEMU do), huge ones must fit.
+fn check_size(node: &Node<'_>, bytes: u64, hugepage_size: Option<u64>) -> Option<u64> {
+    if !(MIN_MEMORY..=MAX_MEMORY).contains(&bytes) {
+        node.error("64Mi to 1Ti");
+        return None;
+    }
+    match hugepage_size {
+        Some(page) if !bytes.is_multiple_of(page) => {
+            node.error(format_args!(
+                "a multiple of the huge page size, {} MiB",
+                page >> 20
+            ));
+            None
+        }
+        _ => Some(bytes.next_multiple_of(PAGE)),
+    }
+}

@@ -1,0 +1,99 @@
+//! What validation found: errors by field path, and notes on fields that have no effect.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Errors kept of one document; the rest is only counted.
+const MAX_ERRORS: usize = 256;
+
+/// A field that cannot be honoured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// Where, e.g. `spec.domain.devices.disks[0].disk.bus`.
+    pub path: String,
+    /// What the document says there.
+    pub found: String,
+    /// What would be accepted.
+    pub accepted: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: found {}; accepted: {}",
+            self.path, self.found, self.accepted
+        )
+    }
+}
+
+/// A field that is accepted but has no effect, or not its full one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// Where.
+    pub path: String,
+    /// Why it has no effect.
+    pub note: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.note)
+    }
+}
+
+/// All errors and notes of one document, in document order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Empty when the document can be honoured.
+    pub errors: Vec<FieldError>,
+    /// Fields without effect.
+    pub notes: Vec<Note>,
+}
+
+impl Report {
+    /// Records an error.
+    pub fn error(
+        &mut self,
+        path: impl Into<String>,
+        found: impl fmt::Display,
+        accepted: impl fmt::Display,
+    ) {
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(FieldError {
+                path: path.into(),
+                found: found.to_string(),
+                accepted: accepted.to_string(),
+            });
+        }
+    }
+
+    /// Records a note.
+    pub fn note(&mut self, path: impl Into<String>, note: impl fmt::Display) {
+        if self.notes.len() < MAX_ERRORS {
+            self.notes.push(Note {
+                path: path.into(),
+                note: note.to_string(),
+            });
+        }
+    }
+}
+
+/// One error a line.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.errors.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{error}")?;
+        }
+        if self.errors.len() == MAX_ERRORS {
+            write!(f, "\n(further errors are not listed)")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Report {}
