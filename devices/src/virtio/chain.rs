@@ -307,7 +307,7 @@ impl Chain {
 /// than the Queue Size", so neither is the table.
 fn indirect_entries(len: u32, size: u16) -> Result<u16, ChainError> {
     let entries = len / DESCRIPTOR_SIZE as u32;
-    let whole = len % DESCRIPTOR_SIZE as u32 == 0;
+    let whole = len.is_multiple_of(DESCRIPTOR_SIZE as u32);
     match u16::try_from(entries) {
         Ok(entries) if whole && entries > 0 && entries <= size => Ok(entries),
         _ => Err(ChainError::IndirectLen(len)),

@@ -147,6 +147,9 @@ pub trait QueueHandler: Send {
 
     /// The driver kicked the queue at `position` in [`QueueHandler::queues`]. Spurious calls happen:
     /// each queue gets one when the worker starts and after each pause.
+    ///
+    /// A call handles a bounded number of chains and then calls [`VirtQueue::kick_self`]: a guest
+    /// that adds chains without end must not keep the worker from its commands.
     fn kicked(&mut self, position: usize) -> Result<(), QueueError>;
 
     /// The descriptor registered with `token` is readable.

@@ -20,7 +20,7 @@ pub use crate::virtio::ring::{QueueLayout, QueueLayoutError};
 /// ```text
 /// loop {
 ///     queue.disable_kicks();
-///     while queue.next(&mut chain)? { …; queue.complete(chain.head(), written); }
+///     while queue.next(&mut chain)? { …; queue.push_used(chain.head(), written); }
 ///     queue.notify();
 ///     if !queue.enable_kicks() { break }
 /// }
@@ -90,6 +90,12 @@ impl VirtQueue {
     /// Signalled when the driver kicks. The worker polls it edge-triggered and never reads it.
     pub fn kick(&self) -> &EventFd {
         &self.kick
+    }
+
+    /// Makes the worker call the handler again for this queue, after other events and commands.
+    pub fn kick_self(&self) {
+        // Fails only if the counter is about to overflow; then the worker is awake anyway.
+        let _ = self.kick.write(1);
     }
 
     /// A chain with room for the longest chain that this queue allows.

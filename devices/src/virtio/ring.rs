@@ -87,7 +87,7 @@ impl Area {
         len: usize,
         align: u64,
     ) -> Result<Self, QueueLayoutError> {
-        if address.0 % align != 0 {
+        if !address.0.is_multiple_of(align) {
             return Err(QueueLayoutError::Alignment {
                 part,
                 address: address.0,

@@ -1,1 +1,313 @@
-//! The virtio PCI transport (virtio 1.2, 4.1).
+//! The virtio PCI transport (virtio 1.2, 4.1): one modern device per function, one BAR, MSI-X only.
+//!
+//! Registers are served on vCPU threads under the function's lock. Queues belong to workers from
+//! `DRIVER_OK` to reset; what both sides touch is in [`interrupts`], lock-free.
+
+mod config_space;
+mod interrupts;
+mod layout;
+mod msix;
+mod registers;
+mod running;
+
+use std::io;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::GuestMemory;
+use crate::irq::{Doorbells, MsiRouter};
+use crate::pci::{BarAddress, PciFunction};
+use crate::thread::ThreadHook;
+use crate::virtio::pci::config_space::ConfigSpace;
+use crate::virtio::pci::interrupts::Interrupts;
+use crate::virtio::pci::layout::Region;
+use crate::virtio::pci::msix::Msix;
+use crate::virtio::pci::registers::{Action, Registers};
+use crate::virtio::pci::running::Running;
+use crate::virtio::{DeviceStats, VirtioDevice};
+
+/// What the machine gives to each virtio function.
+#[derive(Clone)]
+pub struct VirtioPciContext {
+    /// Guest memory.
+    pub mem: Arc<GuestMemory>,
+    /// Connects MSI-X vectors.
+    pub router: Arc<dyn MsiRouter>,
+    /// Connects queue doorbells.
+    pub doorbells: Arc<dyn Doorbells>,
+    /// Restricts worker threads.
+    pub thread_hook: ThreadHook,
+}
+
+/// A virtio device that cannot become a PCI function.
+#[derive(Debug, Error)]
+pub enum CreateFunctionError {
+    /// More queues than the BAR has vectors and doorbells for, or none.
+    #[error("Virtio device {name} has {queues} queues, not 1 to {max}")]
+    Queues {
+        /// The device's name.
+        name: String,
+        /// Its queues.
+        queues: usize,
+        /// The most it may have.
+        max: u16,
+    },
+    /// A queue whose largest size is not a power of two up to 32768.
+    #[error("Queue {index} of virtio device {name} has the impossible size {size}")]
+    QueueSize {
+        /// The device's name.
+        name: String,
+        /// Queue number.
+        index: usize,
+        /// Its size.
+        size: u16,
+    },
+    /// No interrupt vectors are left.
+    #[error("Cannot reserve {count} interrupt vectors for virtio device {name}")]
+    Vectors {
+        /// The device's name.
+        name: String,
+        /// Vectors wanted.
+        count: u16,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A virtio device as a PCI function.
+pub struct VirtioPciFunction {
+    device: Box<dyn VirtioDevice>,
+    context: VirtioPciContext,
+    config: ConfigSpace,
+    registers: Registers,
+    msix: Msix,
+    interrupts: Arc<Interrupts>,
+    bar: Arc<BarAddress>,
+    /// The workers, from `DRIVER_OK` to reset.
+    running: Option<Running>,
+}
+
+impl VirtioPciFunction {
+    /// Wraps `device`. Starts nothing: no thread, no eventfd, no interrupt route.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        context: VirtioPciContext,
+    ) -> Result<Self, CreateFunctionError> {
+        let vectors = check_queues(&*device)?;
+        let name = device.name();
+        let msix = Msix::new(Arc::clone(&context.router), vectors).map_err(|source| {
+            CreateFunctionError::Vectors {
+                name: name.to_owned(),
+                count: vectors,
+                source,
+            }
+        })?;
+        let queues = device.queue_sizes();
+        Ok(Self {
+            config: ConfigSpace::new(device.device_type(), vectors),
+            registers: Registers::new(device.features(), queues),
+            interrupts: Arc::new(Interrupts::new(name, msix.vectors(), queues.len())),
+            msix,
+            bar: Arc::default(),
+            running: None,
+            device,
+            context,
+        })
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    /// The device's counters.
+    pub fn stats(&self) -> DeviceStats {
+        self.device.stats()
+    }
+
+    /// Changes the link state of a NIC and tells the driver.
+    pub fn set_link(&mut self, up: bool) {
+        if self.device.set_link(up) {
+            self.interrupts.bump_generation();
+            if self.registers.is_live() {
+                self.interrupts.raise_config();
+            }
+        }
+    }
+
+    fn activate(&mut self) {
+        let started = Running::start(
+            &mut *self.device,
+            &self.registers,
+            &self.context,
+            &self.interrupts,
+        );
+        match started {
+            Ok(running) => {
+                let running = self.running.insert(running);
+                running.place_doorbells(&*self.context.doorbells, self.bar.get());
+            }
+            Err(error) => self.interrupts.fail(&error),
+        }
+    }
+
+    /// Ends the workers; their requests in flight complete first.
+    fn halt(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.place_doorbells(&*self.context.doorbells, None);
+            running.stop();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.halt();
+        self.registers.reset();
+        self.interrupts.reset();
+        self.msix.clear_pending();
+    }
+
+    fn update_decoding(&mut self) {
+        let base = self.config.decoded();
+        if base == self.bar.get() {
+            return;
+        }
+        self.bar.set(base);
+        if let Some(running) = &mut self.running {
+            running.place_doorbells(&*self.context.doorbells, base);
+        }
+    }
+
+    fn read_window(&mut self) {
+        if let Some(window) = self.config.window() {
+            let mut data = self.config.window_data();
+            self.bar_read(window.offset, &mut data[..window.len]);
+            self.config.set_window_data(data);
+        }
+    }
+
+    fn write_window(&mut self) {
+        if let Some(window) = self.config.window() {
+            let data = self.config.window_data();
+            self.bar_write(window.offset, &data[..window.len]);
+        }
+    }
+}
+
+/// Returns the number of vectors: one per queue, and one for configuration changes.
+fn check_queues(device: &dyn VirtioDevice) -> Result<u16, CreateFunctionError> {
+    let name = || device.name().to_owned();
+    let sizes = device.queue_sizes();
+    let max = layout::MAX_VECTORS - 1;
+    if let Some(index) = sizes.iter().position(|size| !size.is_power_of_two()) {
+        let size = sizes[index];
+        return Err(CreateFunctionError::QueueSize {
+            name: name(),
+            index,
+            size,
+        });
+    }
+    match u16::try_from(sizes.len()) {
+        Ok(queues) if (1..=max).contains(&queues) => Ok(queues + 1),
+        _ => Err(CreateFunctionError::Queues {
+            name: name(),
+            queues: sizes.len(),
+            max,
+        }),
+    }
+}
+
+impl PciFunction for VirtioPciFunction {
+    fn config_read(&mut self, offset: u16, data: &mut [u8]) {
+        if ConfigSpace::is_window(offset) {
+            self.read_window();
+        }
+        self.config.read(offset, data);
+    }
+
+    fn config_write(&mut self, offset: u16, data: &[u8]) {
+        let touched = self.config.write(offset, data);
+        if touched.decoding {
+            self.update_decoding();
+        }
+        if touched.msix {
+            self.msix.set_control(self.config.msix_control());
+        }
+        if touched.window {
+            self.write_window();
+        }
+    }
+
+    fn bar_size(&self) -> u64 {
+        layout::BAR_SIZE
+    }
+
+    fn assign_bar(&mut self, base: u64) {
+        self.config.set_bar(base);
+        self.update_decoding();
+    }
+
+    fn bar_address(&self) -> Arc<BarAddress> {
+        Arc::clone(&self.bar)
+    }
+
+    fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let Some((region, offset)) = layout::locate(offset, data.len()) else {
+            return;
+        };
+        match region {
+            Region::Common => self.registers.read(offset, data, &self.interrupts),
+            Region::Isr if offset == 0 && !data.is_empty() => data[0] = self.interrupts.take_isr(),
+            Region::Isr | Region::Notify => {}
+            Region::Device => self.device.read_config(u64::from(offset), data),
+            Region::MsixTable => self.msix.read_table(offset, data),
+            Region::MsixPba => self.msix.read_pba(offset, data),
+        }
+    }
+
+    fn bar_write(&mut self, offset: u64, data: &[u8]) {
+        let Some((region, offset)) = layout::locate(offset, data.len()) else {
+            return;
+        };
+        match region {
+            Region::Common => match self.registers.write(offset, data, &self.interrupts) {
+                Some(Action::Reset) => self.reset(),
+                Some(Action::Activate) => self.activate(),
+                None => {}
+            },
+            Region::Device => self.device.write_config(u64::from(offset), data),
+            Region::Notify => {
+                if let Some(running) = &self.running {
+                    running.kick(offset / layout::NOTIFY_MULTIPLIER);
+                }
+            }
+            Region::MsixTable => self.msix.write_table(offset, data),
+            Region::Isr | Region::MsixPba => {}
+        }
+    }
+
+    fn pause(&mut self) {
+        if let Some(running) = &self.running {
+            running.pause();
+        }
+    }
+
+    fn resume(&mut self) {
+        if let Some(running) = &self.running {
+            running.resume();
+        }
+    }
+
+    fn shutdown(&mut self) {
+        self.halt();
+        self.msix.disconnect();
+    }
+}
+
+impl Drop for VirtioPciFunction {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}

@@ -1,0 +1,211 @@
+//! MSI-X: the table, the pending bits, and vectors that workers raise without a lock
+//! (PCI 3.0, 6.8.2).
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tracing::warn;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::irq::{MsiMessage, MsiRouter};
+use crate::virtio::pci::layout::MSIX_ENTRY;
+
+const ENTRY: usize = MSIX_ENTRY as usize;
+/// Vector control, bit 0: masked.
+const MASKED: u8 = 1;
+const CONTROL_ENABLE: u16 = 1 << 15;
+const CONTROL_FUNCTION_MASK: u16 = 1 << 14;
+
+/// One vector. Raised from worker threads, masked from vCPU threads.
+#[derive(Debug)]
+pub(super) struct MsixVector {
+    masked: AtomicBool,
+    pending: AtomicBool,
+    /// Made when the guest first unmasks the vector.
+    event: OnceLock<EventFd>,
+}
+
+impl MsixVector {
+    fn new() -> Self {
+        let masked = AtomicBool::new(true);
+        Self {
+            masked,
+            pending: AtomicBool::new(false),
+            event: OnceLock::new(),
+        }
+    }
+
+    /// Sends the message, or remembers to.
+    pub(super) fn raise(&self) {
+        if !self.masked.load(Ordering::SeqCst) {
+            return self.signal();
+        }
+        self.pending.store(true, Ordering::SeqCst);
+        // The guest may have unmasked, and looked for pending bits, in between.
+        if !self.masked.load(Ordering::SeqCst) {
+            self.signal_pending();
+        }
+    }
+
+    fn unmask(&self) {
+        self.masked.store(false, Ordering::SeqCst);
+        self.signal_pending();
+    }
+
+    fn signal_pending(&self) {
+        if self.pending.swap(false, Ordering::SeqCst) {
+            self.signal();
+        }
+    }
+
+    fn signal(&self) {
+        if let Some(event) = self.event.get() {
+            // Fails only if the counter is about to overflow; then an interrupt is due anyway.
+            let _ = event.write(1);
+        }
+    }
+
+    fn event(&self) -> io::Result<&EventFd> {
+        if let Some(event) = self.event.get() {
+            return Ok(event);
+        }
+        let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+        Ok(self.event.get_or_init(|| event))
+    }
+}
+
+/// The function's table and its connection to the interrupt controller.
+///
+/// Nothing is connected before the guest unmasks a vector with MSI-X enabled: an irqfd costs time
+/// that the start of a VM should not spend. A vector that is only masked keeps its connection.
+pub(super) struct Msix {
+    router: Arc<dyn MsiRouter>,
+    /// Router's number of vector 0.
+    base: u32,
+    control: u16,
+    table: Vec<[u8; ENTRY]>,
+    connected: Vec<Option<MsiMessage>>,
+    vectors: Arc<[MsixVector]>,
+    warned: bool,
+}
+
+impl Msix {
+    pub(super) fn new(router: Arc<dyn MsiRouter>, count: u16) -> io::Result<Self> {
+        let mut reset_entry = [0; ENTRY];
+        reset_entry[12] = MASKED;
+        Ok(Self {
+            base: router.allocate(u32::from(count))?,
+            router,
+            control: 0,
+            table: vec![reset_entry; usize::from(count)],
+            connected: vec![None; usize::from(count)],
+            vectors: (0..count).map(|_| MsixVector::new()).collect(),
+            warned: false,
+        })
+    }
+
+    pub(super) fn vectors(&self) -> Arc<[MsixVector]> {
+        Arc::clone(&self.vectors)
+    }
+
+    /// Message control was written.
+    pub(super) fn set_control(&mut self, control: u16) {
+        if control != self.control {
+            self.control = control;
+            (0..self.table.len()).for_each(|index| self.update(index));
+        }
+    }
+
+    /// Reads the table at `offset`; past its end there are zeros.
+    pub(super) fn read_table(&self, offset: u32, data: &mut [u8]) {
+        let bytes = self.table.as_flattened();
+        for (byte, at) in data.iter_mut().zip(offset as usize..) {
+            *byte = bytes.get(at).copied().unwrap_or(0);
+        }
+    }
+
+    /// Writes the table at `offset`.
+    pub(super) fn write_table(&mut self, offset: u32, data: &[u8]) {
+        let start = offset as usize;
+        let Some(bytes) = self
+            .table
+            .as_flattened_mut()
+            .get_mut(start..start + data.len())
+        else {
+            return;
+        };
+        bytes.copy_from_slice(data);
+        let last = start + data.len().saturating_sub(1);
+        (start / ENTRY..=last / ENTRY).for_each(|index| self.update(index));
+    }
+
+    /// Reads the pending bits at `offset`.
+    pub(super) fn read_pba(&self, offset: u32, data: &mut [u8]) {
+        for (byte, at) in data.iter_mut().zip(offset as usize..) {
+            let vectors = self.vectors.iter().skip(at * 8).take(8).enumerate();
+            *byte = vectors.fold(0, |bits, (bit, vector)| {
+                bits | u8::from(vector.pending.load(Ordering::SeqCst)) << bit
+            });
+        }
+    }
+
+    /// Forgets pending messages (device reset).
+    pub(super) fn clear_pending(&self) {
+        self.vectors
+            .iter()
+            .for_each(|vector| vector.pending.store(false, Ordering::SeqCst));
+    }
+
+    /// Makes vector `index` do what the registers say now.
+    fn update(&mut self, index: usize) {
+        let vector = &self.vectors[index];
+        let [a0, a1, a2, a3, a4, a5, a6, a7, d0, d1, d2, d3, control, ..] = self.table[index];
+        let on = self.control & (CONTROL_ENABLE | CONTROL_FUNCTION_MASK) == CONTROL_ENABLE;
+        if !on || control & MASKED != 0 {
+            vector.masked.store(true, Ordering::SeqCst);
+            return;
+        }
+        let message = MsiMessage {
+            address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            data: u32::from_le_bytes([d0, d1, d2, d3]),
+        };
+        if self.connected[index] != Some(message) {
+            vector.masked.store(true, Ordering::SeqCst);
+            if let Err(error) = self.connect(index, message) {
+                self.warn_once(index, &error);
+                return;
+            }
+        }
+        self.vectors[index].unmask();
+    }
+
+    fn connect(&mut self, index: usize, message: MsiMessage) -> io::Result<()> {
+        self.connected[index] = None;
+        let event = self.vectors[index].event()?;
+        self.router
+            .connect(self.base + index as u32, message, event)?;
+        self.connected[index] = Some(message);
+        Ok(())
+    }
+
+    /// The guest chooses the message, so it could fill the log.
+    fn warn_once(&mut self, index: usize, error: &io::Error) {
+        if !std::mem::replace(&mut self.warned, true) {
+            warn!(vector = index, %error, "cannot connect MSI-X vector, it stays masked");
+        }
+    }
+
+    /// Ends all connections.
+    pub(super) fn disconnect(&mut self) {
+        for (index, vector) in self.vectors.iter().enumerate() {
+            vector.masked.store(true, Ordering::SeqCst);
+            if self.connected[index].take().is_some()
+                && let Some(event) = vector.event.get()
+                && let Err(error) = self.router.disconnect(self.base + index as u32, event)
+            {
+                warn!(vector = index, %error, "cannot disconnect MSI-X vector");
+            }
+        }
+    }
+}
