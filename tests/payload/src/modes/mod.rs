@@ -2,6 +2,7 @@
 
 mod crash;
 mod memory;
+mod sane;
 mod smp;
 mod ticker;
 
@@ -16,6 +17,7 @@ const MODES: &[Mode] = &[
     ("smp", smp::run),
     ("ticker", ticker::run),
     ("crash", crash::run),
+    ("sane", sane::run),
 ];
 
 /// Runs the mode that the command line names, `hello` if none.
