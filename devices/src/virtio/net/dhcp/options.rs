@@ -1,0 +1,112 @@
+//! DHCP options of a lease, encoded once.
+
+use std::net::Ipv4Addr;
+
+use super::{DhcpLease, LeaseError};
+
+/// 999 days in seconds, what KubeVirt gives: the pod's address outlives the guest.
+pub(super) const LEASE_SECONDS: u32 = 999 * 24 * 60 * 60;
+
+const SUBNET_MASK: u8 = 1;
+const ROUTER: u8 = 3;
+const DNS: u8 = 6;
+const HOST_NAME: u8 = 12;
+const DOMAIN_NAME: u8 = 15;
+const MTU: u8 = 26;
+const LEASE_TIME: u8 = 51;
+const SERVER_ID: u8 = 54;
+const DOMAIN_SEARCH: u8 = 119;
+const CLASSLESS_ROUTES: u8 = 121;
+
+/// Longest name in text form (RFC 1035, section 2.3.4, less the length bytes).
+const MAX_NAME: usize = 253;
+/// Longest label of a name.
+const MAX_LABEL: usize = 63;
+
+/// All options of `lease` but the message type and the end mark.
+pub(super) fn encode(lease: &DhcpLease) -> Result<Vec<u8>, LeaseError> {
+    let mut options = Vec::new();
+    push(&mut options, SERVER_ID, &lease.server.octets());
+    push(&mut options, LEASE_TIME, &LEASE_SECONDS.to_be_bytes());
+    push(&mut options, SUBNET_MASK, &mask(lease.prefix_len)?.octets());
+    push(&mut options, MTU, &lease.mtu.to_be_bytes());
+    if let Some(router) = lease.router {
+        push(&mut options, ROUTER, &router.octets());
+    }
+    push(
+        &mut options,
+        DNS,
+        &lease
+            .dns
+            .iter()
+            .flat_map(Ipv4Addr::octets)
+            .collect::<Vec<_>>(),
+    );
+    if let Some(hostname) = &lease.hostname {
+        push(&mut options, HOST_NAME, checked_name(hostname)?.as_bytes());
+    }
+    if let Some(domain) = &lease.domain {
+        push(&mut options, DOMAIN_NAME, checked_name(domain)?.as_bytes());
+    }
+    push(&mut options, DOMAIN_SEARCH, &search_list(&lease.search)?);
+    push(&mut options, CLASSLESS_ROUTES, &classless_routes(lease)?);
+    Ok(options)
+}
+
+/// Appends an option; data over 255 bytes is split over several (RFC 3396), no data is no option.
+fn push(options: &mut Vec<u8>, code: u8, data: &[u8]) {
+    for part in data.chunks(255) {
+        options.extend_from_slice(&[code, part.len() as u8]);
+        options.extend_from_slice(part);
+    }
+}
+
+fn mask(prefix_len: u8) -> Result<Ipv4Addr, LeaseError> {
+    match prefix_len {
+        0 => Ok(Ipv4Addr::UNSPECIFIED),
+        1..=32 => Ok(Ipv4Addr::from_bits(u32::MAX << (32 - prefix_len))),
+        _ => Err(LeaseError::Prefix(prefix_len)),
+    }
+}
+
+fn checked_name(name: &str) -> Result<&str, LeaseError> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let label_ok = |label: &str| (1..=MAX_LABEL).contains(&label.len());
+    if name.len() <= MAX_NAME && name.is_ascii() && name.split('.').all(label_ok) {
+        Ok(name)
+    } else {
+        Err(LeaseError::Name(name.to_owned()))
+    }
+}
+
+/// RFC 3397, without the compression it allows.
+fn search_list(names: &[String]) -> Result<Vec<u8>, LeaseError> {
+    let mut list = Vec::new();
+    for name in names {
+        for label in checked_name(name)?.split('.') {
+            list.push(label.len() as u8);
+            list.extend_from_slice(label.as_bytes());
+        }
+        list.push(0);
+    }
+    Ok(list)
+}
+
+/// RFC 3442: a client that reads these ignores the router option, so the default route is among
+/// them, last. A router outside the subnet gets its link route from `routes`.
+fn classless_routes(lease: &DhcpLease) -> Result<Vec<u8>, LeaseError> {
+    if lease.routes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut encoded = Vec::new();
+    let default = lease
+        .router
+        .map(|router| (Ipv4Addr::UNSPECIFIED, 0, router));
+    for (destination, prefix_len, gateway) in lease.routes.iter().copied().chain(default) {
+        let network = destination & mask(prefix_len)?;
+        encoded.push(prefix_len);
+        encoded.extend_from_slice(&network.octets()[..usize::from(prefix_len).div_ceil(8)]);
+        encoded.extend_from_slice(&gateway.octets());
+    }
+    Ok(encoded)
+}

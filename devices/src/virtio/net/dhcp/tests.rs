@@ -1,0 +1,306 @@
+//! The responder against requests that are right, wrong, and random.
+
+use proptest::prelude::*;
+use smoltcp::wire::{DhcpMessageType, DhcpRepr, IpAddress};
+
+use super::*;
+
+const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+const SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
+const TRANSACTION: u32 = 0xdead_beef;
+
+fn lease() -> DhcpLease {
+    DhcpLease {
+        address: ADDRESS,
+        prefix_len: 24,
+        server: SERVER,
+        router: Some(GATEWAY),
+        routes: vec![(Ipv4Addr::new(10, 244, 0, 0), 16, GATEWAY)],
+        dns: vec![Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(1, 1, 1, 1)],
+        hostname: Some("vm-1".into()),
+        domain: Some("ns.svc.cluster.local".into()),
+        search: vec!["ns.svc.cluster.local".into(), "cluster.local".into()],
+        mtu: 1450,
+    }
+}
+
+fn responder() -> DhcpResponder {
+    DhcpResponder::new(&lease(), GUEST).expect("the lease can be expressed")
+}
+
+/// A client's frame; `change` spoils the DHCP message before it is wrapped up.
+fn request(
+    message_type: DhcpMessageType,
+    server: Option<Ipv4Addr>,
+    change: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
+    let repr = DhcpRepr {
+        message_type,
+        transaction_id: TRANSACTION,
+        secs: 3,
+        client_hardware_address: EthernetAddress(GUEST),
+        client_ip: Ipv4Addr::UNSPECIFIED,
+        your_ip: Ipv4Addr::UNSPECIFIED,
+        server_ip: Ipv4Addr::UNSPECIFIED,
+        router: None,
+        subnet_mask: None,
+        relay_agent_ip: Ipv4Addr::UNSPECIFIED,
+        broadcast: false,
+        requested_ip: None,
+        client_identifier: Some(EthernetAddress(GUEST)),
+        server_identifier: server,
+        parameter_request_list: Some(&[1, 3, 6]),
+        dns_servers: None,
+        max_size: Some(1500),
+        lease_duration: None,
+        renew_duration: None,
+        rebind_duration: None,
+        additional_options: &[],
+    };
+    let mut frame = vec![0; HEADERS_LEN + repr.buffer_len()];
+    let payload = &mut frame[HEADERS_LEN..];
+    repr.emit(&mut DhcpPacket::new_unchecked(&mut *payload))
+        .expect("the buffer has its size");
+    change(payload);
+    let dhcp_len = payload.len();
+    EthernetRepr {
+        src_addr: EthernetAddress(GUEST),
+        dst_addr: EthernetAddress::BROADCAST,
+        ethertype: EthernetProtocol::Ipv4,
+    }
+    .emit(&mut EthernetFrame::new_unchecked(&mut frame));
+    Ipv4Repr {
+        src_addr: Ipv4Addr::UNSPECIFIED,
+        dst_addr: Ipv4Addr::BROADCAST,
+        next_header: IpProtocol::Udp,
+        payload_len: UDP_HEADER_LEN + dhcp_len,
+        hop_limit: 64,
+    }
+    .emit(
+        &mut Ipv4Packet::new_unchecked(&mut frame[ETHERNET_HEADER_LEN..]),
+        &ChecksumCapabilities::default(),
+    );
+    let mut udp = UdpPacket::new_unchecked(&mut frame[ETHERNET_HEADER_LEN + IPV4_HEADER_LEN..]);
+    udp.set_src_port(DHCP_CLIENT_PORT);
+    udp.set_dst_port(DHCP_SERVER_PORT);
+    udp.set_len((UDP_HEADER_LEN + dhcp_len) as u16);
+    frame
+}
+
+fn discover() -> Vec<u8> {
+    request(DhcpMessageType::Discover, None, |_| {})
+}
+
+/// Checks headers and checksums and returns the DHCP message.
+fn unwrap_answer(answer: &[u8]) -> &[u8] {
+    let ethernet = EthernetFrame::new_checked(answer).expect("an Ethernet frame");
+    assert_eq!(ethernet.dst_addr(), EthernetAddress(GUEST));
+    let ip = Ipv4Packet::new_checked(ethernet.payload()).expect("an IPv4 packet");
+    assert!(ip.verify_checksum());
+    assert_eq!((ip.src_addr(), ip.dst_addr()), (SERVER, ADDRESS));
+    assert_eq!(
+        usize::from(ip.total_len()) + ETHERNET_HEADER_LEN,
+        answer.len()
+    );
+    let udp = UdpPacket::new_checked(ip.payload()).expect("a UDP datagram");
+    assert!(udp.checksum() != 0);
+    assert!(udp.verify_checksum(&IpAddress::from(SERVER), &IpAddress::from(ADDRESS)));
+    assert_eq!((udp.src_port(), udp.dst_port()), (67, 68));
+    udp.payload()
+}
+
+fn option(dhcp: &[u8], code: u8) -> Option<Vec<u8>> {
+    let packet = DhcpPacket::new_checked(dhcp).expect("a DHCP message");
+    let found: Vec<_> = packet
+        .options()
+        .filter(|option| option.kind == code)
+        .collect();
+    (!found.is_empty()).then(|| {
+        found
+            .iter()
+            .flat_map(|option| option.data.to_vec())
+            .collect()
+    })
+}
+
+#[test]
+fn discover_is_offered_the_lease() {
+    let mut out = [0; MAX_ANSWER];
+    let len = responder()
+        .answer(&discover(), &mut out)
+        .expect("an answer");
+    let dhcp = unwrap_answer(&out[..len]);
+    let packet = DhcpPacket::new_checked(dhcp).expect("a DHCP message");
+    let repr = DhcpRepr::parse(&packet).expect("a DHCP message");
+    assert_eq!(repr.message_type, DhcpMessageType::Offer);
+    assert_eq!(repr.transaction_id, TRANSACTION);
+    assert_eq!(repr.your_ip, ADDRESS);
+    assert_eq!(repr.server_identifier, Some(SERVER));
+    assert_eq!(repr.lease_duration, Some(86_313_600));
+    assert_eq!(repr.subnet_mask, Some(Ipv4Addr::new(255, 255, 255, 0)));
+    assert_eq!(repr.router, Some(GATEWAY));
+    assert_eq!(option(dhcp, 6), Some(vec![10, 96, 0, 10, 1, 1, 1, 1]));
+    assert_eq!(option(dhcp, 12), Some(b"vm-1".to_vec()));
+    assert_eq!(option(dhcp, 15), Some(b"ns.svc.cluster.local".to_vec()));
+    assert_eq!(option(dhcp, 26), Some(1450u16.to_be_bytes().to_vec()));
+    let search = b"\x02ns\x03svc\x07cluster\x05local\0\x07cluster\x05local\0".to_vec();
+    assert_eq!(option(dhcp, 119), Some(search));
+    let routes = vec![16, 10, 244, 10, 244, 1, 1, 0, 10, 244, 1, 1];
+    assert_eq!(option(dhcp, 121), Some(routes));
+}
+
+#[test]
+fn request_is_acknowledged() {
+    let mut out = [0; MAX_ANSWER];
+    for server in [None, Some(SERVER)] {
+        let frame = request(DhcpMessageType::Request, server, |_| {});
+        let len = responder().answer(&frame, &mut out).expect("an answer");
+        assert_eq!(option(unwrap_answer(&out[..len]), 53), Some(vec![ACK]));
+    }
+}
+
+#[test]
+fn others_are_not_answered() {
+    let mut out = [0; MAX_ANSWER];
+    let mut refused = |frame: Vec<u8>| responder().answer(&frame, &mut out).is_none();
+    assert!(refused(request(
+        DhcpMessageType::Request,
+        Some(GATEWAY),
+        |_| {}
+    )));
+    assert!(refused(request(
+        DhcpMessageType::Release,
+        Some(SERVER),
+        |_| {}
+    )));
+    assert!(refused(request(DhcpMessageType::Inform, None, |_| {})));
+    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
+        dhcp[0] = 2
+    })));
+    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
+        dhcp[1] = 6
+    })));
+    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
+        dhcp[2] = 255
+    })));
+    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
+        dhcp[24] = 10
+    })));
+    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
+        dhcp[33] ^= 1
+    })));
+    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
+        dhcp[236] ^= 1
+    })));
+    for len in 0..HEADERS_LEN + DHCP_HEADER_LEN + 3 {
+        assert!(refused(discover()[..len].to_vec()), "cut to {len} bytes");
+    }
+}
+
+#[test]
+fn broadcast_is_honoured() {
+    let frame = request(DhcpMessageType::Discover, None, |dhcp| dhcp[10] = 0x80);
+    let mut out = [0; MAX_ANSWER];
+    let len = responder().answer(&frame, &mut out).expect("an answer");
+    assert_eq!(out[..6], [0xff; 6]);
+    let ip = Ipv4Packet::new_checked(&out[ETHERNET_HEADER_LEN..len]).expect("an IPv4 packet");
+    assert_eq!(ip.dst_addr(), Ipv4Addr::BROADCAST);
+}
+
+#[test]
+fn only_dhcp_requests_are_wanted() {
+    let responder = responder();
+    let frame = discover();
+    assert!(responder.wants(&frame[..PEEK]));
+    for (at, value) in [(12, 0x86), (23, 6), (37, 53), (30, 10)] {
+        let mut other = frame.clone();
+        other[at] = value;
+        assert!(!responder.wants(&other[..PEEK]), "byte {at} set to {value}");
+    }
+    for len in 0..38 {
+        assert!(!responder.wants(&frame[..len]));
+    }
+}
+
+#[test]
+fn small_answers_are_padded_and_short_buffers_refused() {
+    let small = DhcpLease {
+        routes: Vec::new(),
+        dns: Vec::new(),
+        hostname: None,
+        domain: None,
+        search: Vec::new(),
+        ..lease()
+    };
+    let responder = DhcpResponder::new(&small, GUEST).expect("the lease can be expressed");
+    let mut out = [0; MAX_ANSWER];
+    let len = responder.answer(&discover(), &mut out).expect("an answer");
+    assert_eq!(len, HEADERS_LEN + DHCP_MIN_LEN);
+    assert_eq!(option(unwrap_answer(&out[..len]), 121), None);
+    assert_eq!(responder.answer(&discover(), &mut out[..len - 1]), None);
+}
+
+#[test]
+fn impossible_leases_are_refused() {
+    let error = |lease: DhcpLease| DhcpResponder::new(&lease, GUEST).err();
+    assert_eq!(
+        error(DhcpLease {
+            prefix_len: 33,
+            ..lease()
+        }),
+        Some(LeaseError::Prefix(33))
+    );
+    for name in ["", "a..b", "x".repeat(64).as_str(), "ü.example"] {
+        let bad = DhcpLease {
+            search: vec![name.into()],
+            ..lease()
+        };
+        assert_eq!(error(bad), Some(LeaseError::Name(name.into())));
+    }
+    let long = DhcpLease {
+        search: vec!["a.very.long.name.example".into(); 60],
+        ..lease()
+    };
+    assert!(matches!(error(long), Some(LeaseError::TooLong(_))));
+}
+
+#[test]
+fn long_lists_are_split() {
+    let search = vec!["some.rather.long.example".to_owned(); 20];
+    let lease = DhcpLease { search, ..lease() };
+    let responder = DhcpResponder::new(&lease, GUEST).expect("the lease can be expressed");
+    let mut out = [0; MAX_ANSWER];
+    let len = responder.answer(&discover(), &mut out).expect("an answer");
+    let list = option(unwrap_answer(&out[..len]), 119).expect("a search list");
+    assert_eq!(list.len(), 20 * 26);
+}
+
+proptest! {
+    #[test]
+    fn random_frames_do_no_harm(frame in prop::collection::vec(any::<u8>(), 0..MAX_REQUEST)) {
+        let mut out = [0; MAX_ANSWER];
+        responder().wants(&frame);
+        prop_assert_eq!(responder().answer(&frame, &mut out), None);
+    }
+
+    #[test]
+    fn spoiled_requests_do_no_harm(
+        changes in prop::collection::vec((0usize..400, any::<u8>()), 0..8),
+        len in 0usize..400,
+    ) {
+        let mut frame = discover();
+        for (at, value) in changes {
+            if let Some(byte) = frame.get_mut(at) {
+                *byte = value;
+            }
+        }
+        frame.truncate(len);
+        let mut out = [0; MAX_ANSWER];
+        responder().wants(&frame);
+        if let Some(len) = responder().answer(&frame, &mut out) {
+            prop_assert!(len <= MAX_ANSWER);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The worker of one queue pair; the first pair's serves the control queue too.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::control::Control;
+use super::dhcp::{DhcpResponder, MAX_ANSWER};
+use super::features::tap_offloads;
+use super::pairs::Pairs;
+use super::rx::{Rx, RxEnd};
+use super::tap::set_offloads;
+use super::tx::Tx;
+use crate::thread::ThreadRole;
+use crate::virtio::queue::VirtQueue;
+use crate::virtio::{QueueError, QueueHandler};
+
+/// Packets per direction and turn, so that neither direction waits long for the other.
+const BUDGET: usize = 256;
+
+/// Positions of the queues in [`PairHandler::queues`].
+const RX: usize = 0;
+const TX: usize = 1;
+const CONTROL: usize = 2;
+
+/// Tokens of the other descriptors.
+const TAP: u16 = 0;
+const WAKE: u16 = 1;
+
+/// What handlers are made from, the same for all pairs of a NIC.
+pub(super) struct Setup {
+    pub(super) pairs: Arc<Pairs>,
+    pub(super) features: u64,
+    pub(super) mtu: u16,
+    pub(super) dhcp: Option<Arc<DhcpResponder>>,
+    /// Pairs that get a handler.
+    pub(super) available: u16,
+}
+
+/// Serves one queue pair.
+pub(super) struct PairHandler {
+    pair: u16,
+    pairs: Arc<Pairs>,
+    features: u64,
+    available: u16,
+    queues: Vec<VirtQueue>,
+    rx: Rx,
+    tx: Tx,
+    control: Option<Control>,
+    started: bool,
+    /// The last turn left packets to send.
+    tx_left: bool,
+    /// The last turn left commands.
+    control_left: bool,
+}
+
+impl PairHandler {
+    pub(super) fn new(
+        setup: &Setup,
+        pair: u16,
+        rx: VirtQueue,
+        tx: VirtQueue,
+        control: Option<VirtQueue>,
+    ) -> Self {
+        let Setup {
+            pairs,
+            features,
+            mtu,
+            dhcp,
+            available,
+        } = setup;
+        Self {
+            pair,
+            pairs: Arc::clone(pairs),
+            features: *features,
+            available: *available,
+            rx: Rx::new(&rx, *features, *mtu, MAX_ANSWER),
+            tx: Tx::new(&tx, dhcp.clone()),
+            control: control
+                .as_ref()
+                .map(|queue| Control::new(queue, Arc::clone(pairs), *features, *available)),
+            queues: [Some(rx), Some(tx), control]
+                .into_iter()
+                .flatten()
+                .collect(),
+            started: false,
+            tx_left: false,
+            control_left: false,
+        }
+    }
+
+    /// What has to happen on the worker thread, after the TAP queue is polled and before packets.
+    fn start(&mut self) -> Result<(), QueueError> {
+        if self.started {
+            return Ok(());
+        }
+        self.started = true;
+        self.take_over_tap().map_err(QueueError::Backend)
+    }
+
+    fn take_over_tap(&mut self) -> io::Result<()> {
+        let tap = &self.pairs.get(self.pair).tap;
+        if self.pair == 0 {
+            set_offloads(tap, tap_offloads(self.features))?;
+            self.pairs.detach_from(self.available)?;
+        }
+        self.pairs.polled(self.pair)?;
+        self.rx.discard_stale(tap);
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<(), QueueError> {
+        if !self.pairs.is_active(self.pair) {
+            return Ok(());
+        }
+        let pair = self.pairs.get(self.pair);
+        let link_up = self.pairs.link_up();
+        let queue = &mut self.queues[RX];
+        if self
+            .rx
+            .run(queue, &pair.tap, link_up, &pair.counters, BUDGET)?
+            == RxEnd::Budget
+        {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self) -> Result<(), QueueError> {
+        let pair = self.pairs.get(self.pair);
+        let link_up = self.pairs.link_up();
+        let queue = &mut self.queues[TX];
+        self.tx_left = self.tx.run(
+            queue,
+            &pair.tap,
+            &mut self.rx,
+            link_up,
+            &pair.counters,
+            BUDGET,
+        )?;
+        if self.tx_left {
+            self.wake();
+        }
+        // Most turns have no answer in them, and the TAP's own event covers the rest.
+        if self.rx.has_answer() {
+            self.receive()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn serve_control(&mut self) -> Result<(), QueueError> {
+        if let (Some(control), Some(queue)) = (&mut self.control, self.queues.get_mut(CONTROL)) {
+            self.control_left = control.run(queue)?;
+            if self.control_left {
+                self.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the worker call [`QueueHandler::readable`] after everything that is ready now.
+    fn wake(&self) {
+        // Fails only if the counter is full; it is never read, so that takes 2^64 calls.
+        let _ = self.pairs.get(self.pair).wake.write(1);
+    }
+}
+
+impl QueueHandler for PairHandler {
+    fn role(&self) -> ThreadRole {
+        ThreadRole::Net
+    }
+
+    fn queues(&self) -> &[VirtQueue] {
+        &self.queues
+    }
+
+    fn fds(&self) -> Vec<(BorrowedFd<'_>, u16)> {
+        // If it fails the queue is not polled, and the driver's request for the pair is refused.
+        let _ = self.pairs.attach_for_polling(self.pair);
+        let pair = self.pairs.get(self.pair);
+        // SAFETY: the eventfd is open as long as `pair`, which `self` keeps alive.
+        let wake = unsafe { BorrowedFd::borrow_raw(pair.wake.as_raw_fd()) };
+        vec![(pair.tap.as_fd(), TAP), (wake, WAKE)]
+    }
+
+    fn kicked(&mut self, position: usize) -> Result<(), QueueError> {
+        self.start()?;
+        match position {
+            RX => self.receive(),
+            TX => self.transmit(),
+            _ => self.serve_control(),
+        }
+    }
+
+    fn readable(&mut self, token: u16) -> Result<(), QueueError> {
+        self.start()?;
+        self.receive()?;
+        if token == WAKE && self.tx_left {
+            self.transmit()?;
+        }
+        if token == WAKE && self.control_left {
+            self.serve_control()?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is ever in flight: the kernel has copied a packet when a call returns.
+    fn drain(&mut self) {}
+}
