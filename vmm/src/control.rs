@@ -112,6 +112,8 @@ pub enum Event {
     GuestShutdown,
     /// The guest crashed. The last event of a run.
     GuestCrashed(CrashReport),
+    /// The launcher said [`Command::Stop`]. The last event of a run.
+    Stopped,
     /// The guest's panic device spoke but the guest goes on (crash kernel loaded).
     GuestPanicNotice,
     /// The vm process failed. The last event of a run.

@@ -1,1 +1,26 @@
-//! x
+//! The machine: memory, vCPUs, interrupts, PCI, ACPI, boot and lifecycle of one KVM guest.
+//!
+//! ```text
+//!   Create            Pause              guest powers off, crashes,
+//!  ────────▶ Running ───────▶ Paused     Stop, lost launcher
+//!               │    ◀───────   │      ───────────────────────▶ end of process
+//!               │     Resume
+//!               └─ guest reset: torn down and built anew in the same process
+//! ```
+//!
+//! [`process`] owns that state: it is the main function of the vm process, which receives a
+//! [`plan::MachinePlan`] and open descriptors over [`control`], builds a [`machine::Machine`] and
+//! serves its events on one thread. vCPUs and device queues run on threads of their own.
+
+pub mod boot;
+pub mod console;
+pub mod control;
+pub mod cpu;
+pub mod interrupts;
+pub mod kvm;
+pub mod layout;
+pub mod machine;
+pub mod memory;
+pub mod pci;
+pub mod plan;
+pub mod process;

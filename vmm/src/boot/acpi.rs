@@ -1,0 +1,333 @@
+//! ACPI tables of a hardware-reduced machine (ACPI 6.4, 4.1): everything that is not PCI is
+//! described here, and nothing that the machine does not have. The AML is kept small: guests
+//! interpret it at boot.
+
+use acpi_tables::aml::{
+    self, AddressSpace, AddressSpaceCacheable, Device, EISAName, Field, FieldAccessType,
+    FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Memory32Fixed, Method,
+    Name, Notify, OpRegion, OpRegionSpace, Package, Path, ResourceTemplate, Scope, Store,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace as GasSpace, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::Aml;
+use devices::GuestMemory;
+use devices::legacy::{cmos, power, pvpanic, serial};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::BootError;
+use crate::layout;
+
+const OEM_ID: [u8; 6] = *b"PODVSR";
+const OEM_TABLE_ID: [u8; 8] = *b"PODVISOR";
+const OEM_REVISION: u32 = 1;
+/// DSDT revision 2 and up means 64-bit integers.
+const DSDT_REVISION: u8 = 6;
+/// The CMOS register that holds the century (FADT `CENTURY`).
+const CMOS_CENTURY: u8 = 0x32;
+/// FADT `IAPC_BOOT_ARCH`: no VGA. (No keyboard controller is the absence of its bit.)
+const NO_VGA: u16 = 1 << 2;
+const TABLE_ALIGN: u64 = 16;
+
+/// Writes all tables for the vCPUs with the given APIC ids; the address of the RSDP.
+pub fn write_tables(memory: &GuestMemory, apic_ids: &[u8]) -> Result<u64, BootError> {
+    let mut writer = Writer { memory, next: layout::ACPI_TABLES + Rsdp::len() as u64 };
+    let dsdt = writer.put(dsdt().as_slice())?;
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for table in [bytes(&fadt(dsdt)), bytes(&madt(apic_ids)), bytes(&mcfg())] {
+        xsdt.add_entry(writer.put(&table)?);
+    }
+    let xsdt = writer.put(&bytes(&xsdt))?;
+    let rsdp = bytes(&Rsdp::new(OEM_ID, xsdt));
+    memory
+        .write_slice(&rsdp, GuestAddress(layout::ACPI_TABLES))
+        .map_err(BootError::write("ACPI RSDP"))?;
+    Ok(layout::ACPI_TABLES)
+}
+
+struct Writer<'a> {
+    memory: &'a GuestMemory,
+    next: u64,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, table: &[u8]) -> Result<u64, BootError> {
+        let address = self.next.next_multiple_of(TABLE_ALIGN);
+        let end = address + table.len() as u64;
+        if end > layout::HIGH_RAM {
+            return Err(BootError::Acpi { bytes: end - layout::ACPI_TABLES });
+        }
+        self.memory
+            .write_slice(table, GuestAddress(address))
+            .map_err(BootError::write("ACPI tables"))?;
+        self.next = end;
+        Ok(address)
+    }
+}
+
+fn bytes(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+fn byte_port(offset: u64) -> GAS {
+    let port = u64::from(layout::POWER_PORTS) + offset;
+    GAS::new(GasSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port)
+}
+
+fn fadt(dsdt: u64) -> impl Aml {
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton);
+    fadt.iapc_boot_arch = NO_VGA.into();
+    fadt.century = CMOS_CENTURY;
+    fadt.reset_reg = byte_port(power::RESET);
+    fadt.reset_value = power::RESET_VALUE;
+    fadt.sleep_control_reg = byte_port(power::SLEEP_CONTROL);
+    fadt.sleep_status_reg = byte_port(power::SLEEP_STATUS);
+    fadt.finalize()
+}
+
+fn madt(apic_ids: &[u8]) -> impl Aml {
+    let mut madt = MADT::new(
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+        LocalInterruptController::Address(layout::LOCAL_APIC),
+    );
+    for (uid, apic_id) in (0..=u8::MAX).zip(apic_ids) {
+        madt.add_structure(ProcessorLocalApic::new(uid, *apic_id, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, layout::IO_APIC, 0));
+    madt
+}
+
+fn mcfg() -> impl Aml {
+    let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    mcfg.add_ecam(layout::ECAM, 0, 0, 0);
+    mcfg
+}
+
+fn dsdt() -> Sdt {
+    let mut aml = Vec::new();
+    pci_host_bridge(&mut aml);
+    motherboard(&mut aml);
+    serial_port(&mut aml);
+    clock(&mut aml);
+    panic_device(&mut aml);
+    power_button(&mut aml);
+    Name::new("_S5_".into(), &Package::new(vec![&power::SLEEP_TYPE_S5])).to_aml_bytes(&mut aml);
+    let header = Sdt::new(*b"DSDT", 36, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut dsdt = header;
+    dsdt.append_slice(&aml);
+    dsdt
+}
+
+fn pci_host_bridge(aml: &mut Vec<u8>) {
+    let window_end = layout::PCI_WINDOW + layout::PCI_WINDOW_SIZE - 1;
+    let last_config_port = layout::PCI_CONFIG_PORTS + layout::PCI_CONFIG_PORTS_LEN - 1;
+    Scope::new(
+        "\\_SB_".into(),
+        vec![&Device::new(
+            "PCI0".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0A08")),
+                &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+                &Name::new("_SEG".into(), &aml::ZERO),
+                &Name::new("_BBN".into(), &aml::ZERO),
+                &Name::new("_UID".into(), &aml::ZERO),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![
+                        &AddressSpace::new_bus_number(0_u16, 0_u16),
+                        &IO::new(
+                            layout::PCI_CONFIG_PORTS as u16,
+                            layout::PCI_CONFIG_PORTS as u16,
+                            1,
+                            layout::PCI_CONFIG_PORTS_LEN as u8,
+                        ),
+                        &AddressSpace::new_io(0_u16, layout::PCI_CONFIG_PORTS as u16 - 1, None),
+                        &AddressSpace::new_io(last_config_port as u16 + 1, u16::MAX, None),
+                        &AddressSpace::new_memory(
+                            AddressSpaceCacheable::NotCacheable,
+                            true,
+                            layout::PCI_WINDOW as u32,
+                            window_end as u32,
+                            None,
+                        ),
+                    ]),
+                ),
+            ],
+        )],
+    )
+    .to_aml_bytes(aml);
+}
+
+/// Reserves the ECAM range, without which Linux does not use it.
+fn motherboard(aml: &mut Vec<u8>) {
+    device(
+        aml,
+        "MBRD",
+        "PNP0C02",
+        vec![
+            &Memory32Fixed::new(true, layout::ECAM as u32, layout::ECAM_SIZE as u32),
+            &IO::new(layout::POWER_PORTS, layout::POWER_PORTS, 1, power::LEN as u8),
+        ],
+    );
+}
+
+fn serial_port(aml: &mut Vec<u8>) {
+    device(
+        aml,
+        "COM1",
+        "PNP0501",
+        vec![
+            &IO::new(serial::PORT, serial::PORT, 1, serial::LEN as u8),
+            &Interrupt::new(true, true, false, false, layout::GSI_SERIAL),
+        ],
+    );
+}
+
+fn clock(aml: &mut Vec<u8>) {
+    let port = cmos::PORT as u16;
+    device(aml, "RTC_", "PNP0B00", vec![&IO::new(port, port, 1, cmos::LEN as u8)]);
+}
+
+fn device(aml: &mut Vec<u8>, name: &str, hid: &str, resources: Vec<&dyn Aml>) {
+    Scope::new(
+        "\\_SB_".into(),
+        vec![&Device::new(
+            name.into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new(hid)),
+                &Name::new("_UID".into(), &aml::ZERO),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(resources)),
+            ],
+        )],
+    )
+    .to_aml_bytes(aml);
+}
+
+fn panic_device(aml: &mut Vec<u8>) {
+    Scope::new(
+        "\\_SB_".into(),
+        vec![&Device::new(
+            "PEVT".into(),
+            vec![
+                &Name::new("_HID".into(), &"QEMU0001"),
+                &Name::new("_UID".into(), &aml::ZERO),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&IO::new(pvpanic::PORT, pvpanic::PORT, 1, 1)]),
+                ),
+            ],
+        )],
+    )
+    .to_aml_bytes(aml);
+}
+
+/// The power button and the generic event device that reports it (ACPI 6.4, 5.6.9).
+fn power_button(aml: &mut Vec<u8>) {
+    let events = u64::from(layout::POWER_PORTS) + power::EVENTS;
+    Scope::new(
+        "\\_SB_".into(),
+        vec![
+            &Device::new(
+                "PWRB".into(),
+                vec![
+                    &Name::new("_HID".into(), &EISAName::new("PNP0C0C")),
+                    &Name::new("_UID".into(), &aml::ZERO),
+                ],
+            ),
+            &Device::new(
+                "GED_".into(),
+                vec![
+                    &Name::new("_HID".into(), &"ACPI0013"),
+                    &Name::new("_UID".into(), &aml::ZERO),
+                    &Name::new(
+                        "_CRS".into(),
+                        &ResourceTemplate::new(vec![&Interrupt::new(
+                            true,
+                            true,
+                            false,
+                            false,
+                            layout::GSI_EVENTS,
+                        )]),
+                    ),
+                    &OpRegion::new("EVTR".into(), OpRegionSpace::SystemIO, &events, &1_u8),
+                    &Field::new(
+                        "EVTR".into(),
+                        FieldAccessType::Byte,
+                        FieldLockRule::NoLock,
+                        FieldUpdateRule::WriteAsZeroes,
+                        vec![FieldEntry::Named(*b"EVTS", 8)],
+                    ),
+                    &Method::new(
+                        "_EVT".into(),
+                        1,
+                        true,
+                        vec![
+                            &Store::new(&Local(0), &Path::new("EVTS")),
+                            &aml::And::new(&Local(1), &Local(0), &power::EVENT_POWER_BUTTON),
+                            &If::new(
+                                &Local(1),
+                                vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &0x80_u8)],
+                            ),
+                        ],
+                    ),
+                ],
+            ),
+        ],
+    )
+    .to_aml_bytes(aml);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    #[test]
+    fn tables_link_up_and_their_checksums_hold() {
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
+        let apic_ids: Vec<u8> = (0..64).collect();
+        let rsdp = write_tables(&memory, &apic_ids).expect("tables");
+        let read = |address: u64, len: usize| {
+            let mut bytes = vec![0; len];
+            memory.read_slice(&mut bytes, GuestAddress(address)).expect("read");
+            bytes
+        };
+        let table = |address: u64| {
+            let len = u32::from_le_bytes(read(address + 4, 4).try_into().expect("four bytes"));
+            read(address, len as usize)
+        };
+        let root = read(rsdp, Rsdp::len());
+        assert_eq!(&root[..8], b"RSD PTR ");
+        assert_eq!(sum(&root), 0);
+        let xsdt = table(u64::from_le_bytes(root[24..32].try_into().expect("eight bytes")));
+        assert_eq!(sum(&xsdt), 0);
+        let tables: Vec<_> = xsdt[36..]
+            .chunks_exact(8)
+            .map(|entry| table(u64::from_le_bytes(entry.try_into().expect("eight bytes"))))
+            .collect();
+        let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
+        assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
+        assert!(tables.iter().all(|table| sum(table) == 0));
+        let dsdt = table(u64::from_le_bytes(tables[0][140..148].try_into().expect("eight bytes")));
+        assert_eq!(&dsdt[..4], b"DSDT");
+        assert_eq!(sum(&dsdt), 0);
+        assert!(dsdt.len() < 1024, "AML costs boot time: {} bytes", dsdt.len());
+        assert_eq!(tables[1].len(), 44 + 64 * 8 + 12);
+    }
+}

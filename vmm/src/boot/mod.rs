@@ -1,0 +1,366 @@
+//! From a kernel image to a vCPU's first instruction: image, initrd, command line, boot protocol
+//! structures and ACPI tables in guest memory.
+
+pub mod acpi;
+mod linux;
+mod pvh;
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+
+use devices::GuestMemory;
+use linux_loader::loader::bootparam::setup_header;
+use linux_loader::loader::elf::PvhBootCapability;
+use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::layout;
+
+/// Offset of the 64-bit entry point in a bzImage (Linux `Documentation/arch/x86/boot.rst`).
+const BZIMAGE_ENTRY_64: u64 = 0x200;
+/// Highest initrd address for kernels that do not name one.
+const INITRD_ADDR_MAX: u64 = 0xffff_ffff;
+/// Longest command line of a kernel that does not name one (x86 `COMMAND_LINE_SIZE` less the NUL).
+const ELF_COMMAND_LINE_MAX: usize = 2047;
+const PAGE: u64 = 4096;
+
+/// A kernel cannot be booted.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// Neither ELF nor bzImage, or damaged.
+    #[error("The kernel image is neither a bootable x86-64 ELF file nor a bzImage")]
+    Kernel(#[source] linux_loader::loader::Error),
+    /// The image could not be read.
+    #[error("Cannot read the {what}")]
+    Read {
+        /// Kernel or initrd.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The bzImage has no 64-bit entry point.
+    #[error("The bzImage has no 64-bit entry point (boot protocol {version:#x}, xloadflags {flags:#x})")]
+    No64BitEntry {
+        /// Boot protocol version.
+        version: u16,
+        /// Load flags.
+        flags: u16,
+    },
+    /// RAM is too small for kernel and initrd.
+    #[error("An initrd of {bytes} bytes does not fit into guest RAM above the kernel, which ends at {kernel_end:#x}")]
+    InitrdRoom {
+        /// Size of the initrd.
+        bytes: u64,
+        /// End of the kernel.
+        kernel_end: u64,
+    },
+    /// The command line is too long.
+    #[error("The kernel command line has {len} bytes; this kernel takes {max}")]
+    CommandLine {
+        /// Its length.
+        len: usize,
+        /// The kernel's limit.
+        max: usize,
+    },
+    /// Guest memory could not be written.
+    #[error("Cannot write the {what} to guest memory")]
+    Write {
+        /// The structure.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: vm_memory::GuestMemoryError,
+    },
+    /// The ACPI tables are too large.
+    #[error("ACPI tables of {bytes} bytes do not fit below 1 MiB")]
+    Acpi {
+        /// Their size.
+        bytes: u64,
+    },
+}
+
+impl BootError {
+    fn write(what: &'static str) -> impl FnOnce(vm_memory::GuestMemoryError) -> Self {
+        move |source| Self::Write { what, source }
+    }
+}
+
+/// How the boot vCPU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryPoint {
+    /// 32-bit protected mode with the start info in EBX (Xen `docs/misc/pvh.pandoc`).
+    Pvh {
+        /// Instruction pointer.
+        ip: u64,
+    },
+    /// 64-bit mode with the zero page in RSI (Linux boot protocol, 64-bit).
+    Linux64 {
+        /// Instruction pointer.
+        ip: u64,
+    },
+}
+
+/// Where an initrd lies in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Initrd {
+    /// Guest physical address.
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// What is booted.
+pub struct BootSource<'a> {
+    /// Kernel image.
+    pub kernel: &'a mut File,
+    /// Initial RAM disk.
+    pub initrd: Option<&'a mut File>,
+    /// Command line.
+    pub cmdline: &'a str,
+    /// Local APIC id of each vCPU.
+    pub apic_ids: &'a [u8],
+    /// Size of guest RAM in bytes.
+    pub ram_bytes: u64,
+}
+
+/// Fills guest memory; the boot vCPU's entry point.
+pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, BootError> {
+    let kernel = load_kernel(memory, source.kernel)?;
+    let limits = Limits::of(kernel.setup_header.as_ref());
+    write_command_line(memory, source.cmdline, limits.command_line)?;
+    let initrd = match source.initrd {
+        Some(file) => Some(load_initrd(memory, file, &kernel, &limits, source.ram_bytes)?),
+        None => None,
+    };
+    let rsdp = acpi::write_tables(memory, source.apic_ids)?;
+    if let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap {
+        pvh::write(memory, source.ram_bytes, initrd, rsdp)?;
+        return Ok(EntryPoint::Pvh { ip: entry.0 });
+    }
+    linux::write(memory, source.ram_bytes, initrd, rsdp, &kernel, source.cmdline.len())?;
+    let offset = match kernel.setup_header {
+        Some(_) => BZIMAGE_ENTRY_64,
+        None => 0,
+    };
+    Ok(EntryPoint::Linux64 { ip: kernel.kernel_load.0 + offset })
+}
+
+fn load_kernel(memory: &GuestMemory, file: &mut File) -> Result<KernelLoaderResult, BootError> {
+    const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+    let read_error = |source| BootError::Read { what: "kernel image", source };
+    let mut magic = [0; 4];
+    file.rewind().and_then(|()| file.read_exact(&mut magic)).map_err(read_error)?;
+    let high_ram = Some(GuestAddress(layout::HIGH_RAM));
+    if magic == ELF_MAGIC {
+        return Elf::load(memory, None, file, high_ram).map_err(BootError::Kernel);
+    }
+    let kernel = BzImage::load(memory, None, file, high_ram).map_err(BootError::Kernel)?;
+    match kernel.setup_header {
+        Some(header) if header.xloadflags & linux::XLF_KERNEL_64 == 0 => {
+            Err(BootError::No64BitEntry { version: header.version, flags: header.xloadflags })
+        }
+        _ => Ok(kernel),
+    }
+}
+
+struct Limits {
+    initrd_addr_max: u64,
+    command_line: usize,
+    /// Memory that the kernel needs from its load address on before it reads the map.
+    init_size: u64,
+}
+
+impl Limits {
+    fn of(header: Option<&setup_header>) -> Self {
+        match header {
+            Some(header) => Self {
+                initrd_addr_max: u64::from(header.initrd_addr_max),
+                command_line: usize::try_from(header.cmdline_size).unwrap_or(usize::MAX),
+                init_size: u64::from(header.init_size),
+            },
+            None => Self {
+                initrd_addr_max: INITRD_ADDR_MAX,
+                command_line: ELF_COMMAND_LINE_MAX,
+                init_size: 0,
+            },
+        }
+    }
+}
+
+fn write_command_line(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), BootError> {
+    let max = max.min(layout::COMMAND_LINE_MAX - 1);
+    if cmdline.len() > max {
+        return Err(BootError::CommandLine { len: cmdline.len(), max });
+    }
+    let mut bytes = Vec::with_capacity(cmdline.len() + 1);
+    bytes.extend_from_slice(cmdline.as_bytes());
+    bytes.push(0);
+    memory
+        .write_slice(&bytes, GuestAddress(layout::COMMAND_LINE))
+        .map_err(BootError::write("command line"))
+}
+
+/// Puts the initrd as high as RAM below the hole and the kernel allow.
+fn load_initrd(
+    memory: &GuestMemory,
+    file: &mut File,
+    kernel: &KernelLoaderResult,
+    limits: &Limits,
+    ram_bytes: u64,
+) -> Result<Initrd, BootError> {
+    let read_error = |source| BootError::Read { what: "initrd", source };
+    let len = file.seek(SeekFrom::End(0)).map_err(read_error)?;
+    file.rewind().map_err(read_error)?;
+    let kernel_end = kernel
+        .kernel_end
+        .max(kernel.kernel_load.0.saturating_add(limits.init_size));
+    let (below, _) = layout::split_ram(ram_bytes);
+    let top = below.min(limits.initrd_addr_max.saturating_add(1));
+    let address = top
+        .checked_sub(len)
+        .map(|address| address & !(PAGE - 1))
+        .filter(|address| *address >= kernel_end)
+        .ok_or(BootError::InitrdRoom { bytes: len, kernel_end })?;
+    let count = usize::try_from(len).map_err(|_| BootError::InitrdRoom { bytes: len, kernel_end })?;
+    memory
+        .read_exact_volatile_from(GuestAddress(address), file, count)
+        .map_err(BootError::write("initrd"))?;
+    Ok(Initrd { address, len })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use vm_memory::GuestMemoryBackend;
+
+    use super::*;
+
+    const RAM: u64 = 64 << 20;
+
+    fn memory() -> GuestMemory {
+        GuestMemory::from_ranges(&[(GuestAddress(0), RAM as usize)]).expect("memory")
+    }
+
+    fn file(contents: &[u8]) -> File {
+        let mut file = tempfile::tempfile().expect("temporary file");
+        file.write_all(contents).expect("write");
+        file
+    }
+
+    fn source<'a>(kernel: &'a mut File, initrd: Option<&'a mut File>, cmdline: &'a str) -> BootSource<'a> {
+        BootSource { kernel, initrd, cmdline, apic_ids: &[0], ram_bytes: RAM }
+    }
+
+    /// A 64-bit ELF with one segment at 2 MiB and, if asked, a PVH note.
+    fn elf(pvh: Option<u32>) -> Vec<u8> {
+        let mut image = vec![0_u8; 0x200];
+        let put = |image: &mut Vec<u8>, offset: usize, bytes: &[u8]| {
+            image[offset..offset + bytes.len()].copy_from_slice(bytes);
+        };
+        put(&mut image, 0, b"\x7fELF\x02\x01\x01");
+        put(&mut image, 16, &2_u16.to_le_bytes());
+        put(&mut image, 18, &62_u16.to_le_bytes());
+        put(&mut image, 20, &1_u32.to_le_bytes());
+        put(&mut image, 24, &0x20_0010_u64.to_le_bytes());
+        put(&mut image, 32, &64_u64.to_le_bytes());
+        put(&mut image, 52, &64_u16.to_le_bytes());
+        put(&mut image, 54, &56_u16.to_le_bytes());
+        put(&mut image, 56, &2_u16.to_le_bytes());
+        let segment = |image: &mut Vec<u8>, index: usize, kind: u32, offset: u64, size: u64| {
+            let header = 64 + index * 56;
+            put(image, header, &kind.to_le_bytes());
+            put(image, header + 8, &offset.to_le_bytes());
+            put(image, header + 24, &0x20_0000_u64.to_le_bytes());
+            put(image, header + 32, &size.to_le_bytes());
+            put(image, header + 40, &size.to_le_bytes());
+        };
+        segment(&mut image, 0, 1, 0x100, 0x20);
+        image[0x100..0x120].fill(0xf4);
+        if let Some(entry) = pvh {
+            segment(&mut image, 1, 4, 0x180, 20);
+            put(&mut image, 0x180, &4_u32.to_le_bytes());
+            put(&mut image, 0x184, &4_u32.to_le_bytes());
+            put(&mut image, 0x188, &18_u32.to_le_bytes());
+            put(&mut image, 0x18c, b"Xen\0");
+            put(&mut image, 0x190, &entry.to_le_bytes());
+        }
+        image
+    }
+
+    fn bzimage(xloadflags: u16) -> Vec<u8> {
+        let mut image = vec![0_u8; 5 * 512 + 0x1000];
+        image[0x1f1] = 4;
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x206..0x208].copy_from_slice(&0x020f_u16.to_le_bytes());
+        image[0x211] = 1;
+        image[0x214..0x218].copy_from_slice(&0x10_0000_u32.to_le_bytes());
+        image[0x22c..0x230].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
+        image[0x236..0x238].copy_from_slice(&xloadflags.to_le_bytes());
+        image[0x238..0x23c].copy_from_slice(&2047_u32.to_le_bytes());
+        image[0x260..0x264].copy_from_slice(&0x20_0000_u32.to_le_bytes());
+        image
+    }
+
+    #[test]
+    fn an_elf_with_a_pvh_note_starts_there() {
+        let memory = memory();
+        let mut kernel = file(&elf(Some(0x20_0004)));
+        let mut initrd = file(&[0xab; 5000]);
+        let entry = load(&memory, source(&mut kernel, Some(&mut initrd), "console=ttyS0")).expect("load");
+        assert_eq!(entry, EntryPoint::Pvh { ip: 0x20_0004 });
+        let start: pvh::StartInfo = memory.read_obj(GuestAddress(layout::PVH_START_INFO)).expect("start info");
+        assert_eq!(start.magic, 0x336e_c578);
+        assert_eq!(start.cmdline_paddr, layout::COMMAND_LINE);
+        assert_eq!(start.nr_modules, 1);
+        let address: u64 = memory.read_obj(GuestAddress(layout::PVH_MODULES)).expect("module");
+        assert_eq!(address, (RAM - 5000) & !0xfff);
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(address + 4999)).expect("initrd"), 0xab);
+        let mut text = [0; 14];
+        memory.read_slice(&mut text, GuestAddress(layout::COMMAND_LINE)).expect("cmdline");
+        assert_eq!(&text, b"console=ttyS0\0");
+    }
+
+    #[test]
+    fn an_elf_without_a_note_and_a_bzimage_start_in_64_bit_mode() {
+        let memory = memory();
+        let mut kernel = file(&elf(None));
+        let entry = load(&memory, source(&mut kernel, None, "")).expect("load");
+        assert_eq!(entry, EntryPoint::Linux64 { ip: 0x20_0010 });
+        let mut kernel = file(&bzimage(1));
+        let entry = load(&memory, source(&mut kernel, None, "quiet")).expect("load");
+        assert_eq!(entry, EntryPoint::Linux64 { ip: 0x10_0200 });
+        let zero = linux::read_zero_page(&memory);
+        assert_eq!({ zero.hdr.cmd_line_ptr }, 0x2_0000);
+        assert_eq!({ zero.hdr.type_of_loader }, 0xff);
+        assert_eq!(zero.e820_entries, 4);
+    }
+
+    #[test]
+    fn refusals_name_the_cause() {
+        let memory = memory();
+        let check = |contents: &[u8], cmdline: &str| {
+            load(&memory, source(&mut file(contents), None, cmdline)).expect_err("refused")
+        };
+        assert!(matches!(check(b"", ""), BootError::Read { .. }));
+        assert!(matches!(check(&[0; 4096], ""), BootError::Kernel(_)));
+        assert!(matches!(check(&elf(None)[..0x80], ""), BootError::Kernel(_)));
+        assert!(matches!(check(&bzimage(0), ""), BootError::No64BitEntry { .. }));
+        let long = "x".repeat(2048);
+        assert!(matches!(check(&bzimage(1), &long), BootError::CommandLine { len: 2048, max: 2047 }));
+    }
+
+    #[test]
+    fn an_initrd_that_does_not_fit_is_refused() {
+        let memory = memory();
+        let mut kernel = file(&bzimage(1));
+        let mut initrd = tempfile::tempfile().expect("temporary file");
+        initrd.set_len(RAM).expect("sparse");
+        initrd.flush().expect("flush");
+        let error = load(&memory, source(&mut kernel, Some(&mut initrd), "")).expect_err("refused");
+        assert!(matches!(error, BootError::InitrdRoom { .. }));
+        assert!(memory.check_range(GuestAddress(0), 1));
+    }
+}

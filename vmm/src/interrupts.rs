@@ -1,0 +1,158 @@
+//! Guest interrupts and doorbells by KVM: irqfds for lines and MSIs, ioeventfds for notifications.
+//!
+//! Nothing is registered before the guest's driver asks for it: each registration waits for all
+//! readers of KVM's tables, which would be most of the start-up time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use devices::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting,
+    kvm_irq_routing_entry,
+};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::layout;
+
+/// Most GSIs that KVM takes (`KVM_MAX_IRQ_ROUTES`).
+const MAX_GSI: u32 = 4096;
+
+/// A level of an I/O APIC pin, raised as an edge.
+pub struct Line {
+    event: EventFd,
+}
+
+impl Line {
+    /// Connects a new eventfd to `gsi` of the in-kernel I/O APIC.
+    pub fn connect(vm: &VmFd, gsi: u32) -> io::Result<Self> {
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        vm.register_irqfd(&event, gsi).map_err(os_error)?;
+        Ok(Self { event })
+    }
+}
+
+impl Irq for Line {
+    fn raise(&self) {
+        // Only a counter at its maximum fails, and then an interrupt is on its way anyway.
+        let _ = self.event.write(1);
+    }
+}
+
+#[derive(Default)]
+struct Routes {
+    next: u32,
+    messages: BTreeMap<u32, MsiMessage>,
+    connected: BTreeSet<u32>,
+}
+
+/// MSI routes and ioeventfds of one VM.
+pub struct KvmInterrupts {
+    vm: Arc<VmFd>,
+    routes: Mutex<Routes>,
+}
+
+impl KvmInterrupts {
+    /// No routes but the I/O APIC's.
+    pub fn new(vm: Arc<VmFd>) -> Self {
+        Self {
+            vm,
+            routes: Mutex::new(Routes {
+                next: layout::IO_APIC_PINS,
+                ..Routes::default()
+            }),
+        }
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        // Every update below is complete before the next fallible step.
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, routes: &Routes) -> io::Result<()> {
+        let entries: Vec<_> = (0..layout::IO_APIC_PINS)
+            .map(io_apic_route)
+            .chain(routes.messages.iter().map(|(gsi, message)| msi_route(*gsi, *message)))
+            .collect();
+        let table = KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.vm.set_gsi_routing(&table).map_err(os_error)
+    }
+}
+
+impl MsiRouter for KvmInterrupts {
+    fn connect(&self, vector: u32, message: MsiMessage, event: &EventFd) -> io::Result<()> {
+        let mut routes = self.routes();
+        if routes.messages.insert(vector, message) != Some(message) {
+            self.apply(&routes)?;
+        }
+        if routes.connected.insert(vector) {
+            self.vm.register_irqfd(event, vector).map_err(|error| {
+                routes.connected.remove(&vector);
+                os_error(error)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn disconnect(&self, vector: u32, event: &EventFd) -> io::Result<()> {
+        let mut routes = self.routes();
+        if routes.connected.remove(&vector) {
+            self.vm.unregister_irqfd(event, vector).map_err(os_error)?;
+        }
+        // The route stays until the vector is connected anew: it is inert without an irqfd.
+        Ok(())
+    }
+
+    fn allocate(&self, count: u32) -> io::Result<u32> {
+        let mut routes = self.routes();
+        let first = routes.next;
+        let next = first.checked_add(count).filter(|next| *next <= MAX_GSI);
+        routes.next = next.ok_or(io::ErrorKind::StorageFull)?;
+        Ok(first)
+    }
+}
+
+impl Doorbells for KvmInterrupts {
+    fn connect(&self, address: u64, event: &EventFd) -> io::Result<()> {
+        self.vm
+            .register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(os_error)
+    }
+
+    fn disconnect(&self, address: u64, event: &EventFd) -> io::Result<()> {
+        self.vm
+            .unregister_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(os_error)
+    }
+}
+
+fn os_error(error: kvm_ioctls::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
+
+fn io_apic_route(pin: u32) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry {
+        gsi: pin,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        ..Default::default()
+    };
+    entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+    entry.u.irqchip.pin = pin;
+    entry
+}
+
+fn msi_route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
+    // The low half of each split value; the casts cut on purpose.
+    entry.u.msi.address_lo = message.address as u32;
+    entry.u.msi.address_hi = (message.address >> 32) as u32;
+    entry.u.msi.data = message.data;
+    entry
+}
