@@ -42,7 +42,6 @@ pub(super) struct PairHandler {
     pair: u16,
     pairs: Arc<Pairs>,
     features: u64,
-    available: u16,
     queues: Vec<VirtQueue>,
     rx: Rx,
     tx: Tx,
@@ -73,7 +72,6 @@ impl PairHandler {
             pair,
             pairs: Arc::clone(pairs),
             features: *features,
-            available: *available,
             rx: Rx::new(&rx, *features, *mtu, MAX_ANSWER),
             tx: Tx::new(&tx, dhcp.clone()),
             control: control
@@ -89,22 +87,23 @@ impl PairHandler {
         }
     }
 
-    /// What has to happen on the worker thread, after the TAP queue is polled and before packets.
+    /// What has to happen before packets, on this thread because of its seccomp filter.
     fn start(&mut self) -> Result<(), QueueError> {
         if self.started {
             return Ok(());
         }
         self.started = true;
-        self.take_over_tap().map_err(QueueError::Backend)
+        if self.pair == 0 {
+            self.take_over_tap().map_err(QueueError::Backend)?;
+        }
+        Ok(())
     }
 
+    /// The TAP may have been left by another driver, with other features.
     fn take_over_tap(&mut self) -> io::Result<()> {
-        let tap = &self.pairs.get(self.pair).tap;
-        if self.pair == 0 {
-            set_offloads(tap, tap_offloads(self.features))?;
-            self.pairs.detach_from(self.available)?;
-        }
-        self.pairs.polled(self.pair)?;
+        let tap = &self.pairs.get(0).tap;
+        set_offloads(tap, tap_offloads(self.features))?;
+        self.pairs.set_active(1)?;
         self.rx.discard_stale(tap);
         Ok(())
     }
@@ -176,8 +175,6 @@ impl QueueHandler for PairHandler {
     }
 
     fn fds(&self) -> Vec<(BorrowedFd<'_>, u16)> {
-        // If it fails the queue is not polled, and the driver's request for the pair is refused.
-        let _ = self.pairs.attach_for_polling(self.pair);
         let pair = self.pairs.get(self.pair);
         // SAFETY: the eventfd is open as long as `pair`, which `self` keeps alive.
         let wake = unsafe { BorrowedFd::borrow_raw(pair.wake.as_raw_fd()) };

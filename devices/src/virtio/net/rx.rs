@@ -188,13 +188,11 @@ impl Rx {
             }
         }
         let mut tap = tap;
-        match tap.read(&mut self.parked.packet) {
-            Ok(_) => {
-                counters.rx_drops.add(1);
-                None
-            }
-            Err(_) => Some(RxEnd::Empty),
+        if tap.read(&mut self.parked.packet).is_err() {
+            return Some(RxEnd::Empty);
         }
+        counters.rx_drops.add(1);
+        None
     }
 
     fn place_waiting(

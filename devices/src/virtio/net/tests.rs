@@ -1,1 +1,6 @@
-//! Tests of the NIC.
+//! The NIC against a fake driver and a real TAP in a network namespace of its own.
+
+mod datapath;
+mod harness;
+mod hostile;
+mod queues;
