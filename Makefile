@@ -1,0 +1,46 @@
+# podvisor: what a developer or CI types. `make help` lists the targets.
+
+CARGO      ?= cargo
+GUEST_OUT  ?= $(CURDIR)/target/guest
+PODVISOR   ?= $(CURDIR)/target/release/podvisor
+export GUEST_OUT PODVISOR
+
+.PHONY: help deps build guest demo demo-pod test check fmt clippy unit vm-tests clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+deps: ## Install the Debian packages that guest, demo and tests need (root)
+	examples/deps.sh
+
+build: ## Build the release binary, static: target/release/podvisor
+	$(CARGO) build --release --locked -p podvisor
+
+guest: deps ## Build the test guest: Linux kernel, initrd, bare-metal payload (cached)
+	tests/guest/build.sh
+	tests/payload/build.sh
+
+demo: build guest ## Boot a Linux VM from a VMI with disk and network, in a pod-like namespace
+	examples/demo.sh
+
+demo-pod: build guest ## The same with podvisor as the entrypoint of a real container (podman)
+	examples/demo-pod.sh
+
+test: check unit vm-tests ## Everything that CI runs
+
+check: fmt clippy ## Format and lints
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit: ## Unit tests and tests without a VM
+	$(CARGO) test --workspace --exclude podvisor-tests --locked
+
+vm-tests: build guest ## Whole-VM tests through the binary
+	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2
+
+clean: ## Remove everything built, the guest too
+	$(CARGO) clean

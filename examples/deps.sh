@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building the test guest, the demos and the tests need.
+# Does nothing, and needs no root, when all are there.
+set -euo pipefail
+
+packages=(
+    linux-source-6.1 flex bison bc libelf-dev libssl-dev xz-utils cpio busybox-static gcc libc6-dev # guest
+    e2fsprogs iproute2 util-linux                                                                  # demo, tests
+    podman runc netavark aardvark-dns fuse-overlayfs iptables catatonit                            # demo-pod
+)
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" != 0 ]; then
+    echo "These packages are missing; run as root: apt-get install ${missing[*]}" >&2
+    exit 1
+fi
+apt-get update -q
+DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
