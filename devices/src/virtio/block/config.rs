@@ -1,0 +1,94 @@
+//! Feature bits and the configuration space (virtio 1.2, 5.2.3 and 5.2.4).
+
+use crate::virtio::block::BlockSpec;
+use crate::virtio::block::CacheMode;
+use crate::virtio::block::request::{MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS, SECTOR_SIZE};
+use crate::virtio::block::slots::SLOT_BUFFERS;
+
+const F_SEG_MAX: u64 = 1 << 2;
+const F_RO: u64 = 1 << 5;
+const F_BLK_SIZE: u64 = 1 << 6;
+/// `VIRTIO_BLK_F_FLUSH`. Without it a driver takes each completed write as durable.
+pub(super) const F_FLUSH: u64 = 1 << 9;
+const F_TOPOLOGY: u64 = 1 << 10;
+const F_MQ: u64 = 1 << 12;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
+
+/// Data buffers in one request; header and status come on top.
+const SEG_MAX: u32 = SLOT_BUFFERS as u32 - 2;
+
+/// Offsets in `struct virtio_blk_config`.
+const CAPACITY: usize = 0;
+const SEG_MAX_AT: usize = 12;
+const BLK_SIZE: usize = 20;
+const PHYSICAL_BLOCK_EXP: usize = 24;
+const MIN_IO_SIZE: usize = 26;
+const NUM_QUEUES: usize = 34;
+const MAX_DISCARD: usize = 36;
+const MAX_DISCARD_SEG: usize = 40;
+const DISCARD_ALIGNMENT: usize = 44;
+const MAX_ZEROES: usize = 48;
+const MAX_ZEROES_SEG: usize = 52;
+const ZEROES_MAY_UNMAP: usize = 56;
+const SIZE: usize = 60;
+
+/// The features that `spec` asks for.
+pub(super) fn features(spec: &BlockSpec) -> u64 {
+    let when = |condition: bool, feature: u64| if condition { feature } else { 0 };
+    F_SEG_MAX
+        | F_BLK_SIZE
+        | F_TOPOLOGY
+        | when(spec.read_only, F_RO)
+        | when(spec.cache != CacheMode::Writethrough, F_FLUSH)
+        | when(spec.queues > 1, F_MQ)
+        | when(spec.discard && !spec.read_only, F_DISCARD)
+        | when(!spec.read_only, F_WRITE_ZEROES)
+}
+
+/// The configuration space, which never changes.
+#[derive(Debug)]
+pub(super) struct Config([u8; SIZE]);
+
+impl Config {
+    /// For an image of `bytes` bytes.
+    pub(super) fn new(spec: &BlockSpec, bytes: u64) -> Self {
+        let mut config = Self([0; SIZE]);
+        let ratio = spec.physical_block_size / spec.logical_block_size;
+        config.put(CAPACITY, &(bytes / SECTOR_SIZE).to_le_bytes());
+        config.put(SEG_MAX_AT, &SEG_MAX.to_le_bytes());
+        config.put(BLK_SIZE, &spec.logical_block_size.to_le_bytes());
+        config.put(PHYSICAL_BLOCK_EXP, &[ratio.ilog2() as u8]);
+        config.put(
+            MIN_IO_SIZE,
+            &(ratio.min(u16::MAX.into()) as u16).to_le_bytes(),
+        );
+        config.put(NUM_QUEUES, &spec.queues.to_le_bytes());
+        let granularity = spec.discard_granularity.unwrap_or(spec.logical_block_size);
+        if spec.discard && !spec.read_only {
+            config.put(MAX_DISCARD, &MAX_DISCARD_SECTORS.to_le_bytes());
+            config.put(MAX_DISCARD_SEG, &1u32.to_le_bytes());
+            config.put(
+                DISCARD_ALIGNMENT,
+                &(granularity / SECTOR_SIZE as u32).to_le_bytes(),
+            );
+            config.put(ZEROES_MAY_UNMAP, &[1]);
+        }
+        if !spec.read_only {
+            config.put(MAX_ZEROES, &MAX_ZEROES_SECTORS.to_le_bytes());
+            config.put(MAX_ZEROES_SEG, &1u32.to_le_bytes());
+        }
+        config
+    }
+
+    fn put(&mut self, at: usize, data: &[u8]) {
+        self.0[at..at + data.len()].copy_from_slice(data);
+    }
+
+    /// Fills `data` from `offset`; past the end there are zeros.
+    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+        let start = usize::try_from(offset).unwrap_or(SIZE).min(SIZE);
+        let mut rest = self.0[start..].iter().copied();
+        data.fill_with(|| rest.next().unwrap_or(0));
+    }
+}
