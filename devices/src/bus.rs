@@ -155,8 +155,10 @@ mod tests {
                 Err(InsertError::Overlap { base, len })
             );
         }
-        bus.insert(0x108, 1, device.clone()).expect("adjacent after");
-        bus.insert(0xff, 1, device.clone()).expect("adjacent before");
+        bus.insert(0x108, 1, device.clone())
+            .expect("adjacent after");
+        bus.insert(0xff, 1, device.clone())
+            .expect("adjacent before");
         assert!(bus.insert(0, 0, device.clone()).is_err());
         assert!(bus.insert(u64::MAX, 2, device).is_err());
     }

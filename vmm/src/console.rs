@@ -107,15 +107,19 @@ impl Console {
 
     /// Accepts a client if there is none; true if there is a new one.
     pub fn accept(&mut self) -> bool {
-        let Some(listener) = &self.fds.listener else { return false };
+        let Some(listener) = &self.fds.listener else {
+            return false;
+        };
         if self.client.is_some() {
             return false;
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        self.client = rustix::net::accept_with(listener, flags).ok().and_then(|input| {
-            let output = input.try_clone().ok()?;
-            Some(Client { input, output })
-        });
+        self.client = rustix::net::accept_with(listener, flags)
+            .ok()
+            .and_then(|input| {
+                let output = input.try_clone().ok()?;
+                Some(Client { input, output })
+            });
         self.client.is_some()
     }
 
@@ -137,7 +141,9 @@ impl Console {
     pub fn read_input(&mut self, serial: &SerialConsole) -> InputResult {
         let room = serial.input_room().min(INPUT_CHUNK);
         let mut buffer = [0; INPUT_CHUNK];
-        let Some(input) = self.input() else { return InputResult::Closed };
+        let Some(input) = self.input() else {
+            return InputResult::Closed;
+        };
         if room == 0 {
             return InputResult::Open;
         }
@@ -147,7 +153,11 @@ impl Console {
                 let mut keys = [0; INPUT_CHUNK];
                 let (len, stop) = self.unescape(&buffer[..count], &mut keys);
                 serial.input(&keys[..len]);
-                if stop { InputResult::Stop } else { InputResult::Open }
+                if stop {
+                    InputResult::Stop
+                } else {
+                    InputResult::Open
+                }
             }
             Err(Errno::INTR | Errno::AGAIN) => InputResult::Open,
             Err(_) => InputResult::Closed,
@@ -278,7 +288,10 @@ mod tests {
     fn a_reader_that_does_not_read_never_blocks_and_gets_the_rest_later() {
         let (ours, mut theirs) = UnixStream::pair().expect("pair");
         ours.set_nonblocking(true).expect("non-blocking");
-        let fds = ConsoleFds { output: Some(ours.into()), ..Default::default() };
+        let fds = ConsoleFds {
+            output: Some(ours.into()),
+            ..Default::default()
+        };
         let (mut console, serial) = fixture(fds);
         let mut written = 0_usize;
         while !console.write_output() {
@@ -313,7 +326,10 @@ mod tests {
     #[test]
     fn the_log_has_everything_even_without_a_reader() {
         let log = tempfile::NamedTempFile::new().expect("file");
-        let fds = ConsoleFds { log: Some(log.reopen().expect("open")), ..Default::default() };
+        let fds = ConsoleFds {
+            log: Some(log.reopen().expect("open")),
+            ..Default::default()
+        };
         let (mut console, serial) = fixture(fds);
         for byte in b"hello" {
             serial.write(0, &[*byte]);

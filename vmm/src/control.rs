@@ -190,14 +190,21 @@ pub fn send<T: Serialize>(
         return Err(ControlError::TooLong);
     }
     rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+        rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(&bytes)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )
     })
     .map(drop)
     .map_err(|errno| ControlError::Socket(errno.into()))
 }
 
 /// Receives one message and the descriptors that came with it (close-on-exec).
-pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<(T, Vec<OwnedFd>), ControlError> {
+pub fn receive<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+) -> Result<(T, Vec<OwnedFd>), ControlError> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -74,7 +74,12 @@ impl KvmInterrupts {
     fn apply(&self, routes: &Routes) -> io::Result<()> {
         let entries: Vec<_> = (0..layout::IO_APIC_PINS)
             .map(io_apic_route)
-            .chain(routes.messages.iter().map(|(gsi, message)| msi_route(*gsi, *message)))
+            .chain(
+                routes
+                    .messages
+                    .iter()
+                    .map(|(gsi, message)| msi_route(*gsi, *message)),
+            )
             .collect();
         let table = KvmIrqRouting::from_entries(&entries)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;

@@ -84,8 +84,10 @@ pub fn create_vm(kvm: &Kvm, ram: &Ram) -> Result<Arc<VmFd>, KvmError> {
     let tss = usize::try_from(layout::KVM_TSS).map_err(|_| KvmError::Capability {
         name: "a 64-bit host",
     })?;
-    vm.set_tss_address(tss).map_err(KvmError::call("KVM_SET_TSS_ADDR"))?;
-    vm.create_irq_chip().map_err(KvmError::call("KVM_CREATE_IRQCHIP"))?;
+    vm.set_tss_address(tss)
+        .map_err(KvmError::call("KVM_SET_TSS_ADDR"))?;
+    vm.create_irq_chip()
+        .map_err(KvmError::call("KVM_CREATE_IRQCHIP"))?;
     tracing::debug!(fd = vm.as_raw_fd(), "VM created");
     Ok(Arc::new(vm))
 }

@@ -13,7 +13,7 @@ use devices::legacy::pvpanic::{self, PvPanic};
 use devices::legacy::serial::{self, ConsoleQueue, SerialConsole};
 use devices::pci::PciFunction;
 use devices::thread::ThreadHook;
-use devices::virtio::block::{BlockSpec, OpenBlockError};
+use devices::virtio::block::{BlockSpec, BuildBlockError};
 use devices::virtio::net::{BuildNetError, NetSpec};
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
 use devices::virtio::rng::Rng;
@@ -72,23 +72,11 @@ pub enum BuildError {
     #[error(transparent)]
     Registers(#[from] RegisterError),
     /// A disk.
-    #[error("Cannot attach disk {name:?}")]
-    Disk {
-        /// Its name.
-        name: String,
-        /// The cause.
-        #[source]
-        source: OpenBlockError,
-    },
+    #[error(transparent)]
+    Disk(#[from] BuildBlockError),
     /// A NIC.
-    #[error("Cannot attach network interface {name:?}")]
-    Nic {
-        /// Its name.
-        name: String,
-        /// The cause.
-        #[source]
-        source: BuildNetError,
-    },
+    #[error(transparent)]
+    Nic(#[from] BuildNetError),
     /// A PCI function.
     #[error(transparent)]
     Function(#[from] CreateFunctionError),
@@ -286,8 +274,16 @@ impl Legacy {
         ports.insert(serial::PORT.into(), serial::LEN.into(), self.serial.clone())?;
         ports.insert(layout::POWER_PORTS.into(), power::LEN, self.power.clone())?;
         ports.insert(cmos::PORT, cmos::LEN, Arc::new(Cmos::default()))?;
-        ports.insert(ResetPort::PORT, 1, Arc::new(ResetPort::new(self.signals.clone())))?;
-        ports.insert(pvpanic::PORT.into(), 1, Arc::new(PvPanic::new(self.signals.clone())))?;
+        ports.insert(
+            ResetPort::PORT,
+            1,
+            Arc::new(ResetPort::new(self.signals.clone())),
+        )?;
+        ports.insert(
+            pvpanic::PORT.into(),
+            1,
+            Arc::new(PvPanic::new(self.signals.clone())),
+        )?;
         ports.insert(
             layout::PCI_CONFIG_PORTS,
             layout::PCI_CONFIG_PORTS_LEN,
@@ -299,7 +295,11 @@ impl Legacy {
 
 fn mmio_bus(pci: &Arc<PciRoot>) -> Result<Bus, InsertError> {
     let mut mmio = Bus::new();
-    mmio.insert(layout::PCI_WINDOW, layout::PCI_WINDOW_SIZE, Arc::new(Window(pci.clone())))?;
+    mmio.insert(
+        layout::PCI_WINDOW,
+        layout::PCI_WINDOW_SIZE,
+        Arc::new(Window(pci.clone())),
+    )?;
     mmio.insert(layout::ECAM, layout::ECAM_SIZE, Arc::new(Ecam(pci.clone())))?;
     Ok(mmio)
 }
@@ -324,11 +324,10 @@ fn attach_devices(
         Ok(())
     };
     for (disk, file) in plan.disks.iter().zip(&resources.disks) {
-        let file = file.try_clone().map_err(BuildError::host("duplicate a disk's descriptor"))?;
-        let block = block_spec(disk, file)
-            .build()
-            .map_err(|source| BuildError::Disk { name: disk.name.clone(), source })?;
-        attach(Box::new(block))?;
+        let file = file
+            .try_clone()
+            .map_err(BuildError::host("duplicate a disk's descriptor"))?;
+        attach(Box::new(block_spec(disk, file).build()?))?;
     }
     for (nic, taps) in plan.nics.iter().zip(&resources.taps) {
         let taps = taps
@@ -336,10 +335,7 @@ fn attach_devices(
             .map(File::try_clone)
             .collect::<io::Result<_>>()
             .map_err(BuildError::host("duplicate a TAP's descriptor"))?;
-        let net = net_spec(nic, taps)
-            .build()
-            .map_err(|source| BuildError::Nic { name: nic.name.clone(), source })?;
-        attach(Box::new(net))?;
+        attach(Box::new(net_spec(nic, taps).build()?))?;
     }
     if plan.rng {
         attach(Box::new(Rng::new("rng")))?;

@@ -11,9 +11,7 @@ use kvm_ioctls::VmFd;
 use rustix::fs::FallocateFlags;
 use thiserror::Error;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
-};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::layout;
 
@@ -70,8 +68,8 @@ impl Ram {
         if above > 0 {
             regions.push(map_region(&file, below, above, layout::HOLE_END)?);
         }
-        let memory = GuestMemory::from_regions(regions)
-            .map_err(|_| MemoryError::Arrange { bytes })?;
+        let memory =
+            GuestMemory::from_regions(regions).map_err(|_| MemoryError::Arrange { bytes })?;
         Ok(Self {
             file,
             bytes,
@@ -154,7 +152,12 @@ fn map_region(
 
 impl std::fmt::Debug for Ram {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Ram({} bytes, fd {})", self.bytes, self.file.as_raw_fd())
+        write!(
+            formatter,
+            "Ram({} bytes, fd {})",
+            self.bytes,
+            self.file.as_raw_fd()
+        )
     }
 }
 
@@ -175,20 +178,39 @@ mod tests {
     fn both_sides_of_the_hole_are_there_and_the_hole_is_not() {
         let ram = ram((3 << 30) + (1 << 20));
         let memory = ram.memory();
-        memory.write_obj(0x1234_u32, GuestAddress(layout::HOLE_START - 4)).expect("below");
-        memory.write_obj(0x5678_u32, GuestAddress(layout::HOLE_END)).expect("above");
-        assert!(memory.write_obj(0_u8, GuestAddress(layout::HOLE_START)).is_err());
-        assert!(memory.write_obj(0_u8, GuestAddress(layout::HOLE_END + (1 << 20))).is_err());
+        memory
+            .write_obj(0x1234_u32, GuestAddress(layout::HOLE_START - 4))
+            .expect("below");
+        memory
+            .write_obj(0x5678_u32, GuestAddress(layout::HOLE_END))
+            .expect("above");
+        assert!(
+            memory
+                .write_obj(0_u8, GuestAddress(layout::HOLE_START))
+                .is_err()
+        );
+        assert!(
+            memory
+                .write_obj(0_u8, GuestAddress(layout::HOLE_END + (1 << 20)))
+                .is_err()
+        );
     }
 
     #[test]
     fn untouched_ram_costs_nothing_and_clearing_gives_it_back() {
         let ram = ram(64 << 20);
         assert_eq!(ram.resident(), 0);
-        ram.memory().write_obj(1_u8, GuestAddress(0x5000)).expect("write");
+        ram.memory()
+            .write_obj(1_u8, GuestAddress(0x5000))
+            .expect("write");
         assert_eq!(ram.resident(), 4096);
         ram.clear().expect("clear");
         assert_eq!(ram.resident(), 0);
-        assert_eq!(ram.memory().read_obj::<u8>(GuestAddress(0x5000)).expect("read"), 0);
+        assert_eq!(
+            ram.memory()
+                .read_obj::<u8>(GuestAddress(0x5000))
+                .expect("read"),
+            0
+        );
     }
 }

@@ -102,7 +102,10 @@ impl<F: PciFunction> PciRoot<F> {
         if usize::from(offset) + data.len() > usize::from(CONFIG_SPACE_SIZE) {
             return;
         }
-        if let Some(slot) = device.checked_sub(1).and_then(|index| self.slots.get(index)) {
+        if let Some(slot) = device
+            .checked_sub(1)
+            .and_then(|index| self.slots.get(index))
+        {
             lock(slot).config_write(offset, data);
         }
     }
@@ -131,7 +134,10 @@ const HOST_BRIDGE: [u8; 16] = [
 
 fn host_bridge_read(offset: u16, data: &mut [u8]) {
     for (index, byte) in data.iter_mut().enumerate() {
-        *byte = HOST_BRIDGE.get(usize::from(offset) + index).copied().unwrap_or(0);
+        *byte = HOST_BRIDGE
+            .get(usize::from(offset) + index)
+            .copied()
+            .unwrap_or(0);
     }
 }
 
@@ -182,7 +188,9 @@ impl<F: PciFunction> BusDevice for ConfigPorts<F> {
                 self.0.config_write(device, register, data);
             }
         } else if let Ok(data) = <[u8; 4]>::try_from(data) {
-            self.0.config_address.store(u32::from_le_bytes(data), Ordering::Release);
+            self.0
+                .config_address
+                .store(u32::from_le_bytes(data), Ordering::Release);
         }
     }
 }

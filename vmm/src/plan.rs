@@ -1,6 +1,7 @@
 //! What the machine is to be: plain validated data, made by the launcher, without paths or
 //! descriptors. Addresses, slots and vectors are a function of the plan.
 
+pub use devices::virtio::block::CacheMode;
 use devices::virtio::net::dhcp::DhcpLease;
 use serde::{Deserialize, Serialize};
 
@@ -81,18 +82,6 @@ pub struct MemoryPlan {
     pub bytes: u64,
     /// Huge page size in bytes (2 MiB or 1 GiB), or ordinary pages.
     pub hugepage_size: Option<u64>,
-}
-
-/// `domain.devices.disks[].cache`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum CacheMode {
-    /// O_DIRECT; the guest sees a write-back cache and flushes it.
-    None,
-    /// Host page cache; each write is durable before it completes.
-    Writethrough,
-    /// Host page cache; durable after a flush.
-    Writeback,
 }
 
 /// One virtio-blk disk; its image comes as a descriptor.

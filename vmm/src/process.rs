@@ -94,7 +94,13 @@ pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
 
 /// A terminal sends its signals to both processes; only the launcher acts on them.
 fn ignore_terminal_signals() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+    for signal in [
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+    ] {
         // Blocking one that is blocked is the only error, and no error to us.
         let _ = vmm_sys_util::signal::block_signal(signal);
     }
@@ -124,7 +130,14 @@ struct Inputs {
 /// Runs to the end; the last event of the run.
 fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     let (command, fds) = control::receive::<Command>(socket.as_fd())?;
-    let Command::Create { plan, fds: roles, log_level, log_json, exit_on_reboot } = command else {
+    let Command::Create {
+        plan,
+        fds: roles,
+        log_level,
+        log_json,
+        exit_on_reboot,
+    } = command
+    else {
         return Err(ProcessError::Protocol);
     };
     (setup.log)(&log_level, log_json);
@@ -144,7 +157,9 @@ fn sort_fds(
     fds: Vec<OwnedFd>,
     exit_on_reboot: bool,
 ) -> Result<Inputs, ProcessError> {
-    let missing = |what: &str| ProcessError::MissingFd { what: what.to_owned() };
+    let missing = |what: &str| ProcessError::MissingFd {
+        what: what.to_owned(),
+    };
     let (mut kvm, mut memory, mut kernel, mut initrd) = (None, None, None, None);
     let mut disks: Vec<Option<File>> = plan.disks.iter().map(|_| None).collect();
     let mut taps: Vec<Vec<File>> = plan.nics.iter().map(|_| Vec::new()).collect();
@@ -159,7 +174,9 @@ fn sort_fds(
                 *disks.get_mut(index).ok_or_else(|| missing("right disk"))? = Some(fd.into());
             }
             FdRole::Tap { index } => {
-                taps.get_mut(index).ok_or_else(|| missing("right TAP"))?.push(fd.into());
+                taps.get_mut(index)
+                    .ok_or_else(|| missing("right TAP"))?
+                    .push(fd.into());
             }
             FdRole::ConsoleInput => console.input = Some(fd),
             FdRole::ConsoleOutput => console.output = Some(fd),
@@ -178,7 +195,10 @@ fn sort_fds(
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {
         kvm: kvm::open(kvm.ok_or_else(|| missing("hypervisor"))?)?,
-        ram: Ram::map(memory.ok_or_else(|| missing("guest RAM"))?, plan.memory.bytes)?,
+        ram: Ram::map(
+            memory.ok_or_else(|| missing("guest RAM"))?,
+            plan.memory.bytes,
+        )?,
         kernel: kernel.ok_or_else(|| missing("kernel"))?,
         initrd,
         disks,
@@ -186,7 +206,12 @@ fn sort_fds(
         console: queue.clone(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
     };
-    Ok(Inputs { plan, resources, console: Console::new(queue, console), exit_on_reboot })
+    Ok(Inputs {
+        plan,
+        resources,
+        console: Console::new(queue, console),
+        exit_on_reboot,
+    })
 }
 
 /// What an epoll event is about.
@@ -284,7 +309,11 @@ impl<'a> Process<'a> {
         let mut events = Vec::with_capacity(Token::ALL.len());
         loop {
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                None,
+            ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -339,7 +368,9 @@ impl<'a> Process<'a> {
 
     fn command(&mut self) -> Result<Option<Event>, ProcessError> {
         let (command, _) = control::receive::<Command>(self.socket)?;
-        let Some(machine) = &mut self.machine else { return Ok(None) };
+        let Some(machine) = &mut self.machine else {
+            return Ok(None);
+        };
         match command {
             Command::Create { .. } => return Err(ProcessError::Protocol),
             Command::Pause => {
@@ -382,7 +413,10 @@ impl<'a> Process<'a> {
         let is_pending = |signal: Signal| pending & signal as u32 != 0;
         if is_pending(Signal::Panicked) {
             let reason = "the guest kernel panicked (pvpanic)".to_owned();
-            return Ok(Some(Event::GuestCrashed(CrashReport { reason, ..Default::default() })));
+            return Ok(Some(Event::GuestCrashed(CrashReport {
+                reason,
+                ..Default::default()
+            })));
         }
         if is_pending(Signal::CrashLoaded) {
             self.send(&Event::GuestPanicNotice)?;
@@ -397,7 +431,10 @@ impl<'a> Process<'a> {
     }
 
     fn vcpu_event(&mut self) -> Result<Option<Event>, ProcessError> {
-        let event = self.machine.as_ref().and_then(|machine| machine.vcpus().take_event());
+        let event = self
+            .machine
+            .as_ref()
+            .and_then(|machine| machine.vcpus().take_event());
         match event {
             Some(VcpuEvent::Crashed(report)) => Ok(Some(Event::GuestCrashed(*report))),
             Some(VcpuEvent::Failed(error)) => Err(ProcessError::Vcpu(error)),
@@ -428,7 +465,9 @@ impl<'a> Process<'a> {
     }
 
     fn watch_vcpus(&self) -> Result<(), ProcessError> {
-        let Some(machine) = &self.machine else { return Ok(()) };
+        let Some(machine) = &self.machine else {
+            return Ok(());
+        };
         let event_fd = machine.vcpus().event_fd().as_raw_fd();
         // SAFETY: the eventfd belongs to the machine, which lives as long as this statement.
         self.watch(unsafe { BorrowedFd::borrow_raw(event_fd) }, Token::Vcpus)?;
@@ -442,14 +481,16 @@ impl<'a> Process<'a> {
         if self.input_watched || machine.serial().input_room() == 0 {
             return;
         }
-        match self.console.input().map(|input| self.watch(input, Token::ConsoleInput)) {
+        match self
+            .console
+            .input()
+            .map(|input| self.watch(input, Token::ConsoleInput))
+        {
             Some(Ok(())) => self.input_watched = true,
-            Some(Err(_)) => {
-                if self.console.read_input(machine.serial()) == InputResult::Closed {
-                    self.console.close_input();
-                }
+            Some(Err(_)) if self.console.read_input(machine.serial()) == InputResult::Closed => {
+                self.console.close_input();
             }
-            None => {}
+            Some(Err(_)) | None => {}
         }
     }
 
@@ -463,7 +504,9 @@ impl<'a> Process<'a> {
     }
 
     fn read_console(&mut self) -> Result<Option<Event>, ProcessError> {
-        let Some(machine) = &self.machine else { return Ok(None) };
+        let Some(machine) = &self.machine else {
+            return Ok(None);
+        };
         if machine.serial().input_room() == 0 {
             self.unwatch_input();
             return Ok(None);

@@ -94,7 +94,9 @@ impl BusDevice for Cmos {
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let Ok(mut state) = self.state.lock() else { return };
+        let Ok(mut state) = self.state.lock() else {
+            return;
+        };
         if let [value] = data {
             match offset {
                 INDEX => state.index = value & INDEX_MASK,
@@ -119,7 +121,9 @@ struct Calendar {
 
 impl Calendar {
     fn at(time: SystemTime) -> Self {
-        let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let seconds = time
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         let days = seconds / SECONDS_PER_DAY;
         let (year, month, day) = civil_from_days(days);
         Self {
@@ -172,7 +176,7 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 
 /// `value` (below 100) in binary-coded decimal.
 fn bcd(value: u64) -> u8 {
-    u8::try_from((value / 10 % 10) << 4 | value % 10).unwrap_or(0)
+    u8::try_from(((value / 10 % 10) << 4) | (value % 10)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -192,7 +196,16 @@ mod tests {
     fn shows_the_hosts_time_in_bcd() {
         // 2024-02-29 23:59:58 UTC, a Thursday.
         let cmos = Cmos::new(|| UNIX_EPOCH + Duration::from_secs(1_709_251_198));
-        let registers = [SECONDS, MINUTES, HOURS, DAY_OF_WEEK, DAY_OF_MONTH, MONTH, YEAR, CENTURY];
+        let registers = [
+            SECONDS,
+            MINUTES,
+            HOURS,
+            DAY_OF_WEEK,
+            DAY_OF_MONTH,
+            MONTH,
+            YEAR,
+            CENTURY,
+        ];
         let values = registers.map(|index| read(&cmos, index));
         assert_eq!(values, [0x58, 0x59, 0x23, 0x05, 0x29, 0x02, 0x24, 0x20]);
     }

@@ -42,7 +42,9 @@ impl ConsoleQueue {
 
     /// Moves up to `buffer.len()` bytes of guest output into `buffer`; the number moved.
     pub fn take_output(&self, buffer: &mut [u8]) -> usize {
-        let Ok(mut output) = self.output.lock() else { return 0 };
+        let Ok(mut output) = self.output.lock() else {
+            return 0;
+        };
         io::Read::read(&mut *output, buffer).unwrap_or(0)
     }
 
@@ -62,9 +64,13 @@ impl ConsoleQueue {
     }
 
     fn push(&self, bytes: &[u8]) {
-        let Ok(mut output) = self.output.lock() else { return };
+        let Ok(mut output) = self.output.lock() else {
+            return;
+        };
         let was_empty = output.is_empty();
-        let kept = bytes.len().min(OUTPUT_CAPACITY - output.len().min(OUTPUT_CAPACITY));
+        let kept = bytes
+            .len()
+            .min(OUTPUT_CAPACITY - output.len().min(OUTPUT_CAPACITY));
         output.extend(&bytes[..kept]);
         self.dropped
             .fetch_add((bytes.len() - kept) as u64, Ordering::Relaxed);
@@ -150,14 +156,18 @@ impl SerialConsole {
 impl BusDevice for SerialConsole {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let Ok(mut uart) = self.uart.lock() else { return };
+        let Ok(mut uart) = self.uart.lock() else {
+            return;
+        };
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
             *value = uart.read(offset);
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let Ok(mut uart) = self.uart.lock() else { return };
+        let Ok(mut uart) = self.uart.lock() else {
+            return;
+        };
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
             // Neither the trigger nor the queue can fail.
             let _ = uart.write(offset, *value);
@@ -215,7 +225,10 @@ mod tests {
             assert_eq!(value, [b'a']);
         }
         assert_eq!(serial.input_room(), 64);
-        assert!(queue.event.read().is_ok(), "the loop hears that there is room");
+        assert!(
+            queue.event.read().is_ok(),
+            "the loop hears that there is room"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! described here, and nothing that the machine does not have. The AML is kept small: guests
 //! interpret it at boot.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
     self, AddressSpace, AddressSpaceCacheable, Device, EISAName, Field, FieldAccessType,
     FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Memory32Fixed, Method,
@@ -9,12 +10,13 @@ use acpi_tables::aml::{
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace as GasSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::Aml;
 use devices::GuestMemory;
 use devices::legacy::{cmos, power, pvpanic, serial};
 use vm_memory::{Bytes, GuestAddress};
@@ -35,7 +37,10 @@ const TABLE_ALIGN: u64 = 16;
 
 /// Writes all tables for the vCPUs with the given APIC ids; the address of the RSDP.
 pub fn write_tables(memory: &GuestMemory, apic_ids: &[u8]) -> Result<u64, BootError> {
-    let mut writer = Writer { memory, next: layout::ACPI_TABLES + Rsdp::len() as u64 };
+    let mut writer = Writer {
+        memory,
+        next: layout::ACPI_TABLES + Rsdp::len() as u64,
+    };
     let dsdt = writer.put(dsdt().as_slice())?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for table in [bytes(&fadt(dsdt)), bytes(&madt(apic_ids)), bytes(&mcfg())] {
@@ -59,7 +64,9 @@ impl Writer<'_> {
         let address = self.next.next_multiple_of(TABLE_ALIGN);
         let end = address + table.len() as u64;
         if end > layout::HIGH_RAM {
-            return Err(BootError::Acpi { bytes: end - layout::ACPI_TABLES });
+            return Err(BootError::Acpi {
+                bytes: end - layout::ACPI_TABLES,
+            });
         }
         self.memory
             .write_slice(table, GuestAddress(address))
@@ -104,7 +111,11 @@ fn madt(apic_ids: &[u8]) -> impl Aml {
         LocalInterruptController::Address(layout::LOCAL_APIC),
     );
     for (uid, apic_id) in (0..=u8::MAX).zip(apic_ids) {
-        madt.add_structure(ProcessorLocalApic::new(uid, *apic_id, EnabledStatus::Enabled));
+        madt.add_structure(ProcessorLocalApic::new(
+            uid,
+            *apic_id,
+            EnabledStatus::Enabled,
+        ));
     }
     madt.add_structure(IoApic::new(0, layout::IO_APIC, 0));
     madt
@@ -125,7 +136,14 @@ fn dsdt() -> Sdt {
     panic_device(&mut aml);
     power_button(&mut aml);
     Name::new("_S5_".into(), &Package::new(vec![&power::SLEEP_TYPE_S5])).to_aml_bytes(&mut aml);
-    let header = Sdt::new(*b"DSDT", 36, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let header = Sdt::new(
+        *b"DSDT",
+        36,
+        DSDT_REVISION,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    );
     let mut dsdt = header;
     dsdt.append_slice(&aml);
     dsdt
@@ -179,7 +197,12 @@ fn motherboard(aml: &mut Vec<u8>) {
         "PNP0C02",
         vec![
             &Memory32Fixed::new(true, layout::ECAM as u32, layout::ECAM_SIZE as u32),
-            &IO::new(layout::POWER_PORTS, layout::POWER_PORTS, 1, power::LEN as u8),
+            &IO::new(
+                layout::POWER_PORTS,
+                layout::POWER_PORTS,
+                1,
+                power::LEN as u8,
+            ),
         ],
     );
 }
@@ -198,7 +221,12 @@ fn serial_port(aml: &mut Vec<u8>) {
 
 fn clock(aml: &mut Vec<u8>) {
     let port = cmos::PORT as u16;
-    device(aml, "RTC_", "PNP0B00", vec![&IO::new(port, port, 1, cmos::LEN as u8)]);
+    device(
+        aml,
+        "RTC_",
+        "PNP0B00",
+        vec![&IO::new(port, port, 1, cmos::LEN as u8)],
+    );
 }
 
 fn device(aml: &mut Vec<u8>, name: &str, hid: &str, resources: Vec<&dyn Aml>) {
@@ -305,7 +333,9 @@ mod tests {
         let rsdp = write_tables(&memory, &apic_ids).expect("tables");
         let read = |address: u64, len: usize| {
             let mut bytes = vec![0; len];
-            memory.read_slice(&mut bytes, GuestAddress(address)).expect("read");
+            memory
+                .read_slice(&mut bytes, GuestAddress(address))
+                .expect("read");
             bytes
         };
         let table = |address: u64| {
@@ -315,7 +345,9 @@ mod tests {
         let root = read(rsdp, Rsdp::len());
         assert_eq!(&root[..8], b"RSD PTR ");
         assert_eq!(sum(&root), 0);
-        let xsdt = table(u64::from_le_bytes(root[24..32].try_into().expect("eight bytes")));
+        let xsdt = table(u64::from_le_bytes(
+            root[24..32].try_into().expect("eight bytes"),
+        ));
         assert_eq!(sum(&xsdt), 0);
         let tables: Vec<_> = xsdt[36..]
             .chunks_exact(8)
@@ -324,10 +356,16 @@ mod tests {
         let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
         assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
         assert!(tables.iter().all(|table| sum(table) == 0));
-        let dsdt = table(u64::from_le_bytes(tables[0][140..148].try_into().expect("eight bytes")));
+        let dsdt = table(u64::from_le_bytes(
+            tables[0][140..148].try_into().expect("eight bytes"),
+        ));
         assert_eq!(&dsdt[..4], b"DSDT");
         assert_eq!(sum(&dsdt), 0);
-        assert!(dsdt.len() < 1024, "AML costs boot time: {} bytes", dsdt.len());
+        assert!(
+            dsdt.len() < 1024,
+            "AML costs boot time: {} bytes",
+            dsdt.len()
+        );
         assert_eq!(tables[1].len(), 44 + 64 * 8 + 12);
     }
 }

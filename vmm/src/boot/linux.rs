@@ -50,7 +50,11 @@ pub(super) fn write(
             RangeKind::Ram => E820_RAM,
             RangeKind::Reserved => E820_RESERVED,
         };
-        *slot = boot_e820_entry { addr: *addr, size: *size, r#type };
+        *slot = boot_e820_entry {
+            addr: *addr,
+            size: *size,
+            r#type,
+        };
     }
     params.e820_entries = u8::try_from(map.len()).unwrap_or(0);
     memory
@@ -60,5 +64,7 @@ pub(super) fn write(
 
 #[cfg(test)]
 pub(super) fn read_zero_page(memory: &GuestMemory) -> boot_params {
-    memory.read_obj(GuestAddress(layout::ZERO_PAGE)).expect("zero page")
+    memory
+        .read_obj(GuestAddress(layout::ZERO_PAGE))
+        .expect("zero page")
 }

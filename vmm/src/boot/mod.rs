@@ -41,7 +41,9 @@ pub enum BootError {
         source: io::Error,
     },
     /// The bzImage has no 64-bit entry point.
-    #[error("The bzImage has no 64-bit entry point (boot protocol {version:#x}, xloadflags {flags:#x})")]
+    #[error(
+        "The bzImage has no 64-bit entry point (boot protocol {version:#x}, xloadflags {flags:#x})"
+    )]
     No64BitEntry {
         /// Boot protocol version.
         version: u16,
@@ -49,7 +51,9 @@ pub enum BootError {
         flags: u16,
     },
     /// RAM is too small for kernel and initrd.
-    #[error("An initrd of {bytes} bytes does not fit into guest RAM above the kernel, which ends at {kernel_end:#x}")]
+    #[error(
+        "An initrd of {bytes} bytes does not fit into guest RAM above the kernel, which ends at {kernel_end:#x}"
+    )]
     InitrdRoom {
         /// Size of the initrd.
         bytes: u64,
@@ -131,7 +135,13 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
     let limits = Limits::of(kernel.setup_header.as_ref());
     write_command_line(memory, source.cmdline, limits.command_line)?;
     let initrd = match source.initrd {
-        Some(file) => Some(load_initrd(memory, file, &kernel, &limits, source.ram_bytes)?),
+        Some(file) => Some(load_initrd(
+            memory,
+            file,
+            &kernel,
+            &limits,
+            source.ram_bytes,
+        )?),
         None => None,
     };
     let rsdp = acpi::write_tables(memory, source.apic_ids)?;
@@ -139,19 +149,33 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         pvh::write(memory, source.ram_bytes, initrd, rsdp)?;
         return Ok(EntryPoint::Pvh { ip: entry.0 });
     }
-    linux::write(memory, source.ram_bytes, initrd, rsdp, &kernel, source.cmdline.len())?;
+    linux::write(
+        memory,
+        source.ram_bytes,
+        initrd,
+        rsdp,
+        &kernel,
+        source.cmdline.len(),
+    )?;
     let offset = match kernel.setup_header {
         Some(_) => BZIMAGE_ENTRY_64,
         None => 0,
     };
-    Ok(EntryPoint::Linux64 { ip: kernel.kernel_load.0 + offset })
+    Ok(EntryPoint::Linux64 {
+        ip: kernel.kernel_load.0 + offset,
+    })
 }
 
 fn load_kernel(memory: &GuestMemory, file: &mut File) -> Result<KernelLoaderResult, BootError> {
     const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
-    let read_error = |source| BootError::Read { what: "kernel image", source };
+    let read_error = |source| BootError::Read {
+        what: "kernel image",
+        source,
+    };
     let mut magic = [0; 4];
-    file.rewind().and_then(|()| file.read_exact(&mut magic)).map_err(read_error)?;
+    file.rewind()
+        .and_then(|()| file.read_exact(&mut magic))
+        .map_err(read_error)?;
     let high_ram = Some(GuestAddress(layout::HIGH_RAM));
     if magic == ELF_MAGIC {
         return Elf::load(memory, None, file, high_ram).map_err(BootError::Kernel);
@@ -159,7 +183,10 @@ fn load_kernel(memory: &GuestMemory, file: &mut File) -> Result<KernelLoaderResu
     let kernel = BzImage::load(memory, None, file, high_ram).map_err(BootError::Kernel)?;
     match kernel.setup_header {
         Some(header) if header.xloadflags & linux::XLF_KERNEL_64 == 0 => {
-            Err(BootError::No64BitEntry { version: header.version, flags: header.xloadflags })
+            Err(BootError::No64BitEntry {
+                version: header.version,
+                flags: header.xloadflags,
+            })
         }
         _ => Ok(kernel),
     }
@@ -192,7 +219,10 @@ impl Limits {
 fn write_command_line(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), BootError> {
     let max = max.min(layout::COMMAND_LINE_MAX - 1);
     if cmdline.len() > max {
-        return Err(BootError::CommandLine { len: cmdline.len(), max });
+        return Err(BootError::CommandLine {
+            len: cmdline.len(),
+            max,
+        });
     }
     let mut bytes = Vec::with_capacity(cmdline.len() + 1);
     bytes.extend_from_slice(cmdline.as_bytes());
@@ -210,7 +240,10 @@ fn load_initrd(
     limits: &Limits,
     ram_bytes: u64,
 ) -> Result<Initrd, BootError> {
-    let read_error = |source| BootError::Read { what: "initrd", source };
+    let read_error = |source| BootError::Read {
+        what: "initrd",
+        source,
+    };
     let len = file.seek(SeekFrom::End(0)).map_err(read_error)?;
     file.rewind().map_err(read_error)?;
     let kernel_end = kernel
@@ -222,8 +255,14 @@ fn load_initrd(
         .checked_sub(len)
         .map(|address| address & !(PAGE - 1))
         .filter(|address| *address >= kernel_end)
-        .ok_or(BootError::InitrdRoom { bytes: len, kernel_end })?;
-    let count = usize::try_from(len).map_err(|_| BootError::InitrdRoom { bytes: len, kernel_end })?;
+        .ok_or(BootError::InitrdRoom {
+            bytes: len,
+            kernel_end,
+        })?;
+    let count = usize::try_from(len).map_err(|_| BootError::InitrdRoom {
+        bytes: len,
+        kernel_end,
+    })?;
     memory
         .read_exact_volatile_from(GuestAddress(address), file, count)
         .map_err(BootError::write("initrd"))?;
@@ -234,6 +273,7 @@ fn load_initrd(
 mod tests {
     use std::io::Write;
 
+    use linux_loader::loader::elf::start_info::hvm_start_info;
     use vm_memory::GuestMemoryBackend;
 
     use super::*;
@@ -250,8 +290,18 @@ mod tests {
         file
     }
 
-    fn source<'a>(kernel: &'a mut File, initrd: Option<&'a mut File>, cmdline: &'a str) -> BootSource<'a> {
-        BootSource { kernel, initrd, cmdline, apic_ids: &[0], ram_bytes: RAM }
+    fn source<'a>(
+        kernel: &'a mut File,
+        initrd: Option<&'a mut File>,
+        cmdline: &'a str,
+    ) -> BootSource<'a> {
+        BootSource {
+            kernel,
+            initrd,
+            cmdline,
+            apic_ids: &[0],
+            ram_bytes: RAM,
+        }
     }
 
     /// A 64-bit ELF with one segment at 2 MiB and, if asked, a PVH note.
@@ -309,17 +359,32 @@ mod tests {
         let memory = memory();
         let mut kernel = file(&elf(Some(0x20_0004)));
         let mut initrd = file(&[0xab; 5000]);
-        let entry = load(&memory, source(&mut kernel, Some(&mut initrd), "console=ttyS0")).expect("load");
+        let entry = load(
+            &memory,
+            source(&mut kernel, Some(&mut initrd), "console=ttyS0"),
+        )
+        .expect("load");
         assert_eq!(entry, EntryPoint::Pvh { ip: 0x20_0004 });
-        let start: pvh::StartInfo = memory.read_obj(GuestAddress(layout::PVH_START_INFO)).expect("start info");
+        let start: hvm_start_info = memory
+            .read_obj(GuestAddress(layout::PVH_START_INFO))
+            .expect("start info");
         assert_eq!(start.magic, 0x336e_c578);
         assert_eq!(start.cmdline_paddr, layout::COMMAND_LINE);
         assert_eq!(start.nr_modules, 1);
-        let address: u64 = memory.read_obj(GuestAddress(layout::PVH_MODULES)).expect("module");
+        let address: u64 = memory
+            .read_obj(GuestAddress(layout::PVH_MODULES))
+            .expect("module");
         assert_eq!(address, (RAM - 5000) & !0xfff);
-        assert_eq!(memory.read_obj::<u8>(GuestAddress(address + 4999)).expect("initrd"), 0xab);
+        assert_eq!(
+            memory
+                .read_obj::<u8>(GuestAddress(address + 4999))
+                .expect("initrd"),
+            0xab
+        );
         let mut text = [0; 14];
-        memory.read_slice(&mut text, GuestAddress(layout::COMMAND_LINE)).expect("cmdline");
+        memory
+            .read_slice(&mut text, GuestAddress(layout::COMMAND_LINE))
+            .expect("cmdline");
         assert_eq!(&text, b"console=ttyS0\0");
     }
 
@@ -346,10 +411,22 @@ mod tests {
         };
         assert!(matches!(check(b"", ""), BootError::Read { .. }));
         assert!(matches!(check(&[0; 4096], ""), BootError::Kernel(_)));
-        assert!(matches!(check(&elf(None)[..0x80], ""), BootError::Kernel(_)));
-        assert!(matches!(check(&bzimage(0), ""), BootError::No64BitEntry { .. }));
+        assert!(matches!(
+            check(&elf(None)[..0x80], ""),
+            BootError::Kernel(_)
+        ));
+        assert!(matches!(
+            check(&bzimage(0), ""),
+            BootError::No64BitEntry { .. }
+        ));
         let long = "x".repeat(2048);
-        assert!(matches!(check(&bzimage(1), &long), BootError::CommandLine { len: 2048, max: 2047 }));
+        assert!(matches!(
+            check(&bzimage(1), &long),
+            BootError::CommandLine {
+                len: 2048,
+                max: 2047
+            }
+        ));
     }
 
     #[test]

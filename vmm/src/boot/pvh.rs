@@ -9,8 +9,6 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{BootError, Initrd};
 use crate::layout::{self, RangeKind};
 
-pub(super) type StartInfo = hvm_start_info;
-
 const MAGIC: u32 = 0x336e_c578;
 const VERSION: u32 = 1;
 const MEMORY_RAM: u32 = 1;
@@ -30,14 +28,23 @@ pub(super) fn write(
             RangeKind::Ram => MEMORY_RAM,
             RangeKind::Reserved => MEMORY_RESERVED,
         };
-        let entry = hvm_memmap_table_entry { addr: *addr, size: *size, type_, reserved: 0 };
+        let entry = hvm_memmap_table_entry {
+            addr: *addr,
+            size: *size,
+            type_,
+            reserved: 0,
+        };
         memory
             .write_obj(entry, GuestAddress(address))
             .map_err(BootError::write("PVH memory map"))?;
         address += size_of::<hvm_memmap_table_entry>() as u64;
     }
     if let Some(Initrd { address, len }) = initrd {
-        let module = hvm_modlist_entry { paddr: address, size: len, ..Default::default() };
+        let module = hvm_modlist_entry {
+            paddr: address,
+            size: len,
+            ..Default::default()
+        };
         memory
             .write_obj(module, GuestAddress(layout::PVH_MODULES))
             .map_err(BootError::write("PVH module list"))?;

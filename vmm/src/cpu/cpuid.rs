@@ -1,6 +1,8 @@
 //! The CPUID table of each vCPU: the host's, with the plan's features and topology.
 
-use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 
@@ -78,7 +80,9 @@ impl Topology {
 
     /// APIC ids of all vCPUs in order.
     pub fn apic_ids(self) -> Vec<u8> {
-        (0..self.sockets * self.per_package()).map(|vcpu| self.apic_id(vcpu)).collect()
+        (0..self.sockets * self.per_package())
+            .map(|vcpu| self.apic_id(vcpu))
+            .collect()
     }
 }
 
@@ -118,11 +122,12 @@ impl CpuidTemplate {
         for feature in &plan.features {
             apply(&mut cpuid, feature)?;
         }
-        let max = cpuid.as_slice().iter().find(|entry| entry.function == leaf::BASIC_MAX);
+        let max = cpuid
+            .as_slice()
+            .iter()
+            .find(|entry| entry.function == leaf::BASIC_MAX);
         let max = max.map_or(0, |entry| entry.eax);
-        cpuid.retain(|entry| {
-            !matches!(entry.function, leaf::TOPOLOGY | leaf::TOPOLOGY_V2)
-        });
+        cpuid.retain(|entry| !matches!(entry.function, leaf::TOPOLOGY | leaf::TOPOLOGY_V2));
         for function in [leaf::TOPOLOGY, leaf::TOPOLOGY_V2] {
             for index in 0..3 {
                 if function <= max {
@@ -136,7 +141,10 @@ impl CpuidTemplate {
                 }
             }
         }
-        Ok(Self { cpuid, topology: Topology::new(plan) })
+        Ok(Self {
+            cpuid,
+            topology: Topology::new(plan),
+        })
     }
 
     /// The table of vCPU number `vcpu`.
@@ -150,6 +158,8 @@ impl CpuidTemplate {
     }
 
     fn specialize(&self, entry: &mut kvm_cpuid_entry2, apic_id: u32) {
+        /// Bits of a cache leaf's EAX that are zero when there is no such cache.
+        const CACHE_TYPE: u32 = 0x1f;
         let topology = self.topology;
         match entry.function {
             leaf::FEATURES => {
@@ -165,19 +175,15 @@ impl CpuidTemplate {
                     entry.edx &= !HYPERTHREADING;
                 }
             }
-            leaf::CACHES => {
-                if entry.eax & 0x1f != 0 {
-                    let sharers = self.cache_sharers(entry.eax);
-                    set_bits(&mut entry.eax, 14, 12, sharers - 1);
-                    let core_ids = 1_u32 << bits_for(topology.cores);
-                    set_bits(&mut entry.eax, 26, 6, core_ids - 1);
-                }
+            leaf::CACHES if entry.eax & CACHE_TYPE != 0 => {
+                let sharers = self.cache_sharers(entry.eax);
+                set_bits(&mut entry.eax, 14, 12, sharers - 1);
+                let core_ids = 1_u32 << bits_for(topology.cores);
+                set_bits(&mut entry.eax, 26, 6, core_ids - 1);
             }
-            leaf::AMD_CACHES => {
-                if entry.eax & 0x1f != 0 {
-                    let sharers = self.cache_sharers(entry.eax);
-                    set_bits(&mut entry.eax, 14, 12, sharers - 1);
-                }
+            leaf::AMD_CACHES if entry.eax & CACHE_TYPE != 0 => {
+                let sharers = self.cache_sharers(entry.eax);
+                set_bits(&mut entry.eax, 14, 12, sharers - 1);
             }
             leaf::TOPOLOGY | leaf::TOPOLOGY_V2 => self.topology_level(entry, apic_id),
             leaf::AMD_SIZES => {
@@ -186,7 +192,8 @@ impl CpuidTemplate {
             }
             leaf::AMD_TOPOLOGY => {
                 entry.eax = apic_id;
-                let core = apic_id >> topology.thread_bits() & ((1 << bits_for(topology.cores)) - 1);
+                let core =
+                    apic_id >> topology.thread_bits() & ((1 << bits_for(topology.cores)) - 1);
                 entry.ebx = (topology.threads - 1) << 8 | core;
                 entry.ecx = apic_id >> topology.package_bits();
             }
@@ -210,7 +217,11 @@ impl CpuidTemplate {
         const CORE: u32 = 2;
         let (shift, count, kind) = match entry.index {
             0 => (self.topology.thread_bits(), self.topology.threads, THREAD),
-            1 => (self.topology.package_bits(), self.topology.per_package(), CORE),
+            1 => (
+                self.topology.package_bits(),
+                self.topology.per_package(),
+                CORE,
+            ),
             _ => (0, 0, 0),
         };
         entry.eax = shift;
@@ -270,7 +281,11 @@ fn set(cpuid: &mut CpuId, bit: FeatureBit, on: bool) -> Result<(), CpuidError> {
         let entry = kvm_cpuid_entry2 {
             function: bit.leaf,
             index: bit.subleaf,
-            flags: if bit.subleaf > 0 { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+            flags: if bit.subleaf > 0 {
+                KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+            } else {
+                0
+            },
             ..Default::default()
         };
         cpuid.push(entry).map_err(|_| CpuidError::Full)?;
@@ -293,7 +308,10 @@ mod tests {
             threads,
             features: features
                 .iter()
-                .map(|(name, policy)| CpuFeature { name: (*name).into(), policy: *policy })
+                .map(|(name, policy)| CpuFeature {
+                    name: (*name).into(),
+                    policy: *policy,
+                })
                 .collect(),
         }
     }
@@ -331,7 +349,8 @@ mod tests {
     fn apic_ids_leave_gaps_for_counts_that_are_no_powers_of_two() {
         let ids = Topology::new(&plan(2, 3, 2, &[])).apic_ids();
         assert_eq!(ids, [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13]);
-        for (sockets, cores, threads) in [(64, 1, 1), (21, 3, 1), (7, 3, 3), (4, 5, 3), (1, 1, 64)] {
+        for (sockets, cores, threads) in [(64, 1, 1), (21, 3, 1), (7, 3, 3), (4, 5, 3), (1, 1, 64)]
+        {
             let ids = Topology::new(&plan(sockets, cores, threads, &[])).apic_ids();
             assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
             assert!(ids.iter().all(|id| *id < 255));
@@ -345,13 +364,23 @@ mod tests {
         assert_eq!(entry(&cpuid, 1, 0).ebx, 5 << 24 | 4 << 16);
         assert_eq!(entry(&cpuid, 1, 0).edx, 1 << 28);
         assert_eq!(entry(&cpuid, 4, 0).eax >> 14 & 0xfff, 1, "L1 is a core's");
-        assert_eq!(entry(&cpuid, 4, 3).eax >> 14 & 0xfff, 3, "L3 is a package's");
+        assert_eq!(
+            entry(&cpuid, 4, 3).eax >> 14 & 0xfff,
+            3,
+            "L3 is a package's"
+        );
         assert_eq!(entry(&cpuid, 4, 3).eax >> 26, 1, "two core ids a package");
         for leaf in [0xb, 0x1f] {
             let level = entry(&cpuid, leaf, 0);
-            assert_eq!((level.eax, level.ebx, level.ecx, level.edx), (1, 2, 0x100, 5));
+            assert_eq!(
+                (level.eax, level.ebx, level.ecx, level.edx),
+                (1, 2, 0x100, 5)
+            );
             let level = entry(&cpuid, leaf, 1);
-            assert_eq!((level.eax, level.ebx, level.ecx, level.edx), (2, 4, 0x201, 5));
+            assert_eq!(
+                (level.eax, level.ebx, level.ecx, level.edx),
+                (2, 4, 0x201, 5)
+            );
             assert_eq!(entry(&cpuid, leaf, 2).ebx, 0);
         }
         assert_eq!(entry(&cpuid, 0x8000_0008, 0).ecx, 3 | 2 << 12);
@@ -377,15 +406,33 @@ mod tests {
         };
         assert_eq!(ecx(&[("cx16", Require)]).expect("host has it"), 1 << 13);
         assert_eq!(ecx(&[("cx16", Disable)]).expect("disabled"), 0);
-        assert_eq!(ecx(&[("cx16", Optional), ("avx", Optional)]).expect("as is"), 1 << 13);
+        assert_eq!(
+            ecx(&[("cx16", Optional), ("avx", Optional)]).expect("as is"),
+            1 << 13
+        );
         assert_eq!(ecx(&[("avx", Force)]).expect("forced"), 1 << 13 | 1 << 28);
-        assert!(matches!(ecx(&[("avx", Require)]), Err(CpuidError::Missing { .. })));
-        assert!(matches!(ecx(&[("cx16", Forbid)]), Err(CpuidError::Forbidden { .. })));
+        assert!(matches!(
+            ecx(&[("avx", Require)]),
+            Err(CpuidError::Missing { .. })
+        ));
+        assert!(matches!(
+            ecx(&[("cx16", Forbid)]),
+            Err(CpuidError::Forbidden { .. })
+        ));
         assert!(ecx(&[("avx", Forbid)]).is_ok());
-        assert!(matches!(ecx(&[("nonsense", Require)]), Err(CpuidError::Unknown { .. })));
-        assert!(matches!(ecx(&[("nonsense", Disable)]), Err(CpuidError::Unknown { .. })));
+        assert!(matches!(
+            ecx(&[("nonsense", Require)]),
+            Err(CpuidError::Unknown { .. })
+        ));
+        assert!(matches!(
+            ecx(&[("nonsense", Disable)]),
+            Err(CpuidError::Unknown { .. })
+        ));
         assert!(ecx(&[("nonsense", Optional)]).is_ok());
         let forced = CpuidTemplate::from_host(host(), &plan(1, 1, 1, &[("invtsc", Force)]));
-        assert_eq!(entry(&forced.expect("new leaf").cpuid, 0x8000_0007, 0).edx, 1 << 8);
+        assert_eq!(
+            entry(&forced.expect("new leaf").cpuid, 0x8000_0007, 0).edx,
+            1 << 8
+        );
     }
 }

@@ -30,7 +30,10 @@ pub fn internal_error_reason(suberror: u32, data: &[u64]) -> String {
         (EMULATION_FAILURE, [flags, rest @ ..]) if flags & HAS_INSTRUCTION_BYTES != 0 => {
             let bytes: Vec<u8> = rest.iter().flat_map(|word| word.to_le_bytes()).collect();
             if let [len, bytes @ ..] = bytes.as_slice() {
-                for byte in bytes.iter().take(usize::from(*len).min(INSTRUCTION_MAX as usize)) {
+                for byte in bytes
+                    .iter()
+                    .take(usize::from(*len).min(INSTRUCTION_MAX as usize))
+                {
                     // Writing to a String cannot fail.
                     let _ = write!(reason, " {byte:02x}");
                 }
@@ -56,6 +59,7 @@ pub fn report(vcpu: &VcpuFd, memory: &GuestMemory, index: u32, reason: String) -
     if let Ok(regs) = vcpu.get_regs() {
         rip = regs.rip;
         fetch = regs.rip;
+        #[rustfmt::skip]
         let named = [
             ("rax", regs.rax), ("rbx", regs.rbx), ("rcx", regs.rcx), ("rdx", regs.rdx),
             ("rsi", regs.rsi), ("rdi", regs.rdi), ("rsp", regs.rsp), ("rbp", regs.rbp),
@@ -69,6 +73,7 @@ pub fn report(vcpu: &VcpuFd, memory: &GuestMemory, index: u32, reason: String) -
         if sregs.cs.l == 0 {
             fetch = fetch.wrapping_add(sregs.cs.base);
         }
+        #[rustfmt::skip]
         let named = [
             ("cr0", sregs.cr0), ("cr2", sregs.cr2), ("cr3", sregs.cr3), ("cr4", sregs.cr4),
             ("efer", sregs.efer), ("cs", u64::from(sregs.cs.selector)),
@@ -94,7 +99,9 @@ fn instruction_bytes(vcpu: &VcpuFd, memory: &GuestMemory, address: u64) -> Vec<u
             .ok()
             .filter(|translation| translation.valid != 0)
             .and_then(|translation| {
-                memory.read_obj(GuestAddress(translation.physical_address)).ok()
+                memory
+                    .read_obj(GuestAddress(translation.physical_address))
+                    .ok()
             });
         match byte {
             Some(byte) => bytes.push(byte),
@@ -114,9 +121,11 @@ mod tests {
         words[0] = 3;
         words[1..4].copy_from_slice(&[0x0f, 0xae, 0x29]);
         let data: Vec<u64> = std::iter::once(HAS_INSTRUCTION_BYTES)
-            .chain(words.chunks_exact(8).map(|word| {
-                u64::from_le_bytes(word.try_into().expect("eight bytes"))
-            }))
+            .chain(
+                words
+                    .chunks_exact(8)
+                    .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))),
+            )
             .collect();
         let reason = internal_error_reason(EMULATION_FAILURE, &data);
         assert!(reason.ends_with("cannot emulate 0f ae 29"), "{reason}");

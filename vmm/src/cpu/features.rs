@@ -30,6 +30,7 @@ type Group = (u32, u32, Register, &'static [(u8, &'static str)]);
 
 use Register::{Eax, Ebx, Ecx, Edx};
 
+#[rustfmt::skip]
 const GROUPS: &[Group] = &[
     (
         0x1,

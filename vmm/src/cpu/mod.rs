@@ -97,7 +97,10 @@ impl Shared {
         *parked += 1;
         self.changed.notify_all();
         while self.target() == Target::Park {
-            parked = self.changed.wait(parked).unwrap_or_else(PoisonError::into_inner);
+            parked = self
+                .changed
+                .wait(parked)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         *parked -= 1;
         self.target()
@@ -191,11 +194,17 @@ impl Vcpus {
             mmio,
             memory,
         });
-        let mut set = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
+        let mut set = Self {
+            shared,
+            threads: Vec::with_capacity(vcpus.len()),
+        };
         for (index, fd) in (0..).zip(vcpus) {
-            let thread = set
-                .spawn_one(index, fd, hook.clone())
-                .map_err(|source| SpawnError::Thread { vcpu: index, source })?;
+            let thread =
+                set.spawn_one(index, fd, hook.clone())
+                    .map_err(|source| SpawnError::Thread {
+                        vcpu: index,
+                        source,
+                    })?;
             set.threads.push(thread);
         }
         Ok(set)
@@ -224,7 +233,11 @@ impl Vcpus {
                 }
                 vcpu.fd
             })?;
-        Ok(VcpuThread { handle, page, exits })
+        Ok(VcpuThread {
+            handle,
+            page,
+            exits,
+        })
     }
 
     /// Lets all vCPUs run.
@@ -238,7 +251,11 @@ impl Vcpus {
         self.threads.iter().for_each(VcpuThread::kick);
         let mut parked = self.shared.parked();
         while *parked < self.threads.len() {
-            parked = self.shared.changed.wait(parked).unwrap_or_else(PoisonError::into_inner);
+            parked = self
+                .shared
+                .changed
+                .wait(parked)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -257,25 +274,38 @@ impl Vcpus {
     /// What a vCPU reported.
     pub fn take_event(&self) -> Option<VcpuEvent> {
         let _ = self.shared.event_fd.read();
-        let mut slot = self.shared.event.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self
+            .shared
+            .event
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         slot.take()
     }
 
     /// Exits to user space of each vCPU so far.
     pub fn exits(&self) -> Vec<u64> {
-        self.threads.iter().map(|thread| thread.exits.load(Ordering::Relaxed)).collect()
+        self.threads
+            .iter()
+            .map(|thread| thread.exits.load(Ordering::Relaxed))
+            .collect()
     }
 
     /// CPU time of each vCPU thread, nanoseconds.
     pub fn cpu_times(&self) -> Vec<u64> {
-        self.threads.iter().map(|thread| thread_cpu_time(&thread.handle)).collect()
+        self.threads
+            .iter()
+            .map(|thread| thread_cpu_time(&thread.handle))
+            .collect()
     }
 }
 
 fn thread_cpu_time(handle: &JoinHandle<VcpuFd>) -> u64 {
     use std::os::unix::thread::JoinHandleExt;
     let mut clock = 0;
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the handle is not joined, so its pthread is valid; both out-pointers are ours.
     let failed = unsafe {
         libc::pthread_getcpuclockid(handle.as_pthread_t(), &raw mut clock) != 0
@@ -336,7 +366,11 @@ impl Vcpu {
         *parked += 1;
         self.shared.changed.notify_all();
         while self.shared.target() != Target::End {
-            parked = self.shared.changed.wait(parked).unwrap_or_else(PoisonError::into_inner);
+            parked = self
+                .shared
+                .changed
+                .wait(parked)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -403,7 +437,10 @@ impl Vcpu {
             }
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Next::Go,
             Err(error) => {
-                let error = crate::kvm::KvmError::Call { call: "KVM_RUN", source: error };
+                let error = crate::kvm::KvmError::Call {
+                    call: "KVM_RUN",
+                    source: error,
+                };
                 self.shared.report(VcpuEvent::Failed(Box::new(error)));
                 Next::Halt
             }

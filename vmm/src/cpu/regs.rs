@@ -48,13 +48,19 @@ const TSS_SELECTOR: u16 = 0x20;
 
 /// MSRs that firmware would have set, on every vCPU: fast strings, and all memory write-back.
 pub fn set_msrs(vcpu: &VcpuFd) -> Result<(), RegisterError> {
-    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let entry = |index, data| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
     let entries = [
         entry(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
         entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
     ];
     let msrs = Msrs::from_entries(&entries).map_err(|_| RegisterError::Msr { index: 0 })?;
-    let set = vcpu.set_msrs(&msrs).map_err(KvmError::call("KVM_SET_MSRS"))?;
+    let set = vcpu
+        .set_msrs(&msrs)
+        .map_err(KvmError::call("KVM_SET_MSRS"))?;
     match entries.get(set) {
         None => Ok(()),
         Some(entry) => Err(RegisterError::Msr { index: entry.index }),
@@ -90,7 +96,8 @@ pub fn set_entry(
         sregs.cr4 |= CR4_PAE;
         sregs.efer |= EFER_LME | EFER_LMA;
     }
-    vcpu.set_sregs(&sregs).map_err(KvmError::call("KVM_SET_SREGS"))?;
+    vcpu.set_sregs(&sregs)
+        .map_err(KvmError::call("KVM_SET_SREGS"))?;
     let regs = match entry {
         EntryPoint::Pvh { ip } => kvm_regs {
             rip: ip,
@@ -107,7 +114,8 @@ pub fn set_entry(
             ..Default::default()
         },
     };
-    vcpu.set_regs(&regs).map_err(KvmError::call("KVM_SET_REGS"))?;
+    vcpu.set_regs(&regs)
+        .map_err(KvmError::call("KVM_SET_REGS"))?;
     Ok(())
 }
 
@@ -116,7 +124,10 @@ fn write_page_tables(memory: &GuestMemory) -> Result<(), vm_memory::GuestMemoryE
     const PRESENT_WRITABLE: u64 = 0b11;
     const HUGE: u64 = 1 << 7;
     const TABLE: u64 = 4096;
-    memory.write_obj(layout::BOOT_PDPT | PRESENT_WRITABLE, GuestAddress(layout::BOOT_PML4))?;
+    memory.write_obj(
+        layout::BOOT_PDPT | PRESENT_WRITABLE,
+        GuestAddress(layout::BOOT_PML4),
+    )?;
     for gib in 0..4 {
         let directory = layout::BOOT_PD + gib * TABLE;
         memory.write_obj(
@@ -159,13 +170,24 @@ fn segment(selector: u16, kind: SegmentType) -> kvm_segment {
             ..flat
         },
         SegmentType::Data => kvm_segment { type_: 0x3, ..flat },
-        SegmentType::BusyTss => kvm_segment { limit: 0x67, type_: 0xb, s: 0, g: 0, db: 0, ..flat },
+        SegmentType::BusyTss => kvm_segment {
+            limit: 0x67,
+            type_: 0xb,
+            s: 0,
+            g: 0,
+            db: 0,
+            ..flat
+        },
     }
 }
 
 /// The descriptor-table form of a segment (Intel SDM volume 3A, 3.4.5).
 fn descriptor(segment: &kvm_segment) -> u64 {
-    let limit = u64::from(if segment.g == 1 { segment.limit >> 12 } else { segment.limit });
+    let limit = u64::from(if segment.g == 1 {
+        segment.limit >> 12
+    } else {
+        segment.limit
+    });
     let access = u64::from(segment.type_)
         | u64::from(segment.s) << 4
         | u64::from(segment.dpl) << 5
@@ -193,7 +215,13 @@ mod tests {
         let protected = segment(CODE_SELECTOR, SegmentType::Code { long_mode: false });
         assert_eq!(descriptor(&long), 0x00af_9b00_0000_ffff);
         assert_eq!(descriptor(&protected), 0x00cf_9b00_0000_ffff);
-        assert_eq!(descriptor(&segment(DATA_SELECTOR, SegmentType::Data)), 0x00cf_9300_0000_ffff);
-        assert_eq!(descriptor(&segment(TSS_SELECTOR, SegmentType::BusyTss)), 0x0000_8b00_0000_0067);
+        assert_eq!(
+            descriptor(&segment(DATA_SELECTOR, SegmentType::Data)),
+            0x00cf_9300_0000_ffff
+        );
+        assert_eq!(
+            descriptor(&segment(TSS_SELECTOR, SegmentType::BusyTss)),
+            0x0000_8b00_0000_0067
+        );
     }
 }
