@@ -9,6 +9,7 @@ unsafe extern "C" {
     static trampoline_end: u8;
     static boot_pml4: u8;
     static mut boot_ap_index: u32;
+    static boot_nmi_count: u32;
     static __image_start: u8;
     static __image_end: u8;
 }
@@ -28,6 +29,12 @@ pub fn trampoline_code() -> &'static [u8] {
 pub fn set_ap_index(index: u32) {
     // SAFETY: read only by the processor that is started next, after this write.
     unsafe { (&raw mut boot_ap_index).write_volatile(index) }
+}
+
+/// Non-maskable interrupts so far, on all CPUs.
+pub fn nmi_count() -> u32 {
+    // SAFETY: a word that the NMI handler increments.
+    unsafe { (&raw const boot_nmi_count).read_volatile() }
 }
 
 /// Address of the top page table.

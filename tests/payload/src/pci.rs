@@ -46,12 +46,15 @@ impl Pci {
         if let Some(ecam) = machine.acpi.ecam {
             paging::map(ecam.base, 1 << 20);
         }
-        Self { ecam: machine.acpi.ecam }
+        Self {
+            ecam: machine.acpi.ecam,
+        }
     }
 
     /// Address of a function's configuration space in ECAM.
     pub fn ecam(&self, function: Function) -> Option<u64> {
-        self.ecam.map(|ecam| ecam.base + (u64::from(function.devfn) << 12))
+        self.ecam
+            .map(|ecam| ecam.base + (u64::from(function.devfn) << 12))
     }
 
     /// Reads `width` (1, 2, 4) bytes.
@@ -78,11 +81,15 @@ impl Pci {
 
     /// The functions of bus 0 that answer.
     pub fn functions(&self) -> impl Iterator<Item = Function> {
-        (0..=255).map(|devfn| Function { devfn }).filter(move |&function| self.present(function))
+        (0..=255)
+            .map(|devfn| Function { devfn })
+            .filter(move |&function| self.present(function))
     }
 
     fn present(&self, function: Function) -> bool {
-        let first = Function { devfn: function.devfn & !7 };
+        let first = Function {
+            devfn: function.devfn & !7,
+        };
         let multi = function == first || self.read(first, HEADER_TYPE, 1) & 0x80 != 0;
         multi && !matches!(self.read(function, 0, 4), 0 | 0xffff_ffff)
     }
@@ -138,7 +145,11 @@ impl Pci {
 
     fn size_bar(&self, function: Function, offset: u16, wide: bool) -> Bar {
         let low = self.read(function, offset, 4);
-        let high = if wide { self.read(function, offset + 4, 4) } else { 0 };
+        let high = if wide {
+            self.read(function, offset + 4, 4)
+        } else {
+            0
+        };
         self.write(function, offset, 4, u32::MAX);
         let mut mask = u64::from(self.read(function, offset, 4) & !0xf) | u64::MAX << 32;
         self.write(function, offset, 4, low);
@@ -150,7 +161,10 @@ impl Pci {
         let addr = u64::from(high) << 32 | u64::from(low & !0xf);
         match mask & 0xffff_fff0 {
             0 if !wide => Bar::default(),
-            _ => Bar { addr, len: (!mask).wrapping_add(1) },
+            _ => Bar {
+                addr,
+                len: (!mask).wrapping_add(1),
+            },
         }
     }
 }

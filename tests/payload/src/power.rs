@@ -52,6 +52,7 @@ impl Action {
 }
 
 static OFF: Action = Action::none();
+static OFF_BY_TRIPLE_FAULT: AtomicBool = AtomicBool::new(false);
 static RESET: Action = Action::none();
 
 /// S5 with SLP_EN; podvisor, QEMU microvm and Cloud Hypervisor all take 5 for S5.
@@ -76,6 +77,8 @@ pub fn init(acpi: &Acpi, cmdline: &Cmdline) {
     if let Some((register, value)) = acpi.reset {
         RESET.define(register, value.into(), 1);
     }
+    let triple = cmdline.get("poweroff") == Some("triple");
+    OFF_BY_TRIPLE_FAULT.store(triple, Ordering::Relaxed);
     if let Some((register, value, width)) = cmdline.get("poweroff").and_then(parse_action) {
         OFF.define(register, value, width);
     }
@@ -95,8 +98,22 @@ fn parse_action(text: &str) -> Option<(Register, u64, u8)> {
     Some((Register { io, addr }, value, width))
 }
 
+/// The registers that end the machine, for those that must not touch them by accident.
+pub fn registers() -> impl Iterator<Item = Register> {
+    [&OFF, &RESET]
+        .into_iter()
+        .filter(|action| action.set.load(Ordering::Acquire))
+        .map(|action| Register {
+            io: action.io.load(Ordering::Relaxed),
+            addr: action.addr.load(Ordering::Relaxed),
+        })
+}
+
 /// Powers off, or stops this CPU where nothing does.
 pub fn off() -> ! {
+    if OFF_BY_TRIPLE_FAULT.load(Ordering::Relaxed) {
+        cpu::triple_fault();
+    }
     OFF.perform();
     cpu::halt()
 }

@@ -1,7 +1,6 @@
 //! xorshift64*: reproducible from the seed on the command line.
 
 /// The generator.
-#[derive(Clone)]
 pub struct Prng(u64);
 
 impl Prng {

@@ -1,6 +1,7 @@
 //! The modes: one function each, named by a word of the command line.
 
 mod crash;
+mod hostile;
 mod memory;
 mod sane;
 mod smp;
@@ -18,6 +19,7 @@ const MODES: &[Mode] = &[
     ("ticker", ticker::run),
     ("crash", crash::run),
     ("sane", sane::run),
+    ("hostile", hostile::run),
 ];
 
 /// Runs the mode that the command line names, `hello` if none.

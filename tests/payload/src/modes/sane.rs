@@ -54,7 +54,11 @@ fn read_twice(device: &Device, pci: &Pci, apic: &LocalApic, vector: u8) -> Resul
     let mut disk = Blk::start(device, 2, 4096)?;
     let len = SECTOR.min((disk.sectors * u64::from(SECTOR)) as u32);
     let data = disk.data(0);
-    let words = || (0..u64::from(len)).step_by(8).map(move |i| phys::r64(data + i));
+    let words = || {
+        (0..u64::from(len))
+            .step_by(8)
+            .map(move |i| phys::r64(data + i))
+    };
     let sum = || words().fold(0u64, |sum, word| sum.rotate_left(7) ^ word);
     phys::fill(data, 0x55, len.into());
     disk.request(blk::IN, 0, len)?;

@@ -74,11 +74,13 @@ impl Blk {
             FLUSH => first + 1,
             _ => {
                 let data = self.data(slot);
-                self.queue.describe(first + 1, data, len, flag::NEXT | writes, first + 2);
+                self.queue
+                    .describe(first + 1, data, len, flag::NEXT | writes, first + 2);
                 first + 2
             }
         };
-        self.queue.describe(first, header, 16, flag::NEXT, first + 1);
+        self.queue
+            .describe(first, header, 16, flag::NEXT, first + 1);
         self.queue.describe(status, header + 16, 1, flag::WRITE, 0);
         self.queue.offer(first);
     }

@@ -34,7 +34,14 @@ pub fn discover(cmdline: &Cmdline) -> impl Iterator<Item = (u16, Transport)> {
     cmdline
         .words()
         .filter_map(|word| word.strip_prefix("virtio_mmio.device="))
-        .filter_map(|value| value.split_once('@')?.1.split(':').next().and_then(parse_number))
+        .filter_map(|value| {
+            value
+                .split_once('@')?
+                .1
+                .split(':')
+                .next()
+                .and_then(parse_number)
+        })
         .filter_map(|base| {
             paging::map(base, 0x1000);
             let known = phys::r32(base + MAGIC) == 0x7472_6976 && phys::r32(base + VERSION) == 2;
@@ -67,7 +74,10 @@ impl Transport {
     pub(super) fn accept(&self, features: u64) {
         for select in 0..2 {
             phys::w32(self.base + DRIVER_FEATURES_SELECT, select);
-            phys::w32(self.base + DRIVER_FEATURES, (features >> (32 * select)) as u32);
+            phys::w32(
+                self.base + DRIVER_FEATURES,
+                (features >> (32 * select)) as u32,
+            );
         }
     }
 
@@ -79,9 +89,11 @@ impl Transport {
     pub(super) fn enable_queue(&self, queue: &mut Queue) {
         phys::w32(self.base + QUEUE_SELECT, queue.index.into());
         phys::w32(self.base + QUEUE_NUM, queue.size.into());
-        for (register, addr) in
-            [(QUEUE_DESC, queue.desc), (QUEUE_DRIVER, queue.avail), (QUEUE_DEVICE, queue.used)]
-        {
+        for (register, addr) in [
+            (QUEUE_DESC, queue.desc),
+            (QUEUE_DRIVER, queue.avail),
+            (QUEUE_DEVICE, queue.used),
+        ] {
             phys::w32(self.base + register, addr as u32);
             phys::w32(self.base + register + 4, (addr >> 32) as u32);
         }

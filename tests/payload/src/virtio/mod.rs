@@ -181,17 +181,26 @@ pub struct Devices {
 impl Devices {
     /// Looks for devices.
     pub fn discover(machine: &Machine) -> Self {
-        let mut devices = Self { list: [None; MAX_DEVICES], len: 0 };
+        let mut devices = Self {
+            list: [None; MAX_DEVICES],
+            len: 0,
+        };
         if !machine.cmdline.flag("nopci") {
             let pci = Pci::new(machine);
             for function in pci.functions() {
                 if let Some((kind, transport)) = pci::probe(&pci, function) {
-                    devices.push(Device { kind, transport: Transport::Pci(transport) });
+                    devices.push(Device {
+                        kind,
+                        transport: Transport::Pci(transport),
+                    });
                 }
             }
         }
         for (kind, transport) in mmio::discover(&machine.cmdline) {
-            devices.push(Device { kind, transport: Transport::Mmio(transport) });
+            devices.push(Device {
+                kind,
+                transport: Transport::Mmio(transport),
+            });
         }
         devices
     }

@@ -29,7 +29,10 @@ impl Msix {
         let region = |offset: u16, len: u64| {
             let place = pci.read(function, cap + offset, 4);
             let bar = transport.bars.get((place & 7) as usize)?;
-            Some(Region { addr: bar.addr + u64::from(place & !7), len })
+            Some(Region {
+                addr: bar.addr + u64::from(place & !7),
+                len,
+            })
         };
         Some(Self {
             capability: cap,
@@ -43,7 +46,12 @@ impl Msix {
     pub fn enable(&self, pci: &Pci, transport: &Transport, on: bool) {
         let offset = self.capability + 2;
         let control = pci.read(transport.function, offset, 2) & !(ENABLE | FUNCTION_MASK);
-        pci.write(transport.function, offset, 2, control | if on { ENABLE } else { 0 });
+        pci.write(
+            transport.function,
+            offset,
+            2,
+            control | if on { ENABLE } else { 0 },
+        );
     }
 
     /// Points an entry at a CPU and vector, unmasked.

@@ -60,7 +60,8 @@ impl Net {
     /// Gives a receive buffer back.
     pub fn recycle(&mut self, slot: u16) {
         let addr = self.buffer(slot);
-        self.rx.describe(slot, addr, self.buffer_len, flag::WRITE, 0);
+        self.rx
+            .describe(slot, addr, self.buffer_len, flag::WRITE, 0);
         self.rx.offer(slot);
     }
 

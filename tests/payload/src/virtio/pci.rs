@@ -80,9 +80,14 @@ pub fn probe(pci: &Pci, function: Function) -> Option<(u16, Transport)> {
         isr: none,
         device: none,
     };
-    for (_, cap) in pci.capabilities(function).filter(|(id, _)| *id == CAP_VENDOR) {
+    for (_, cap) in pci
+        .capabilities(function)
+        .filter(|(id, _)| *id == CAP_VENDOR)
+    {
         let bar = bars.get(pci.read(function, cap + 4, 1) as usize);
-        let Some(bar) = bar.filter(|bar| bar.addr != 0) else { continue };
+        let Some(bar) = bar.filter(|bar| bar.addr != 0) else {
+            continue;
+        };
         let region = Region {
             addr: bar.addr + u64::from(pci.read(function, cap + 8, 4)),
             len: pci.read(function, cap + 12, 4).into(),
@@ -128,7 +133,10 @@ impl Transport {
     pub fn accept(&self, features: u64) {
         for select in 0..2 {
             phys::w32(self.common.addr + common::DRIVER_FEATURE_SELECT, select);
-            phys::w32(self.common.addr + common::DRIVER_FEATURE, (features >> (32 * select)) as u32);
+            phys::w32(
+                self.common.addr + common::DRIVER_FEATURE,
+                (features >> (32 * select)) as u32,
+            );
         }
     }
 

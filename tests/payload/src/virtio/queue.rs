@@ -80,7 +80,11 @@ impl Queue {
     /// Asks for interrupts or for none.
     pub fn interrupts(&mut self, on: bool) {
         phys::w16(self.avail, if on { 0 } else { NO_INTERRUPT });
-        let event = if on { self.taken } else { self.taken.wrapping_sub(1) };
+        let event = if on {
+            self.taken
+        } else {
+            self.taken.wrapping_sub(1)
+        };
         phys::w16(self.avail + 4 + 2 * u64::from(self.size), event);
     }
 

@@ -22,7 +22,11 @@ impl Rng {
         let features = device.negotiate(feature::EVENT_IDX)?;
         let queue = device.queue(0, 64, features)?;
         device.driver_ok();
-        Ok(Self { queue, features, buffer: memmap::allocate(LEN.into(), 64) })
+        Ok(Self {
+            queue,
+            features,
+            buffer: memmap::allocate(LEN.into(), 64),
+        })
     }
 
     /// Asks for bytes and checks that some came.
@@ -33,6 +37,10 @@ impl Rng {
         self.queue.publish();
         let (head, len) = self.queue.wait(10_000)?;
         let random = (0..u64::from(LEN) / 8).any(|i| phys::r64(self.buffer + 8 * i) != 0);
-        if head == 0 && (1..=LEN).contains(&len) && random { Ok(()) } else { Err(Failure::Data) }
+        if head == 0 && (1..=LEN).contains(&len) && random {
+            Ok(())
+        } else {
+            Err(Failure::Data)
+        }
     }
 }

@@ -1,0 +1,236 @@
+//! `hostile`: a guest that does what no driver does, reproducibly, and then behaves.
+//!
+//! Words: `seed=` (else the TSC), `secs=` (10) or `rounds=`, `target=virtio` to keep to virtio
+//! functions (for machines with chipset registers that end them), `only=` one attack of
+//! [`ATTACKS`]. A disk it finds is overwritten; garbage frames leave on its networks.
+//!
+//! What it takes care of is to survive its own attacks: no address given to a device lies
+//! in the payload's image or can run into it, and nothing sends INIT to this CPU.
+
+mod ports;
+mod racer;
+mod registers;
+mod rings;
+mod values;
+
+use crate::machine::Machine;
+use crate::modes::sane;
+use crate::pci::{Function, Pci};
+use crate::virtio::msix::Msix;
+use crate::virtio::pci::Transport as PciTransport;
+use crate::virtio::{Device, Devices, Transport};
+use crate::{boot, cpu, phys, println, serial, smp, time};
+use values::Values;
+
+type Attack = (&'static str, fn(&mut Hostile));
+
+const ATTACKS: &[Attack] = &[
+    ("rings", rings::attack),
+    ("resets", rings::reset_in_flight),
+    ("registers", registers::attack),
+    ("config", registers::configuration_space),
+    ("msix", registers::msix),
+    ("hole", registers::hole),
+    ("notify", rings::flood),
+    ("ports", ports::attack),
+    ("console", ports::console),
+];
+/// Attacks that stay within virtio functions.
+const VIRTIO_ONLY: &[&str] = &[
+    "rings",
+    "resets",
+    "registers",
+    "config",
+    "msix",
+    "notify",
+    "console",
+];
+
+const MAX_TARGETS: usize = 16;
+const MAX_FUNCTIONS: usize = 24;
+/// Double words of configuration space that are restored.
+const HEADER_WORDS: usize = 16;
+const LOW_MEMORY: u64 = 0x9_f000;
+
+/// A virtio-pci device under attack.
+#[derive(Clone, Copy)]
+struct Target {
+    device: Device,
+    transport: PciTransport,
+    msix: Option<Msix>,
+    queues: u16,
+}
+
+/// A function's configuration header as the VMM left it.
+type Saved = (Function, [u32; HEADER_WORDS]);
+
+/// The state of the run.
+struct Hostile {
+    values: Values,
+    pci: Pci,
+    targets: [Option<Target>; MAX_TARGETS],
+    saved: [Option<Saved>; MAX_FUNCTIONS],
+    virtio_only: bool,
+    accesses: u64,
+    chains: u64,
+    stuck: u64,
+    console: u64,
+}
+
+/// Runs the mode.
+pub fn run(machine: &Machine) {
+    let seed = machine.cmdline.number("seed").unwrap_or_else(cpu::tsc);
+    let secs = machine.cmdline.number("secs").unwrap_or(10);
+    let rounds = machine.cmdline.number("rounds").unwrap_or(u64::MAX);
+    let only = machine.cmdline.get("only");
+    assert!(only.is_none_or(|only| ATTACKS.iter().any(|(name, _)| *name == only)));
+    println!("HOSTILE seed={seed} secs={secs}");
+    let devices = Devices::discover(machine);
+    clear_low_memory(machine);
+    let mut hostile = Hostile::new(machine, &devices, seed);
+    let racers = smp::start(machine, 1, racer::run);
+    println!(
+        "HOSTILE devices={} racers={racers}",
+        hostile.targets.iter().flatten().count()
+    );
+
+    let start = cpu::tsc();
+    let end = start + time::from_ms(secs * 1000);
+    let mut report = start;
+    let mut round = 0;
+    while round < rounds && cpu::tsc() < end {
+        let (name, attack) = hostile.values.prng.pick(ATTACKS);
+        let chosen = only.is_none_or(|only| only == name);
+        if !chosen || (hostile.virtio_only && !VIRTIO_ONLY.contains(&name)) {
+            continue;
+        }
+        round += 1;
+        attack(&mut hostile);
+        if !hostile.values.prng.one_in(4) {
+            hostile.restore();
+        }
+        if cpu::tsc() > report {
+            serial::init();
+            println!(
+                "\nROUND n={round} last={name} accesses={}",
+                hostile.accesses
+            );
+            report = cpu::tsc() + time::from_ms(5000);
+        }
+    }
+    racer::stop();
+    let joined = smp::join(racers, 10_000);
+    hostile.restore();
+    serial::init();
+    println!(
+        "\nRESULT hostile=done seed={seed} rounds={round} ms={} accesses={} chains={} stuck_resets={} racers={racers} joined={joined} nmis={}",
+        time::to_ns(cpu::tsc() - start) / 1_000_000,
+        hostile.accesses,
+        hostile.chains,
+        hostile.stuck,
+        boot::nmi_count()
+    );
+    sane::report("sane_after", &devices, machine);
+}
+
+/// A queue that was never set up has its rings at address 0: nothing there may look like a
+/// descriptor. The VMM's boot tables have been read.
+fn clear_low_memory(machine: &Machine) {
+    for range in machine
+        .memory
+        .ram()
+        .filter(|range| range.start < LOW_MEMORY)
+    {
+        phys::fill(range.start, 0, range.end.min(LOW_MEMORY) - range.start);
+    }
+}
+
+impl Hostile {
+    fn new(machine: &Machine, devices: &Devices, seed: u64) -> Self {
+        let pci = Pci::new(machine);
+        let mut targets = [None; MAX_TARGETS];
+        let found = devices.iter().filter_map(|device| match device.transport {
+            Transport::Pci(transport) => Some(Target {
+                device: *device,
+                transport,
+                msix: Msix::find(&pci, &transport),
+                queues: transport.num_queues(),
+            }),
+            Transport::Mmio(_) => None,
+        });
+        for (slot, target) in targets.iter_mut().zip(found) {
+            *slot = Some(target);
+        }
+        let mut saved = [None; MAX_FUNCTIONS];
+        for (slot, function) in saved.iter_mut().zip(pci.functions()) {
+            let word = |i: usize| pci.read(function, 4 * i as u16, 4);
+            *slot = Some((function, core::array::from_fn(word)));
+        }
+        Self {
+            values: Values::new(seed, machine),
+            pci,
+            targets,
+            saved,
+            virtio_only: machine.cmdline.get("target") == Some("virtio"),
+            accesses: 0,
+            chains: 0,
+            stuck: 0,
+            console: 0,
+        }
+    }
+
+    /// One of the devices.
+    fn target(&mut self) -> Option<Target> {
+        let count = self.targets.iter().flatten().count() as u64;
+        if count == 0 {
+            return None;
+        }
+        self.targets[self.values.prng.below(count) as usize]
+    }
+
+    /// Resets a device and counts those that do not come back.
+    fn reset(&mut self, target: &Target) {
+        racer::idle();
+        if target.device.reset().is_err() {
+            self.stuck += 1;
+            serial::init();
+            println!(
+                "\nSTUCK kind={} status={:#x}",
+                target.device.kind,
+                target.device.status()
+            );
+        }
+    }
+
+    /// Puts configuration space back and resets every device.
+    fn restore(&mut self) {
+        const COMMAND_WORD: usize = 1;
+        racer::idle();
+        for (function, words) in self.saved.iter().flatten() {
+            let virtio = self
+                .targets
+                .iter()
+                .flatten()
+                .any(|target| target.transport.function == *function);
+            if self.virtio_only && !virtio {
+                continue;
+            }
+            self.pci.write(*function, 4, 2, 0);
+            for i in (4..HEADER_WORDS).filter(|&i| i != COMMAND_WORD) {
+                if self.pci.read(*function, 4 * i as u16, 4) != words[i] {
+                    self.pci.write(*function, 4 * i as u16, 4, words[i]);
+                }
+            }
+            self.pci
+                .write(*function, 4, 2, words[COMMAND_WORD] & 0xffff);
+        }
+        for index in 0..MAX_TARGETS {
+            if let Some(target) = self.targets[index] {
+                if let Some(msix) = target.msix {
+                    msix.enable(&self.pci, &target.transport, false);
+                }
+                self.reset(&target);
+            }
+        }
+    }
+}
