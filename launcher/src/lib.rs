@@ -10,5 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod commands;
+pub mod exit;
+pub mod logging;
 pub mod network;
+pub mod plan;
+pub mod report;
+pub mod resources;
+pub mod supervise;
+pub mod terminal;
 pub mod vmi;

@@ -115,6 +115,9 @@ fn read_features(items: &[Node<'_>]) -> Vec<CpuFeature> {
         if features.iter().any(|feature| feature.name == text) {
             name.error("each feature once");
         }
+        if vmm::cpu::features::find(text).is_none() {
+            name.error("a CPU feature by libvirt's name, such as cx16");
+        }
         if let Some(policy) = policy {
             features.push(CpuFeature {
                 name: text.to_owned(),

@@ -14,7 +14,7 @@ pub struct KernelBoot {
 }
 
 /// Longest kernel command line; x86 Linux itself takes 2047 bytes.
-const MAX_KERNEL_ARGS: usize = 2047;
+pub const MAX_KERNEL_ARGS: usize = 2047;
 
 const NO_SMBIOS: &str = "not visible to the guest: there is no SMBIOS table";
 

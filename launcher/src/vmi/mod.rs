@@ -29,7 +29,7 @@ pub use self::cpu::Cpu;
 pub use self::devices::Devices;
 pub use self::disks::{BlockSize, Disk};
 pub use self::document::ReadDocumentError;
-pub use self::firmware::KernelBoot;
+pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS};
 pub use self::memory::Memory;
 pub use self::metadata::Metadata;
 pub use self::networks::Interface;

@@ -1,0 +1,213 @@
+//! The command line; no logic.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::plan::PlanOptions;
+
+/// Runs a KubeVirt VirtualMachineInstance as a KVM guest in this pod.
+#[derive(Debug, Parser)]
+#[command(name = "podvisor", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a machine until its guest powers off.
+    ///
+    /// Exit status: 0 the guest powered off; 1 internal error; 2 bad usage or a VMI that cannot be
+    /// honoured; 3 the guest crashed; 4 stopped from outside; 5 a host resource is missing.
+    Run(RunArgs),
+    /// Print all errors of VMIs and the fields without effect, without touching the host.
+    Validate(ValidateArgs),
+    /// Print what `run` would open and build, as JSON.
+    Plan(MachineArgs),
+    /// Send a command to the control socket of a running machine.
+    Ctl(CtlArgs),
+}
+
+/// A machine.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// VirtualMachineInstance in YAML or JSON, `-` for standard input; the environment variable
+    /// STANDALONE_VMI holds it if no file is given.
+    pub vmi: Option<PathBuf>,
+    /// Kernel image, in place of firmware.kernelBoot.container.kernelPath.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk, in place of firmware.kernelBoot.container.initrdPath.
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line, in place of firmware.kernelBoot.kernelArgs.
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true, value_parser = cmdline)]
+    pub cmdline: Option<String>,
+    /// Where a volume's raw image or block device is; may be repeated.
+    #[arg(long = "volume", value_name = "NAME=PATH", value_parser = volume)]
+    pub volumes: Vec<(String, PathBuf)>,
+    /// The pod's interface for the pod network.
+    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    pub pod_interface: String,
+    /// End the run when the guest resets, in place of rebootPolicy: Terminate.
+    #[arg(long)]
+    pub exit_on_reboot: bool,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Where the serial console goes: stdio, none, file:PATH or unix:PATH.
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    pub console: ConsoleTarget,
+    /// Listen for commands, one JSON object a line, on this socket (unix:PATH).
+    #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
+    pub control: Option<PathBuf>,
+    /// Least severity of messages on standard error.
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log_level: LogLevel,
+    /// Form of messages on standard error.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Arguments of `validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// VirtualMachineInstances in YAML or JSON, `-` for standard input.
+    #[arg(required = true)]
+    pub vmis: Vec<PathBuf>,
+    /// Form of the answer.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: LogFormat,
+}
+
+/// Arguments of `ctl`.
+#[derive(Debug, Args)]
+pub struct CtlArgs {
+    /// The socket given to `run --control`.
+    pub socket: PathBuf,
+    /// What to tell the machine.
+    pub command: CtlCommand,
+}
+
+/// Commands of `ctl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "camelCase")]
+pub enum CtlCommand {
+    /// Stop the vCPUs and devices.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Press the ACPI power button.
+    PowerButton,
+    /// Reset the machine in place.
+    Reset,
+    /// End the run now.
+    Stop,
+    /// Print counters.
+    Stats,
+    /// Print whether the machine runs.
+    Status,
+}
+
+/// Where the serial console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleTarget {
+    /// Standard input and output.
+    Stdio,
+    /// Nowhere.
+    None,
+    /// Output is appended to a file.
+    File(PathBuf),
+    /// A unix stream socket, one client at a time.
+    Unix(PathBuf),
+}
+
+impl FromStr for ConsoleTarget {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.split_once(':')) {
+            ("stdio", _) => Ok(Self::Stdio),
+            ("none", _) => Ok(Self::None),
+            (_, Some(("file", path))) if !path.is_empty() => Ok(Self::File(path.into())),
+            (_, Some(("unix", path))) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            _ => Err("expected stdio, none, file:PATH or unix:PATH"),
+        }
+    }
+}
+
+/// Least severity of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// The name, as the vm process takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Text for people or JSON for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl MachineArgs {
+    /// The arguments that the plan takes.
+    pub fn plan_options(&self) -> PlanOptions {
+        PlanOptions {
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            cmdline: self.cmdline.clone(),
+            volumes: self.volumes.clone(),
+            pod_interface: self.pod_interface.clone(),
+            exit_on_reboot: self.exit_on_reboot,
+        }
+    }
+}
+
+fn volume(text: &str) -> Result<(String, PathBuf), &'static str> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), path.into()))
+        }
+        _ => Err("expected NAME=PATH"),
+    }
+}
+
+fn unix_path(text: &str) -> Result<PathBuf, &'static str> {
+    let path = text.strip_prefix("unix:").filter(|path| !path.is_empty());
+    path.map(PathBuf::from).ok_or("expected unix:PATH")
+}
+
+fn cmdline(text: &str) -> Result<String, &'static str> {
+    if text.len() > crate::vmi::MAX_KERNEL_ARGS || text.chars().any(char::is_control) {
+        return Err("expected at most 2047 bytes without control characters");
+    }
+    Ok(text.to_owned())
+}

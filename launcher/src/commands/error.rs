@@ -1,0 +1,130 @@
+//! What can end a command early.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::exit::Exit;
+use crate::network::NetworkError;
+use crate::report;
+use crate::resources::ResourceError;
+use crate::supervise::VmProcessError;
+use crate::vmi::{ReadDocumentError, Report};
+
+/// A command cannot be done.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// No VMI was given.
+    #[error("No VirtualMachineInstance was given")]
+    NoVmi,
+    /// The VMI cannot be read from where it is said to be.
+    #[error("Cannot read the VirtualMachineInstance {file}")]
+    Input {
+        /// File name, `-`, or the environment variable.
+        file: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The VMI is not a document.
+    #[error("The VirtualMachineInstance {file} is not YAML or JSON")]
+    Document {
+        /// File name, `-`, or the environment variable.
+        file: String,
+        /// The cause.
+        #[source]
+        source: ReadDocumentError,
+    },
+    /// The VMI, or the VMI and the options together, cannot be honoured.
+    #[error("The VirtualMachineInstance {file} cannot be honoured:\n{report}")]
+    Refused {
+        /// File name, `-`, or the environment variable.
+        file: String,
+        /// All errors.
+        report: Report,
+    },
+    /// A host resource is missing.
+    #[error(transparent)]
+    Resource(#[from] ResourceError),
+    /// The pod's network cannot be used.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The pod's network is not as it was.
+    #[error("Cannot give the pod its network back")]
+    Restore(#[source] NetworkError),
+    /// The vm process cannot be started.
+    #[error(transparent)]
+    VmProcess(#[from] VmProcessError),
+    /// Something that should always work does not.
+    #[error("Cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The control socket of a machine does not answer.
+    #[error("Cannot talk to a machine at the control socket {path:?}")]
+    Control {
+        /// Path of the socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A machine does not do what it was told.
+    #[error("The machine refused: {0}")]
+    ControlRefused(String),
+}
+
+impl CommandError {
+    /// The exit status.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::NoVmi | Self::Document { .. } | Self::Refused { .. } => Exit::Refused,
+            Self::Resource(_) | Self::Network(_) | Self::Input { .. } | Self::Control { .. } => {
+                Exit::HostResource
+            }
+            Self::Restore(_)
+            | Self::VmProcess(_)
+            | Self::System { .. }
+            | Self::ControlRefused(_) => Exit::Internal,
+        }
+    }
+
+    /// One paragraph that names the thing, the cause and the way out.
+    pub fn paragraph(&self) -> String {
+        let mut text = report::chain(self);
+        let way_out = self.way_out();
+        if !way_out.is_empty() {
+            text.push_str(if text.ends_with('.') || text.contains('\n') {
+                "\n"
+            } else {
+                ". "
+            });
+            text.push_str(way_out);
+        }
+        text
+    }
+
+    fn way_out(&self) -> &'static str {
+        match self {
+            Self::NoVmi => {
+                "Name a file, or - for standard input, or put the document into the environment \
+                 variable STANDALONE_VMI."
+            }
+            Self::Input { .. } => "Check the path and its permissions.",
+            Self::Refused { .. } => {
+                "Change these fields, or see `podvisor validate` for all that is accepted."
+            }
+            Self::Resource(error) => error.way_out(),
+            Self::Restore(_) => "Recreate the pod.",
+            Self::Control { .. } => {
+                "Check that the machine runs and was started with this --control socket."
+            }
+            _ => "",
+        }
+    }
+}

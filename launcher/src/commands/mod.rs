@@ -1,0 +1,23 @@
+//! The subcommands: each takes its arguments and returns an exit status or an error.
+
+mod ctl;
+mod error;
+mod input;
+mod plan;
+mod run;
+mod validate;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Exit;
+
+pub use self::error::CommandError;
+
+/// Does what the command line says.
+pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Validate(args) => validate::validate(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Ctl(args) => ctl::ctl(&args),
+    }
+}

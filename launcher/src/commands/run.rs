@@ -1,0 +1,148 @@
+//! `podvisor run`: from a VMI to the end of its guest.
+
+use std::time::Duration;
+
+use vmm::control::{Command, FdRole};
+use vmm::plan::NicPlan;
+
+use super::CommandError;
+use crate::cli::{ConsoleTarget, LogFormat, RunArgs};
+use crate::exit::Exit;
+use crate::network::{self, Binding, NetworkGuard, NetworkOptions, NetworkRequest};
+use crate::plan::{LaunchPlan, NicSource};
+use crate::resources::{self, Console, Descriptors, ListenSocket};
+use crate::supervise::{self, ControlServer, Orders, Outcome, Signals, VmProcess};
+use crate::terminal::RawTerminal;
+use crate::{logging, report};
+
+/// Runs the machine.
+pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
+    logging::init(args.log_level, args.log_format);
+    let mut plan = super::plan::load(&args.machine)?;
+    let signals = Signals::block().map_err(|source| CommandError::System {
+        what: "wait for signals",
+        source,
+    })?;
+    let mut descriptors = resources::open(&mut plan)?;
+    let mut console = open_console(args, &plan)?;
+    descriptors.append(std::mem::take(&mut console.descriptors));
+    let control = open_control(args)?;
+    tracing::debug!("resources are open");
+
+    let guard = prepare_network(&mut plan, &mut descriptors)?;
+    tracing::debug!("the pod's network is ready");
+    let outcome = run_machine(args, plan, descriptors, &console, &signals, control);
+    drop(console);
+    let restored = guard.map_or(Ok(()), NetworkGuard::restore);
+    let outcome = outcome?;
+    tell(&outcome);
+    restored.map_err(CommandError::Restore)?;
+    Ok(outcome.exit())
+}
+
+fn open_console(args: &RunArgs, plan: &LaunchPlan) -> Result<Console, CommandError> {
+    let target = if plan.serial_console {
+        &args.console
+    } else {
+        &ConsoleTarget::None
+    };
+    Ok(resources::open_console(target)?)
+}
+
+fn open_control(args: &RunArgs) -> Result<Option<ControlServer>, CommandError> {
+    let Some(path) = &args.control else {
+        return Ok(None);
+    };
+    let socket = ListenSocket::bind("control", path)?;
+    let server = ControlServer::new(socket).map_err(|source| CommandError::System {
+        what: "serve the control socket",
+        source,
+    })?;
+    Ok(Some(server))
+}
+
+/// Prepares the pod's network for the NICs, which makes the plan complete.
+fn prepare_network(
+    plan: &mut LaunchPlan,
+    descriptors: &mut Descriptors,
+) -> Result<Option<NetworkGuard>, CommandError> {
+    if plan.nics.is_empty() {
+        return Ok(None);
+    }
+    let requests: Vec<_> = plan.nics.iter().map(network_request).collect();
+    let options = NetworkOptions {
+        hostname: plan.hostname.clone(),
+        subdomain: plan.subdomain.clone(),
+        ..NetworkOptions::default()
+    };
+    let (networks, guard) = network::prepare(&requests, &options)?;
+    for (index, (network, source)) in networks.into_iter().zip(&plan.nics).enumerate() {
+        plan.machine.nics.push(NicPlan {
+            name: network.nic_name,
+            mac: network.mac,
+            mtu: network.mtu,
+            queue_pairs: source.queue_pairs,
+            link_up: source.link_up,
+            lease: network.lease,
+        });
+        for tap in network.taps {
+            descriptors.push(FdRole::Tap { index }, tap);
+        }
+    }
+    Ok(Some(guard))
+}
+
+fn network_request(nic: &NicSource) -> NetworkRequest {
+    NetworkRequest {
+        nic_name: nic.name.clone(),
+        pod_interface: nic.pod_interface.clone(),
+        mac: nic.mac,
+        queue_pairs: nic.queue_pairs,
+        binding: Binding::Bridge,
+    }
+}
+
+/// Starts the vm process and waits for its end. The descriptors are closed as soon as the vm
+/// process has them: TAPs must be gone before the pod's network is restored.
+fn run_machine(
+    args: &RunArgs,
+    plan: LaunchPlan,
+    descriptors: Descriptors,
+    console: &Console,
+    signals: &Signals,
+    control: Option<ControlServer>,
+) -> Result<Outcome, CommandError> {
+    let orders = Orders {
+        grace: Duration::from_secs(plan.grace_seconds),
+        exit_on_reboot: plan.exit_on_reboot,
+    };
+    let create = Command::Create {
+        plan: Box::new(plan.machine),
+        fds: descriptors.roles().to_vec(),
+        log_level: args.log_level.name().to_owned(),
+        log_json: args.log_format == LogFormat::Json,
+        exit_on_reboot: plan.exit_on_reboot,
+    };
+    let terminal = if console.on_terminal {
+        RawTerminal::enter()
+    } else {
+        Ok(None)
+    };
+    let _terminal = terminal.map_err(|source| CommandError::System {
+        what: "set up the terminal",
+        source,
+    })?;
+    let vm = VmProcess::spawn()?;
+    vm.create(&create, &descriptors)?;
+    drop((create, descriptors));
+    tracing::debug!("the vm process has the machine");
+    Ok(supervise::supervise(&vm, orders, signals, control))
+}
+
+/// Says how the run ended unless it ended as it should.
+fn tell(outcome: &Outcome) {
+    match outcome.exit() {
+        Exit::Success => tracing::info!("{outcome}"),
+        _ => report::print(&outcome.to_string()),
+    }
+}

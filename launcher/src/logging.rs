@@ -1,0 +1,45 @@
+//! Messages on standard error, with seconds since the start of the process.
+
+use std::io::{self, IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::time;
+
+use crate::cli::{LogFormat, LogLevel};
+
+/// Sets up logging in the vm process, as the launcher tells it.
+pub fn init_by_name(level: &str, json: bool) {
+    let level = <LogLevel as clap::ValueEnum>::from_str(level, false).unwrap_or(LogLevel::Warn);
+    init(
+        level,
+        if json {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
+    );
+}
+
+/// Sets up logging for this process. Only the first call counts.
+pub fn init(level: LogLevel, format: LogFormat) {
+    let filter = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(filter)
+        .with_writer(io::stderr)
+        .with_timer(time::uptime())
+        .with_target(false);
+    // A second call means that somebody else's subscriber is in place, which is as good.
+    let _ = match format {
+        LogFormat::Json => tracing::subscriber::set_global_default(builder.json().finish()),
+        LogFormat::Text => {
+            let builder = builder.with_ansi(io::stderr().is_terminal());
+            tracing::subscriber::set_global_default(builder.finish())
+        }
+    };
+}

@@ -1,0 +1,291 @@
+//! From a VMI and the command line to everything that is to be opened and built.
+//!
+//! Pure: the same input gives the same plan on every host, so plans are golden files in tests and
+//! `podvisor plan` prints them.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use vmm::plan::{CacheMode, CpuPlan, DiskPlan, MachinePlan, MemoryPlan};
+
+use crate::vmi::{Disk, RebootPolicy, Report, Vmi, Volume, VolumeSource};
+
+/// Where KubeVirt mounts volumes with a file system (contract 2.3).
+const VOLUME_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
+
+/// Where KubeVirt puts the files of `firmware.kernelBoot.container` (contract 2.3).
+const KERNEL_BOOT_DIR: &str = "/var/run/kubevirt/container-disks/kernel-boot";
+
+/// Kubernetes' default of `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_SECONDS: u64 = 30;
+
+/// Most queues of a device.
+const MAX_QUEUES: u16 = 64;
+
+/// What the command line says about the machine.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// Stands for `firmware.kernelBoot.container.kernelPath`.
+    pub kernel: Option<PathBuf>,
+    /// Stands for `firmware.kernelBoot.container.initrdPath`.
+    pub initrd: Option<PathBuf>,
+    /// Stands for `firmware.kernelBoot.kernelArgs`.
+    pub cmdline: Option<String>,
+    /// Where volumes are, by name.
+    pub volumes: Vec<(String, PathBuf)>,
+    /// The pod's interface for the pod network.
+    pub pod_interface: String,
+    /// Stands for `rebootPolicy: Terminate`.
+    pub exit_on_reboot: bool,
+}
+
+/// A machine and where its parts are.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LaunchPlan {
+    /// The machine; its NICs follow from `nics` once the pod's network is prepared.
+    pub machine: MachinePlan,
+    /// Kernel image.
+    pub kernel: BootFile,
+    /// Initial RAM disk.
+    pub initrd: Option<BootFile>,
+    /// Sources of `machine.disks`, in the same order.
+    pub disks: Vec<DiskSource>,
+    /// NICs in PCI slot order, after the disks.
+    pub nics: Vec<NicSource>,
+    /// Host name for the guest; the pod's if unset.
+    pub hostname: Option<String>,
+    /// DNS subdomain for the guest.
+    pub subdomain: Option<String>,
+    /// Seconds between the power button and a forced stop.
+    pub grace_seconds: u64,
+    /// A guest reset ends the run.
+    pub exit_on_reboot: bool,
+    /// Connect the serial console.
+    pub serial_console: bool,
+}
+
+/// A kernel or an initial RAM disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BootFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// It was named on the command line, so a symbolic link is what the user meant.
+    pub trusted: bool,
+}
+
+/// Where a disk's data is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskSource {
+    /// Places to look at; the first that exists is taken.
+    pub candidates: Vec<PathBuf>,
+    /// The path was named on the command line, so a symbolic link is what the user meant.
+    pub trusted: bool,
+    /// Cache mode asked for; if none, O_DIRECT where it works, else writethrough. The machine
+    /// plan says `none` until the image is open.
+    pub cache: Option<CacheMode>,
+}
+
+/// A NIC and the pod's interface behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NicSource {
+    /// Name of the interface in the VMI.
+    pub name: String,
+    /// The pod's interface.
+    pub pod_interface: String,
+    /// MAC address asked for; the pod interface's own if unset.
+    pub mac: Option<[u8; 6]>,
+    /// Queue pairs.
+    pub queue_pairs: u16,
+    /// Link state at start.
+    pub link_up: bool,
+}
+
+/// Plans the machine, or says what in the VMI and the options does not go together.
+pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
+    let mut report = Report::default();
+    check_volume_options(vmi, options, &mut report);
+    let kernel = kernel(vmi, options);
+    if kernel.is_none() {
+        let path = "spec.domain.firmware.kernelBoot.container.kernelPath";
+        report.error(
+            path,
+            "nothing",
+            "the path of a kernel, or the option --kernel",
+        );
+    }
+    match kernel {
+        Some(kernel) if report.errors.is_empty() => Ok(launch_plan(vmi, options, kernel)),
+        _ => Err(report),
+    }
+}
+
+fn launch_plan(vmi: &Vmi, options: &PlanOptions, kernel: BootFile) -> LaunchPlan {
+    let spec = &vmi.spec;
+    let sources = spec.devices.disks.iter().filter_map(|disk| {
+        let volume = spec
+            .volumes
+            .iter()
+            .find(|volume| volume.name == disk.name)?;
+        Some((
+            disk_plan(vmi, disk, volume),
+            disk_source(disk, volume, options),
+        ))
+    });
+    let (disks, sources) = sources.unzip();
+    LaunchPlan {
+        machine: machine_plan(vmi, options, disks),
+        kernel,
+        initrd: initrd(vmi, options),
+        disks: sources,
+        nics: nics(vmi, options),
+        hostname: spec.hostname.clone(),
+        subdomain: spec.subdomain.clone(),
+        grace_seconds: spec.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
+        exit_on_reboot: options.exit_on_reboot || spec.reboot_policy == RebootPolicy::Terminate,
+        serial_console: spec.devices.serial_console,
+    }
+}
+
+fn machine_plan(vmi: &Vmi, options: &PlanOptions, disks: Vec<DiskPlan>) -> MachinePlan {
+    let spec = &vmi.spec;
+    let args = spec.kernel_boot.as_ref().map(|boot| boot.args.clone());
+    MachinePlan {
+        name: format!("{}/{}", vmi.metadata.namespace, vmi.metadata.name),
+        cpu: CpuPlan {
+            sockets: spec.cpu.sockets,
+            cores: spec.cpu.cores,
+            threads: spec.cpu.threads,
+            features: spec.cpu.features.clone(),
+        },
+        memory: MemoryPlan {
+            bytes: spec.memory.bytes,
+            hugepage_size: spec.memory.hugepage_size,
+        },
+        cmdline: options.cmdline.clone().or(args).unwrap_or_default(),
+        disks,
+        nics: Vec::new(),
+        rng: spec.devices.rng,
+        start_paused: spec.start_paused,
+    }
+}
+
+fn disk_plan(vmi: &Vmi, disk: &Disk, volume: &Volume) -> DiskPlan {
+    let read_only = disk.read_only || volume.read_only;
+    let block_size = disk.block_size;
+    DiskPlan {
+        name: disk.name.clone(),
+        serial: disk.serial.clone(),
+        read_only,
+        cache: disk.cache.unwrap_or(CacheMode::None),
+        logical_block_size: block_size.map_or(512, |size| size.logical),
+        physical_block_size: block_size.map_or(512, |size| size.physical),
+        discard_granularity: block_size.and_then(|size| size.discard_granularity),
+        discard: !read_only,
+        queues: queues(vmi, vmi.spec.devices.block_multi_queue),
+    }
+}
+
+fn disk_source(disk: &Disk, volume: &Volume, options: &PlanOptions) -> DiskSource {
+    let named = options
+        .volumes
+        .iter()
+        .find(|(name, _)| *name == volume.name);
+    let candidates = match (named, &volume.source) {
+        (Some((_, path)), _) => vec![path.clone()],
+        (None, VolumeSource::Claim) => vec![
+            PathBuf::from(format!("{VOLUME_DIR}/{}/disk.img", volume.name)),
+            PathBuf::from(format!("/dev/{}", volume.name)),
+        ],
+        (None, VolumeSource::HostDisk { file }) => {
+            vec![PathBuf::from(format!(
+                "{VOLUME_DIR}/{}/{file}",
+                volume.name
+            ))]
+        }
+    };
+    DiskSource {
+        candidates,
+        trusted: named.is_some(),
+        cache: disk.cache,
+    }
+}
+
+fn nics(vmi: &Vmi, options: &PlanOptions) -> Vec<NicSource> {
+    let devices = &vmi.spec.devices;
+    let nic = |nic: &crate::vmi::Interface| NicSource {
+        name: nic.name.clone(),
+        pod_interface: options.pod_interface.clone(),
+        mac: nic.mac,
+        queue_pairs: queues(vmi, devices.network_multi_queue),
+        link_up: nic.link_up,
+    };
+    devices.interfaces.iter().map(nic).collect()
+}
+
+/// One queue, or one a vCPU.
+fn queues(vmi: &Vmi, multi: bool) -> u16 {
+    if multi {
+        vmi.spec.cpu.count().min(MAX_QUEUES)
+    } else {
+        1
+    }
+}
+
+fn kernel(vmi: &Vmi, options: &PlanOptions) -> Option<BootFile> {
+    let name = vmi
+        .spec
+        .kernel_boot
+        .as_ref()
+        .and_then(|boot| boot.kernel.as_deref());
+    boot_file(options.kernel.as_ref(), name)
+}
+
+fn initrd(vmi: &Vmi, options: &PlanOptions) -> Option<BootFile> {
+    let name = vmi
+        .spec
+        .kernel_boot
+        .as_ref()
+        .and_then(|boot| boot.initrd.as_deref());
+    boot_file(options.initrd.as_ref(), name)
+}
+
+fn boot_file(option: Option<&PathBuf>, name: Option<&str>) -> Option<BootFile> {
+    match (option, name) {
+        (Some(path), _) => Some(BootFile {
+            path: path.clone(),
+            trusted: true,
+        }),
+        (None, Some(name)) => Some(BootFile {
+            path: PathBuf::from(KERNEL_BOOT_DIR).join(name),
+            trusted: false,
+        }),
+        (None, None) => None,
+    }
+}
+
+fn check_volume_options(vmi: &Vmi, options: &PlanOptions, report: &mut Report) {
+    let known: Vec<&str> = vmi
+        .spec
+        .volumes
+        .iter()
+        .map(|volume| volume.name.as_str())
+        .collect();
+    for (index, (name, _)) in options.volumes.iter().enumerate() {
+        if !known.contains(&name.as_str()) {
+            let accepted = format!("a name in spec.volumes ({})", known.join(", "));
+            report.error("--volume", format_args!("{name:?}"), accepted);
+        } else if options.volumes[..index]
+            .iter()
+            .any(|(other, _)| other == name)
+        {
+            report.error(
+                "--volume",
+                format_args!("{name:?} twice"),
+                "each volume once",
+            );
+        }
+    }
+}

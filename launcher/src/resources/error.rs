@@ -1,0 +1,148 @@
+//! What can be missing on a host, and the way out.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A resource of the host is missing or cannot be used.
+#[derive(Debug, Error)]
+pub enum ResourceError {
+    /// No KVM.
+    #[error("Cannot open /dev/kvm")]
+    Kvm(#[source] io::Error),
+    /// Guest RAM cannot be made.
+    #[error("Cannot make guest RAM of {} MiB", .bytes >> 20)]
+    Memory {
+        /// Size.
+        bytes: u64,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Not enough huge pages.
+    #[error(
+        "Guest RAM needs {wanted} huge pages of {} MiB, of which the host has {free} free",
+        .page_size >> 20
+    )]
+    HugePages {
+        /// Pages the guest needs.
+        wanted: u64,
+        /// Pages there are.
+        free: u64,
+        /// Their size in bytes.
+        page_size: u64,
+    },
+    /// A file cannot be opened.
+    #[error("Cannot open the {what} {path:?}")]
+    Open {
+        /// What the file is.
+        what: String,
+        /// Where.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A volume is at none of the places where it could be.
+    #[error("Volume {name:?} is not there: looked for {candidates:?}")]
+    NoVolume {
+        /// Name of the volume.
+        name: String,
+        /// Places looked at.
+        candidates: Vec<PathBuf>,
+    },
+    /// A path is a directory, a socket, …
+    #[error("The {what} {path:?} is {found}, not {accepted}")]
+    WrongKind {
+        /// What the file should be.
+        what: String,
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+        /// What could be.
+        accepted: &'static str,
+    },
+    /// Another process has the image locked.
+    #[error("The disk image {path:?} of volume {name:?} is in use by another process or disk")]
+    Locked {
+        /// Name of the volume.
+        name: String,
+        /// Where the image is.
+        path: PathBuf,
+    },
+    /// `cache: none` was asked for and cannot be had.
+    #[error(
+        "The disk image {path:?} of volume {name:?} cannot be used without the host's page cache"
+    )]
+    DirectIo {
+        /// Name of the volume.
+        name: String,
+        /// Where the image is.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A listening socket cannot be made.
+    #[error("Cannot listen on the {what} socket {path:?}")]
+    Listen {
+        /// What the socket is for.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The terminal or the standard streams cannot be used as console.
+    #[error("Cannot use standard input and output as console")]
+    Terminal(#[source] io::Error),
+}
+
+impl ResourceError {
+    /// The way out, as a sentence.
+    pub fn way_out(&self) -> &'static str {
+        match self {
+            Self::Kvm(source) if source.kind() == io::ErrorKind::NotFound => {
+                "Enable virtualization in the host's firmware and load the kernel module kvm_intel \
+                 or kvm_amd; in a pod, request the device devices.kubevirt.io/kvm."
+            }
+            Self::Kvm(_) => {
+                "Give this user read and write access to it, e.g. by the group kvm; in a pod, \
+                 request the device devices.kubevirt.io/kvm."
+            }
+            Self::Memory { .. } => "Check the limits on memory of this process and its pod.",
+            Self::HugePages { .. } => {
+                "Reserve more in /sys/kernel/mm/hugepages, or leave out \
+                 spec.domain.memory.hugepages."
+            }
+            Self::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "Give this user access to it."
+            }
+            Self::Open { source, .. } if source.raw_os_error() == Some(ELOOP) => {
+                "Symbolic links inside of volumes are not followed; name the file on the command \
+                 line."
+            }
+            Self::Open { .. } => "Check that the path is right and mounted in the pod.",
+            Self::NoVolume { .. } => {
+                "Mount it in the pod, or say where it is with --volume NAME=PATH."
+            }
+            Self::WrongKind { .. } => "Name the right path on the command line.",
+            Self::Locked { .. } => "Stop the machine that uses it, or use a copy of the image.",
+            Self::DirectIo { .. } => {
+                "Leave out `cache: none`, or set blockSize.custom.logical to the block size of the \
+                 storage."
+            }
+            Self::Listen { .. } => {
+                "Choose a path in a directory that this user can write to and that no other \
+                 process listens on."
+            }
+            Self::Terminal(_) => "Choose another --console.",
+        }
+    }
+}
+
+/// Not in `io::ErrorKind` on stable Rust.
+const ELOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();

@@ -1,0 +1,85 @@
+//! Opens everything a machine needs; after this, no path matters any more.
+//!
+//! Called before the pod's network is touched, so that a missing disk changes nothing.
+
+mod console;
+mod disk;
+mod error;
+mod file;
+mod memory;
+mod socket;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use vmm::control::FdRole;
+
+pub use self::console::{Console, open_console};
+pub use self::error::ResourceError;
+pub use self::socket::ListenSocket;
+
+use crate::plan::LaunchPlan;
+
+/// Open descriptors and what each is, for the vm process.
+#[derive(Debug, Default)]
+pub struct Descriptors {
+    roles: Vec<FdRole>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Descriptors {
+    /// Adds a descriptor.
+    pub fn push(&mut self, role: FdRole, fd: impl Into<OwnedFd>) {
+        self.roles.push(role);
+        self.fds.push(fd.into());
+    }
+
+    /// Adds all of `more`.
+    pub fn append(&mut self, mut more: Self) {
+        self.roles.append(&mut more.roles);
+        self.fds.append(&mut more.fds);
+    }
+
+    /// What each descriptor is, in the order of [`Descriptors::fds`].
+    pub fn roles(&self) -> &[FdRole] {
+        &self.roles
+    }
+
+    /// The descriptors.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.fds.iter().map(AsFd::as_fd).collect()
+    }
+}
+
+/// Opens KVM, guest RAM, kernel, initial RAM disk and disks, and settles the cache mode of disks
+/// that left it open.
+pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
+    let mut descriptors = Descriptors::default();
+    descriptors.push(FdRole::Kvm, open_kvm()?);
+    descriptors.push(FdRole::Memory, memory::create(&plan.machine.memory)?);
+    descriptors.push(
+        FdRole::Kernel,
+        file::open_boot_file("kernel", &plan.kernel)?,
+    );
+    if let Some(initrd) = &plan.initrd {
+        descriptors.push(
+            FdRole::Initrd,
+            file::open_boot_file("initial RAM disk", initrd)?,
+        );
+    }
+    for (index, (disk, source)) in plan.machine.disks.iter_mut().zip(&plan.disks).enumerate() {
+        let (image, cache) = disk::open(disk, source)?;
+        disk.cache = cache;
+        descriptors.push(FdRole::Disk { index }, image);
+    }
+    Ok(descriptors)
+}
+
+fn open_kvm() -> Result<OwnedFd, ResourceError> {
+    rustix::fs::open(
+        "/dev/kvm",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|errno| ResourceError::Kvm(errno.into()))
+}

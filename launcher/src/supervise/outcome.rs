@@ -1,0 +1,127 @@
+//! How a run ended, as an exit status and in words.
+
+use std::fmt::{self, Write};
+
+use rustix::process::{Signal, WaitStatus};
+use vmm::control::CrashReport;
+
+use crate::exit::Exit;
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The guest powered off.
+    PoweredOff,
+    /// The guest reset and that was to end the run.
+    Rebooted,
+    /// The guest crashed.
+    Crashed(CrashReport),
+    /// A signal, the escape key or a control client stopped it.
+    Stopped,
+    /// The vm process gave up.
+    Failed {
+        /// The error chain, outermost first.
+        causes: Vec<String>,
+    },
+    /// The vm process ended without a word.
+    Died(WaitStatus),
+    /// The vm process cannot be waited for.
+    Lost,
+}
+
+impl Outcome {
+    /// The exit status.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::PoweredOff | Self::Rebooted => Exit::Success,
+            Self::Crashed(_) => Exit::GuestCrashed,
+            Self::Stopped => Exit::Stopped,
+            Self::Failed { .. } | Self::Died(_) | Self::Lost => Exit::Internal,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => write!(f, "The guest powered off."),
+            Self::Rebooted => write!(f, "The guest reset itself, which was to end the run."),
+            Self::Crashed(report) => write_crash(f, report),
+            Self::Stopped => write!(f, "The machine was stopped before its guest powered off."),
+            Self::Failed { causes } => write!(f, "The machine failed: {}.", causes.join(": ")),
+            Self::Died(status) => write_death(f, *status),
+            Self::Lost => write!(f, "The vm process cannot be waited for."),
+        }
+    }
+}
+
+fn write_death(f: &mut fmt::Formatter<'_>, status: WaitStatus) -> fmt::Result {
+    let Some(number) = status.terminating_signal() else {
+        let status = status.exit_status().unwrap_or_default();
+        return write!(
+            f,
+            "The vm process ended with status {status} and did not say why."
+        );
+    };
+    write!(f, "The vm process was killed by signal {number}")?;
+    f.write_str(match Signal::from_named_raw(number) {
+        Some(Signal::SYS) => {
+            " (SIGSYS): it made a system call that its seccomp filter does not allow. This is a \
+             bug in podvisor."
+        }
+        Some(Signal::KILL) => {
+            " (SIGKILL): somebody killed it, or the memory limit of the pod was reached."
+        }
+        Some(Signal::BUS) => {
+            " (SIGBUS): guest RAM could not be had; the host is out of huge pages or memory, or a \
+             limit on shared memory was reached."
+        }
+        Some(Signal::ABORT) => " (SIGABRT): see its message above. This is a bug in podvisor.",
+        Some(Signal::SEGV) => " (SIGSEGV). This is a bug in podvisor.",
+        _ => ".",
+    })
+}
+
+/// The crash report: where it happened, then the registers, three a line.
+fn write_crash(f: &mut fmt::Formatter<'_>, report: &CrashReport) -> fmt::Result {
+    write!(f, "The guest crashed: {}", report.reason)?;
+    if let Some(vcpu) = report.vcpu {
+        write!(f, " (vCPU {vcpu})")?;
+        write!(f, "\n  rip {:#018x}, instruction", report.rip)?;
+        if report.instruction.is_empty() {
+            write!(f, " bytes cannot be read")?;
+        }
+        for byte in &report.instruction {
+            write!(f, " {byte:02x}")?;
+        }
+    }
+    for (index, (name, value)) in report.registers.iter().enumerate() {
+        f.write_str(if index % 3 == 0 { "\n  " } else { "   " })?;
+        write!(f, "{name:>8} {value:#018x}")?;
+    }
+    f.write_char('\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crash_report() {
+        let report = CrashReport {
+            reason: "triple fault".to_owned(),
+            vcpu: Some(1),
+            rip: 0xffff_ffff_8100_0000,
+            instruction: vec![0x0f, 0x0b],
+            registers: [("rax", 1), ("rbx", 2), ("rcx", 3), ("rdx", 4)]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into(),
+        };
+        let text = Outcome::Crashed(report).to_string();
+        let expected = "The guest crashed: triple fault (vCPU 1)\n  \
+                        rip 0xffffffff81000000, instruction 0f 0b\n       \
+                        rax 0x0000000000000001        rbx 0x0000000000000002        \
+                        rcx 0x0000000000000003\n       rdx 0x0000000000000004\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,74 @@
+//! Signals as input of the loop instead of interruptions.
+//!
+//! They are blocked from before the first change to the host until the end, so that none can cut
+//! a run short between taking something and arranging for its return. As pid 1 of a container the
+//! kernel would drop them otherwise. The vm process inherits the mask: a Ctrl-C on its terminal is
+//! for the launcher to handle.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal as Number};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// What a signal means to the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// A child changed its state.
+    Child,
+    /// Somebody wants the end of the run; the signal's name.
+    Stop(&'static str),
+}
+
+/// Signals that want the end of the run, all alike (as in KubeVirt).
+const STOP: [Number; 4] = [
+    Number::SIGTERM,
+    Number::SIGINT,
+    Number::SIGQUIT,
+    Number::SIGHUP,
+];
+
+/// Signals of this process, read in order.
+#[derive(Debug)]
+pub struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    /// Blocks the signals and opens a descriptor to read them from.
+    pub fn block() -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        set.add(Number::SIGCHLD);
+        for signal in STOP {
+            if signal != Number::SIGHUP || !ignores_hangup() {
+                set.add(signal);
+            }
+        }
+        set.thread_block()?;
+        Ok(Self {
+            fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+        })
+    }
+
+    /// The next signal that is pending.
+    pub(super) fn next(&self) -> Option<Signal> {
+        let number = self.fd.read_signal().ok()??.ssi_signo;
+        let stop = STOP.iter().find(|signal| **signal as u32 == number);
+        Some(stop.map_or(Signal::Child, |signal| Signal::Stop(signal.as_str())))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Whether we run under `nohup`. A blocked signal is queued even if it is ignored.
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0)
+}
