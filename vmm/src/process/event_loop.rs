@@ -1,218 +1,20 @@
-//! The vm process: receives plan and descriptors, builds the machine, serves its events on this
-//! one thread until the guest or the launcher ends it.
+//! The one thread that owns the VM's state: it waits for the launcher, the guest's signals, the
+//! vCPUs and the console, and acts on one event at a time.
 
-use std::error::Error;
-use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::ExitCode;
-use std::sync::Arc;
 
-use devices::legacy::power::{Signal, Signals};
-use devices::legacy::serial::ConsoleQueue;
-use devices::thread::{ThreadHook, ThreadRole};
+use devices::legacy::power::Signal;
+use devices::thread::ThreadHook;
 use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData, EventFlags};
 use rustix::io::Errno;
-use thiserror::Error;
 
-use crate::console::{Console, ConsoleFds, InputResult};
-use crate::control::{self, Command, ControlError, CrashReport, Event, FdRole, Stats};
+use super::ProcessError;
+use super::inputs::Inputs;
+use crate::console::{Console, InputResult};
+use crate::control::{self, Command, CrashReport, Event, Stats};
 use crate::cpu::VcpuEvent;
-use crate::kvm::{self, KvmError};
-use crate::machine::{BuildError, Machine, Resources};
-use crate::memory::{MemoryError, Ram};
+use crate::machine::{Machine, Resources};
 use crate::plan::MachinePlan;
-
-/// Why the vm process failed.
-#[derive(Debug, Error)]
-pub enum ProcessError {
-    /// The launcher broke the protocol or went away.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The first message was not [`Command::Create`].
-    #[error("The launcher's first command was not \"create\"")]
-    Protocol,
-    /// The descriptors do not match the plan.
-    #[error("The launcher sent no descriptor for the {what}")]
-    MissingFd {
-        /// What is missing.
-        what: String,
-    },
-    /// KVM.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// Guest RAM.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// The machine.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// The event loop.
-    #[error("Cannot wait for events")]
-    Epoll(#[source] io::Error),
-    /// A vCPU.
-    #[error("A vCPU cannot go on")]
-    Vcpu(#[source] Box<dyn Error + Send + Sync>),
-    /// The thread could not be restricted.
-    #[error(transparent)]
-    Restrict(#[from] devices::thread::ThreadSetupError),
-}
-
-impl From<Errno> for ProcessError {
-    fn from(errno: Errno) -> Self {
-        Self::Epoll(errno.into())
-    }
-}
-
-/// What the binary gives to the vm process beside the socket.
-pub struct Setup {
-    /// Starts logging to stderr: level and whether as JSON.
-    pub log: fn(&str, bool),
-    /// Restricts each thread; called with [`ThreadRole::EventLoop`] on this one before the
-    /// machine is built.
-    pub hook: ThreadHook,
-}
-
-/// Runs the vm process with its end of the control socket.
-pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
-    ignore_terminal_signals();
-    match serve(&socket, setup) {
-        Ok(last) => match control::send(socket.as_fd(), &last, &[]) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
-        // Nobody is left to tell.
-        Err(ProcessError::Control(ControlError::Closed)) => ExitCode::FAILURE,
-        Err(error) => {
-            let causes = causes(&error);
-            tracing::error!(?causes, "vm process failed");
-            let _ = control::send(socket.as_fd(), &Event::InternalError { causes }, &[]);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// A terminal sends its signals to both processes; only the launcher acts on them.
-fn ignore_terminal_signals() {
-    for signal in [
-        libc::SIGINT,
-        libc::SIGTERM,
-        libc::SIGHUP,
-        libc::SIGQUIT,
-        libc::SIGPIPE,
-    ] {
-        // Blocking one that is blocked is the only error, and no error to us.
-        let _ = vmm_sys_util::signal::block_signal(signal);
-    }
-}
-
-/// The error's chain, outermost first, without repetitions by transparent wrappers.
-fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
-    let mut causes = vec![error.to_string()];
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if causes.last() != Some(&text) {
-            causes.push(text);
-        }
-        next = cause.source();
-    }
-    causes
-}
-
-struct Inputs {
-    plan: MachinePlan,
-    resources: Resources,
-    console: Console,
-    exit_on_reboot: bool,
-}
-
-/// Runs to the end; the last event of the run.
-fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
-    let (command, fds) = control::receive::<Command>(socket.as_fd())?;
-    let Command::Create {
-        plan,
-        fds: roles,
-        log_level,
-        log_json,
-        exit_on_reboot,
-    } = command
-    else {
-        return Err(ProcessError::Protocol);
-    };
-    (setup.log)(&log_level, log_json);
-    let mut inputs = sort_fds(*plan, roles, fds, exit_on_reboot)?;
-    (setup.hook)(ThreadRole::EventLoop)?;
-    let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
-    let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
-    let last = process.run();
-    process.end();
-    last
-}
-
-/// Pairs each descriptor with its role and wraps it.
-fn sort_fds(
-    plan: MachinePlan,
-    roles: Vec<FdRole>,
-    fds: Vec<OwnedFd>,
-    exit_on_reboot: bool,
-) -> Result<Inputs, ProcessError> {
-    let missing = |what: &str| ProcessError::MissingFd {
-        what: what.to_owned(),
-    };
-    let (mut kvm, mut memory, mut kernel, mut initrd) = (None, None, None, None);
-    let mut disks: Vec<Option<File>> = plan.disks.iter().map(|_| None).collect();
-    let mut taps: Vec<Vec<File>> = plan.nics.iter().map(|_| Vec::new()).collect();
-    let mut console = ConsoleFds::default();
-    for (role, fd) in roles.into_iter().zip(fds) {
-        match role {
-            FdRole::Kvm => kvm = Some(fd),
-            FdRole::Memory => memory = Some(fd),
-            FdRole::Kernel => kernel = Some(File::from(fd)),
-            FdRole::Initrd => initrd = Some(File::from(fd)),
-            FdRole::Disk { index } => {
-                *disks.get_mut(index).ok_or_else(|| missing("right disk"))? = Some(fd.into());
-            }
-            FdRole::Tap { index } => {
-                taps.get_mut(index)
-                    .ok_or_else(|| missing("right TAP"))?
-                    .push(fd.into());
-            }
-            FdRole::ConsoleInput => console.input = Some(fd),
-            FdRole::ConsoleOutput => console.output = Some(fd),
-            FdRole::ConsoleListener => console.listener = Some(fd),
-            FdRole::ConsoleLog => console.log = Some(fd.into()),
-        }
-    }
-    let disks = (plan.disks.iter().zip(disks))
-        .map(|(disk, file)| file.ok_or_else(|| missing(&format!("disk {:?}", disk.name))))
-        .collect::<Result<_, _>>()?;
-    for (nic, taps) in plan.nics.iter().zip(&taps) {
-        if taps.len() != usize::from(nic.queue_pairs) {
-            return Err(missing(&format!("network interface {:?}", nic.name)));
-        }
-    }
-    let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
-    let resources = Resources {
-        kvm: kvm::open(kvm.ok_or_else(|| missing("hypervisor"))?)?,
-        ram: Ram::map(
-            memory.ok_or_else(|| missing("guest RAM"))?,
-            plan.memory.bytes,
-        )?,
-        kernel: kernel.ok_or_else(|| missing("kernel"))?,
-        initrd,
-        disks,
-        taps,
-        console: queue.clone(),
-        signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
-    };
-    Ok(Inputs {
-        plan,
-        resources,
-        console: Console::new(queue, console),
-        exit_on_reboot,
-    })
-}
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,7 +47,7 @@ impl Token {
 }
 
 /// The event loop and all it owns.
-struct Process<'a> {
+pub(super) struct Process<'a> {
     socket: BorrowedFd<'a>,
     epoll: OwnedFd,
     plan: MachinePlan,
@@ -261,7 +63,7 @@ struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    fn new(
+    pub(super) fn new(
         socket: BorrowedFd<'a>,
         inputs: Inputs,
         machine: Machine,
@@ -296,7 +98,7 @@ impl<'a> Process<'a> {
         epoll::add(&self.epoll, fd, EventData::new_u64(token as u64), flags)
     }
 
-    fn run(&mut self) -> Result<Event, ProcessError> {
+    pub(super) fn run(&mut self) -> Result<Event, ProcessError> {
         self.watch_vcpus()?;
         self.watch_input();
         if self.plan.start_paused {
@@ -328,7 +130,7 @@ impl<'a> Process<'a> {
     }
 
     /// Ends the machine, completing requests in flight, and writes out the console.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         if let Some(machine) = self.machine.take() {
             machine.stop();
         }

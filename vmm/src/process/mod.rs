@@ -1,0 +1,141 @@
+//! The vm process: receives plan and descriptors, builds the machine, serves its events on this
+//! one thread until the guest or the launcher ends it.
+
+mod event_loop;
+mod inputs;
+
+use std::error::Error;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use devices::thread::{ThreadHook, ThreadRole};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use self::event_loop::Process;
+use self::inputs::sort_fds;
+use crate::control::{self, Command, ControlError, Event};
+use crate::kvm::KvmError;
+use crate::machine::{BuildError, Machine};
+use crate::memory::MemoryError;
+
+/// Why the vm process failed.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    /// The launcher broke the protocol or went away.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The first message was not [`Command::Create`].
+    #[error("The launcher's first command was not \"create\"")]
+    Protocol,
+    /// The descriptors do not match the plan.
+    #[error("The launcher sent no descriptor for the {what}")]
+    MissingFd {
+        /// What is missing.
+        what: String,
+    },
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Guest RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The machine.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The event loop.
+    #[error("Cannot wait for events")]
+    Epoll(#[source] io::Error),
+    /// A vCPU.
+    #[error("A vCPU cannot go on")]
+    Vcpu(#[source] Box<dyn Error + Send + Sync>),
+    /// The thread could not be restricted.
+    #[error(transparent)]
+    Restrict(#[from] devices::thread::ThreadSetupError),
+}
+
+impl From<Errno> for ProcessError {
+    fn from(errno: Errno) -> Self {
+        Self::Epoll(errno.into())
+    }
+}
+
+/// What the binary gives to the vm process beside the socket.
+pub struct Setup {
+    /// Starts logging to stderr: level and whether as JSON.
+    pub log: fn(&str, bool),
+    /// Restricts each thread; called with [`ThreadRole::EventLoop`] on this one before the
+    /// machine is built.
+    pub hook: ThreadHook,
+}
+
+/// Runs the vm process with its end of the control socket.
+pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
+    ignore_terminal_signals();
+    match serve(&socket, setup) {
+        Ok(last) => match control::send(socket.as_fd(), &last, &[]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        // Nobody is left to tell.
+        Err(ProcessError::Control(ControlError::Closed)) => ExitCode::FAILURE,
+        Err(error) => {
+            let causes = causes(&error);
+            tracing::error!(?causes, "vm process failed");
+            let _ = control::send(socket.as_fd(), &Event::InternalError { causes }, &[]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A terminal sends its signals to both processes; only the launcher acts on them.
+fn ignore_terminal_signals() {
+    for signal in [
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+    ] {
+        // Blocking one that is blocked is the only error, and no error to us.
+        let _ = vmm_sys_util::signal::block_signal(signal);
+    }
+}
+
+/// The error's chain, outermost first, without repetitions by transparent wrappers.
+fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut causes = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if causes.last() != Some(&text) {
+            causes.push(text);
+        }
+        next = cause.source();
+    }
+    causes
+}
+
+/// Runs to the end; the last event of the run.
+fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
+    let (command, fds) = control::receive::<Command>(socket.as_fd())?;
+    let Command::Create {
+        plan,
+        fds: roles,
+        log_level,
+        log_json,
+        exit_on_reboot,
+    } = command
+    else {
+        return Err(ProcessError::Protocol);
+    };
+    (setup.log)(&log_level, log_json);
+    let mut inputs = sort_fds(*plan, roles, fds, exit_on_reboot)?;
+    (setup.hook)(ThreadRole::EventLoop)?;
+    let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
+    let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
+    let last = process.run();
+    process.end();
+    last
+}
