@@ -3,6 +3,9 @@
 //! A walk reads each descriptor once, so what was checked is what is used. Its buffers become
 //! iovecs into guest memory; no Rust reference to that memory is ever made.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 

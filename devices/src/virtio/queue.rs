@@ -3,6 +3,9 @@
 //! Owned by a handler on a worker thread while the driver uses the device. Nothing here allocates,
 //! locks or logs after [`VirtQueue::new`].
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 

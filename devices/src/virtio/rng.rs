@@ -1,5 +1,8 @@
 //! virtio-rng (virtio 1.2, 5.4): random bytes from the host kernel's `getrandom`.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 
 use libc::iovec;

@@ -12,6 +12,9 @@
 //! if the counter was not zero, so kick eventfds are never read: one system call less per wake-up.
 //! Events that arrive while the worker is parked stay in the epoll instance.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

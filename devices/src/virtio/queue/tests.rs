@@ -1,0 +1,186 @@
+use super::*;
+use crate::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
+
+const SIZE: u16 = 4;
+
+struct Fixture {
+    guest: GuestQueue,
+    queue: VirtQueue,
+    chain: Chain,
+    irq: Arc<FakeIrq>,
+}
+
+fn fixture(event_idx: bool) -> Fixture {
+    let memory = guest_memory(&[(0, 0x10000)]);
+    let mut guest = GuestQueue::new(&memory, 0, SIZE);
+    if event_idx {
+        guest = guest.with_event_idx();
+    }
+    let irq = Arc::new(FakeIrq::default());
+    let queue = guest.device_side(0, Arc::new(event_fd()), irq.clone());
+    let chain = queue.new_chain();
+    Fixture {
+        guest,
+        queue,
+        chain,
+        irq,
+    }
+}
+
+impl Fixture {
+    fn add(&mut self) -> u16 {
+        self.guest.add(&[Buffer::writable(0x8000, 8)])
+    }
+
+    fn next(&mut self) -> Option<u16> {
+        let some = self.queue.next(&mut self.chain).expect("good queue");
+        some.then(|| self.chain.head())
+    }
+}
+
+#[test]
+fn gives_chains_in_order_and_wraps() {
+    let mut f = fixture(false);
+    for round in 0..70_000u32 {
+        let head = f.add();
+        assert_eq!(f.next(), Some(head));
+        assert_eq!(f.next(), None);
+        f.queue.complete(head, round);
+        assert_eq!(f.guest.pop_used(), Some((head, round)));
+    }
+}
+
+#[test]
+fn shows_a_batch_at_once() {
+    let mut f = fixture(false);
+    let heads = [f.add(), f.add(), f.add()];
+    for head in heads {
+        assert_eq!(f.next(), Some(head));
+        f.queue.push_used(head, 1);
+    }
+    assert_eq!(f.guest.pop_used(), None);
+    f.queue.publish();
+    for head in heads {
+        assert_eq!(f.guest.pop_used(), Some((head, 1)));
+    }
+}
+
+#[test]
+fn takes_back_chains() {
+    let mut f = fixture(false);
+    let heads = [f.add(), f.add()];
+    assert_eq!([f.next(), f.next()], heads.map(Some));
+    f.queue.undo_next(2);
+    assert_eq!(
+        [f.next(), f.next(), f.next()],
+        [Some(heads[0]), Some(heads[1]), None]
+    );
+}
+
+#[test]
+fn refuses_an_available_index_too_far_ahead() {
+    for index in [SIZE + 1, 0x8000, 0xffff] {
+        let mut f = fixture(false);
+        f.guest.set_avail_idx(index);
+        let error = f.queue.next(&mut f.chain).expect_err("too far");
+        assert!(matches!(error, QueueError::AvailIndex { next: 0, avail, .. } if avail == index));
+    }
+}
+
+#[test]
+fn interrupts_unless_the_driver_asks_not_to() {
+    let mut f = fixture(false);
+    f.queue.notify();
+    assert_eq!(f.irq.count(), 0, "nothing used");
+    let head = f.add();
+    f.queue.complete(head, 0);
+    f.queue.notify();
+    f.queue.notify();
+    assert_eq!(f.irq.count(), 1);
+    f.guest.set_avail_flags(1);
+    f.queue.complete(head, 0);
+    f.queue.notify();
+    assert_eq!(f.irq.count(), 1);
+}
+
+#[test]
+fn interrupts_when_the_used_event_is_passed() {
+    let mut f = fixture(true);
+    f.guest.set_used_event(2);
+    for (used, interrupts) in [(1, 0), (2, 0), (3, 1), (4, 1), (5, 1)] {
+        f.queue.push_used(0, 0);
+        f.queue.notify();
+        assert_eq!(f.guest.used_idx(), used);
+        assert_eq!(f.irq.count(), interrupts);
+    }
+    f.guest.set_used_event(6);
+    (0..4).for_each(|_| f.queue.push_used(0, 0));
+    f.queue.notify();
+    assert_eq!(f.irq.count(), 2, "passed in the middle of a batch");
+    f.guest.set_used_event(5);
+    f.queue.push_used(0, 0);
+    f.queue.notify();
+    assert_eq!(f.irq.count(), 2, "an old event");
+}
+
+#[test]
+fn asks_for_kicks_and_sees_chains_that_came_meanwhile() {
+    for event_idx in [false, true] {
+        let mut f = fixture(event_idx);
+        assert!(!f.queue.enable_kicks());
+        f.add();
+        assert!(f.guest.kick_wanted());
+        f.queue.disable_kicks();
+        assert!(f.next().is_some());
+        f.add();
+        assert!(!f.guest.kick_wanted());
+        assert!(f.queue.enable_kicks(), "a chain came meanwhile");
+        assert!(f.next().is_some());
+        assert!(!f.queue.enable_kicks());
+        f.add();
+        assert!(f.guest.kick_wanted());
+    }
+}
+
+#[test]
+fn refuses_layouts_that_break_the_rules() {
+    let memory = guest_memory(&[(0, 0x10000)]);
+    let good = *GuestQueue::new(&memory, 0, SIZE).layout();
+    let check = |change: fn(&mut QueueLayout)| {
+        let mut layout = good;
+        change(&mut layout);
+        let irq = Arc::new(FakeIrq::default());
+        VirtQueue::new(0, &layout, memory.clone(), Arc::new(event_fd()), irq).err()
+    };
+    assert_eq!(check(|_| {}), None);
+    assert_eq!(
+        check(|layout| layout.size = 0),
+        Some(QueueLayoutError::Size(0))
+    );
+    assert_eq!(
+        check(|layout| layout.size = 3),
+        Some(QueueLayoutError::Size(3))
+    );
+    for change in [
+        (|layout| layout.descriptors.0 += 8) as fn(&mut QueueLayout),
+        |layout| layout.avail.0 += 1,
+        |layout| layout.used.0 += 2,
+    ] {
+        assert!(matches!(
+            check(change),
+            Some(QueueLayoutError::Alignment { .. })
+        ));
+    }
+    for change in [
+        (|layout| layout.descriptors.0 = 0x10000) as fn(&mut QueueLayout),
+        |layout| layout.descriptors.0 = 0xfff0,
+        |layout| layout.avail.0 = u64::MAX - 1,
+        |layout| layout.used.0 = 0xfffc,
+        |layout| layout.size = 32768,
+    ] {
+        assert!(matches!(
+            check(change),
+            Some(QueueLayoutError::Memory { .. })
+        ));
+    }
+}
