@@ -13,15 +13,11 @@ pub struct Register {
     pub addr: u64,
 }
 
-/// One segment of MCFG.
+/// The first segment of MCFG.
 #[derive(Clone, Copy, Debug)]
 pub struct Ecam {
     /// Address of bus 0.
     pub base: u64,
-    /// First bus.
-    pub first: u8,
-    /// Last bus.
-    pub last: u8,
 }
 
 /// More CPUs than this are not started.
@@ -80,8 +76,6 @@ impl Acpi {
                 b"MCFG" if range.end - range.start >= 60 => {
                     self.ecam = Some(Ecam {
                         base: phys::r64(addr + 44),
-                        first: phys::r8(addr + 54),
-                        last: phys::r8(addr + 55),
                     });
                 }
                 _ => {}

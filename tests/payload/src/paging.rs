@@ -41,7 +41,7 @@ fn map_gib(addr: u64) {
     let middle = table(slot.load(Ordering::Relaxed) & ADDRESS);
     let slot = &middle.0[(addr >> 30) as usize % ENTRIES];
     if slot.load(Ordering::Relaxed) == 0 {
-        let lower = allocate(|i| addr + ((i as u64) << 21) | LARGE);
+        let lower = allocate(|i| (addr + ((i as u64) << 21)) | LARGE);
         slot.store(lower | TABLE, Ordering::Release);
     }
 }

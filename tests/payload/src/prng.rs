@@ -7,7 +7,9 @@ impl Prng {
     /// A generator; seeds that differ in one bit give unrelated streams.
     pub fn new(seed: u64) -> Self {
         let mut prng = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        (0..8).for_each(|_| drop(prng.next()));
+        for _ in 0..8 {
+            prng.next();
+        }
         prng
     }
 

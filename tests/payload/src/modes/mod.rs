@@ -1,8 +1,11 @@
 //! The modes: one function each, named by a word of the command line.
 
+mod blkbench;
 mod crash;
+mod exitcost;
 mod hostile;
 mod memory;
+mod netbench;
 mod sane;
 mod smp;
 mod ticker;
@@ -20,6 +23,9 @@ const MODES: &[Mode] = &[
     ("crash", crash::run),
     ("sane", sane::run),
     ("hostile", hostile::run),
+    ("blkbench", blkbench::run),
+    ("netbench", netbench::run),
+    ("exitcost", exitcost::run),
 ];
 
 /// Runs the mode that the command line names, `hello` if none.

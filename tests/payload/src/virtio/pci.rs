@@ -17,7 +17,6 @@ pub mod common {
     pub const DEVICE_FEATURE: u64 = 0x04;
     pub const DRIVER_FEATURE_SELECT: u64 = 0x08;
     pub const DRIVER_FEATURE: u64 = 0x0c;
-    pub const CONFIG_MSIX_VECTOR: u64 = 0x10;
     pub const NUM_QUEUES: u64 = 0x12;
     pub const DEVICE_STATUS: u64 = 0x14;
     pub const QUEUE_SELECT: u64 = 0x16;

@@ -74,6 +74,7 @@ struct Hostile {
     accesses: u64,
     chains: u64,
     stuck: u64,
+    gave_up: u64,
     console: u64,
 }
 
@@ -123,10 +124,11 @@ pub fn run(machine: &Machine) {
     hostile.restore();
     serial::init();
     println!(
-        "\nRESULT hostile=done seed={seed} rounds={round} ms={} accesses={} chains={} stuck_resets={} racers={racers} joined={joined} nmis={}",
+        "\nRESULT hostile=done seed={seed} rounds={round} ms={} accesses={} chains={} needs_reset={} stuck_resets={} racers={racers} joined={joined} nmis={}",
         time::to_ns(cpu::tsc() - start) / 1_000_000,
         hostile.accesses,
         hostile.chains,
+        hostile.gave_up,
         hostile.stuck,
         boot::nmi_count()
     );
@@ -175,6 +177,7 @@ impl Hostile {
             accesses: 0,
             chains: 0,
             stuck: 0,
+            gave_up: 0,
             console: 0,
         }
     }

@@ -56,6 +56,7 @@ pub fn attack(h: &mut Hostile) {
         linger(h);
     }
     racer::idle();
+    h.gave_up += u64::from(target.device.status() & status::NEEDS_RESET != 0);
     if !h.values.prng.one_in(3) {
         h.reset(&target);
     }
@@ -253,7 +254,11 @@ fn requests(values: &mut Values, target: &Target, ring: &Ring) {
             }
             id::NET => {
                 net_header(values, header);
-                let writes = if ring.index % 2 == 0 { flag::WRITE } else { 0 };
+                let writes = if ring.index.is_multiple_of(2) {
+                    flag::WRITE
+                } else {
+                    0
+                };
                 (12, writes, writes, values.prng.below(128) as u32, writes)
             }
             _ => (values.prng.below(64) as u32, random, random, 8, flag::WRITE),
