@@ -1,0 +1,54 @@
+//! The guests: where `make guest` left them, and how they are started.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// podvisor's binary.
+pub fn podvisor() -> PathBuf {
+    existing(
+        from_env("PODVISOR", "target/release/podvisor"),
+        "make build",
+    )
+}
+
+/// The test Linux: uncompressed, with a PVH note and a 64-bit entry.
+pub fn vmlinux() -> PathBuf {
+    guest_file("vmlinux")
+}
+
+/// The initial RAM disk of the test Linux.
+pub fn initrd() -> PathBuf {
+    guest_file("initrd.cpio")
+}
+
+/// The bare-metal guest, see `tests/payload`.
+pub fn payload() -> PathBuf {
+    guest_file("payload.elf")
+}
+
+/// The command line that makes the test Linux run `tests` (see `tests/guest/README.md`).
+pub fn linux_cmdline(tests: &str) -> String {
+    let path = repository().join("tests/guest/cmdline");
+    let recommended = fs::read_to_string(&path).expect("tests/guest/cmdline can be read");
+    format!("{} test={tests}", recommended.trim())
+}
+
+fn guest_file(name: &str) -> PathBuf {
+    existing(
+        from_env("GUEST_OUT", "target/guest").join(name),
+        "make guest",
+    )
+}
+
+fn from_env(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| repository().join(default), PathBuf::from)
+}
+
+fn existing(path: PathBuf, remedy: &str) -> PathBuf {
+    assert!(path.exists(), "{path:?} is missing: run `{remedy}` first");
+    path
+}
+
+fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}

@@ -1,0 +1,160 @@
+//! Network namespaces: a pod's, and its gateway's as the peer to talk to.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
+
+use crate::host;
+
+/// The pod's IPv4 address.
+pub const POD_ADDRESS: &str = "10.244.1.7";
+/// The gateway's IPv4 address.
+pub const GATEWAY: &str = "10.244.1.1";
+/// The pod's name server.
+pub const DNS: &str = "10.96.0.10";
+
+const POD_ADDRESS6: &str = "fd00:10:244:1::7/64";
+const GATEWAY6: &str = "fd00:10:244:1::1";
+
+/// A network namespace by the name that `ip netns` knows; removed when dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes an empty namespace.
+    #[track_caller]
+    pub fn new(role: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pv-{}-{count}-{role}", std::process::id());
+        host("ip", &["netns", "add", &name]);
+        Self { name }
+    }
+
+    /// Runs `ip -n NAME …`, its arguments as one string.
+    #[track_caller]
+    pub fn ip(&self, args: &str) -> String {
+        let mut words = vec!["-n", &self.name];
+        words.extend(args.split_whitespace());
+        host("ip", &words)
+    }
+
+    /// Calls `f` on a thread inside the namespace. Sockets stay in it for their lifetime.
+    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let path = Path::new("/run/netns").join(&self.name);
+        let namespace = File::open(path).expect("the namespace is there");
+        let inside = move || {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), kind).expect("root may enter it");
+            f()
+        };
+        std::thread::scope(|scope| match scope.spawn(inside).join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Left behind at worst; a panic here would hide the one that may be under way.
+        let _ = Command::new("ip")
+            .args(["netns", "delete", &self.name])
+            .status();
+    }
+}
+
+/// A pod with `eth0`, and its gateway at the other end of the cable.
+#[derive(Debug)]
+pub struct PodNetwork {
+    /// The gateway.
+    pub gateway: Namespace,
+    pod: Namespace,
+    files: PathBuf,
+}
+
+impl PodNetwork {
+    /// Makes both, with IPv4 and IPv6 addresses, default routes and a resolver configuration.
+    #[track_caller]
+    pub fn new() -> Self {
+        let (pod, gateway) = (Namespace::new("pod"), Namespace::new("gw"));
+        let files = Path::new("/etc/netns").join(&pod.name);
+        fs::create_dir_all(&files).expect("/etc/netns can be written");
+        let resolver = format!("search default.svc.cluster.local\nnameserver {DNS}\n");
+        fs::write(files.join("resolv.conf"), resolver).expect("/etc/netns can be written");
+        pod.ip(&format!(
+            "link add eth0 type veth peer name pod netns {}",
+            gateway.name
+        ));
+        gateway.ip(&format!("address add {GATEWAY}/24 dev pod"));
+        gateway.ip(&format!("address add {GATEWAY6}/64 dev pod nodad"));
+        gateway.ip("link set pod up");
+        pod.ip("link set lo up");
+        pod.ip("link set eth0 mtu 1400 up");
+        pod.ip(&format!("address add {POD_ADDRESS}/24 dev eth0"));
+        pod.ip(&format!("address add {POD_ADDRESS6} dev eth0 nodad"));
+        pod.ip(&format!("route add default via {GATEWAY}"));
+        pod.ip(&format!("-6 route add default via {GATEWAY6}"));
+        Self {
+            gateway,
+            pod,
+            files,
+        }
+    }
+
+    /// The words that run a program in the pod: in its network namespace, with its resolver
+    /// configuration, and with a `/run/podvisor` of its own.
+    pub fn wrapper(&self) -> Vec<String> {
+        let state = self.files.join("run");
+        fs::create_dir_all(&state).expect("/etc/netns can be written");
+        let script = "mkdir -p /run/podvisor; mount --bind \"$0\" /run/podvisor; exec \"$@\"";
+        let words = ["ip", "netns", "exec", &self.pod.name, "sh", "-ec", script];
+        let mut words = words.map(str::to_owned).to_vec();
+        words.push(state.to_string_lossy().into_owned());
+        words
+    }
+
+    /// The MAC address of the pod's interface.
+    pub fn mac(&self) -> String {
+        let links: Value = json(&self.pod.ip("-json link show eth0"));
+        links[0]["address"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Interfaces, addresses and routes of the pod, as far as they do not depend on the time.
+    pub fn snapshot(&self) -> Vec<Value> {
+        let commands = ["address", "route", "-6 route"];
+        let mut snapshot = commands.map(|command| json(&self.pod.ip(&format!("-json {command}"))));
+        for interface in snapshot[0].as_array_mut().into_iter().flatten() {
+            let addresses = interface["addr_info"].as_array_mut();
+            // Link-local addresses go and come with the link, by themselves.
+            addresses
+                .expect("a list")
+                .retain(|address| address["scope"] != "link");
+        }
+        snapshot.to_vec()
+    }
+}
+
+impl Default for PodNetwork {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for PodNetwork {
+    fn drop(&mut self) {
+        // Left behind at worst.
+        let _ = fs::remove_dir_all(&self.files);
+    }
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("ip -json prints JSON")
+}

@@ -1,0 +1,323 @@
+//! podvisor as a process: what it is given, what it says, how it ends.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tempfile::TempDir;
+
+use crate::control::Control;
+use crate::transcript::Transcript;
+use crate::vmi::Vmi;
+use crate::{PATIENCE, guest};
+
+/// A run to be.
+#[derive(Debug)]
+pub struct Run {
+    dir: TempDir,
+    wrapper: Vec<OsString>,
+    args: Vec<OsString>,
+    cmdline: String,
+    input: bool,
+}
+
+impl Run {
+    /// A run of `vmi`, without a kernel yet.
+    pub fn new(vmi: &Vmi) -> Self {
+        let run = Self::with_arguments(["run"]);
+        let path = run.dir().join("vmi.yaml");
+        fs::write(&path, vmi.to_yaml()).expect("the VMI can be written");
+        run.arg(path)
+    }
+
+    /// podvisor with these arguments.
+    pub fn with_arguments<const N: usize>(args: [&str; N]) -> Self {
+        Self {
+            dir: tempfile::Builder::new()
+                .prefix("pv-")
+                .tempdir()
+                .expect("a temporary directory"),
+            wrapper: Vec::new(),
+            args: args.map(OsString::from).into(),
+            cmdline: String::new(),
+            input: false,
+        }
+    }
+
+    /// A directory that lives as long as the run, for disks, sockets and the like.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
+    /// Boots the test Linux and lets it run `tests`, see `tests/guest/README.md`.
+    pub fn linux(self, tests: &str) -> Self {
+        let run = self
+            .kernel(&guest::vmlinux())
+            .arg("--initrd")
+            .arg(guest::initrd());
+        run.cmdline(&guest::linux_cmdline(tests))
+    }
+
+    /// Boots the bare-metal guest.
+    pub fn payload(self, cmdline: &str) -> Self {
+        self.kernel(&guest::payload()).cmdline(cmdline)
+    }
+
+    /// Boots this kernel.
+    pub fn kernel(self, path: &Path) -> Self {
+        self.arg("--kernel").arg(path)
+    }
+
+    /// Adds to the kernel command line.
+    pub fn cmdline(mut self, words: &str) -> Self {
+        self.cmdline.push_str(words);
+        self.cmdline.push(' ');
+        self
+    }
+
+    /// Where a volume is.
+    pub fn volume(self, name: &str, path: &Path) -> Self {
+        let mut value = OsString::from(format!("{name}="));
+        value.push(path);
+        self.arg("--volume").arg(value)
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Lets the test write to the console through [`Guest::type_line`].
+    pub fn with_input(mut self) -> Self {
+        self.input = true;
+        self
+    }
+
+    /// Runs podvisor by a program that executes its arguments, such as `ip netns exec NAME`.
+    pub fn within<S: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
+        self.wrapper = wrapper
+            .into_iter()
+            .map(|word| word.as_ref().to_owned())
+            .collect();
+        self
+    }
+
+    /// Starts podvisor when fewer than [`GUESTS`] others are under way.
+    #[track_caller]
+    pub fn start(mut self) -> Guest {
+        let slot = Slot::take();
+        let control = self.dir().join("control.sock");
+        if self.args[0] == "run" {
+            self = self.arg("--log-level").arg("info");
+            self = self
+                .arg("--control")
+                .arg(format!("unix:{}", control.display()));
+        }
+        if !self.cmdline.is_empty() {
+            let cmdline = std::mem::take(&mut self.cmdline);
+            self = self.arg("--cmdline").arg(cmdline.trim());
+        }
+        let mut words = std::mem::take(&mut self.wrapper);
+        words.push(guest::podvisor().into());
+        words.append(&mut self.args);
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .env_remove("STANDALONE_VMI")
+            .stdin(if self.input {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("Cannot run {words:?}: {error}"));
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        Guest {
+            stdin: child.stdin.take(),
+            console: Transcript::follow("console", stdout),
+            log: Transcript::follow("log", stderr),
+            pid: Pid::from_child(&child),
+            child,
+            status: None,
+            control,
+            words,
+            _dir: self.dir,
+            _slot: slot,
+        }
+    }
+}
+
+/// A podvisor that was started, and its guest.
+#[derive(Debug)]
+pub struct Guest {
+    /// Standard output, which is the guest's console unless `--console` says otherwise.
+    pub console: Transcript,
+    /// Standard error.
+    pub log: Transcript,
+    stdin: Option<ChildStdin>,
+    child: Child,
+    pid: Pid,
+    status: Option<ExitStatus>,
+    control: PathBuf,
+    words: Vec<OsString>,
+    _dir: TempDir,
+    _slot: Slot,
+}
+
+impl Guest {
+    /// The next line of the console with `text` in it.
+    #[track_caller]
+    pub fn wait_for(&self, text: &str) -> String {
+        self.console.wait_for(text, PATIENCE)
+    }
+
+    /// The value of the line `RESULT key=value`.
+    #[track_caller]
+    pub fn result(&self, key: &str) -> String {
+        self.console.result(key, PATIENCE)
+    }
+
+    /// Types a line.
+    #[track_caller]
+    pub fn type_line(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("the run was started with input");
+        let written = stdin.write_all(format!("{line}\n").as_bytes());
+        written.expect("the console takes input");
+    }
+
+    /// A new connection to the control socket, which is there once the guest says something.
+    #[track_caller]
+    pub fn control(&self) -> Control {
+        Control::connect(&self.control)
+    }
+
+    /// Sends a signal to the launcher.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("the launcher runs");
+    }
+
+    /// The vm process.
+    #[track_caller]
+    pub fn vm_pid(&self) -> Pid {
+        let pid = self.pid.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.expect("the launcher runs");
+        let first = children
+            .split_whitespace()
+            .next()
+            .and_then(|pid| pid.parse().ok());
+        first
+            .and_then(Pid::from_raw)
+            .expect("the launcher has a vm process")
+    }
+
+    /// Waits for the end and expects this exit status.
+    #[track_caller]
+    pub fn exits_with(&mut self, code: i32) {
+        let status = self.wait();
+        let signal = status.signal();
+        assert_eq!(
+            status.code(),
+            Some(code),
+            "exit status of podvisor (signal {signal:?})"
+        );
+    }
+
+    /// Waits for the end, until which console and log are complete.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        if let Some(status) = self.status {
+            return status;
+        }
+        assert!(self.ends_within(PATIENCE), "podvisor does not end");
+        let status = self.child.wait().expect("podvisor can be waited for");
+        self.status = Some(status);
+        self.console.wait_for_end(PATIENCE);
+        self.log.wait_for_end(PATIENCE);
+        status
+    }
+
+    /// Expects these words in what podvisor said on standard error.
+    #[track_caller]
+    pub fn log_has(&self, words: &[&str]) {
+        let text = self.log.text();
+        for word in words {
+            assert!(
+                text.contains(word),
+                "{word:?} is missing in the log:\n{text}"
+            );
+        }
+    }
+
+    fn ends_within(&self, timeout: Duration) -> bool {
+        let fd = pidfd_open(self.pid, PidfdFlags::empty()).expect("podvisor is not reaped");
+        let seconds = timeout.as_secs().try_into().unwrap_or(i64::MAX);
+        let timeout = Timespec {
+            tv_sec: seconds,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => {}
+                ready => return ready.is_ok_and(|ready| ready > 0),
+            }
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("---- command {:?}: {:?}", self.words, self.status);
+            self.console.print();
+            self.log.print();
+        }
+        if self.status.is_none() {
+            // The second signal of a kind that podvisor obeys at once, so that it tidies up.
+            self.signal(Signal::TERM);
+            self.signal(Signal::INT);
+            if !self.ends_within(Duration::from_secs(30)) {
+                self.signal(Signal::KILL);
+            }
+            // Nothing can be done about an error here.
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Guests at a time: as many as CI machines have CPUs.
+pub const GUESTS: usize = 2;
+
+static TAKEN: Mutex<usize> = Mutex::new(0);
+static RETURNED: Condvar = Condvar::new();
+
+/// The right to run a guest.
+#[derive(Debug)]
+struct Slot;
+
+impl Slot {
+    fn take() -> Self {
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = RETURNED.wait_while(taken, |taken| *taken >= GUESTS);
+        *free.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        RETURNED.notify_one();
+    }
+}

@@ -1,0 +1,222 @@
+//! A VirtualMachineInstance in a few words.
+
+use std::fmt::Write;
+
+/// What a test wants of a machine; [`Vmi::to_yaml`] is what podvisor reads.
+#[derive(Clone, Debug)]
+pub struct Vmi {
+    name: String,
+    memory: String,
+    topology: [u32; 3],
+    features: Vec<(String, String)>,
+    disks: Vec<Disk>,
+    network: bool,
+    multi_queue: bool,
+    rng: bool,
+    grace_seconds: u64,
+}
+
+impl Vmi {
+    /// A machine with one vCPU, 256 MiB and no devices.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory: "256Mi".to_owned(),
+            topology: [1, 1, 1],
+            features: Vec::new(),
+            disks: Vec::new(),
+            network: false,
+            multi_queue: false,
+            rng: false,
+            grace_seconds: 30,
+        }
+    }
+
+    /// RAM as a Kubernetes quantity.
+    pub fn memory(mut self, quantity: &str) -> Self {
+        self.memory = quantity.to_owned();
+        self
+    }
+
+    /// vCPUs: sockets, cores of each, threads of each core.
+    pub fn topology(mut self, sockets: u32, cores: u32, threads: u32) -> Self {
+        self.topology = [sockets, cores, threads];
+        self
+    }
+
+    /// A CPU feature and its policy.
+    pub fn feature(mut self, name: &str, policy: &str) -> Self {
+        self.features.push((name.to_owned(), policy.to_owned()));
+        self
+    }
+
+    /// One more disk.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// A NIC on the pod network.
+    pub fn network(mut self) -> Self {
+        self.network = true;
+        self
+    }
+
+    /// A queue (pair) for each vCPU on disks and NICs.
+    pub fn multi_queue(mut self) -> Self {
+        self.multi_queue = true;
+        self
+    }
+
+    /// A source of random numbers.
+    pub fn rng(mut self) -> Self {
+        self.rng = true;
+        self
+    }
+
+    /// Seconds between the power button and the forced stop.
+    pub fn grace_seconds(mut self, seconds: u64) -> Self {
+        self.grace_seconds = seconds;
+        self
+    }
+
+    /// The document.
+    pub fn to_yaml(&self) -> String {
+        let [sockets, cores, threads] = self.topology;
+        let (name, memory, grace) = (&self.name, &self.memory, self.grace_seconds);
+        let (network, queues) = (self.network, self.multi_queue);
+        let mut yaml = format!(
+            "apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata:
+  name: {name}
+spec:
+  terminationGracePeriodSeconds: {grace}
+  domain:
+    memory:
+      guest: {memory}
+    cpu:
+      sockets: {sockets}
+      cores: {cores}
+      threads: {threads}
+      features: [{features}]
+    devices:
+      autoattachPodInterface: {network}
+      blockMultiQueue: {queues}
+      networkInterfaceMultiqueue: {queues}
+",
+            features = self.features_yaml(),
+        );
+        self.write_devices(&mut yaml)
+            .expect("writing to a String cannot fail");
+        yaml
+    }
+
+    fn features_yaml(&self) -> String {
+        let features = self.features.iter();
+        let items = features.map(|(name, policy)| format!("{{name: {name}, policy: {policy}}}"));
+        items.collect::<Vec<_>>().join(", ")
+    }
+
+    fn write_devices(&self, yaml: &mut String) -> std::fmt::Result {
+        if self.rng {
+            writeln!(yaml, "      rng: {{}}")?;
+        }
+        if self.network {
+            writeln!(
+                yaml,
+                "      interfaces:\n      - name: default\n        bridge: {{}}"
+            )?;
+        }
+        if !self.disks.is_empty() {
+            writeln!(yaml, "      disks:")?;
+            self.disks
+                .iter()
+                .try_for_each(|disk| disk.write_disk(yaml))?;
+            writeln!(yaml, "  volumes:")?;
+            self.disks
+                .iter()
+                .try_for_each(|disk| disk.write_volume(yaml))?;
+        }
+        if self.network {
+            writeln!(yaml, "  networks:\n  - name: default\n    pod: {{}}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A disk of a [`Vmi`].
+#[derive(Clone, Debug)]
+pub struct Disk {
+    name: String,
+    read_only: bool,
+    serial: Option<String>,
+    cache: Option<String>,
+    block_size: Option<u32>,
+}
+
+impl Disk {
+    /// A writable disk on the volume of the same name.
+    pub fn new(name: &str) -> Self {
+        let name = name.to_owned();
+        Self {
+            name,
+            read_only: false,
+            serial: None,
+            cache: None,
+            block_size: None,
+        }
+    }
+
+    /// Refuses writes.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// A serial number.
+    pub fn serial(mut self, serial: &str) -> Self {
+        self.serial = Some(serial.to_owned());
+        self
+    }
+
+    /// A cache mode.
+    pub fn cache(mut self, mode: &str) -> Self {
+        self.cache = Some(mode.to_owned());
+        self
+    }
+
+    /// Logical and physical block size in bytes.
+    pub fn block_size(mut self, bytes: u32) -> Self {
+        self.block_size = Some(bytes);
+        self
+    }
+
+    fn write_disk(&self, yaml: &mut String) -> std::fmt::Result {
+        writeln!(yaml, "      - name: {}", self.name)?;
+        writeln!(
+            yaml,
+            "        disk: {{bus: virtio, readonly: {}}}",
+            self.read_only
+        )?;
+        if let Some(serial) = &self.serial {
+            writeln!(yaml, "        serial: {serial}")?;
+        }
+        if let Some(mode) = &self.cache {
+            writeln!(yaml, "        cache: {mode}")?;
+        }
+        if let Some(bytes) = self.block_size {
+            let custom = format!("{{logical: {bytes}, physical: {bytes}}}");
+            writeln!(yaml, "        blockSize: {{custom: {custom}}}")?;
+        }
+        Ok(())
+    }
+
+    fn write_volume(&self, yaml: &mut String) -> std::fmt::Result {
+        let name = &self.name;
+        writeln!(
+            yaml,
+            "  - name: {name}\n    persistentVolumeClaim: {{claimName: {name}}}"
+        )
+    }
+}

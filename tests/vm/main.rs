@@ -1,0 +1,1 @@
+//! Tests through the real binary with real guests, see the crate.
