@@ -67,9 +67,12 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// The parser's messages may quote the document; keep terminals safe from it.
+/// The parser's message without its position and hints for callers. It may quote the document;
+/// keep terminals safe from that.
 fn first_line(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
+    let line = line.split(" at line ").next().unwrap_or_default();
+    let line = line.split("; use from_str").next().unwrap_or_default();
     line.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 

@@ -73,24 +73,23 @@ const BRIDGE: Fields = Fields {
 /// Reads the names of the networks, each the pod network.
 pub(super) fn read_networks(items: &[Node<'_>]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
+    let mut has_pod = false;
     for item in items {
         let network = item.object(&NETWORK);
         match network.get("pod") {
-            Some(pod) => drop(pod.object(&POD)),
-            None if network.has_refused() => {}
+            Some(pod) => {
+                pod.object(&POD);
+                if has_pod {
+                    item.error_found("a second pod network", "one network: the pod has one NIC");
+                }
+                has_pod = true;
+            }
+            None if network.is_explained() => {}
             None => network.missing("pod", "{}"),
         }
         if let Some(name) = unique_name(&network, "the name of an interface", &names) {
             names.push(name);
         }
-    }
-    if names.len() > 1
-        && let Some(second) = items.get(1)
-    {
-        second.error_found(
-            "a second pod network",
-            "one network: the pod has one primary interface",
-        );
     }
     names
 }
@@ -102,7 +101,7 @@ pub(super) fn read_interfaces(items: &[Node<'_>]) -> Vec<Interface> {
         let interface = item.object(&INTERFACE);
         match interface.get("bridge") {
             Some(bridge) => drop(bridge.object(&BRIDGE)),
-            None if interface.has_refused() => {}
+            None if interface.is_explained() => {}
             None => interface.missing("bridge", "{}"),
         }
         if let Some(model) = interface.get("model") {

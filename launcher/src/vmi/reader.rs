@@ -213,34 +213,42 @@ impl<'a> Object<'a> {
     /// The field `name`; its absence is an error.
     pub(super) fn require(&self, name: &'static str, accepted: &str) -> Option<Node<'a>> {
         let field = self.get(name);
-        if field.is_none() && self.map.is_some() {
+        if field.is_none() {
             self.missing(name, accepted);
         }
         field
     }
 
-    /// Records that the field `name` is missing.
+    /// Records that the field `name`, or a field of it (`memory.guest`), is missing.
     pub(super) fn missing(&self, name: &str, accepted: &str) {
-        self.node
-            .report
-            .borrow_mut()
-            .error(join(&self.node.path, name), "nothing", accepted);
+        if self.map.is_some() {
+            let path = self.path_of(name);
+            self.node
+                .report
+                .borrow_mut()
+                .error(path, "nothing", accepted);
+        }
     }
 
     /// Notes something about a field that need not be there.
     pub(super) fn note(&self, name: &str, note: &str) {
-        self.node
-            .report
-            .borrow_mut()
-            .note(join(&self.node.path, name), note);
+        let path = self.path_of(name);
+        self.node.report.borrow_mut().note(path, note);
     }
 
-    /// Whether a field of the table's `refused` list was reported.
-    pub(super) fn has_refused(&self) -> bool {
+    /// Path of a field or of a field of a field.
+    fn path_of(&self, name: &str) -> String {
+        let path = self.node.path.clone();
+        name.split('.').fold(path, |path, name| join(&path, name))
+    }
+
+    /// Whether an error says already why this object is of no known kind: it is no object, or it
+    /// has a field of the table's `refused` list.
+    pub(super) fn is_explained(&self) -> bool {
         let refused = |(name, value): (&String, &Value)| {
             find(self.fields.refused, name).is_some() && !is_vacuous(value)
         };
-        self.map.into_iter().flatten().any(refused)
+        self.map.is_none_or(|map| map.iter().any(refused))
     }
 
     pub(super) fn boolean(&self, name: &'static str) -> Option<bool> {

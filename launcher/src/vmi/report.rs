@@ -43,7 +43,7 @@ impl fmt::Display for Note {
     }
 }
 
-/// All errors and notes of one document, in document order.
+/// All errors and notes of one document, in the order in which it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Empty when the document can be honoured.

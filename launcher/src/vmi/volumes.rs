@@ -53,17 +53,15 @@ const VOLUME: Fields = Fields {
 
 const SOURCES: &str = "one of persistentVolumeClaim, dataVolume, hostDisk";
 
-const MOUNTED: &str = "the pod has it mounted";
-
 const CLAIM: Fields = Fields {
-    honoured: &["readOnly"],
-    accepted: &[("claimName", MOUNTED)],
+    honoured: &["claimName", "readOnly"],
+    accepted: &[],
     refused: &[("hotpluggable", "there is no hotplug")],
 };
 
 const DATA_VOLUME: Fields = Fields {
-    honoured: &[],
-    accepted: &[("name", MOUNTED)],
+    honoured: &["name"],
+    accepted: &[],
     refused: &[("hotpluggable", "there is no hotplug")],
 };
 
@@ -98,11 +96,19 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
 
 fn read_source(item: &Node<'_>, volume: &Object<'_>) -> Option<(VolumeSource, bool)> {
     let claim = volume.get("persistentVolumeClaim").map(|claim| {
-        let read_only = claim.object(&CLAIM).boolean("readOnly");
-        Some((VolumeSource::Claim, read_only.unwrap_or(false)))
+        let claim = claim.object(&CLAIM);
+        require_name(&claim, "claimName", "the name of a PersistentVolumeClaim");
+        Some((
+            VolumeSource::Claim,
+            claim.boolean("readOnly").unwrap_or(false),
+        ))
     });
     let data_volume = volume.get("dataVolume").map(|volume| {
-        volume.object(&DATA_VOLUME);
+        require_name(
+            &volume.object(&DATA_VOLUME),
+            "name",
+            "the name of a DataVolume",
+        );
         Some((VolumeSource::Claim, false))
     });
     let host_disk = volume
@@ -116,11 +122,18 @@ fn read_source(item: &Node<'_>, volume: &Object<'_>) -> Option<(VolumeSource, bo
             None
         }
         (None, _) => {
-            if !volume.has_refused() {
+            if !volume.is_explained() {
                 item.error_found("no source", SOURCES);
             }
             None
         }
+    }
+}
+
+/// The pod has it mounted under the volume's name, so its own name is only checked for.
+fn require_name(source: &Object<'_>, field: &'static str, accepted: &str) {
+    if let Some(name) = source.require(field, accepted) {
+        name.string();
     }
 }
 
