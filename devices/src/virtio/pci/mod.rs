@@ -9,6 +9,8 @@ mod layout;
 mod msix;
 mod registers;
 mod running;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;

@@ -1,0 +1,169 @@
+//! Serving requests does not allocate, from the kick to the interrupt.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use devices::GuestMemory;
+use devices::virtio::block::{BlockSpec, CacheMode, QUEUE_SIZE};
+use devices::virtio::rng::Rng;
+use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
+use devices::virtio::{Activation, QueueHandler, VirtioDevice};
+use vm_memory::{Bytes, GuestAddress};
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const DATA: u64 = 0x10_0000;
+const HEADER: u64 = 0x8_0000;
+const STATUS: u64 = 0x9_0000;
+const BATCH: u64 = 32;
+
+struct Fixture {
+    memory: Arc<GuestMemory>,
+    guest: GuestQueue,
+    handler: Box<dyn QueueHandler>,
+    irq: Arc<FakeIrq>,
+}
+
+fn fixture(device: &mut dyn VirtioDevice, size: u16) -> Fixture {
+    let memory = guest_memory(&[(0, 0x40_0000)]);
+    let guest = GuestQueue::new(&memory, 0, size).with_event_idx();
+    let irq = Arc::new(FakeIrq::default());
+    let queue = guest.device_side(0, Arc::new(event_fd()), irq.clone());
+    let activation = Activation {
+        features: device.features(),
+        queues: vec![queue],
+        config_irq: Arc::new(FakeIrq::default()),
+    };
+    let handler = device
+        .activate(activation)
+        .expect("activates")
+        .pop()
+        .expect("one queue");
+    Fixture {
+        memory,
+        guest,
+        handler,
+        irq,
+    }
+}
+
+impl Fixture {
+    /// Serves what `add` offers and returns the number of allocations that took.
+    fn allocations(&mut self, add: impl Fn(&mut GuestQueue)) -> usize {
+        let before = ALLOCATIONS.with(Cell::get);
+        add(&mut self.guest);
+        for _ in 0..BATCH / 16 {
+            self.handler.kicked(0).expect("good queue");
+        }
+        self.handler.readable(0).expect("good queue");
+        self.handler.drain();
+        for _ in 0..BATCH {
+            assert!(self.guest.pop_used().is_some());
+        }
+        self.guest.set_used_event(self.guest.used_idx());
+        ALLOCATIONS.with(Cell::get) - before
+    }
+}
+
+#[test]
+fn counting_works() {
+    let before = ALLOCATIONS.with(Cell::get);
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATIONS.with(Cell::get), before + 1);
+}
+
+fn check_block(sync: bool) {
+    let image = tempfile::tempfile().expect("temporary file");
+    image.set_len(1 << 20).expect("set size");
+    let spec = BlockSpec {
+        name: "root".into(),
+        file: image,
+        read_only: false,
+        cache: CacheMode::Writeback,
+        serial: None,
+        logical_block_size: 512,
+        physical_block_size: 512,
+        discard_granularity: None,
+        discard: true,
+        queues: 1,
+    };
+    let mut block = spec.build().expect("good spec");
+    if sync {
+        block.force_sync();
+    }
+    let mut f = fixture(&mut block, QUEUE_SIZE);
+    // A quarter each of reads, writes, flushes and questions for the name.
+    for i in 0..BATCH {
+        let kind = [0u32, 1, 4, 8][i as usize % 4];
+        let header = u128::from(kind) | u128::from(8 * i) << 64;
+        let at = GuestAddress(HEADER + 16 * i);
+        f.memory.write_obj(header, at).expect("in memory");
+    }
+    for round in 0..20 {
+        let allocations = f.allocations(|guest| {
+            for i in 0..BATCH {
+                let header = Buffer::readable(HEADER + 16 * i, 16);
+                let status = Buffer::writable(STATUS + i, 1);
+                let data = |len| Buffer::writable(DATA + 4096 * i, len);
+                match i % 4 {
+                    0 => guest.add(&[header, data(1024), data(3072), status]),
+                    1 => guest.add(&[header, Buffer::readable(DATA + 4096 * i, 4096), status]),
+                    2 => guest.add(&[header, status]),
+                    _ => guest.add(&[header, data(20), status]),
+                };
+            }
+        });
+        assert_eq!(allocations, 0, "round {round}");
+    }
+    let mut statuses = [0xff; BATCH as usize];
+    f.memory
+        .read_slice(&mut statuses, GuestAddress(STATUS))
+        .expect("in memory");
+    assert_eq!(statuses, [0; BATCH as usize]);
+    assert!(f.irq.count() > 0);
+}
+
+#[test]
+fn block_with_io_uring() {
+    check_block(false);
+}
+
+#[test]
+fn block_without_io_uring() {
+    check_block(true);
+}
+
+#[test]
+fn rng() {
+    let mut f = fixture(&mut Rng::new("rng"), 64);
+    for round in 0..20 {
+        let allocations = f.allocations(|guest| {
+            for i in 0..BATCH {
+                guest.add(&[Buffer::writable(DATA + 64 * i, 64)]);
+            }
+        });
+        assert_eq!(allocations, 0, "round {round}");
+    }
+}
