@@ -2,7 +2,8 @@
 
 CARGO      ?= cargo
 GUEST_OUT  ?= $(CURDIR)/target/guest
-PODVISOR   ?= $(CURDIR)/target/release/podvisor
+PODVISOR   ?= $(CURDIR)/target/podvisor
+TARGET     ?= $(shell rustc -vV | sed -n 's/^host: //p')
 export GUEST_OUT PODVISOR
 
 .PHONY: help deps build guest demo demo-pod test check fmt clippy unit vm-tests clean
@@ -13,8 +14,12 @@ help: ## List the targets
 deps: ## Install the Debian packages that guest, demo and tests need (root)
 	examples/deps.sh
 
-build: ## Build the release binary, static: target/release/podvisor
-	$(CARGO) build --release --locked -p podvisor
+# The binary is the whole container image, so libc is linked in. Naming the target keeps that flag
+# away from procedural macros, which cannot be static.
+build: ## Build the static release binary: target/podvisor
+	CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static" \
+		$(CARGO) build --release --locked -p podvisor --target $(TARGET)
+	cp target/$(TARGET)/release/podvisor target/podvisor
 
 guest: deps ## Build the test guest: Linux kernel, initrd, bare-metal payload (cached)
 	tests/guest/build.sh

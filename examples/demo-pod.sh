@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 guest=$(realpath "${GUEST_OUT:-target/guest}")
-podvisor=$(realpath "${PODVISOR:-target/release/podvisor}")
+podvisor=$(realpath "${PODVISOR:-target/podvisor}")
 work=$(mktemp -d)
 name=pv-demo-pod-$$
 

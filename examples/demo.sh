@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 guest=${GUEST_OUT:-target/guest}
-podvisor=${PODVISOR:-target/release/podvisor}
+podvisor=${PODVISOR:-target/podvisor}
 work=$(mktemp -d)
 pod=pv-demo-$$
 host=pvd$$
