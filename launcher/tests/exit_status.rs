@@ -1,0 +1,219 @@
+//! Exit statuses and messages that need neither KVM nor a guest.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{example, podvisor};
+use tempfile::TempDir;
+
+/// Exit status and standard error.
+fn run(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.output().expect("run");
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+#[track_caller]
+fn check(command: &mut Command, status: i32, words: &[&str]) {
+    let (found, stderr) = run(command);
+    assert_eq!(found, Some(status), "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{word:?} is not in {stderr}");
+    }
+}
+
+fn temp() -> TempDir {
+    tempfile::tempdir().expect("temporary directory")
+}
+
+#[test]
+fn bad_usage() {
+    check(&mut podvisor(), 2, &["Usage"]);
+    check(podvisor().arg("fly"), 2, &["fly"]);
+    check(
+        podvisor().args(["run", "x", "--console", "tty"]),
+        2,
+        &["file:PATH"],
+    );
+    check(
+        podvisor().args(["run", "x", "--volume", "root"]),
+        2,
+        &["NAME=PATH"],
+    );
+    check(
+        podvisor().args(["run", "x", "--control", "/x"]),
+        2,
+        &["unix:PATH"],
+    );
+    check(
+        podvisor().args(["run", "x", "--cmdline", "a\nb"]),
+        2,
+        &["control characters"],
+    );
+    check(podvisor().arg("run"), 2, &["STANDALONE_VMI"]);
+}
+
+#[test]
+fn options_that_do_not_fit_the_vmi() {
+    let minimal = example("minimal.yaml");
+    let path = "spec.domain.firmware.kernelBoot.container.kernelPath";
+    check(podvisor().arg("run").arg(&minimal), 2, &[path, "--kernel"]);
+    let args = ["--kernel", "/dev/null", "--volume", "root=/x"];
+    check(
+        podvisor().arg("run").arg(&minimal).args(args),
+        2,
+        &["--volume", "\"root\""],
+    );
+    let args = [
+        "--kernel",
+        "/dev/null",
+        "--volume",
+        "root=/x",
+        "--volume",
+        "root=/y",
+    ];
+    check(
+        podvisor().arg("run").arg(example("demo.yaml")).args(args),
+        2,
+        &["--volume", "twice"],
+    );
+}
+
+#[test]
+fn missing_files() {
+    check(
+        podvisor().args(["run", "/nonexistent.yaml"]),
+        5,
+        &["/nonexistent.yaml"],
+    );
+    let run = |args: &[&str]| {
+        let mut command = podvisor();
+        command.arg("run").arg(example("minimal.yaml")).args(args);
+        command
+    };
+    // Without /dev/kvm that is what is missed first; the status is the same.
+    let kvm = Path::new("/dev/kvm").exists();
+    let words = |words: &'static [&'static str]| if kvm { words } else { &["/dev/kvm"] };
+    let path = "/nonexistent";
+    check(
+        &mut run(&["--kernel", path]),
+        5,
+        words(&["kernel", "/nonexistent"]),
+    );
+    check(
+        &mut run(&["--kernel", "/dev"]),
+        5,
+        words(&["a directory", "/dev"]),
+    );
+    let args = ["--kernel", "/bin/sh", "--initrd", path];
+    check(
+        &mut run(&args),
+        5,
+        words(&["initial RAM disk", "/nonexistent"]),
+    );
+    let args = ["--kernel", "/bin/sh", "--console", "file:/nonexistent/log"];
+    check(&mut run(&args), 5, words(&["/nonexistent/log"]));
+    let args = [
+        "--kernel",
+        "/bin/sh",
+        "--console",
+        "unix:/nonexistent/socket",
+    ];
+    check(&mut run(&args), 5, words(&["/nonexistent/socket"]));
+}
+
+#[test]
+fn missing_volume_names_where_it_was_looked_for() {
+    if !Path::new("/dev/kvm").exists() {
+        return;
+    }
+    let mut command = podvisor();
+    command
+        .args(["run", "--kernel", "/bin/sh"])
+        .arg(example("demo.yaml"));
+    let place = "/var/run/kubevirt-private/vmi-disks/root/disk.img";
+    check(&mut command, 5, &[place, "/dev/root", "--volume NAME=PATH"]);
+    command.args(["--volume", "root=/nonexistent.img"]);
+    check(&mut command, 5, &["/nonexistent.img"]);
+}
+
+#[test]
+fn socket_in_use() {
+    if !Path::new("/dev/kvm").exists() {
+        return;
+    }
+    let dir = temp();
+    let path = dir.path().join("socket");
+    let _listener = UnixListener::bind(&path).expect("socket");
+    let mut command = podvisor();
+    command
+        .args(["run", "--kernel", "/bin/sh"])
+        .arg(example("minimal.yaml"));
+    command
+        .arg("--control")
+        .arg(format!("unix:{}", path.display()));
+    check(&mut command, 5, &["control socket", "in use"]);
+}
+
+#[test]
+fn documents_from_standard_input_and_the_environment() {
+    let text = fs::read(example("minimal.yaml")).expect("example");
+    let mut command = podvisor();
+    command
+        .args(["plan", "-", "--kernel", "/k"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().expect("run");
+    child
+        .stdin
+        .take()
+        .expect("pipe")
+        .write_all(&text)
+        .expect("write");
+    assert!(child.wait().expect("wait").success());
+
+    let text = String::from_utf8(text).expect("UTF-8");
+    let mut command = podvisor();
+    command
+        .args(["plan", "--kernel", "/k"])
+        .env("STANDALONE_VMI", &text);
+    check(&mut command, 0, &[]);
+    command.env("STANDALONE_VMI", "kind: [");
+    check(&mut command, 2, &["$STANDALONE_VMI", "Line 1, column"]);
+}
+
+#[test]
+fn validate_says_so() {
+    let output = podvisor()
+        .arg("validate")
+        .arg(example("server.yaml"))
+        .output()
+        .expect("run");
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("server.yaml: valid\n"), "{text}");
+    assert!(text.contains("note: spec.evictionStrategy: "), "{text}");
+    check(
+        podvisor().args(["validate", "/nonexistent"]),
+        5,
+        &["/nonexistent"],
+    );
+}
+
+#[test]
+fn ctl_without_a_machine() {
+    let dir = temp();
+    let path = dir.path().join("none");
+    check(
+        podvisor().arg("ctl").arg(path).arg("status"),
+        5,
+        &["control socket", "--control"],
+    );
+}
