@@ -49,7 +49,9 @@ pub enum NetworkError {
     #[error("Cannot talk to the kernel's network configuration")]
     Netlink(#[source] io::Error),
     /// The pod has no such interface.
-    #[error("The pod has no network interface {interface:?} (wanted by NIC {nic:?}); it has {present:?}")]
+    #[error(
+        "The pod has no network interface {interface:?} (wanted by NIC {nic:?}); it has {present:?}"
+    )]
     NoSuchInterface {
         /// NIC of the VMI.
         nic: String,

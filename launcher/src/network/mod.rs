@@ -18,6 +18,7 @@ mod lease;
 mod names;
 mod netlink;
 mod prepare;
+mod restore;
 mod state;
 
 use std::fs::File;

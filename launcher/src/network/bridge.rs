@@ -1,0 +1,226 @@
+//! The bridge binding: the guest takes the pod NIC's place on its network.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+
+use devices::virtio::net::tap;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute,
+};
+use rtnetlink::{
+    AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkDummy, LinkMessageBuilder, LinkUnspec,
+};
+
+use super::lease::global_ipv4;
+use super::names::Names;
+use super::netlink::{Link, Netlink, is_unsupported};
+use super::state::SavedInterface;
+use super::{NetworkError, NetworkRequest, Step};
+
+/// `arp_ignore`: answer only for addresses of the interface that was asked through. Otherwise the
+/// pod would answer for the guest's address, which its placeholder still has.
+const ARP_IGNORE_OTHER_INTERFACES: i32 = 1;
+
+/// Makes bridge, TAP and placeholder, and joins the pod's NIC to them. Whatever happens,
+/// [`super::restore::restore`] with the same `saved` undoes it.
+pub(super) async fn set_up(
+    netlink: &Netlink,
+    request: &NetworkRequest,
+    names: &Names,
+    saved: &SavedInterface,
+    server: Ipv4Addr,
+) -> Result<Vec<File>, NetworkError> {
+    // First, as it is the likeliest to fail and changes nothing of the pod's.
+    let taps = tap::open(&names.tap, request.queue_pairs).map_err(|source| NetworkError::Tap {
+        nic: request.nic_name.clone(),
+        source,
+    })?;
+    let mac = random_mac().map_err(NetworkError::Netlink)?;
+    let bridge = create_bridge(netlink, names, saved, mac).await?;
+    move_nic(netlink, names, saved, mac).await?;
+    create_placeholder(netlink, names, saved).await?;
+    join_tap(netlink, names, saved, bridge.index).await?;
+    join_nic(netlink, names, saved, bridge.index).await?;
+    start_bridge(netlink, &bridge, saved, server).await?;
+    Ok(taps)
+}
+
+/// A locally administered unicast address.
+fn random_mac() -> std::io::Result<[u8; 6]> {
+    use std::io::Read;
+    let mut mac = [0; 6];
+    File::open("/dev/urandom")?.read_exact(&mut mac)?;
+    mac[0] = mac[0] & 0xfc | 0x02;
+    Ok(mac)
+}
+
+/// The bridge forwards at once and floods multicast, since nobody would answer for the guest's
+/// memberships. The kernel must not use it as an interface of its own.
+async fn create_bridge(
+    netlink: &Netlink,
+    names: &Names,
+    saved: &SavedInterface,
+    mac: [u8; 6],
+) -> Result<Link, NetworkError> {
+    let bridge = LinkMessageBuilder::<LinkBridge>::new(&names.bridge)
+        .address(mac.to_vec())
+        .mcast_snooping(false)
+        .build();
+    netlink.create(&names.bridge, bridge).await?;
+    let bridge = present(netlink, &names.bridge, Step::Create).await?;
+    let quiet = quiet(&bridge).mtu(saved.mtu).build();
+    netlink.change(Step::Change, &bridge.name, quiet).await?;
+    Ok(bridge)
+}
+
+/// Through netlink and not `/proc/sys`, which is read-only in most containers.
+fn quiet(link: &Link) -> LinkMessageBuilder<LinkUnspec> {
+    let mut inet = InetDevConf::default();
+    inet.arp_ignore = ARP_IGNORE_OTHER_INTERFACES;
+    let no_link_local = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    LinkUnspec::new_with_index(link.index).append_extra_attribute(LinkAttribute::AfSpecUnspec(
+        vec![
+            AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(inet)]),
+            AfSpecUnspec::Inet6(vec![no_link_local]),
+        ],
+    ))
+}
+
+/// Takes name, MAC and addresses from the pod's NIC.
+async fn move_nic(
+    netlink: &Netlink,
+    names: &Names,
+    saved: &SavedInterface,
+    mac: [u8; 6],
+) -> Result<(), NetworkError> {
+    let nic = || LinkUnspec::new_with_index(saved.index);
+    netlink
+        .change(Step::Change, &names.interface, nic().down().build())
+        .await?;
+    let changed = nic().name(names.nic.clone()).address(mac.to_vec()).build();
+    netlink
+        .change(Step::Change, &names.interface, changed)
+        .await?;
+    let nic = present(netlink, &names.nic, Step::Change).await?;
+    for address in netlink.addresses(&nic).await? {
+        netlink.remove_address(&nic.name, address).await?;
+    }
+    Ok(())
+}
+
+/// An interface that is down and keeps MAC, MTU and addresses for whoever looks. A dummy, as
+/// KubeVirt makes; a bridge without ports where the kernel has no dummies.
+async fn create_placeholder(
+    netlink: &Netlink,
+    names: &Names,
+    saved: &SavedInterface,
+) -> Result<(), NetworkError> {
+    let name = &names.interface;
+    let dummy = LinkMessageBuilder::<LinkDummy>::new(name)
+        .address(saved.mac.to_vec())
+        .mtu(saved.mtu)
+        .build();
+    match netlink.create(name, dummy).await {
+        Err(error) if is_unsupported(&error) => {
+            let bridge = LinkMessageBuilder::<LinkBridge>::new(name)
+                .address(saved.mac.to_vec())
+                .mtu(saved.mtu)
+                .build();
+            netlink.create(name, bridge).await?;
+        }
+        result => result?,
+    }
+    let placeholder = present(netlink, name, Step::Create).await?;
+    for address in saved.addresses() {
+        let address = with_index(without_dad(address), placeholder.index);
+        if let Err(error) = netlink.add_address(name, address).await {
+            // It is there to be looked at; the guest does not need it.
+            tracing::debug!(interface = name, %error, "address not shown on the placeholder");
+        }
+    }
+    Ok(())
+}
+
+async fn join_tap(
+    netlink: &Netlink,
+    names: &Names,
+    saved: &SavedInterface,
+    bridge: u32,
+) -> Result<(), NetworkError> {
+    let tap = present(netlink, &names.tap, Step::Create).await?;
+    let port = quiet(&tap).mtu(saved.mtu).controller(bridge).build();
+    netlink.change(Step::Enslave, &tap.name, port).await?;
+    let up = LinkUnspec::new_with_index(tap.index).up().build();
+    netlink.change(Step::Change, &tap.name, up).await
+}
+
+/// The NIC's port does not learn: the guest's own frames, reflected by the network, must not make
+/// the bridge look for the guest outside.
+async fn join_nic(
+    netlink: &Netlink,
+    names: &Names,
+    saved: &SavedInterface,
+    bridge: u32,
+) -> Result<(), NetworkError> {
+    let nic = || LinkUnspec::new_with_index(saved.index);
+    let port = nic().controller(bridge).build();
+    netlink.change(Step::Enslave, &names.nic, port).await?;
+    let deaf = LinkBridgePort::new(saved.index).learning(false).build();
+    netlink.change_port(&names.nic, deaf).await?;
+    netlink
+        .change(Step::Change, &names.nic, nic().up().build())
+        .await
+}
+
+async fn start_bridge(
+    netlink: &Netlink,
+    bridge: &Link,
+    saved: &SavedInterface,
+    server: Ipv4Addr,
+) -> Result<(), NetworkError> {
+    if saved
+        .addresses()
+        .any(|address| global_ipv4(&address).is_some())
+    {
+        let address = AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(bridge.index)
+            .address(server, 32)
+            .build();
+        netlink.add_address(&bridge.name, address).await?;
+    }
+    let up = LinkUnspec::new_with_index(bridge.index).up().build();
+    netlink.change(Step::Change, &bridge.name, up).await
+}
+
+/// The interface that was just made or changed.
+async fn present(netlink: &Netlink, name: &str, step: Step) -> Result<Link, NetworkError> {
+    netlink
+        .link(name)
+        .await?
+        .ok_or_else(|| NetworkError::Refused {
+            step,
+            interface: name.to_owned(),
+            source: std::io::Error::from(std::io::ErrorKind::NotFound),
+        })
+}
+
+/// The same address for another interface.
+pub(super) fn with_index(mut address: AddressMessage, index: u32) -> AddressMessage {
+    address.header.index = index;
+    // A label must begin with the interface's name; the kernel makes it from that.
+    address
+        .attributes
+        .retain(|attribute| !matches!(attribute, AddressAttribute::Label(_)));
+    address
+}
+
+/// The same address, usable at once: nobody else had it a moment ago.
+pub(super) fn without_dad(mut address: AddressMessage) -> AddressMessage {
+    for attribute in &mut address.attributes {
+        if let AddressAttribute::Flags(flags) = attribute {
+            *flags |= AddressFlags::Nodad;
+        }
+    }
+    address
+}

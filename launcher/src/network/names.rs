@@ -1,0 +1,66 @@
+//! Interface names, derived from the pod's as KubeVirt does.
+
+use std::net::Ipv4Addr;
+
+/// The kernel's limit for names, bytes (`IFNAMSIZ` less the terminator).
+const MAX_NAME: usize = 15;
+
+/// Names of what is made for one pod interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Names {
+    /// The pod's interface; while the guest runs, the placeholder.
+    pub(super) interface: String,
+    /// The pod's NIC while the guest runs.
+    pub(super) nic: String,
+    pub(super) bridge: String,
+    pub(super) tap: String,
+}
+
+impl Names {
+    /// `None` if a name would be too long.
+    pub(super) fn of(interface: &str) -> Option<Self> {
+        let base = interface.strip_prefix("pod").unwrap_or(interface);
+        let names = Self {
+            interface: interface.to_owned(),
+            nic: format!("{base}-nic"),
+            bridge: format!("k6t-{base}"),
+            tap: format!("tap{}", interface.get(3..).unwrap_or(interface)),
+        };
+        let all = [&names.interface, &names.nic, &names.bridge, &names.tap];
+        let fit = !base.is_empty() && all.iter().all(|name| name.len() <= MAX_NAME);
+        fit.then_some(names)
+    }
+}
+
+/// The address that DHCP answers of the NIC number `index` come from; also the bridge's.
+pub(super) fn server_address(index: usize) -> Ipv4Addr {
+    // KubeVirt appends the index to "169.254.75.1".
+    let last = format!("1{index}").parse().unwrap_or(u8::MAX);
+    Ipv4Addr::new(169, 254, 75, last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_kubevirt() {
+        let names = Names::of("eth0").expect("short enough");
+        assert_eq!(names.nic, "eth0-nic");
+        assert_eq!(names.bridge, "k6t-eth0");
+        assert_eq!(names.tap, "tap0");
+        let names = Names::of("podb1f51a511f1").expect("short enough");
+        assert_eq!(names.nic, "b1f51a511f1-nic");
+        assert_eq!(names.bridge, "k6t-b1f51a511f1");
+        assert_eq!(names.tap, "tapb1f51a511f1");
+        assert_eq!(Names::of("averylongname0"), None);
+        assert_eq!(Names::of("pod"), None);
+    }
+
+    #[test]
+    fn server_addresses_count_up() {
+        assert_eq!(server_address(0), Ipv4Addr::new(169, 254, 75, 10));
+        assert_eq!(server_address(12), Ipv4Addr::new(169, 254, 75, 112));
+        assert_eq!(server_address(200), Ipv4Addr::new(169, 254, 75, 255));
+    }
+}

@@ -1,0 +1,226 @@
+//! The few rtnetlink requests needed, with errors that say what was being done.
+
+use std::io;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
+
+use super::{NetworkError, Step};
+
+/// What is needed of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// `None` for interfaces that are not Ethernet-like.
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) mtu: u32,
+    pub(super) up: bool,
+    pub(super) kind: Option<InfoKind>,
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            kind: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(address) => link.mac = address.try_into().ok(),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// A connection to the kernel in the thread's network namespace.
+pub(super) struct Netlink(Handle);
+
+impl Netlink {
+    /// Connects; the runtime must be entered, and drives the connection.
+    pub(super) fn connect() -> Result<Self, NetworkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Netlink)?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    pub(super) async fn links(&self) -> Result<Vec<Link>, NetworkError> {
+        let links = self.0.link().get().execute().map_ok(Link::from);
+        links
+            .try_collect()
+            .await
+            .map_err(|error| failed(Step::Read, "interfaces", error))
+    }
+
+    pub(super) async fn link(&self, name: &str) -> Result<Option<Link>, NetworkError> {
+        Ok(self
+            .links()
+            .await?
+            .into_iter()
+            .find(|link| link.name == name))
+    }
+
+    pub(super) async fn addresses(&self, link: &Link) -> Result<Vec<AddressMessage>, NetworkError> {
+        let get = self.0.address().get().set_link_index_filter(link.index);
+        let addresses = get.execute().try_collect().await;
+        addresses.map_err(|error| failed(Step::Read, &link.name, error))
+    }
+
+    /// Routes of both families that lead through `link`, of all tables.
+    pub(super) async fn routes(&self, link: &Link) -> Result<Vec<RouteMessage>, NetworkError> {
+        let mut routes = Vec::new();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let family = match version {
+                IpVersion::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+                IpVersion::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+            };
+            let all: Vec<RouteMessage> = self
+                .0
+                .route()
+                .get(family)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(|error| failed(Step::Read, &link.name, error))?;
+            routes.extend(
+                all.into_iter()
+                    .filter(|route| leads_through(route, link.index)),
+            );
+        }
+        Ok(routes)
+    }
+
+    pub(super) async fn create(&self, name: &str, link: LinkMessage) -> Result<(), NetworkError> {
+        let result = self.0.link().add(link).execute().await;
+        result.map_err(|error| failed(Step::Create, name, error))
+    }
+
+    pub(super) async fn change(
+        &self,
+        step: Step,
+        name: &str,
+        link: LinkMessage,
+    ) -> Result<(), NetworkError> {
+        let result = self.0.link().set(link).execute().await;
+        result.map_err(|error| failed(step, name, error))
+    }
+
+    /// Changes what only the interface's bridge knows of it.
+    pub(super) async fn change_port(
+        &self,
+        name: &str,
+        link: LinkMessage,
+    ) -> Result<(), NetworkError> {
+        let result = self.0.link().set_port(link).execute().await;
+        result.map_err(|error| failed(Step::Change, name, error))
+    }
+
+    pub(super) async fn delete(&self, link: &Link) -> Result<(), NetworkError> {
+        match self.0.link().del(link.index).execute().await {
+            // A TAP goes by itself when its last descriptor is closed.
+            Err(error) if errno(&error) == Some(ENODEV) => Ok(()),
+            result => result.map_err(|error| failed(Step::Delete, &link.name, error)),
+        }
+    }
+
+    /// Adds an address, or replaces what is different about it.
+    pub(super) async fn add_address(
+        &self,
+        name: &str,
+        address: AddressMessage,
+    ) -> Result<(), NetworkError> {
+        let any = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        let mut request = self.0.address().add(address.header.index, any, 0).replace();
+        *request.message_mut() = address;
+        let result = request.execute().await;
+        result.map_err(|error| failed(Step::AddAddress, name, error))
+    }
+
+    pub(super) async fn remove_address(
+        &self,
+        name: &str,
+        address: AddressMessage,
+    ) -> Result<(), NetworkError> {
+        match self.0.address().del(address).execute().await {
+            // IPv6 addresses go by themselves when the interface goes down.
+            Err(error) if errno(&error) == Some(EADDRNOTAVAIL) => Ok(()),
+            result => result.map_err(|error| failed(Step::RemoveAddress, name, error)),
+        }
+    }
+
+    /// Adds a route unless there is one like it.
+    pub(super) async fn add_route(
+        &self,
+        name: &str,
+        route: RouteMessage,
+    ) -> Result<(), NetworkError> {
+        match self.0.route().add(route).execute().await {
+            Err(error) if errno(&error) == Some(EEXIST) => Ok(()),
+            result => result.map_err(|error| failed(Step::AddRoute, name, error)),
+        }
+    }
+}
+
+const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
+const EACCES: i32 = rustix::io::Errno::ACCESS.raw_os_error();
+const EEXIST: i32 = rustix::io::Errno::EXIST.raw_os_error();
+const ENODEV: i32 = rustix::io::Errno::NODEV.raw_os_error();
+const EADDRNOTAVAIL: i32 = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
+
+fn leads_through(route: &RouteMessage, index: u32) -> bool {
+    route.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Oif(oif) => *oif == index,
+        RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| hop.interface_index == index),
+        _ => false,
+    })
+}
+
+fn errno(error: &Error) -> Option<i32> {
+    match error {
+        Error::NetlinkError(message) => message.to_io().raw_os_error(),
+        _ => None,
+    }
+}
+
+fn failed(step: Step, interface: &str, error: Error) -> NetworkError {
+    let interface = interface.to_owned();
+    match errno(&error) {
+        Some(EPERM | EACCES) => NetworkError::NotPermitted { step, interface },
+        Some(code) => {
+            let source = io::Error::from_raw_os_error(code);
+            NetworkError::Refused {
+                step,
+                interface,
+                source,
+            }
+        }
+        None => NetworkError::Refused {
+            step,
+            interface,
+            source: io::Error::other(error),
+        },
+    }
+}
+
+/// Whether the kernel does not know a kind of interface.
+pub(super) fn is_unsupported(error: &NetworkError) -> bool {
+    const EOPNOTSUPP: i32 = rustix::io::Errno::OPNOTSUPP.raw_os_error();
+    matches!(error, NetworkError::Refused { source, .. } if source.raw_os_error() == Some(EOPNOTSUPP))
+}

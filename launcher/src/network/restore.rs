@@ -1,0 +1,149 @@
+//! Puts the pod's interface back, from whatever point its change or an earlier restore has reached.
+
+use rtnetlink::LinkUnspec;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use rtnetlink::packet_route::link::InfoKind;
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
+};
+
+use super::bridge::without_dad;
+use super::names::Names;
+use super::netlink::{Link, Netlink};
+use super::state::SavedInterface;
+use super::{NetworkError, Step};
+
+/// The kernel's own table of local addresses (`RT_TABLE_LOCAL`).
+const TABLE_LOCAL: u8 = 255;
+
+/// Whether an address has to be put back; the others the kernel makes again by itself.
+pub(super) fn is_worth_saving(address: &AddressMessage) -> bool {
+    !address.attributes.iter().any(|attribute| {
+        matches!(
+            attribute,
+            AddressAttribute::Protocol(
+                AddressProtocol::LinkLocal | AddressProtocol::RouterAnnouncement
+            )
+        )
+    })
+}
+
+/// Whether a route has to be put back.
+pub(super) fn is_route_worth_saving(route: &RouteMessage) -> bool {
+    let header = &route.header;
+    header.kind == RouteType::Unicast
+        && header.table != TABLE_LOCAL
+        && header.protocol != RouteProtocol::Ra
+        && !header.flags.contains(RouteFlags::Cloned)
+}
+
+/// Removes what was made and gives the NIC its name, MAC, MTU, addresses and routes back.
+///
+/// Goes on after an error, so that as much as possible is restored, and returns the first one.
+pub(super) async fn restore(
+    netlink: &Netlink,
+    names: &Names,
+    saved: &SavedInterface,
+) -> Result<(), NetworkError> {
+    let links = netlink.links().await?;
+    let mut first_error = None;
+    let mut note = |result: Result<(), NetworkError>| {
+        if let Err(error) = result {
+            first_error.get_or_insert(error);
+        }
+    };
+    for link in links.iter().filter(|link| is_ours(link, names, saved)) {
+        note(netlink.delete(link).await);
+    }
+    if let Some(nic) = links.iter().find(|link| link.index == saved.index) {
+        note(restore_link(netlink, nic, saved).await);
+        for address in saved.addresses() {
+            note(restore_address(netlink, saved, address).await);
+        }
+        for route in sorted(saved.routes()) {
+            note(netlink.add_route(&saved.interface, route).await);
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+/// What [`super::bridge::set_up`] makes: by name and kind, so that nothing else is deleted.
+fn is_ours(link: &Link, names: &Names, saved: &SavedInterface) -> bool {
+    let placeholder = matches!(link.kind, Some(InfoKind::Dummy | InfoKind::Bridge));
+    link.index != saved.index
+        && (link.name == names.bridge && link.kind == Some(InfoKind::Bridge)
+            || link.name == names.tap && link.kind == Some(InfoKind::Tun)
+            || link.name == names.interface && placeholder)
+}
+
+async fn restore_link(
+    netlink: &Netlink,
+    nic: &Link,
+    saved: &SavedInterface,
+) -> Result<(), NetworkError> {
+    let change = || LinkUnspec::new_with_index(saved.index);
+    let step = Step::Change;
+    if nic.name != saved.interface || nic.mac != Some(saved.mac) {
+        netlink
+            .change(step, &nic.name, change().down().build())
+            .await?;
+        let back = change()
+            .name(saved.interface.clone())
+            .address(saved.mac.to_vec());
+        netlink.change(step, &nic.name, back.build()).await?;
+    }
+    if nic.mtu != saved.mtu {
+        netlink
+            .change(step, &saved.interface, change().mtu(saved.mtu).build())
+            .await?;
+    }
+    let state = if saved.up {
+        change().up()
+    } else {
+        change().down()
+    };
+    netlink.change(step, &saved.interface, state.build()).await
+}
+
+async fn restore_address(
+    netlink: &Netlink,
+    saved: &SavedInterface,
+    address: AddressMessage,
+) -> Result<(), NetworkError> {
+    let name = &saved.interface;
+    if address.header.family == AddressFamily::Inet6 {
+        // Usable at once; then as it was, which does not start the detection anew.
+        netlink
+            .add_address(name, without_dad(address.clone()))
+            .await?;
+    }
+    netlink.add_address(name, address).await
+}
+
+/// Routes in an order in which each finds its gateway, without what the kernel only reports.
+fn sorted(routes: impl Iterator<Item = RouteMessage>) -> Vec<RouteMessage> {
+    let mut routes: Vec<_> = routes.map(as_request).collect();
+    routes.sort_by_key(has_gateway);
+    routes
+}
+
+fn has_gateway(route: &RouteMessage) -> bool {
+    route.attributes.iter().any(|attribute| {
+        matches!(
+            attribute,
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_)
+        )
+    })
+}
+
+fn as_request(mut route: RouteMessage) -> RouteMessage {
+    route.header.flags &= RouteFlags::Onlink;
+    route.attributes.retain(|attribute| {
+        !matches!(
+            attribute,
+            RouteAttribute::CacheInfo(_) | RouteAttribute::NhId(_)
+        )
+    });
+    route
+}

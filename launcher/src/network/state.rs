@@ -1,0 +1,179 @@
+//! How the pod's interface was, so that it can be put back: by this process, or by the next one if
+//! this one is killed.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rtnetlink::packet_core::{Emitable, Parseable};
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::route::RouteMessage;
+use serde::{Deserialize, Serialize};
+
+/// Version of the file's layout; others are ignored.
+const VERSION: u32 = 1;
+
+/// A pod interface before it was changed. Addresses and routes are netlink messages in hex, so that
+/// they come back with everything the kernel said about them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SavedInterface {
+    version: u32,
+    /// Which boot of the node, and which network namespace.
+    place: Place,
+    pub(super) interface: String,
+    pub(super) index: u32,
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: u32,
+    pub(super) up: bool,
+    addresses: Vec<String>,
+    routes: Vec<String>,
+}
+
+/// Where interface indexes mean something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Place {
+    boot: String,
+    namespace: u64,
+}
+
+impl Place {
+    pub(super) fn here() -> io::Result<Self> {
+        Ok(Self {
+            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+                .trim()
+                .to_owned(),
+            namespace: fs::metadata("/proc/thread-self/ns/net")?.ino(),
+        })
+    }
+
+    /// The state file of `interface` in `directory`.
+    pub(super) fn file(&self, directory: &Path, interface: &str) -> PathBuf {
+        directory.join(format!("network-{}-{interface}.json", self.namespace))
+    }
+}
+
+impl SavedInterface {
+    pub(super) fn new(
+        place: Place,
+        link: &super::netlink::Link,
+        mac: [u8; 6],
+        addresses: &[AddressMessage],
+        routes: &[RouteMessage],
+    ) -> Self {
+        Self {
+            version: VERSION,
+            place,
+            interface: link.name.clone(),
+            index: link.index,
+            mac,
+            mtu: link.mtu,
+            up: link.up,
+            addresses: addresses.iter().map(to_hex).collect(),
+            routes: routes.iter().map(to_hex).collect(),
+        }
+    }
+
+    pub(super) fn addresses(&self) -> impl Iterator<Item = AddressMessage> {
+        self.addresses
+            .iter()
+            .filter_map(|hex| AddressMessage::parse(&from_hex(hex)?[..]).ok())
+    }
+
+    pub(super) fn routes(&self) -> impl Iterator<Item = RouteMessage> {
+        self.routes
+            .iter()
+            .filter_map(|hex| RouteMessage::parse(&from_hex(hex)?[..]).ok())
+    }
+
+    /// The state in `file`, if it belongs to `place`.
+    pub(super) fn load(file: &Path, place: &Place) -> Option<Self> {
+        let saved: Self = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+        (saved.version == VERSION && saved.place == *place).then_some(saved)
+    }
+
+    /// Writes the state to `file`, all or nothing, and onto the disk if it is on one.
+    pub(super) fn store(&self, file: &Path) -> io::Result<()> {
+        if let Some(directory) = file.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let temporary = file.with_extension("new");
+        let mut to = File::create(&temporary)?;
+        to.write_all(&serde_json::to_vec(self)?)?;
+        to.sync_all()?;
+        fs::rename(&temporary, file)
+    }
+}
+
+fn to_hex(message: &impl Emitable) -> String {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits?;
+    let bytes = digits
+        .chunks_exact(2)
+        .map(|pair| (pair[0] << 4 | pair[1]) as u8);
+    digits.len().is_multiple_of(2).then(|| bytes.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use rtnetlink::AddressMessageBuilder;
+
+    use super::*;
+
+    #[test]
+    fn state_survives_the_file_and_only_in_its_place() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = Place {
+            boot: "a".into(),
+            namespace: 7,
+        };
+        let file = place.file(&directory.path().join("run"), "eth0");
+        let link = super::super::netlink::Link {
+            index: 3,
+            name: "eth0".into(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            kind: None,
+        };
+        let address = AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(3)
+            .address(Ipv4Addr::new(10, 0, 0, 2), 24)
+            .build();
+        let saved = SavedInterface::new(
+            place.clone(),
+            &link,
+            [2; 6],
+            std::slice::from_ref(&address),
+            &[],
+        );
+        saved.store(&file).expect("a writable directory");
+        let loaded = SavedInterface::load(&file, &place).expect("a state");
+        assert_eq!(loaded, saved);
+        assert_eq!(loaded.addresses().collect::<Vec<_>>(), [address]);
+        let other = Place {
+            boot: "b".into(),
+            namespace: 7,
+        };
+        assert_eq!(SavedInterface::load(&file, &other), None);
+        fs::write(&file, b"{").expect("a writable file");
+        assert_eq!(SavedInterface::load(&file, &place), None);
+    }
+
+    #[test]
+    fn hex_is_read_strictly() {
+        assert_eq!(from_hex("00ff1a"), Some(vec![0, 255, 26]));
+        assert_eq!(from_hex("0"), None);
+        assert_eq!(from_hex("zz"), None);
+    }
+}

@@ -1,0 +1,396 @@
+//! Pod networks prepared and restored in real network namespaces, made and inspected by iproute2.
+//!
+//! Each test runs itself again inside a namespace (see [`child`]), since the launcher works in the
+//! namespace it finds itself in. Skipped, with the reason, without the privilege to make one.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use launcher::network::{Binding, NetworkOptions, NetworkRequest, prepare};
+use serde_json::Value;
+
+const CHILD_STATE: &str = "PV_TEST_STATE_DIR";
+const CHILD_QUEUES: &str = "PV_TEST_QUEUES";
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("iproute2");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {error}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A pod's namespace with `eth0`, and a node's with the other end.
+struct Pod {
+    pod: String,
+    node: String,
+    state: tempfile::TempDir,
+}
+
+impl Pod {
+    fn new(name: &str) -> Option<Self> {
+        let pod = format!("pv-{name}-{}", std::process::id());
+        let node = format!("{pod}-n");
+        let made = Command::new("ip")
+            .args(["netns", "add", &pod])
+            .output()
+            .ok();
+        if !made.is_some_and(|output| output.status.success()) {
+            eprintln!("skipped: cannot make a network namespace");
+            return None;
+        }
+        let state = tempfile::tempdir().expect("a directory");
+        let this = Self { pod, node, state };
+        ip(&format!("netns add {}", this.node));
+        this.node(&format!(
+            "link add host0 type veth peer name eth0 netns {}",
+            this.pod
+        ));
+        this.node("addr add 10.9.0.1/24 dev host0");
+        this.node("link set host0 up");
+        this.pod("link set lo up");
+        this.pod("link set eth0 mtu 1450 address 0a:58:0a:09:00:05 up");
+        this.pod("addr add 10.9.0.5/24 brd 10.9.0.255 dev eth0");
+        this.pod("addr add 10.9.7.7/32 dev eth0");
+        this.pod("addr add fd00:9::5/64 dev eth0 nodad");
+        this.pod("route add 169.254.1.1 dev eth0 scope link");
+        this.pod("route add default via 10.9.0.1 dev eth0");
+        this.pod("route add 10.96.0.0/12 via 169.254.1.1 dev eth0 metric 5 mtu 1400");
+        this.pod("route add 10.100.0.0/16 via 10.9.0.1 dev eth0 table 77 src 10.9.7.7");
+        this.pod("-6 route add default via fd00:9::1 dev eth0");
+        this.settle();
+        Some(this)
+    }
+
+    fn pod(&self, arguments: &str) -> String {
+        ip(&format!("-n {} {arguments}", self.pod))
+    }
+
+    fn node(&self, arguments: &str) -> String {
+        ip(&format!("-n {} {arguments}", self.node))
+    }
+
+    /// Waits for the end of duplicate address detection.
+    fn settle(&self) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.pod("addr show").contains("tentative") {
+            assert!(Instant::now() < end, "addresses stay tentative");
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Everything about links, addresses and routes that has to come back.
+    fn snapshot(&self) -> Vec<Value> {
+        self.settle();
+        let json = |arguments: &str| serde_json::from_str(&self.pod(arguments)).expect("JSON");
+        let mut all: Vec<Value> = vec![json("-j -d addr show")];
+        for routes in ["-j route show table all", "-j -6 route show table all"] {
+            let mut routes: Value = json(routes);
+            if let Some(routes) = routes.as_array_mut() {
+                routes.sort_by_key(Value::to_string);
+            }
+            all.push(routes);
+        }
+        all
+    }
+
+    /// Starts the launcher's part inside the pod and waits until the network is prepared.
+    fn launch(&self, queues: u16) -> Launched {
+        let mut launched = self.launch_without_waiting(queues);
+        let answer = launched.line();
+        assert!(answer.starts_with("prepared"), "{answer}");
+        launched
+    }
+
+    fn launch_without_waiting(&self, queues: u16) -> Launched {
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &self.pod])
+            .arg(std::env::current_exe().expect("this test"))
+            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .env(CHILD_STATE, self.state.path())
+            .env(CHILD_QUEUES, queues.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("iproute2");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Launched { child, output }
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        for namespace in [&self.pod, &self.node] {
+            let _ = Command::new("ip")
+                .args(["netns", "del", namespace])
+                .status();
+        }
+    }
+}
+
+/// `ip netns exec` replaces itself by the program, so this is the child's own process.
+struct Launched {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Launched {
+    /// The next line of ours; the test harness prints others.
+    fn line(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            if self.output.read_line(&mut line).expect("readable") == 0 {
+                return "ended".into();
+            }
+            if let Some((_, ours)) = line.split_once("pv: ") {
+                return ours.trim().to_owned();
+            }
+        }
+    }
+
+    fn restore(mut self) {
+        let mut input = self.child.stdin.take().expect("piped");
+        input.write_all(b"restore\n").expect("the child reads");
+        assert_eq!(self.line(), "restored");
+        assert!(self.child.wait().expect("our child").success());
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("our child");
+        self.child.wait().expect("our child");
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Not a test by itself: what the others run inside a pod.
+#[test]
+fn child() {
+    let Ok(state_dir) = std::env::var(CHILD_STATE) else {
+        return;
+    };
+    let queue_pairs = std::env::var(CHILD_QUEUES)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let resolv_conf = Path::new(&state_dir).join("resolv.conf");
+    std::fs::write(
+        &resolv_conf,
+        "nameserver 10.96.0.10\nsearch a.svc.cluster.local\n",
+    )
+    .expect("writable");
+    let request = NetworkRequest {
+        nic_name: "default".into(),
+        pod_interface: "eth0".into(),
+        mac: None,
+        queue_pairs: queue_pairs.unwrap_or(1),
+        binding: Binding::Bridge,
+    };
+    let options = NetworkOptions {
+        state_dir: state_dir.into(),
+        resolv_conf,
+        hostname: Some("vm".into()),
+        subdomain: None,
+    };
+    match prepare(&[request], &options) {
+        Ok((prepared, guard)) => {
+            println!("pv: prepared {} {:?}", prepared[0].taps.len(), prepared[0]);
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).expect("a pipe");
+            match guard.restore() {
+                Ok(()) => println!("pv: restored"),
+                Err(error) => println!("pv: failed {error:?}"),
+            }
+        }
+        Err(error) => println!("pv: refused {error:?}"),
+    }
+}
+
+fn link(pod: &Pod, name: &str) -> Value {
+    let links: Value =
+        serde_json::from_str(&pod.pod(&format!("-j -d link show dev {name}"))).expect("JSON");
+    links[0].clone()
+}
+
+#[test]
+fn layout_is_that_of_kubevirt_and_everything_comes_back() {
+    let Some(pod) = Pod::new("layout") else {
+        return;
+    };
+    let before = pod.snapshot();
+    let launched = pod.launch(1);
+
+    assert_eq!(link(&pod, "eth0-nic")["master"], "k6t-eth0");
+    assert_eq!(
+        link(&pod, "eth0-nic")["linkinfo"]["info_slave_data"]["learning"],
+        false
+    );
+    assert_eq!(link(&pod, "tap0")["master"], "k6t-eth0");
+    for name in ["eth0-nic", "tap0", "k6t-eth0", "eth0"] {
+        assert_eq!(link(&pod, name)["mtu"], 1450, "{name}");
+    }
+    let placeholder = link(&pod, "eth0");
+    assert_eq!(placeholder["address"], "0a:58:0a:09:00:05");
+    assert!(!placeholder["flags"].to_string().contains("\"UP\""));
+    assert_ne!(link(&pod, "eth0-nic")["address"], "0a:58:0a:09:00:05");
+    let addresses = pod.pod("addr show dev eth0");
+    for address in ["10.9.0.5/24", "10.9.7.7/32", "fd00:9::5/64"] {
+        assert!(addresses.contains(address), "{address} in {addresses}");
+    }
+    assert_eq!(pod.pod("addr show dev eth0-nic").matches("inet").count(), 0);
+    assert!(
+        pod.pod("addr show dev k6t-eth0")
+            .contains("inet 169.254.75.10/32")
+    );
+    assert_eq!(
+        pod.pod("addr show dev k6t-eth0").matches("inet6").count(),
+        0
+    );
+
+    launched.restore();
+    assert_eq!(pod.snapshot(), before);
+    let left: Vec<_> = std::fs::read_dir(pod.state.path())
+        .expect("readable")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    assert_eq!(left, ["resolv.conf"]);
+}
+
+#[test]
+fn the_guest_gets_the_pods_identity() {
+    let Some(pod) = Pod::new("lease") else { return };
+    let mut launched = pod.launch_without_waiting(2);
+    let answer = launched.line();
+    for expected in [
+        "prepared 2 ",
+        "mac: [10, 88, 10, 9, 0, 5]",
+        "mtu: 1450",
+        "address: 10.9.0.5, prefix_len: 24",
+        "server: 169.254.75.10",
+        "router: Some(10.9.0.1)",
+        "(169.254.1.1, 32, 0.0.0.0), (10.96.0.0, 12, 169.254.1.1)",
+        "dns: [10.96.0.10]",
+        "hostname: Some(\"vm\")",
+        "domain: Some(\"a.svc.cluster.local\")",
+    ] {
+        assert!(answer.contains(expected), "{expected} in {answer}");
+    }
+    launched.restore();
+}
+
+/// The pod must not answer for the guest's address.
+#[test]
+fn the_pod_keeps_quiet_on_the_wire() {
+    let Some(pod) = Pod::new("quiet") else { return };
+    let ping = || {
+        let status = Command::new("ip")
+            .args(["netns", "exec", &pod.node, "ping", "-c1", "-W1", "10.9.0.5"])
+            .stdout(Stdio::null())
+            .status();
+        status.expect("ping").success()
+    };
+    assert!(ping(), "the pod answers before");
+    let launched = pod.launch(1);
+    pod.node("neigh flush all");
+    assert!(!ping(), "nobody has the guest's address yet");
+    let neighbours = pod.node("neigh show to 10.9.0.5");
+    assert!(!neighbours.contains("lladdr"), "{neighbours}");
+    launched.restore();
+    pod.node("neigh flush all");
+    assert!(ping(), "the pod answers again");
+}
+
+#[test]
+fn a_killed_run_is_recovered_from() {
+    let Some(pod) = Pod::new("kill") else { return };
+    let before = pod.snapshot();
+    pod.launch(1).kill();
+    assert!(
+        pod.pod("link show").contains("eth0-nic"),
+        "nobody restored it"
+    );
+    pod.launch(2).restore();
+    assert_eq!(pod.snapshot(), before);
+}
+
+/// Killed anywhere between start and the end of the restore, and again while recovering.
+#[test]
+fn kills_at_any_time_are_recovered_from() {
+    let Some(pod) = Pod::new("anytime") else {
+        return;
+    };
+    let before = pod.snapshot();
+    let start = Instant::now();
+    pod.launch(1).restore();
+    let whole = start.elapsed();
+    for step in 0..24 {
+        let mut launched = pod.launch_without_waiting(1);
+        let mut input = launched.child.stdin.take().expect("piped");
+        let _ = input.write_all(b"restore\n");
+        sleep(whole * step / 20);
+        launched.kill();
+    }
+    pod.launch(1).restore();
+    assert_eq!(pod.snapshot(), before);
+}
+
+#[test]
+fn a_second_run_in_the_same_pod_is_refused() {
+    let Some(pod) = Pod::new("twice") else { return };
+    let before = pod.snapshot();
+    let first = pod.launch(1);
+    let answer = pod.launch_without_waiting(1).line();
+    assert!(answer.contains("tap0 is in use by another run"), "{answer}");
+    first.restore();
+    assert_eq!(pod.snapshot(), before);
+}
+
+#[test]
+fn what_the_node_agent_prepared_is_used_and_left_alone() {
+    let Some(pod) = Pod::new("adopt") else { return };
+    pod.pod("link set eth0 down");
+    pod.pod("link set eth0 name eth0-nic");
+    pod.pod("link add k6t-eth0 type bridge");
+    pod.pod("link add eth0 address 0a:58:0a:09:00:05 mtu 1450 type bridge");
+    pod.pod("addr add 10.9.0.5/24 dev eth0");
+    pod.pod("tuntap add dev tap0 mode tap multi_queue vnet_hdr");
+    let before = pod.snapshot();
+    let mut launched = pod.launch_without_waiting(2);
+    let answer = launched.line();
+    assert!(answer.contains("mac: [10, 88, 10, 9, 0, 5]"), "{answer}");
+    assert!(
+        answer.contains("address: 10.9.0.5, prefix_len: 24"),
+        "{answer}"
+    );
+    launched.restore();
+    assert_eq!(pod.snapshot(), before);
+}
+
+#[test]
+fn failures_say_what_is_missing_and_change_nothing() {
+    let Some(pod) = Pod::new("fail") else { return };
+    // The TAP's name is taken, which is found out after the first changes.
+    pod.pod("link add k6t-eth0 type bridge");
+    let before = pod.snapshot();
+    let answer = pod.launch_without_waiting(1).line();
+    assert!(
+        answer.contains("Refused { step: Create, interface: \"k6t-eth0\""),
+        "{answer}"
+    );
+    pod.pod("link del k6t-eth0");
+    let _ = before;
+    pod.pod("link set eth0 down");
+    pod.pod("link set eth0 name eth7");
+    let answer = pod.launch_without_waiting(1).line();
+    assert!(answer.contains("NoSuchInterface"), "{answer}");
+    assert!(answer.contains("eth7"), "{answer}");
+}
