@@ -112,11 +112,22 @@ impl Run {
 
     /// Starts podvisor when fewer than [`GUESTS`] others are under way.
     #[track_caller]
-    pub fn start(mut self) -> Guest {
+    pub fn start(self) -> Guest {
         let slot = Slot::take();
+        self.spawn(Some(slot))
+    }
+
+    /// Starts a podvisor that never gets as far as a guest, beside those that do.
+    #[track_caller]
+    pub fn start_at_once(self) -> Guest {
+        self.spawn(None)
+    }
+
+    #[track_caller]
+    fn spawn(mut self, slot: Option<Slot>) -> Guest {
         let control = self.dir().join("control.sock");
         if self.args[0] == "run" {
-            self = self.arg("--log-level").arg("info");
+            self = self.arg("--log-level").arg("debug");
             self = self
                 .arg("--control")
                 .arg(format!("unix:{}", control.display()));
@@ -171,7 +182,7 @@ pub struct Guest {
     control: PathBuf,
     words: Vec<OsString>,
     _dir: TempDir,
-    _slot: Slot,
+    _slot: Option<Slot>,
 }
 
 impl Guest {
@@ -187,6 +198,12 @@ impl Guest {
         self.console.result(key, PATIENCE)
     }
 
+    /// Waits until the guest's first instruction may run; sockets are there by then.
+    #[track_caller]
+    pub fn wait_until_running(&self) {
+        self.log.wait_for("Running", PATIENCE);
+    }
+
     /// Types a line.
     #[track_caller]
     pub fn type_line(&mut self, line: &str) {
@@ -195,7 +212,7 @@ impl Guest {
         written.expect("the console takes input");
     }
 
-    /// A new connection to the control socket, which is there once the guest says something.
+    /// A new connection to the control socket, which is there once the guest runs.
     #[track_caller]
     pub fn control(&self) -> Control {
         Control::connect(&self.control)

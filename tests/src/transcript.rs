@@ -88,6 +88,24 @@ impl Transcript {
         found.unwrap_or_else(|missed| panic!("{} {missed} before {text:?}", self.name))
     }
 
+    /// What `look` finds in the next complete line that has it. Later calls look behind it.
+    #[track_caller]
+    pub fn wait_for_match<T>(&self, look: impl Fn(&str) -> Option<T>, timeout: Duration) -> T {
+        let found = self.wait(timeout, |state| {
+            let mut lines = state.complete().iter().enumerate().skip(state.cursor);
+            let (index, found) =
+                lines.find_map(|(index, line)| Some((index, look(&line.text)?)))?;
+            state.cursor = index + 1;
+            Some(found)
+        });
+        found.unwrap_or_else(|missed| panic!("{} {missed} without a match", self.name))
+    }
+
+    /// Lets the next [`Transcript::wait_for`] look behind all that was said so far.
+    pub fn skip(&self) {
+        self.change(|state| state.cursor = state.lines.len());
+    }
+
     /// The value of the first complete line `RESULT key=value`, wherever it is.
     #[track_caller]
     pub fn result(&self, key: &str, timeout: Duration) -> String {

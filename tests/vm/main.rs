@@ -1,1 +1,12 @@
-//! Tests through the real binary with real guests, see the crate.
+//! Tests through the real binary with real guests: `make vm-tests`. See the crate's root for what
+//! they need. Linux guests take half a minute each where kernels are interpreted, so each serves
+//! several tests in one; the bare-metal payload does for the rest.
+
+mod boot;
+mod console;
+mod crash;
+mod disk;
+mod network;
+mod pause;
+mod status;
+mod stop;

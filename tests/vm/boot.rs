@@ -1,0 +1,95 @@
+//! What guests see of their processors and memory, and the ways to start them.
+
+use std::fs;
+
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::Vmi;
+use podvisor_tests::{elf, guest};
+
+const MIB: u64 = 1 << 20;
+
+/// Two vCPUs that are threads of one core, entered by the Linux 64-bit protocol; at last the
+/// kernel panics.
+#[test]
+fn linux_sees_its_topology_and_reports_its_panic() {
+    let vmi = Vmi::new("topology")
+        .topology(1, 1, 2)
+        .feature("tsc_adjust", "disable");
+    let run = Run::new(&vmi);
+    let kernel = run.dir().join("vmlinux");
+    let vmlinux = fs::read(guest::vmlinux()).expect("the kernel can be read");
+    fs::write(&kernel, elf::without_notes(vmlinux)).expect("the kernel can be written");
+    let run = run.kernel(&kernel).arg("--initrd").arg(guest::initrd());
+    let mut guest = run
+        .cmdline(&guest::linux_cmdline("hello,topology,panic"))
+        .start();
+
+    guest.wait_for("GUEST-INIT-READY");
+    assert_eq!(guest.result("cpus"), "2");
+    assert_eq!(guest.result("online"), "0-1");
+    for cpu in 0..2 {
+        let cpuinfo = |key: &str| guest.result(&format!("cpuinfo.{cpu}.{key}"));
+        assert_eq!(cpuinfo("physical_id"), "0");
+        assert_eq!(cpuinfo("core_id"), "0");
+        assert_eq!(cpuinfo("siblings"), "2");
+        assert_eq!(cpuinfo("cpu_cores"), "1");
+        assert_eq!(cpuinfo("apicid"), cpu.to_string());
+        assert_eq!(
+            guest.result(&format!("cpu{cpu}.thread_siblings_list")),
+            "0-1"
+        );
+    }
+    let flags = guest.result("flags");
+    let has = |flag: &str| flags.split(' ').any(|other| other == flag);
+    assert!(has("hypervisor") && has("x2apic"), "{flags}");
+    assert!(!has("tsc_adjust"), "disabled in the VMI: {flags}");
+
+    guest.exits_with(3);
+    guest.log_has(&["the guest kernel panicked (pvpanic)"]);
+}
+
+#[test]
+fn all_vcpus_start() {
+    let vmi = Vmi::new("smp").topology(2, 2, 2);
+    let mut guest = Run::new(&vmi).payload("smp").start();
+    let line = guest.wait_for("RESULT madt_cpus=");
+    assert!(line.contains("madt_cpus=8 started=8 counted=8"), "{line}");
+    guest.exits_with(0);
+}
+
+/// RAM on both sides of the hole below 4 GiB, each page written and read.
+#[test]
+fn memory_beyond_four_gib() {
+    let vmi = Vmi::new("memory").memory("5Gi");
+    let mut guest = Run::new(&vmi).payload("memory").start();
+    let line = guest.wait_for("RESULT low_bytes=");
+    let value = |key: &str| -> u64 {
+        let mut words = line.split(' ').filter_map(|word| word.split_once('='));
+        let found = words.find(|(name, _)| *name == key).map(|(_, value)| value);
+        found
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("no {key}: {line}"))
+    };
+    assert_eq!(value("errors"), 0);
+    assert!(
+        value("low_bytes") > 2048 * MIB && value("high_bytes") > 1024 * MIB,
+        "{line}"
+    );
+    let total = value("low_bytes") + value("high_bytes");
+    assert!((5119 * MIB..=5120 * MIB).contains(&total), "{line}");
+    assert!(value("words") > 5100 * MIB / 4096, "{line}");
+    guest.exits_with(0);
+}
+
+/// The smallest machine, whose VMI comes from the environment as in a pod of its own.
+#[test]
+fn vmi_from_the_environment() {
+    let vmi = format!(
+        "STANDALONE_VMI={}",
+        Vmi::new("alone").memory("64Mi").to_yaml()
+    );
+    let run = Run::with_arguments(["run"]).within(["env", &vmi]);
+    let mut guest = run.payload("hello").start();
+    guest.wait_for("PAYLOAD-DONE");
+    guest.exits_with(0);
+}

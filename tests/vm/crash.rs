@@ -1,0 +1,67 @@
+//! Guests that crash, and what the report says of them.
+
+use std::fs;
+
+use podvisor_tests::elf;
+use podvisor_tests::run::{Guest, Run};
+use podvisor_tests::vmi::Vmi;
+
+/// Three instructions whose last cannot even be reported by the processor.
+#[test]
+fn triple_fault() {
+    #[rustfmt::skip]
+    let code = [
+        0xb8, 0x78, 0x56, 0x34, 0x12, // mov $0x12345678, %eax
+        0xbb, 0xef, 0xbe, 0xad, 0xde, // mov $0xdeadbeef, %ebx
+        0x0f, 0x0b,                   // ud2, without an IDT
+    ];
+    let mut guest = run(&code);
+    guest.exits_with(3);
+    guest.log_has(&["triple fault", "vCPU 0", "rax 0x0000000012345678"]);
+    // Hosts that use the hardware's mode reset the registers before KVM tells.
+    guest.log_has(&["rip 0x", "cr0 0x", "instruction"]);
+}
+
+/// An instruction fetched from where there is no memory: KVM cannot emulate it on any host.
+#[test]
+fn kvm_internal_error() {
+    #[rustfmt::skip]
+    let code = [
+        0xb9, 0x42, 0x00, 0x00, 0x00, // mov $0x42, %ecx
+        0xb8, 0x00, 0x00, 0x00, 0xe0, // mov $0xe0000000, %eax
+        0xff, 0xe0,                   // jmp *%eax
+    ];
+    let mut guest = run(&code);
+    guest.exits_with(3);
+    guest.log_has(&[
+        "KVM internal error 1",
+        "rip 0x00000000e0000000",
+        "rcx 0x0000000000000042",
+    ]);
+}
+
+#[test]
+fn panic_of_a_payload() {
+    let mut guest = Run::new(&Vmi::new("panic"))
+        .payload("crash how=panic")
+        .start();
+    guest.exits_with(3);
+    guest.log_has(&["the guest kernel panicked (pvpanic)"]);
+}
+
+/// A processor with interrupts off for ever still leaves the launcher in charge.
+#[test]
+fn halted_for_ever() {
+    let vmi = Vmi::new("halt").grace_seconds(0);
+    let mut guest = Run::new(&vmi).payload("crash how=halt").start();
+    guest.wait_for("CRASH how=halt");
+    guest.signal(rustix::process::Signal::TERM);
+    guest.exits_with(4);
+}
+
+fn run(code: &[u8]) -> Guest {
+    let run = Run::new(&Vmi::new("tiny").memory("64Mi"));
+    let kernel = run.dir().join("tiny.elf");
+    fs::write(&kernel, elf::tiny(code)).expect("the kernel can be written");
+    run.kernel(&kernel).start()
+}

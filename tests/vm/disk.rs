@@ -1,0 +1,142 @@
+//! Disks: what a guest sees, reads and writes, and what is durable.
+
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::{Disk, Vmi};
+use rustix::process::{Signal, kill_process};
+
+const RECORD: usize = 4096;
+
+/// One boot with one vCPU for all that takes no kill: identity, a checksummed copy, a read-only
+/// disk, discard, random numbers.
+#[test]
+fn linux_uses_its_disks() {
+    let vmi = Vmi::new("disks")
+        .rng()
+        .disk(Disk::new("source").serial("PV-SOURCE").cache("writeback"))
+        .disk(
+            Disk::new("target")
+                .serial("PV-TARGET")
+                .cache("none")
+                .block_size(4096),
+        )
+        .disk(Disk::new("constant").read_only().cache("writethrough"));
+    let run = Run::new(&vmi);
+    let source = image::filled(&run.dir(), "source.img", 17 * MIB);
+    let target = image::zeros(&run.dir(), "target.img", 32 * MIB);
+    let constant = image::filled(&run.dir(), "constant.img", MIB);
+    let run = run.volume("source", &source).volume("target", &target);
+    let run = run
+        .volume("constant", &constant)
+        .linux("hello,rng,blkcopy,roprobe,discard");
+    let mut guest = run.cmdline("podvisor.disk=vdc").start();
+
+    guest.wait_for("GUEST-INIT-READY");
+    guest.wait_for("GUEST-DONE");
+    guest.exits_with(0);
+    let expected = [
+        ("cpus", "1"),
+        ("serial.vda", "PV-SOURCE"),
+        ("serial.vdb", "PV-TARGET"),
+        ("serial.vdc", ""),
+        ("sectors.vda", "34816"),
+        ("logical_block_size.vda", "512"),
+        ("logical_block_size.vdb", "4096"),
+        ("physical_block_size.vdb", "4096"),
+        ("write_cache.vda", "write back"),
+        ("write_cache.vdc", "write through"),
+        ("ro.vda", "0"),
+        ("ro.vdc", "1"),
+        ("ro", "1"),
+        ("write", "refused"),
+        ("discard", "ok"),
+        ("bytes", "1024"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(guest.result(key), value, "{key}");
+    }
+    assert!(guest.result("rng").starts_with("virtio_rng"));
+
+    let pattern = image::pattern(17 * MIB);
+    let copied = image::read(&target);
+    assert!(
+        copied[..16 * MIB] == pattern[..16 * MIB],
+        "the copy differs on the host"
+    );
+    assert!(
+        copied[16 * MIB..].iter().all(|byte| *byte == 0),
+        "more than the copy was written"
+    );
+    let copy = run_sha256(&copied[..16 * MIB]);
+    assert_eq!(guest.result("sha256"), copy);
+    assert_eq!(guest.result("copy.sha256"), copy);
+    assert!(
+        image::read(&constant) == pattern[..MIB],
+        "the read-only disk was written"
+    );
+    let discarded = image::read(&source);
+    assert!(
+        discarded[..MIB].iter().all(|byte| *byte == 0),
+        "discarded blocks read as zeros"
+    );
+    assert!(
+        discarded[MIB..] == pattern[MIB..],
+        "more than the discarded blocks changed"
+    );
+}
+
+/// The vm process is killed at a moment of its own choosing; each record whose flush the guest saw
+/// return is in the image.
+#[test]
+fn what_was_flushed_survives_a_kill() {
+    let vmi = Vmi::new("flush").disk(Disk::new("root"));
+    let run = Run::new(&vmi);
+    let image = image::zeros(&run.dir(), "root.img", 64 * MIB);
+    let mut guest = run.volume("root", &image).linux("flushloop").start();
+    guest.wait_for("FLUSHED 20");
+    kill_process(guest.vm_pid(), Signal::KILL).expect("the vm process runs");
+    guest.exits_with(1);
+    guest.log_has(&["The vm process was killed by signal 9 (SIGKILL)"]);
+
+    let lines = guest.console.lines();
+    let flushed = |text: &str| text.strip_prefix("FLUSHED ")?.parse::<usize>().ok();
+    // The last line may be cut short, to the number of an earlier record.
+    let last = lines.iter().filter_map(|line| flushed(&line.text)).max();
+    let last = last.expect("records were flushed");
+    let disk = image::read(&image);
+    for number in 1..=last {
+        let record = &disk[(number - 1) * RECORD..number * RECORD];
+        let line = format!("{number:015}\n");
+        let whole = record
+            .chunks(line.len())
+            .all(|chunk| chunk == line.as_bytes());
+        assert!(whole, "record {number} of {last} is not in the image");
+    }
+}
+
+#[test]
+fn an_image_has_one_writer() {
+    let vmi = Vmi::new("first").disk(Disk::new("root")).grace_seconds(0);
+    let run = Run::new(&vmi);
+    let image = image::zeros(&run.dir(), "root.img", MIB);
+    let mut first = run.volume("root", &image).payload("ticker").start();
+    first.wait_for("TICK");
+
+    // Beside the gate of guests, since it never gets as far as one.
+    let second = Run::new(&Vmi::new("second").disk(Disk::new("root")));
+    let mut second = second
+        .volume("root", &image)
+        .payload("hello")
+        .start_at_once();
+    second.exits_with(5);
+    second.log_has(&["root.img", "in use by another process"]);
+    first.signal(Signal::TERM);
+    first.exits_with(4);
+}
+
+fn run_sha256(bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("bytes");
+    std::fs::write(&path, bytes).expect("the bytes can be written");
+    image::sha256(&path)
+}

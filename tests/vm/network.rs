@@ -1,0 +1,144 @@
+//! A guest on the network of its pod.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::mpsc;
+
+use podvisor_tests::PATIENCE;
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::netns::{DNS, GATEWAY, POD_ADDRESS, PodNetwork};
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::Vmi;
+use rustix::process::Signal;
+
+const BYTES: usize = 16 * MIB;
+const TO_GUEST: u16 = 5001;
+const FROM_GUEST: u16 = 5002;
+
+/// The guest takes over the pod's address, and 16 MiB pass each way through the bridge.
+#[test]
+fn linux_on_the_pod_network() {
+    let network = PodNetwork::new();
+    let before = network.snapshot();
+    let mac = network.mac();
+    let run = Run::new(&Vmi::new("net").topology(1, 2, 1).multi_queue().network());
+    let sent = image::filled(&run.dir(), "sent", BYTES);
+    let mut guest = run
+        .linux("hello,demo,nettest")
+        .within(network.wrapper())
+        .start();
+
+    guest.wait_for("GUEST-INIT-READY");
+    guest.wait_for("LISTENING");
+    let expected = [
+        ("mac.eth0", mac.as_str()),
+        ("mtu.eth0", "1400"),
+        ("ip", POD_ADDRESS),
+        ("prefix", "24"),
+        ("gw", GATEWAY),
+        ("dns", DNS),
+        ("search", "default.svc.cluster.local"),
+        ("mtu", "1400"),
+        ("ping", "ok"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(guest.result(key), value, "{key}");
+    }
+
+    // Listening before the guest is done receiving, so that it never finds nobody.
+    let (listener, mut stream) = network.gateway.enter(|| {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, FROM_GUEST));
+        let stream = TcpStream::connect((POD_ADDRESS, TO_GUEST));
+        (
+            listener.expect("the gateway listens"),
+            stream.expect("the guest listens"),
+        )
+    });
+    stream
+        .set_write_timeout(Some(PATIENCE))
+        .expect("a timeout can be set");
+    stream
+        .write_all(&image::pattern(BYTES))
+        .expect("the guest receives");
+    drop(stream);
+    assert_eq!(guest.result("rx.bytes"), BYTES.to_string());
+    assert_eq!(guest.result("rx.sha256"), image::sha256(&sent));
+
+    let received = receive(listener);
+    assert_eq!(received.len(), BYTES);
+    assert!(
+        received == image::pattern(BYTES),
+        "what the guest sent differs"
+    );
+    assert_eq!(guest.result("tx.bytes"), BYTES.to_string());
+
+    guest.exits_with(0);
+    assert_eq!(network.snapshot(), before, "the pod gets its network back");
+}
+
+/// However the guest ends, the pod's network is as before; even a killed launcher's is put right
+/// by the next.
+#[test]
+fn the_network_is_given_back() {
+    let network = PodNetwork::new();
+    let before = network.snapshot();
+    let vmi = Vmi::new("back").network().grace_seconds(0);
+    let start = |cmdline: &str| {
+        Run::new(&vmi)
+            .payload(cmdline)
+            .within(network.wrapper())
+            .start()
+    };
+
+    let mut guest = start("ticker");
+    guest.wait_for("TICK");
+    assert_ne!(
+        network.snapshot(),
+        before,
+        "the guest has the pod's address"
+    );
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+    assert_eq!(network.snapshot(), before, "after a stop");
+
+    let mut guest = start("crash how=triple");
+    guest.exits_with(3);
+    assert_eq!(network.snapshot(), before, "after a crash");
+
+    let mut guest = start("ticker");
+    guest.wait_for("TICK");
+    rustix::process::kill_process(guest.vm_pid(), Signal::KILL).expect("the vm process runs");
+    guest.exits_with(1);
+    assert_eq!(
+        network.snapshot(),
+        before,
+        "after the vm process was killed"
+    );
+
+    let mut guest = start("ticker");
+    guest.wait_for("TICK");
+    guest.signal(Signal::KILL);
+    guest.wait();
+    let mut guest = start("sane");
+    guest.wait_for("RESULT sane=ok");
+    guest.exits_with(0);
+    assert_eq!(
+        network.snapshot(),
+        before,
+        "after the launcher was killed and another ran"
+    );
+}
+
+fn receive(listener: TcpListener) -> Vec<u8> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = listener
+            .accept()
+            .and_then(|(mut stream, _)| stream.read_to_end(&mut bytes));
+        // Nobody listens any more if the test has failed.
+        let _ = sender.send(read.map(|_| bytes));
+    });
+    let received = receiver.recv_timeout(PATIENCE).expect("the guest sends");
+    received.expect("the connection ends well")
+}

@@ -1,0 +1,148 @@
+//! Exit statuses 2 and 5 with their paragraph: what, why, and the way out. (0, 1, 3 and 4 are
+//! where guests end.)
+
+use std::fs;
+
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::{Disk, Vmi};
+
+#[test]
+fn usage() {
+    for args in [
+        ["run", "--no-such-flag"],
+        ["no-such-command", ""],
+        ["run", "--console=tv"],
+    ] {
+        let mut podvisor = Run::with_arguments(args).start_at_once();
+        podvisor.exits_with(2);
+        podvisor.log_has(&["error:"]);
+    }
+}
+
+#[test]
+fn no_vmi() {
+    let mut podvisor = Run::with_arguments(["run"]).start_at_once();
+    podvisor.exits_with(2);
+    podvisor.log_has(&["No VirtualMachineInstance was given", "STANDALONE_VMI"]);
+}
+
+#[test]
+fn a_vmi_that_cannot_be_honoured() {
+    let vmi = Vmi::new("refused")
+        .memory("1")
+        .disk(Disk::new("root").serial("x").cache("unsafe"));
+    let mut podvisor = Run::new(&vmi)
+        .payload("hello")
+        .arg("--volume")
+        .arg("other=/x")
+        .start_at_once();
+    podvisor.exits_with(2);
+    podvisor.log_has(&[
+        "cannot be honoured",
+        "spec.domain.memory.guest",
+        "disks[0].cache",
+    ]);
+}
+
+#[test]
+fn a_required_feature_that_the_host_lacks() {
+    // No x86 processor has both vendors' extensions.
+    let vmi = Vmi::new("chimera")
+        .feature("3dnow", "require")
+        .feature("avx512f", "require");
+    let mut podvisor = Run::new(&vmi.feature("svm", "require"))
+        .payload("hello")
+        .start_at_once();
+    podvisor.exits_with(2);
+    podvisor.log_has(&["3dnow"]);
+}
+
+#[test]
+fn missing_files() {
+    let vmi = Vmi::new("missing").disk(Disk::new("root"));
+    let run = Run::new(&vmi).payload("hello");
+    let mut podvisor = run
+        .volume("root", "/nonexistent/disk.img".as_ref())
+        .start_at_once();
+    podvisor.exits_with(5);
+    podvisor.log_has(&["\"root\"", "/nonexistent/disk.img"]);
+
+    let run = Run::new(&Vmi::new("missing")).kernel("/nonexistent/vmlinux".as_ref());
+    let mut podvisor = run.start_at_once();
+    podvisor.exits_with(5);
+    podvisor.log_has(&["kernel", "/nonexistent/vmlinux", "No such file"]);
+}
+
+#[test]
+fn a_kernel_that_is_none() {
+    let run = Run::new(&Vmi::new("text"));
+    let kernel = run.dir().join("vmlinux");
+    fs::write(&kernel, "not a kernel\n".repeat(1000)).expect("the file can be written");
+    let mut podvisor = run.kernel(&kernel).start_at_once();
+    let status = podvisor.wait().code();
+    assert!(matches!(status, Some(1 | 2 | 5)), "{status:?}");
+    podvisor.log_has(&["kernel"]);
+}
+
+/// In a mount namespace whose `/dev` is empty.
+#[test]
+fn no_kvm() {
+    let script = "mount -t tmpfs none /dev; exec \"$0\" \"$@\"";
+    let run = Run::new(&Vmi::new("nokvm")).payload("hello");
+    let mut podvisor = run
+        .within(["unshare", "-m", "sh", "-ec", script])
+        .start_at_once();
+    podvisor.exits_with(5);
+    podvisor.log_has(&["Cannot open /dev/kvm", "No such file", "kvm_intel"]);
+}
+
+/// With a `/dev/kvm` that belongs to somebody else.
+#[test]
+fn no_permission() {
+    let script = "mount -t tmpfs none /dev; mknod -m 600 /dev/kvm c 10 232; \
+                  exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$0\" \"$@\"";
+    let vmi = format!("STANDALONE_VMI={}", Vmi::new("nobody").to_yaml());
+    let run = Run::with_arguments(["run"]).kernel("/proc/self/exe".as_ref());
+    let words = ["env", &vmi, "unshare", "-m", "sh", "-ec", script];
+    let mut podvisor = run.within(words).start_at_once();
+    podvisor.exits_with(5);
+    podvisor.log_has(&["Cannot open /dev/kvm", "Permission denied", "kvm"]);
+}
+
+#[test]
+fn no_pod_interface() {
+    let run = Run::new(&Vmi::new("nonet").network()).payload("hello");
+    let words = ["unshare", "-n", "--"];
+    let mut podvisor = run
+        .arg("--pod-interface")
+        .arg("pv-none0")
+        .within(words)
+        .start_at_once();
+    podvisor.exits_with(5);
+    podvisor.log_has(&["no network interface \"pv-none0\""]);
+}
+
+/// Each line of a JSON log is an object, down to the last.
+#[test]
+fn json_log() {
+    let vmi = Vmi::new("json").disk(Disk::new("root"));
+    let run = Run::new(&vmi);
+    let image = image::zeros(&run.dir(), "root.img", MIB);
+    let run = run
+        .volume("root", &image)
+        .payload("sane")
+        .arg("--log-format")
+        .arg("json");
+    let mut guest = run.start();
+    guest.exits_with(0);
+    assert!(!guest.log.lines().is_empty());
+    for line in guest.log.lines() {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(&line.text);
+        assert!(
+            parsed.is_ok_and(|value| value.is_object()),
+            "{:?}",
+            line.text
+        );
+    }
+}

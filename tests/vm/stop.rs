@@ -1,0 +1,109 @@
+//! The ends of a run that are no crash: power off, reset, signals.
+
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::{Disk, Vmi};
+use rustix::process::Signal;
+
+#[test]
+fn linux_reboots_in_place() {
+    let vmi = Vmi::new("reboot").disk(Disk::new("root"));
+    let run = Run::new(&vmi);
+    let image = image::zeros(&run.dir(), "root.img", MIB);
+    let mut guest = run.volume("root", &image).linux("reboot").start();
+    guest.wait_for("RESULT boot=1");
+    let vm = guest.vm_pid();
+    guest.wait_for("RESULT boot=2");
+    assert_eq!(
+        guest.vm_pid(),
+        vm,
+        "the machine restarts in the same process"
+    );
+    guest.exits_with(0);
+    assert_eq!(image::read(&image)[..16], *b"000000000000002\n");
+}
+
+/// Many resets, then an orderly end: nothing of a machine stays behind in the next.
+#[test]
+fn resets_again_and_again() {
+    let vmi = Vmi::new("reset")
+        .topology(1, 2, 1)
+        .rng()
+        .disk(Disk::new("root"))
+        .grace_seconds(0);
+    let run = Run::new(&vmi);
+    let image = image::zeros(&run.dir(), "root.img", MIB);
+    let mut guest = run
+        .volume("root", &image)
+        .payload("crash how=reset")
+        .start();
+    for _ in 0..8 {
+        guest.wait_for("CRASH how=reset");
+    }
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+}
+
+#[test]
+fn exit_on_reboot() {
+    let run = Run::new(&Vmi::new("once"))
+        .payload("crash how=reset")
+        .arg("--exit-on-reboot");
+    let mut guest = run.start();
+    guest.exits_with(0);
+    let text = guest.console.text();
+    assert_eq!(
+        text.matches("CRASH how=reset").count(),
+        1,
+        "it ran once: {text}"
+    );
+}
+
+/// The payload takes no notice of the power button.
+#[test]
+fn forced_after_the_grace_period() {
+    let vmi = Vmi::new("deaf").grace_seconds(1);
+    let mut guest = Run::new(&vmi).payload("ticker").start();
+    guest.wait_for("TICK");
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+    guest.log_has(&[
+        "did not power off",
+        "The machine was stopped before its guest powered off",
+    ]);
+}
+
+#[test]
+fn second_signal_stops_at_once() {
+    let vmi = Vmi::new("hurry").grace_seconds(3600);
+    let mut guest = Run::new(&vmi).payload("ticker secs=100000").start();
+    guest.wait_for("TICK");
+    guest.signal(Signal::TERM);
+    guest
+        .log
+        .wait_for("pressing the power button", podvisor_tests::PATIENCE);
+    guest.signal(Signal::INT);
+    guest.exits_with(4);
+}
+
+#[test]
+fn stopped_by_a_control_client() {
+    let mut guest = Run::new(&Vmi::new("ctl"))
+        .payload("ticker secs=100000")
+        .start();
+    guest.wait_for("TICK");
+    guest.control().tell("stop");
+    guest.exits_with(4);
+}
+
+/// The vm process does not outlive its launcher.
+#[test]
+fn a_killed_launcher_takes_the_guest_along() {
+    let mut guest = Run::new(&Vmi::new("orphan"))
+        .payload("ticker secs=100000")
+        .start();
+    guest.wait_for("TICK");
+    guest.signal(Signal::KILL);
+    // The console ends when the last process that has it is gone.
+    assert_eq!(guest.wait().code(), None);
+}
