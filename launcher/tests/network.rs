@@ -4,6 +4,7 @@
 //! namespace it finds itself in. Skipped, with the reason, without the privilege to make one.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -13,6 +14,7 @@ use launcher::network::{Binding, NetworkOptions, NetworkRequest, prepare};
 use serde_json::Value;
 
 const CHILD_STATE: &str = "PV_TEST_STATE_DIR";
+const CHILD_CONNECT: &str = "PV_TEST_CONNECT";
 const CHILD_QUEUES: &str = "PV_TEST_QUEUES";
 
 fn ip(arguments: &str) -> String {
@@ -176,6 +178,12 @@ impl Drop for Launched {
 /// Not a test by itself: what the others run inside a pod.
 #[test]
 fn child() {
+    if let Ok(address) = std::env::var(CHILD_CONNECT) {
+        let address = address.parse().expect("an address");
+        let result = TcpStream::connect_timeout(&address, Duration::from_secs(1));
+        println!("pv: {:?}", result.map_err(|error| error.kind()).err());
+        return;
+    }
     let Ok(state_dir) = std::env::var(CHILD_STATE) else {
         return;
     };
@@ -291,22 +299,25 @@ fn the_guest_gets_the_pods_identity() {
 #[test]
 fn the_pod_keeps_quiet_on_the_wire() {
     let Some(pod) = Pod::new("quiet") else { return };
-    let ping = || {
-        let status = Command::new("ip")
-            .args(["netns", "exec", &pod.node, "ping", "-c1", "-W1", "10.9.0.5"])
-            .stdout(Stdio::null())
-            .status();
-        status.expect("ping").success()
+    let answers = || {
+        let output = Command::new("ip")
+            .args(["netns", "exec", &pod.node])
+            .arg(std::env::current_exe().expect("this test"))
+            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .env(CHILD_CONNECT, "10.9.0.5:9")
+            .output();
+        let output = output.expect("iproute2").stdout;
+        String::from_utf8_lossy(&output).contains("pv: Some(ConnectionRefused)")
     };
-    assert!(ping(), "the pod answers before");
+    assert!(answers(), "the pod answers before");
     let launched = pod.launch(1);
     pod.node("neigh flush all");
-    assert!(!ping(), "nobody has the guest's address yet");
+    assert!(!answers(), "nobody has the guest's address yet");
     let neighbours = pod.node("neigh show to 10.9.0.5");
     assert!(!neighbours.contains("lladdr"), "{neighbours}");
     launched.restore();
     pod.node("neigh flush all");
-    assert!(ping(), "the pod answers again");
+    assert!(answers(), "the pod answers again");
 }
 
 #[test]
@@ -378,16 +389,20 @@ fn what_the_node_agent_prepared_is_used_and_left_alone() {
 #[test]
 fn failures_say_what_is_missing_and_change_nothing() {
     let Some(pod) = Pod::new("fail") else { return };
-    // The TAP's name is taken, which is found out after the first changes.
     pod.pod("link add k6t-eth0 type bridge");
     let before = pod.snapshot();
     let answer = pod.launch_without_waiting(1).line();
     assert!(
-        answer.contains("Refused { step: Create, interface: \"k6t-eth0\""),
+        answer.contains("\\\"k6t-eth0\\\" exists already"),
         "{answer}"
     );
+    assert_eq!(pod.snapshot(), before);
     pod.pod("link del k6t-eth0");
-    let _ = before;
+    // More queues than the kernel has: found out when something was made already.
+    let before = pod.snapshot();
+    let answer = pod.launch_without_waiting(300).line();
+    assert!(answer.contains("refused Tap"), "{answer}");
+    assert_eq!(pod.snapshot(), before);
     pod.pod("link set eth0 down");
     pod.pod("link set eth0 name eth7");
     let answer = pod.launch_without_waiting(1).line();

@@ -74,37 +74,52 @@ async fn create_bridge(
     Ok(bridge)
 }
 
-/// Through netlink and not `/proc/sys`, which is read-only in most containers.
+/// Keeps the kernel from using an interface as its own. Through netlink and not `/proc/sys`, which
+/// is read-only in most containers.
 fn quiet(link: &Link) -> LinkMessageBuilder<LinkUnspec> {
     let mut inet = InetDevConf::default();
     inet.arp_ignore = ARP_IGNORE_OTHER_INTERFACES;
-    let no_link_local = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(inet)]);
+    let mode = link.addr_gen_mode.map(|_| In6AddrGenMode::None);
+    let families = [Some(inet), mode.map(with_addr_gen_mode)];
     LinkUnspec::new_with_index(link.index).append_extra_attribute(LinkAttribute::AfSpecUnspec(
-        vec![
-            AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(inet)]),
-            AfSpecUnspec::Inet6(vec![no_link_local]),
-        ],
+        families.into_iter().flatten().collect(),
     ))
 }
 
-/// Takes name, MAC and addresses from the pod's NIC.
+/// How the kernel shall make IPv6 addresses for an interface. Refused by a kernel without IPv6.
+pub(super) fn with_addr_gen_mode(mode: In6AddrGenMode) -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])
+}
+
+/// Takes name, MAC and addresses from the pod's NIC. Addresses first: their labels would change
+/// with the name.
 async fn move_nic(
     netlink: &Netlink,
     names: &Names,
     saved: &SavedInterface,
     mac: [u8; 6],
 ) -> Result<(), NetworkError> {
-    let nic = || LinkUnspec::new_with_index(saved.index);
+    let nic = present(netlink, &names.interface, Step::Read).await?;
+    let change = || LinkUnspec::new_with_index(saved.index);
     netlink
-        .change(Step::Change, &names.interface, nic().down().build())
+        .change(Step::Change, &nic.name, change().down().build())
         .await?;
-    let changed = nic().name(names.nic.clone()).address(mac.to_vec()).build();
+    remove_addresses(netlink, &nic).await?;
+    let mut changed = change().name(names.nic.clone()).address(mac.to_vec());
+    if saved.addr_gen_mode.is_some() {
+        let none = with_addr_gen_mode(In6AddrGenMode::None);
+        changed = changed.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));
+    }
     netlink
-        .change(Step::Change, &names.interface, changed)
-        .await?;
-    let nic = present(netlink, &names.nic, Step::Change).await?;
-    for address in netlink.addresses(&nic).await? {
-        netlink.remove_address(&nic.name, address).await?;
+        .change(Step::Change, &nic.name, changed.build())
+        .await
+}
+
+/// Removes all addresses of an interface.
+pub(super) async fn remove_addresses(netlink: &Netlink, link: &Link) -> Result<(), NetworkError> {
+    for address in netlink.addresses(link).await? {
+        netlink.remove_address(&link.name, address).await?;
     }
     Ok(())
 }

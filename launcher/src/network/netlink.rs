@@ -4,7 +4,9 @@ use std::io;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
@@ -20,6 +22,8 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     pub(super) up: bool,
     pub(super) kind: Option<InfoKind>,
+    /// How the kernel makes IPv6 addresses for it (`IFLA_INET6_ADDR_GEN_MODE`); `None` without IPv6.
+    pub(super) addr_gen_mode: Option<u8>,
 }
 
 impl From<LinkMessage> for Link {
@@ -31,6 +35,7 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             kind: None,
+            addr_gen_mode: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -43,11 +48,24 @@ impl From<LinkMessage> for Link {
                         _ => None,
                     });
                 }
+                LinkAttribute::AfSpecUnspec(families) => {
+                    link.addr_gen_mode = families.into_iter().find_map(addr_gen_mode);
+                }
                 _ => {}
             }
         }
         link
     }
+}
+
+fn addr_gen_mode(family: AfSpecUnspec) -> Option<u8> {
+    let AfSpecUnspec::Inet6(settings) = family else {
+        return None;
+    };
+    settings.into_iter().find_map(|setting| match setting {
+        AfSpecInet6::AddrGenMode(mode) => Some(u8::from(&mode)),
+        _ => None,
+    })
 }
 
 /// A connection to the kernel in the thread's network namespace.

@@ -175,7 +175,14 @@ impl<'a> Task<'a> {
                 interface: self.names.interface,
                 file: self.file,
             }),
-            (Some(link), None) => self.take_over(link, guard).await,
+            (Some(link), None) => {
+                // What is not ours is not deleted when we restore, so it must not be there.
+                let taken = [&self.names.bridge, &self.names.tap];
+                if let Some(taken) = taken.into_iter().find(|name| find(name).is_some()) {
+                    return Err(self.unusable(format!("an interface {taken:?} exists already")));
+                }
+                self.take_over(link, guard).await
+            }
             (None, None) => Err(NetworkError::NoSuchInterface {
                 nic: self.request.nic_name.clone(),
                 interface: self.names.interface,

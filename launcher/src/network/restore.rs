@@ -3,12 +3,12 @@
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
-use rtnetlink::packet_route::link::InfoKind;
+use rtnetlink::packet_route::link::{In6AddrGenMode, InfoKind, LinkAttribute};
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
 };
 
-use super::bridge::without_dad;
+use super::bridge::{remove_addresses, with_addr_gen_mode, without_dad};
 use super::names::Names;
 use super::netlink::{Link, Netlink};
 use super::state::SavedInterface;
@@ -88,10 +88,16 @@ async fn restore_link(
         netlink
             .change(step, &nic.name, change().down().build())
             .await?;
+        remove_addresses(netlink, nic).await?;
         let back = change()
             .name(saved.interface.clone())
             .address(saved.mac.to_vec());
         netlink.change(step, &nic.name, back.build()).await?;
+    }
+    if let Some(mode) = saved.addr_gen_mode.filter(|_| nic.addr_gen_mode.is_some()) {
+        let mode = with_addr_gen_mode(In6AddrGenMode::from(mode));
+        let back = change().append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![mode]));
+        netlink.change(step, &saved.interface, back.build()).await?;
     }
     if nic.mtu != saved.mtu {
         netlink

@@ -27,6 +27,7 @@ pub(super) struct SavedInterface {
     pub(super) mac: [u8; 6],
     pub(super) mtu: u32,
     pub(super) up: bool,
+    pub(super) addr_gen_mode: Option<u8>,
     addresses: Vec<String>,
     routes: Vec<String>,
 }
@@ -71,6 +72,7 @@ impl SavedInterface {
             mac,
             mtu: link.mtu,
             up: link.up,
+            addr_gen_mode: link.addr_gen_mode,
             addresses: addresses.iter().map(to_hex).collect(),
             routes: routes.iter().map(to_hex).collect(),
         }
@@ -145,6 +147,7 @@ mod tests {
             mtu: 1500,
             up: true,
             kind: None,
+            addr_gen_mode: None,
         };
         let address = AddressMessageBuilder::<Ipv4Addr>::new()
             .index(3)
