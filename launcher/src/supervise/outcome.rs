@@ -82,24 +82,41 @@ fn write_death(f: &mut fmt::Formatter<'_>, status: WaitStatus) -> fmt::Result {
     })
 }
 
+/// Registers that come first in a crash report, as people expect them.
+const FIRST: [&str; 17] = [
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15", "rflags",
+];
+
 /// The crash report: where it happened, then the registers, three a line.
 fn write_crash(f: &mut fmt::Formatter<'_>, report: &CrashReport) -> fmt::Result {
     write!(f, "The guest crashed: {}", report.reason)?;
-    if let Some(vcpu) = report.vcpu {
-        write!(f, " (vCPU {vcpu})")?;
-        write!(f, "\n  rip {:#018x}, instruction", report.rip)?;
-        if report.instruction.is_empty() {
-            write!(f, " bytes cannot be read")?;
-        }
-        for byte in &report.instruction {
-            write!(f, " {byte:02x}")?;
-        }
+    let Some(vcpu) = report.vcpu else {
+        return f.write_char('.');
+    };
+    write!(f, " (vCPU {vcpu})\n  rip {:#018x}, instruction", report.rip)?;
+    if report.instruction.is_empty() {
+        write!(f, " bytes cannot be read")?;
     }
-    for (index, (name, value)) in report.registers.iter().enumerate() {
-        f.write_str(if index % 3 == 0 { "\n  " } else { "   " })?;
-        write!(f, "{name:>8} {value:#018x}")?;
+    for byte in &report.instruction {
+        write!(f, " {byte:02x}")?;
     }
-    f.write_char('\n')
+    let mut registers: Vec<_> = report
+        .registers
+        .iter()
+        .filter(|(name, _)| *name != "rip")
+        .collect();
+    registers.sort_by_key(|(name, _)| {
+        FIRST
+            .iter()
+            .position(|first| first == name)
+            .unwrap_or(FIRST.len())
+    });
+    for (index, (name, value)) in registers.into_iter().enumerate() {
+        f.write_str(if index % 3 == 0 { "\n" } else { "  " })?;
+        write!(f, "{name:>10} {value:#018x}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -113,15 +130,15 @@ mod tests {
             vcpu: Some(1),
             rip: 0xffff_ffff_8100_0000,
             instruction: vec![0x0f, 0x0b],
-            registers: [("rax", 1), ("rbx", 2), ("rcx", 3), ("rdx", 4)]
+            registers: [("rip", 0), ("r10", 10), ("cr3", 3), ("r8", 8), ("rax", 1)]
                 .map(|(name, value)| (name.to_owned(), value))
                 .into(),
         };
         let text = Outcome::Crashed(report).to_string();
         let expected = "The guest crashed: triple fault (vCPU 1)\n  \
                         rip 0xffffffff81000000, instruction 0f 0b\n       \
-                        rax 0x0000000000000001        rbx 0x0000000000000002        \
-                        rcx 0x0000000000000003\n       rdx 0x0000000000000004\n";
+                        rax 0x0000000000000001          r8 0x0000000000000008         \
+                        r10 0x000000000000000a\n       cr3 0x0000000000000003";
         assert_eq!(text, expected);
     }
 }
