@@ -67,6 +67,11 @@ impl LocalApic {
         self.write(REG_SPURIOUS, 0x1ff);
     }
 
+    /// Lets none arrive, as after a reset.
+    pub fn disable(&self) {
+        self.write(REG_SPURIOUS, 0xff);
+    }
+
     /// True if `vector` is pending.
     pub fn pending(&self, vector: u8) -> bool {
         let word = self.read(REG_IRR + 16 * u64::from(vector / 32));
@@ -85,9 +90,13 @@ impl LocalApic {
 }
 
 /// Starts up to `limit` other CPUs with `work`; returns how many started. Once only.
+///
+/// The local APIC is enabled for it, as every system does: until one of the machine was, KVM
+/// may not have noted the last CPU's ID, and drops what is sent to it.
 pub fn start(machine: &Machine, limit: usize, work: Work) -> u32 {
     let apic = LocalApic::get();
     let own = apic.id();
+    apic.enable();
     WORK.store(work as usize, Ordering::Release);
     phys::copy_in(boot::TRAMPOLINE, boot::trampoline_code());
     for &id in machine
@@ -105,11 +114,13 @@ pub fn start(machine: &Machine, limit: usize, work: Work) -> u32 {
         let deadline = cpu::tsc() + time::from_ms(2000);
         while STARTED.load(Ordering::Acquire) != index {
             if cpu::tsc() > deadline {
+                apic.disable();
                 return index - 1;
             }
             cpu::pause();
         }
     }
+    apic.disable();
     STARTED.load(Ordering::Acquire)
 }
 

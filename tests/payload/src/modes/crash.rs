@@ -6,6 +6,8 @@ use crate::machine::Machine;
 use crate::{cpu, phys, power, println};
 
 const PVPANIC: u16 = 0x505;
+/// No memory map reaches this far.
+const UNMAPPED: u64 = 0x7f00_0000_0000;
 const PVPANIC_PANICKED: u8 = 1;
 
 /// Runs the mode.
@@ -17,7 +19,7 @@ pub fn run(machine: &Machine) {
         "emulation" => cpu::int3(),
         "panic" => cpu::outb(PVPANIC, PVPANIC_PANICKED),
         "reset" => power::reset(),
-        "exception" => drop(phys::r64(0xffff_8000_0000_0000 >> 1)),
+        "exception" => drop(phys::r64(UNMAPPED)),
         "hang" => loop {
             cpu::pause();
         },

@@ -193,7 +193,11 @@ impl Hostile {
 
     /// Resets a device and counts those that do not come back.
     fn reset(&mut self, target: &Target) {
+        const NOT_DECODED: u8 = 0xff;
         racer::idle();
+        if target.device.status() == NOT_DECODED {
+            self.restore_function(target.transport.function);
+        }
         if target.device.reset().is_err() {
             self.stuck += 1;
             serial::init();
@@ -205,35 +209,47 @@ impl Hostile {
         }
     }
 
+    /// Puts a function's header back as it was, decoding on.
+    fn restore_function(&self, function: Function) {
+        const COMMAND: u16 = 4;
+        const FIRST_WORD: usize = 3;
+        let Some((_, words)) = self
+            .saved
+            .iter()
+            .flatten()
+            .find(|saved| saved.0 == function)
+        else {
+            return;
+        };
+        self.pci.write(function, COMMAND, 2, 0);
+        for (offset, &word) in (0..).step_by(4).zip(words).skip(FIRST_WORD) {
+            if self.pci.read(function, offset, 4) != word {
+                self.pci.write(function, offset, 4, word);
+            }
+        }
+        self.pci.write(function, COMMAND, 2, words[1] & 0xffff);
+    }
+
     /// Puts configuration space back and resets every device.
     fn restore(&mut self) {
-        const COMMAND_WORD: usize = 1;
         racer::idle();
-        for (function, words) in self.saved.iter().flatten() {
-            let virtio = self
-                .targets
-                .iter()
-                .flatten()
-                .any(|target| target.transport.function == *function);
-            if self.virtio_only && !virtio {
-                continue;
+        for index in 0..MAX_FUNCTIONS {
+            let Some((function, _)) = self.saved[index] else {
+                break;
+            };
+            let ours = |target: &&Target| target.transport.function == function;
+            if !self.virtio_only || self.targets.iter().flatten().any(|target| ours(&target)) {
+                self.restore_function(function);
             }
-            self.pci.write(*function, 4, 2, 0);
-            for i in (4..HEADER_WORDS).filter(|&i| i != COMMAND_WORD) {
-                if self.pci.read(*function, 4 * i as u16, 4) != words[i] {
-                    self.pci.write(*function, 4 * i as u16, 4, words[i]);
-                }
-            }
-            self.pci
-                .write(*function, 4, 2, words[COMMAND_WORD] & 0xffff);
         }
         for index in 0..MAX_TARGETS {
-            if let Some(target) = self.targets[index] {
-                if let Some(msix) = target.msix {
-                    msix.enable(&self.pci, &target.transport, false);
-                }
-                self.reset(&target);
+            let Some(target) = self.targets[index] else {
+                break;
+            };
+            if let Some(msix) = target.msix {
+                msix.enable(&self.pci, &target.transport, false);
             }
+            self.reset(&target);
         }
     }
 }

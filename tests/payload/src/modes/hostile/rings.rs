@@ -101,7 +101,7 @@ pub fn flood(h: &mut Hostile) {
 fn prepare(h: &mut Hostile, target: &Target) -> ([Option<Ring>; MAX_QUEUES as usize], usize) {
     let t = &target.transport;
     let base = t.common.addr;
-    h.pci.enable(t.function);
+    h.restore_function(t.function);
     h.reset(target);
     let values = &mut h.values;
     let set = |bits: u8| phys::w8(base + common::DEVICE_STATUS, bits);
