@@ -10,7 +10,8 @@
  *   guest flushloop DEV   numbered 4 KiB records, one flush each, until killed
  *   guest ticker CPU      pin to CPU, one line each second, until killed
  *   guest send IP PORT N  N bytes of the pattern over TCP
- *   guest receive PORT N  N bytes over TCP to stdout (all bytes if N is 0)
+ *   guest receive PORT N  N bytes over TCP (all bytes if N is 0): count and SHA-256
+ *   guest digest DEV N [KEY]  SHA-256 of the first N MiB, by direct I/O
  */
 #include <asm/unistd.h>
 #include <linux/in.h>
@@ -18,7 +19,9 @@
 #include <linux/socket.h>
 #include <linux/time.h>
 
+#define O_RDONLY 0
 #define O_RDWR 2
+#define O_DIRECT 040000
 #define MS_NOSUID 2
 #define TCSBRK 0x5409
 #define AF_INET 2
@@ -120,6 +123,8 @@ static int down(const char *how)
 	return failed("reboot", err);
 }
 
+static unsigned char chunk[1 << 20] __attribute__((aligned(4096)));
+
 static int flushloop(const char *path)
 {
 	static char record[4096] __attribute__((aligned(4096)));
@@ -169,6 +174,125 @@ static int ticker(const char *cpu)
 	}
 }
 
+/* SHA-256 (FIPS 180-4). User code runs natively; a pipe to sha256sum does not. */
+struct sha {
+	unsigned int state[8];
+	word bytes;
+	unsigned char block[64];
+};
+
+static unsigned int round_key[64];
+
+/* The first 32 bits of the fraction of the `root`-th root (2 or 3) of a prime. */
+static unsigned int fraction(word prime, int root)
+{
+	/* Largest x with x^root <= prime * 2^(32 * root); only its low half matters. */
+	unsigned __int128 wanted = (unsigned __int128)prime << (root == 2 ? 64 : 96), power;
+	word x = 0;
+
+	for (int bit = 35; bit >= 0; bit--) {
+		word with = x | 1UL << bit;
+		power = (unsigned __int128)with * with;
+		if (root == 3)
+			power *= with;
+		if (power <= wanted)
+			x = with;
+	}
+	return (unsigned int)x;
+}
+
+static void sha_start(struct sha *sha)
+{
+	int found = 0;
+
+	for (word n = 2; found < 64; n++) {
+		word factor = 2;
+		while (n % factor)
+			factor++;
+		if (factor < n)
+			continue;
+		if (found < 8)
+			sha->state[found] = fraction(n, 2);
+		round_key[found++] = fraction(n, 3);
+	}
+	sha->bytes = 0;
+}
+
+static unsigned int turn(unsigned int x, int by)
+{
+	return x >> by | x << (32 - by);
+}
+
+static void sha_block(struct sha *sha, const unsigned char *in)
+{
+	unsigned int w[64], s[8];
+
+	for (int i = 0; i < 16; i++, in += 4)
+		w[i] = (unsigned int)in[0] << 24 | in[1] << 16 | in[2] << 8 | in[3];
+	for (int i = 16; i < 64; i++) {
+		unsigned int a = w[i - 15], b = w[i - 2];
+		w[i] = w[i - 16] + (turn(a, 7) ^ turn(a, 18) ^ a >> 3) + w[i - 7] +
+		       (turn(b, 17) ^ turn(b, 19) ^ b >> 10);
+	}
+	for (int i = 0; i < 8; i++)
+		s[i] = sha->state[i];
+	for (int i = 0; i < 64; i++) {
+		unsigned int e = s[4], a = s[0];
+		unsigned int one = s[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) +
+				   ((e & s[5]) ^ (~e & s[6])) + round_key[i] + w[i];
+		unsigned int two = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) +
+				   ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
+		for (int j = 7; j > 0; j--)
+			s[j] = s[j - 1];
+		s[4] += one;
+		s[0] = one + two;
+	}
+	for (int i = 0; i < 8; i++)
+		sha->state[i] += s[i];
+}
+
+static void sha_add(struct sha *sha, const unsigned char *in, word len)
+{
+	while (len) {
+		word at = sha->bytes % 64;
+		if (!at && len >= 64) {
+			sha_block(sha, in);
+			sha->bytes += 64, in += 64, len -= 64;
+			continue;
+		}
+		sha->block[at] = *in++;
+		sha->bytes++, len--;
+		if (at == 63)
+			sha_block(sha, sha->block);
+	}
+}
+
+/* Appends the digest to `to` in hexadecimal. */
+static char *sha_end(struct sha *sha, char *to)
+{
+	word bits = sha->bytes * 8;
+	unsigned char last[8];
+
+	sha_add(sha, (const unsigned char *)"\x80", 1);
+	while (sha->bytes % 64 != 56)
+		sha_add(sha, (const unsigned char *)"", 1);
+	for (int i = 0; i < 8; i++)
+		last[i] = (unsigned char)(bits >> (56 - 8 * i));
+	sha_add(sha, last, 8);
+	for (int i = 0; i < 64; i++)
+		*to++ = "0123456789abcdef"[sha->state[i / 8] >> (28 - i % 8 * 4) & 15];
+	return to;
+}
+
+static void print_digest(struct sha *sha, const char *key)
+{
+	char line[128], *at = text(text(line, "RESULT "), key);
+
+	at = sha_end(sha, text(at, "sha256="));
+	*at++ = '\n';
+	call(__NR_write, 1, line, at - line);
+}
+
 /* Byte i of the pattern is (i + i / 251) mod 256: no power-of-two period. */
 static void fill(unsigned char *to, word from, word len)
 {
@@ -176,7 +300,6 @@ static void fill(unsigned char *to, word from, word len)
 		*to++ = (unsigned char)(i + i / 251);
 }
 
-static unsigned char chunk[65536];
 
 static unsigned short port_of(const char *s)
 {
@@ -213,6 +336,8 @@ static int receive(const char *port, word total)
 {
 	struct sockaddr_in self = { .sin_family = AF_INET, .sin_port = port_of(port) };
 	long fd = call(__NR_socket, AF_INET, SOCK_STREAM, 0), err;
+	struct sha sha;
+	char line[48], *at;
 	int on = 1;
 
 	call6(__NR_setsockopt, (word)fd, SOL_SOCKET, SO_REUSEADDR, (word)&on, sizeof(on), 0);
@@ -220,24 +345,41 @@ static int receive(const char *port, word total)
 	if (err < 0)
 		return failed("bind", err);
 	call(__NR_listen, fd, 1, 0);
-	call(__NR_write, 2, "LISTENING\n", 10);
+	say("LISTENING\n");
 	fd = call(__NR_accept, fd, 0, 0);
 	if (fd < 0)
 		return failed("accept", fd);
-	for (word done = 0; !total || done < total; done += (word)err) {
-		word room = sizeof(chunk), sent = 0;
-		err = call(__NR_read, fd, chunk, room);
+	sha_start(&sha);
+	while (!total || sha.bytes < total) {
+		err = call(__NR_read, fd, chunk, sizeof(chunk));
 		if (err < 0)
 			return failed("receive", err);
 		if (!err)
 			break;
-		while (sent < (word)err) {
-			long n = call(__NR_write, 1, chunk + sent, (word)err - sent);
-			if (n <= 0)
-				return failed("write", n);
-			sent += (word)n;
-		}
+		sha_add(&sha, chunk, (word)err);
 	}
+	at = digits(text(line, "RESULT rx.bytes="), sha.bytes, 1);
+	*at++ = '\n';
+	call(__NR_write, 1, line, at - line);
+	print_digest(&sha, "rx.");
+	return 0;
+}
+
+static int digest(const char *path, word mib, const char *key)
+{
+	struct sha sha;
+	long fd = call(__NR_open, path, O_RDONLY | O_DIRECT, 0), err;
+
+	if (fd < 0)
+		return failed("open", fd);
+	sha_start(&sha);
+	for (; mib; mib--) {
+		err = call(__NR_read, fd, chunk, sizeof(chunk));
+		if (err != sizeof(chunk))
+			return failed("read", err);
+		sha_add(&sha, chunk, sizeof(chunk));
+	}
+	print_digest(&sha, key);
 	return 0;
 }
 
@@ -253,6 +395,8 @@ static int tool(word argc, char **argv)
 		return send(argv[2], argv[3], number(argv[4]));
 	if (argc == 4 && same(argv[1], "receive"))
 		return receive(argv[2], number(argv[3]));
+	if ((argc == 4 || argc == 5) && same(argv[1], "digest"))
+		return digest(argv[2], number(argv[3]), argc == 5 ? argv[4] : "");
 	return failed("usage", 0);
 }
 

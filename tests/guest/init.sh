@@ -6,8 +6,12 @@
 
 result() { echo "RESULT $*"; }
 
-# sysfs FILE: its first line in $value, empty if there is none.
-sysfs() { value=; [ ! -e "$1" ] || read -r value < "$1"; }
+# sysfs FILE: its first line in $value; fails if there is none.
+sysfs() {
+	value=
+	[ ! -e "$1" ] || read -r value < "$1"
+	[ -n "$value" ]
+}
 
 finish() {
 	echo GUEST-DONE

@@ -11,7 +11,7 @@ out=$1
 init=$out/init
 archive=$out/initrd.cpio.new
 
-gcc -Os -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie -mgeneral-regs-only \
+gcc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie -mgeneral-regs-only \
 	-Wall -Wextra -Werror -s -Wl,--build-id=none -Wl,-z,noseparate-code \
 	-o "$init" "$here/init.c"
 

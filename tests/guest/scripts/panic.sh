@@ -1,5 +1,4 @@
 # What follows is up to `panic=` on the command line and to pvpanic.
 
-sysfs /sys/bus/platform/drivers/pvpanic-mmio/QEMU0001:00/capability
-result "pvpanic=$value"
+sysfs /sys/bus/platform/drivers/pvpanic-mmio/*/capability && result "pvpanic=$value"
 echo c > /proc/sysrq-trigger
