@@ -1,0 +1,160 @@
+//! Moving packets does not allocate. Skipped, with the reason, where no TAP can be made.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use devices::virtio::net::{NetSpec, NetStats, tap};
+use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
+use devices::virtio::{Activation, DeviceStats, VirtioDevice};
+use vm_memory::{Bytes, GuestAddress};
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const RX: usize = 0;
+const TX: usize = 1;
+const QUEUE_SIZE: u16 = 256;
+const PACKET: u64 = 0x8_0000;
+const RX_BUFFERS: u64 = 0x10_0000;
+const BUFFER: u32 = 1536;
+const BATCH: u64 = 32;
+
+/// A packet socket on interface `name`, which it brings up.
+fn packet_socket(name: &str) -> OwnedFd {
+    // SAFETY: plain system calls on an owned descriptor and structures that outlive them.
+    unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        assert!(fd >= 0);
+        let socket = OwnedFd::from_raw_fd(fd);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+        assert_eq!(libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &request), 0);
+        assert_eq!(libc::ioctl(fd, libc::SIOCGIFINDEX as _, &mut request), 0);
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = request.ifr_ifru.ifru_ifindex;
+        let len = size_of::<libc::sockaddr_ll>() as u32;
+        assert_eq!(libc::bind(fd, (&raw const address).cast(), len), 0);
+        socket
+    }
+}
+
+fn send(socket: &OwnedFd, frame: &[u8]) {
+    // SAFETY: reads `frame` only.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+    assert_eq!(sent, frame.len() as isize);
+}
+
+#[test]
+fn packets_both_ways() {
+    // SAFETY: moves only this thread into a network namespace that ends with it.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        eprintln!("skipped: {}", std::io::Error::last_os_error());
+        return;
+    }
+    let taps = match tap::open("tap0", 1) {
+        Ok(taps) => taps,
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            return;
+        }
+    };
+    let peer = packet_socket("tap0");
+    let mut net = NetSpec {
+        name: "default".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        queue_pairs: 1,
+        taps,
+        link_up: true,
+        lease: None,
+    }
+    .build()
+    .expect("good spec");
+
+    let memory = guest_memory(&[(0, 0x40_0000)]);
+    let irq = Arc::new(FakeIrq::default());
+    let mut guest: Vec<_> = (0..2)
+        .map(|index| GuestQueue::new(&memory, index * GuestQueue::bytes(QUEUE_SIZE), QUEUE_SIZE))
+        .collect();
+    let queues = (0..)
+        .zip(&guest)
+        .map(|(index, queue)| queue.device_side(index, Arc::new(event_fd()), irq.clone()));
+    let activation = Activation {
+        features: net.features(),
+        queues: queues.collect(),
+        config_irq: irq.clone(),
+    };
+    let mut handler = net.activate(activation).expect("activates").remove(0);
+    handler.kicked(RX).expect("good queue");
+    handler.kicked(TX).expect("good queue");
+
+    let mut frame = [0xff; 600];
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    memory
+        .write_slice(&[0; 12], GuestAddress(PACKET))
+        .expect("in memory");
+    memory
+        .write_slice(&frame, GuestAddress(PACKET + 12))
+        .expect("in memory");
+    for slot in 0..200 {
+        let address = RX_BUFFERS + u64::from(BUFFER) * slot;
+        guest[RX].add(&[Buffer::writable(address, BUFFER)]);
+    }
+    let stats = |net: &dyn VirtioDevice| -> NetStats {
+        match net.stats() {
+            DeviceStats::Net(stats) => stats,
+            other => panic!("not a NIC: {other:?}"),
+        }
+    };
+    let first = stats(&net);
+    for round in 0..20 {
+        let before = ALLOCATIONS.with(Cell::get);
+        for _ in 0..BATCH {
+            send(&peer, &frame);
+            guest[TX].add(&[
+                Buffer::readable(PACKET, 12),
+                Buffer::readable(PACKET + 12, 600),
+            ]);
+        }
+        handler.readable(0).expect("good queue");
+        handler.kicked(TX).expect("good queue");
+        for _ in 0..BATCH {
+            assert!(guest[TX].pop_used().is_some());
+        }
+        while let Some((head, _)) = guest[RX].pop_used() {
+            guest[RX].offer(head);
+        }
+        handler.kicked(RX).expect("good queue");
+        assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0, "round {round}");
+    }
+    let last = stats(&net);
+    assert!(last.rx_packets - first.rx_packets >= 20 * BATCH);
+    assert_eq!(last.tx_packets - first.tx_packets, 20 * BATCH);
+    assert_eq!((last.rx_drops, last.tx_drops, last.tx_errors), (0, 0, 0));
+}
