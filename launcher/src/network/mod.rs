@@ -14,6 +14,7 @@
 
 mod bridge;
 mod error;
+mod guard;
 mod lease;
 mod names;
 mod netlink;
@@ -27,7 +28,8 @@ use std::path::PathBuf;
 use devices::virtio::net::dhcp::DhcpLease;
 
 pub use self::error::{NetworkError, Step};
-pub use self::prepare::{NetworkGuard, prepare};
+pub use self::guard::NetworkGuard;
+pub use self::prepare::prepare;
 
 /// How a guest NIC joins the pod's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

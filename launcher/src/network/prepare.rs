@@ -1,18 +1,17 @@
 //! Prepares every NIC, or none.
 
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use devices::virtio::net::dhcp::DhcpLease;
 use devices::virtio::net::tap;
-use tokio::runtime::{Builder, Runtime};
 
+use super::guard::{Changed, NetworkGuard, runtime};
 use super::lease::{self, Facts};
 use super::names::{Names, server_address};
 use super::netlink::{Link, Netlink};
-use super::restore::{is_route_worth_saving, is_worth_saving, restore};
+use super::restore::{is_route_worth_saving, is_worth_saving};
 use super::state::{Place, SavedInterface};
 use super::{NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork, bridge};
 
@@ -53,74 +52,6 @@ pub fn prepare(
     drop(runtime);
     // An error drops the guard, which undoes the NICs before this one and what was begun of it.
     prepared.map(|prepared| (prepared, guard))
-}
-
-fn runtime() -> Result<Runtime, NetworkError> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(NetworkError::Netlink)
-}
-
-/// One interface that was changed.
-#[derive(Debug)]
-struct Changed {
-    names: Names,
-    saved: SavedInterface,
-    file: PathBuf,
-}
-
-impl Changed {
-    async fn undo(&self, netlink: &Netlink) -> Result<(), NetworkError> {
-        restore(netlink, &self.names, &self.saved).await?;
-        match fs::remove_file(&self.file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %self.file.display(), %error, "state file not removed");
-            }
-            _ => {}
-        }
-        tracing::info!(interface = self.names.interface, "pod interface restored");
-        Ok(())
-    }
-}
-
-/// Undoes [`prepare`]. Dropping it without [`NetworkGuard::restore`] restores too, and logs errors.
-#[derive(Debug)]
-#[must_use = "the pod's network is restored when the guard is dropped"]
-pub struct NetworkGuard {
-    changed: Vec<Changed>,
-}
-
-impl NetworkGuard {
-    /// Gives the pod its interfaces, addresses and routes back. All interfaces are tried; the first
-    /// error is returned.
-    pub fn restore(mut self) -> Result<(), NetworkError> {
-        self.undo()
-    }
-
-    fn undo(&mut self) -> Result<(), NetworkError> {
-        let changed = std::mem::take(&mut self.changed);
-        if changed.is_empty() {
-            return Ok(());
-        }
-        runtime()?.block_on(async {
-            let netlink = Netlink::connect()?;
-            let mut result = Ok(());
-            for changed in changed.iter().rev() {
-                result = result.and(changed.undo(&netlink).await);
-            }
-            result
-        })
-    }
-}
-
-impl Drop for NetworkGuard {
-    fn drop(&mut self) {
-        if let Err(error) = self.undo() {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "the pod's network could not be restored");
-        }
-    }
 }
 
 /// The preparation of one NIC.

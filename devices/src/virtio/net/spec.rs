@@ -1,0 +1,190 @@
+//! What a NIC is made from, and the checks before it is made.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use thiserror::Error;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::dhcp::{DhcpLease, DhcpResponder, LeaseError};
+use super::pairs::{Pair, Pairs};
+use super::stats::PairCounters;
+use super::tap::{self, Offloads};
+use super::{Net, features};
+
+/// Entries of every queue.
+const QUEUE_SIZE: u16 = 256;
+
+/// The machine's limit on queue pairs; the plan's too.
+pub const MAX_QUEUE_PAIRS: u16 = 64;
+
+/// Smallest MTU that IPv4 allows (RFC 791), bytes; also the smallest that virtio allows (5.1.4.1).
+pub const MIN_MTU: u16 = 68;
+
+/// What a NIC is made from.
+#[derive(Debug)]
+pub struct NetSpec {
+    /// Name of the interface in the VMI.
+    pub name: String,
+    /// MAC address of the guest.
+    pub mac: [u8; 6],
+    /// MTU offered to the guest, bytes.
+    pub mtu: u16,
+    /// Queue pairs, 1 to [`MAX_QUEUE_PAIRS`].
+    pub queue_pairs: u16,
+    /// One TAP queue per pair, as [`tap::open`] makes them.
+    pub taps: Vec<File>,
+    /// Link state at start.
+    pub link_up: bool,
+    /// What the guest's DHCP client is told; `None` leaves DHCP to the network.
+    pub lease: Option<DhcpLease>,
+}
+
+/// A NIC cannot be made.
+#[derive(Debug, Error)]
+pub enum BuildNetError {
+    /// Too few or too many queue pairs.
+    #[error("NIC {name} has {pairs} queue pairs, not 1 to {MAX_QUEUE_PAIRS}")]
+    Pairs {
+        /// The NIC.
+        name: String,
+        /// Pairs asked for.
+        pairs: u16,
+    },
+    /// Not one TAP queue per pair.
+    #[error("NIC {name} has {taps} TAP queues for {pairs} queue pairs")]
+    Taps {
+        /// The NIC.
+        name: String,
+        /// Files given.
+        taps: usize,
+        /// Pairs asked for.
+        pairs: u16,
+    },
+    /// A file that is not a TAP queue, or one without header.
+    #[error("NIC {name}: descriptor {index} is not a TAP queue with virtio headers")]
+    NotTap {
+        /// The NIC.
+        name: String,
+        /// Which file.
+        index: usize,
+    },
+    /// An MTU that no guest may use.
+    #[error("NIC {name} has MTU {mtu}, below {MIN_MTU}")]
+    Mtu {
+        /// The NIC.
+        name: String,
+        /// The MTU.
+        mtu: u16,
+    },
+    /// The kernel refused.
+    #[error("Cannot set up the queues of NIC {name}")]
+    Setup {
+        /// The NIC.
+        name: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The lease cannot be given by DHCP.
+    #[error("NIC {name} cannot answer DHCP")]
+    Lease {
+        /// The NIC.
+        name: String,
+        /// The cause.
+        #[source]
+        source: LeaseError,
+    },
+}
+
+impl NetSpec {
+    /// Makes the NIC.
+    pub fn build(self) -> Result<Net, BuildNetError> {
+        self.check()?;
+        let Self {
+            name,
+            mac,
+            mtu,
+            queue_pairs,
+            taps,
+            link_up,
+            lease,
+        } = self;
+        let dhcp = lease
+            .map(|lease| DhcpResponder::new(&lease, mac))
+            .transpose()
+            .map_err(|source| BuildNetError::Lease {
+                name: name.clone(),
+                source,
+            })?;
+        let failed = |source| BuildNetError::Setup {
+            name: name.clone(),
+            source,
+        };
+        let uso = probe_uso(&taps[0]).map_err(failed)?;
+        let pairs = taps
+            .into_iter()
+            .map(new_pair)
+            .collect::<io::Result<_>>()
+            .map_err(failed)?;
+        let queues = 2 * usize::from(queue_pairs) + 1;
+        Ok(Net {
+            name,
+            mac,
+            mtu,
+            queue_pairs,
+            features: features::offered(uso, queue_pairs > 1),
+            queue_sizes: vec![QUEUE_SIZE; queues],
+            dhcp: dhcp.map(Arc::new),
+            pairs: Arc::new(Pairs::new(pairs, link_up)),
+        })
+    }
+
+    fn check(&self) -> Result<(), BuildNetError> {
+        let Self {
+            mtu,
+            queue_pairs: pairs,
+            taps,
+            ..
+        } = self;
+        let name = self.name.clone();
+        if !(1..=MAX_QUEUE_PAIRS).contains(pairs) {
+            return Err(BuildNetError::Pairs {
+                name,
+                pairs: *pairs,
+            });
+        }
+        if taps.len() != usize::from(*pairs) {
+            return Err(BuildNetError::Taps {
+                name,
+                taps: taps.len(),
+                pairs: *pairs,
+            });
+        }
+        if let Some(index) = taps.iter().position(|file| !tap::is_tap(file)) {
+            return Err(BuildNetError::NotTap { name, index });
+        }
+        if *mtu < MIN_MTU {
+            return Err(BuildNetError::Mtu { name, mtu: *mtu });
+        }
+        Ok(())
+    }
+}
+
+/// Whether the kernel can leave UDP unsegmented. Leaves the TAP without offloads.
+fn probe_uso(tap: &File) -> io::Result<bool> {
+    let uso = Offloads::CSUM.with(Offloads::USO4).with(Offloads::USO6);
+    let able = tap::set_offloads(tap, uso).is_ok();
+    tap::set_offloads(tap, Offloads::default())?;
+    Ok(able)
+}
+
+fn new_pair(tap: File) -> io::Result<Pair> {
+    let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+    Ok(Pair {
+        tap,
+        wake,
+        counters: PairCounters::default(),
+    })
+}

@@ -1,0 +1,81 @@
+//! Undoing what was done to the pod's interfaces.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::NetworkError;
+use super::names::Names;
+use super::netlink::Netlink;
+use super::restore::restore;
+use super::state::SavedInterface;
+
+pub(super) fn runtime() -> Result<Runtime, NetworkError> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(NetworkError::Netlink)
+}
+
+/// One interface that was changed.
+#[derive(Debug)]
+pub(super) struct Changed {
+    pub(super) names: Names,
+    pub(super) saved: SavedInterface,
+    pub(super) file: PathBuf,
+}
+
+impl Changed {
+    pub(super) async fn undo(&self, netlink: &Netlink) -> Result<(), NetworkError> {
+        restore(netlink, &self.names, &self.saved).await?;
+        match fs::remove_file(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %self.file.display(), %error, "state file not removed");
+            }
+            _ => {}
+        }
+        tracing::info!(interface = self.names.interface, "pod interface restored");
+        Ok(())
+    }
+}
+
+/// Undoes [`prepare`](super::prepare). Dropping it without [`NetworkGuard::restore`] restores too, and logs errors.
+#[derive(Debug)]
+#[must_use = "the pod's network is restored when the guard is dropped"]
+pub struct NetworkGuard {
+    pub(super) changed: Vec<Changed>,
+}
+
+impl NetworkGuard {
+    /// Gives the pod its interfaces, addresses and routes back. All interfaces are tried; the first
+    /// error is returned.
+    pub fn restore(mut self) -> Result<(), NetworkError> {
+        self.undo()
+    }
+
+    fn undo(&mut self) -> Result<(), NetworkError> {
+        let changed = std::mem::take(&mut self.changed);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        runtime()?.block_on(async {
+            let netlink = Netlink::connect()?;
+            let mut result = Ok(());
+            for changed in changed.iter().rev() {
+                result = result.and(changed.undo(&netlink).await);
+            }
+            result
+        })
+    }
+}
+
+impl Drop for NetworkGuard {
+    fn drop(&mut self) {
+        if let Err(error) = self.undo() {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the pod's network could not be restored");
+        }
+    }
+}
