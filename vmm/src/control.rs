@@ -116,6 +116,12 @@ pub enum Event {
     Stopped,
     /// The guest's panic device spoke but the guest goes on (crash kernel loaded).
     GuestPanicNotice,
+    /// The machine cannot be built of this plan, kernel and disks on this host, and no other try
+    /// will end otherwise. The last event of a run.
+    Refused {
+        /// The error chain, outermost first.
+        causes: Vec<String>,
+    },
     /// The vm process failed. The last event of a run.
     InternalError {
         /// The error chain, outermost first.

@@ -79,7 +79,7 @@ pub fn open(fd: OwnedFd) -> Result<Kvm, KvmError> {
 /// Memory slots come first: with interrupt controller and vCPUs present the same call costs 5 to
 /// 10 ms, because it then waits for readers on all CPUs.
 pub fn create_vm(kvm: &Kvm, ram: &Ram) -> Result<Arc<VmFd>, KvmError> {
-    let vm = kvm.create_vm().map_err(KvmError::call("KVM_CREATE_VM"))?;
+    let vm = create_uninterrupted(kvm).map_err(KvmError::call("KVM_CREATE_VM"))?;
     ram.register(&vm)?;
     let tss = usize::try_from(layout::KVM_TSS).map_err(|_| KvmError::Capability {
         name: "a 64-bit host",
@@ -90,4 +90,14 @@ pub fn create_vm(kvm: &Kvm, ram: &Ram) -> Result<Arc<VmFd>, KvmError> {
         .map_err(KvmError::call("KVM_CREATE_IRQCHIP"))?;
     tracing::debug!(fd = vm.as_raw_fd(), "VM created");
     Ok(Arc::new(vm))
+}
+
+/// A signal or a busy host makes the call give up half-way; it changed nothing then.
+fn create_uninterrupted(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
 }

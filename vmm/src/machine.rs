@@ -241,6 +241,7 @@ fn create_vcpus(
             vcpu.set_cpuid2(&template.for_vcpu(index))
                 .map_err(KvmError::call("KVM_SET_CPUID2"))?;
             regs::set_msrs(&vcpu)?;
+            regs::set_local_interrupts(&vcpu)?;
             Ok(vcpu)
         })
         .collect()

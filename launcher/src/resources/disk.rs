@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -70,6 +71,11 @@ fn find<'a>(disk: &DiskPlan, source: &'a DiskSource) -> Result<(File, &'a PathBu
     })
 }
 
+/// How long a lock may be held by a machine that has just ended: the kernel gives it back only when
+/// the last request in flight is done, which may be after the process is gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
 /// Locks the whole image for as long as any process has this open file: alone for writing,
 /// together with other readers for reading. QEMU's locks conflict with it as they should.
 fn lock(image: &File, path: &Path, disk: &DiskPlan) -> Result<(), ResourceError> {
@@ -85,15 +91,23 @@ fn lock(image: &File, path: &Path, disk: &DiskPlan) -> Result<(), ResourceError>
         l_len: 0,
         l_pid: 0,
     };
-    match fcntl(image, FcntlArg::F_OFD_SETLK(&whole_file)) {
-        Ok(_) => Ok(()),
-        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(ResourceError::Locked {
-            name: disk.name.clone(),
-            path: path.to_owned(),
-        }),
-        Err(errno) => {
-            tracing::warn!("cannot lock {path:?}, so nothing keeps others from it: {errno}");
-            Ok(())
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match fcntl(image, FcntlArg::F_OFD_SETLK(&whole_file)) {
+            Ok(_) => return Ok(()),
+            Err(nix::Error::EAGAIN | nix::Error::EACCES) if Instant::now() < give_up => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(nix::Error::EAGAIN | nix::Error::EACCES) => {
+                return Err(ResourceError::Locked {
+                    name: disk.name.clone(),
+                    path: path.to_owned(),
+                });
+            }
+            Err(errno) => {
+                tracing::warn!("cannot lock {path:?}, so nothing keeps others from it: {errno}");
+                return Ok(());
+            }
         }
     }
 }

@@ -86,6 +86,17 @@ pub enum BootError {
 }
 
 impl BootError {
+    /// Whether the fault is in the kernel, the initrd or the command line.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Kernel(_)
+                | Self::No64BitEntry { .. }
+                | Self::InitrdRoom { .. }
+                | Self::CommandLine { .. }
+        )
+    }
+
     fn write(what: &'static str) -> impl FnOnce(vm_memory::GuestMemoryError) -> Self {
         move |source| Self::Write { what, source }
     }

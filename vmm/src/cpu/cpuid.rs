@@ -39,6 +39,16 @@ pub enum CpuidError {
     Full,
 }
 
+impl CpuidError {
+    /// Whether the fault is in the features asked for.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Unknown { .. } | Self::Missing { .. } | Self::Forbidden { .. }
+        )
+    }
+}
+
 /// How APIC ids are made of thread, core and socket numbers (Intel SDM volume 3A, 9.9.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {

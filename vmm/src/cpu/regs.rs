@@ -67,6 +67,25 @@ pub fn set_msrs(vcpu: &VcpuFd) -> Result<(), RegisterError> {
     }
 }
 
+/// Local interrupt lines as firmware leaves them: LINT0 for an 8259, LINT1 for NMIs (Intel
+/// MultiProcessor Specification 1.4, appendix A).
+pub fn set_local_interrupts(vcpu: &VcpuFd) -> Result<(), RegisterError> {
+    const LVT_LINT0: usize = 0x350;
+    const LVT_LINT1: usize = 0x360;
+    const DELIVER_NMI: u8 = 0b100;
+    const DELIVER_EXTERNAL: u8 = 0b111;
+    const MASKED: u8 = 1;
+    let mut lapic = vcpu.get_lapic().map_err(KvmError::call("KVM_GET_LAPIC"))?;
+    for (register, delivery) in [(LVT_LINT0, DELIVER_EXTERNAL), (LVT_LINT1, DELIVER_NMI)] {
+        // Delivery mode is bits 8 to 10, the mask is bit 16. The field's elements are C chars.
+        lapic.regs[register + 1] = delivery as _;
+        lapic.regs[register + 2] &= !MASKED as std::ffi::c_char;
+    }
+    vcpu.set_lapic(&lapic)
+        .map_err(KvmError::call("KVM_SET_LAPIC"))?;
+    Ok(())
+}
+
 /// Puts the boot vCPU at the entry point in the state that its protocol wants.
 pub fn set_entry(
     vcpu: &VcpuFd,

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use devices::thread::{ThreadHook, ThreadRole};
+use devices::virtio::block::BuildBlockError;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -55,6 +56,18 @@ pub enum ProcessError {
     Restrict(#[from] devices::thread::ThreadSetupError),
 }
 
+impl ProcessError {
+    /// Whether the fault is in what was asked for: the plan, the kernel or a disk image.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Build(BuildError::Boot(error)) => error.is_refusal(),
+            Self::Build(BuildError::Cpuid(error)) => error.is_refusal(),
+            Self::Build(BuildError::Disk(BuildBlockError::Ragged { .. })) => true,
+            _ => false,
+        }
+    }
+}
+
 impl From<Errno> for ProcessError {
     fn from(errno: Errno) -> Self {
         Self::Epoll(errno.into())
@@ -82,8 +95,13 @@ pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
         Err(ProcessError::Control(ControlError::Closed)) => ExitCode::FAILURE,
         Err(error) => {
             let causes = causes(&error);
-            tracing::error!(?causes, "vm process failed");
-            let _ = control::send(socket.as_fd(), &Event::InternalError { causes }, &[]);
+            let last = if error.is_refusal() {
+                Event::Refused { causes }
+            } else {
+                tracing::error!(?causes, "vm process failed");
+                Event::InternalError { causes }
+            };
+            let _ = control::send(socket.as_fd(), &last, &[]);
             ExitCode::FAILURE
         }
     }
