@@ -64,9 +64,9 @@ pub struct RunArgs {
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Where the serial console goes: stdio, none, file:PATH or unix:PATH.
-    #[arg(long, value_name = "WHERE", default_value = "stdio")]
-    pub console: ConsoleTarget,
+    /// Where the serial console goes: stdio, none, file:PATH or unix:PATH [default: stdio].
+    #[arg(long, value_name = "WHERE")]
+    pub console: Option<ConsoleTarget>,
     /// Listen for commands, one JSON object a line, on this socket (unix:PATH).
     #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
     pub control: Option<PathBuf>,

@@ -87,6 +87,23 @@ fn options_that_do_not_fit_the_vmi() {
 }
 
 #[test]
+fn console_of_a_machine_without_one() {
+    let dir = temp();
+    let path = dir.path().join("vmi.yaml");
+    let text = fs::read_to_string(example("minimal.yaml")).expect("example");
+    fs::write(&path, text + "      autoattachSerialConsole: false\n").expect("VMI");
+    let mut command = podvisor();
+    command.args(["run", "--kernel", "/nonexistent"]).arg(path);
+    check(&mut command, 5, &[]);
+    command.args(["--console", "stdio"]);
+    check(
+        &mut command,
+        2,
+        &["spec.domain.devices.autoattachSerialConsole"],
+    );
+}
+
+#[test]
 fn missing_files() {
     check(
         podvisor().args(["run", "/nonexistent.yaml"]),

@@ -60,3 +60,13 @@ fn defaults() {
         &["--kernel=/boot/vmlinux"],
     );
 }
+
+/// What KubeVirt's webhook and controllers make of a small VMI.
+#[test]
+fn from_a_cluster() {
+    check(
+        "cluster",
+        "../launcher/tests/plans/cluster-vmi.json",
+        &["--kernel=/boot/vmlinux"],
+    );
+}

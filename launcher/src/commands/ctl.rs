@@ -31,8 +31,13 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
         match message["event"].as_str() {
             Some("error") => return Err(CommandError::ControlRefused(line)),
             Some(event) if event == answer => {
-                println!("{line}");
-                return Ok(Exit::Success);
+                let printed = writeln!(io::stdout().lock(), "{line}");
+                return printed
+                    .map(|()| Exit::Success)
+                    .map_err(|source| CommandError::System {
+                        what: "print the answer",
+                        source,
+                    });
             }
             _ => {}
         }

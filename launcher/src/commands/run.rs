@@ -13,18 +13,20 @@ use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::{self, Console, Descriptors, ListenSocket};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Signals, VmProcess};
 use crate::terminal::RawTerminal;
+use crate::vmi::Report;
 use crate::{logging, report};
 
 /// Runs the machine.
 pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     logging::init(args.log_level, args.log_format);
     let mut plan = super::plan::load(&args.machine)?;
+    let console = console_target(args, &plan)?;
     let signals = Signals::block().map_err(|source| CommandError::System {
         what: "wait for signals",
         source,
     })?;
     let mut descriptors = resources::open(&mut plan)?;
-    let mut console = open_console(args, &plan)?;
+    let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
     let control = open_control(args)?;
     tracing::debug!("resources are open");
@@ -40,13 +42,23 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     Ok(outcome.exit())
 }
 
-fn open_console(args: &RunArgs, plan: &LaunchPlan) -> Result<Console, CommandError> {
-    let target = if plan.serial_console {
-        &args.console
-    } else {
-        &ConsoleTarget::None
-    };
-    Ok(resources::open_console(target)?)
+/// A machine without a serial console cannot have it anywhere; otherwise it is on standard input
+/// and output.
+fn console_target(args: &RunArgs, plan: &LaunchPlan) -> Result<ConsoleTarget, CommandError> {
+    match (&args.console, plan.serial_console) {
+        (Some(ConsoleTarget::None), _) | (None, false) => Ok(ConsoleTarget::None),
+        (Some(target), true) => Ok(target.clone()),
+        (None, true) => Ok(ConsoleTarget::Stdio),
+        (Some(_), false) => {
+            let mut report = Report::default();
+            let path = "spec.domain.devices.autoattachSerialConsole";
+            report.error(path, "false", "true, or no option --console");
+            Err(CommandError::Refused {
+                file: "with its options".to_owned(),
+                report,
+            })
+        }
+    }
 }
 
 fn open_control(args: &RunArgs) -> Result<Option<ControlServer>, CommandError> {

@@ -100,3 +100,68 @@ fn read(root: &Node<'_>) -> Vmi {
         spec: spec.unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const SERVER: &[u8] = include_bytes!("../../../examples/server.yaml");
+
+    /// Every place in a tree.
+    fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
+        found.push(at.clone());
+        match value {
+            Value::Object(map) => {
+                map.iter()
+                    .for_each(|(key, value)| pointers(value, format!("{at}/{key}"), found));
+            }
+            Value::Array(items) => {
+                let items = items.iter().enumerate();
+                items.for_each(|(index, value)| pointers(value, format!("{at}/{index}"), found));
+            }
+            _ => {}
+        }
+    }
+
+    fn other_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,70}".prop_map(Value::from),
+            "[0-9a-zA-Z./:-]{0,20}".prop_map(Value::from),
+            Just(json!([])),
+            Just(json!({})),
+            Just(json!([{}, null, 1])),
+            Just(json!({"name": "x", "\u{1b}[31m": 1})),
+        ]
+    }
+
+    proptest! {
+        /// One or two fields with other values: read without a panic, and errors are printable.
+        #[test]
+        fn anything_goes_anywhere(
+            places in proptest::collection::vec((any::<prop::sample::Index>(), other_value()), 1..3)
+        ) {
+            let mut document = document::parse(SERVER).expect("example");
+            for (place, value) in places {
+                let mut found = Vec::new();
+                pointers(&document, String::new(), &mut found);
+                let place: &String = place.get(&found);
+                if let Some(target) = document.pointer_mut(place) {
+                    *target = value;
+                }
+            }
+            if let Err(report) = from_value(&document) {
+                prop_assert!(!report.errors.is_empty());
+                let text = report.to_string();
+                prop_assert!(text.lines().count() >= report.errors.len());
+                prop_assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+            }
+        }
+    }
+}
