@@ -1,0 +1,115 @@
+//! MSI-X and the ISR status.
+
+use super::*;
+
+#[test]
+fn vectors_are_connected_late_and_mask() {
+    let mut guest = Guest::new();
+    guest.route(1, 0xfee0_0000, 0x41);
+    guest.mask(1, false);
+    assert_eq!(
+        guest.router.connects.load(Ordering::SeqCst),
+        0,
+        "MSI-X is off"
+    );
+    guest.set_config(0x40, 0x8000_0000);
+    assert_eq!(guest.router.connects.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        guest.router.message(1).map(|message| message.data),
+        Some(0x41)
+    );
+    let vectors = guest.function.msix.vectors();
+    vectors[1].raise();
+    assert_eq!(guest.router.take(1), 1);
+
+    guest.mask(1, true);
+    vectors[1].raise();
+    vectors[1].raise();
+    assert_eq!(guest.router.take(1), 0);
+    assert_eq!(guest.read(PBA, 4), 0b10);
+    guest.mask(1, false);
+    assert_eq!((guest.router.take(1), guest.read(PBA, 4)), (1, 0));
+    assert_eq!(
+        guest.router.connects.load(Ordering::SeqCst),
+        1,
+        "the route was kept"
+    );
+
+    guest.set_config(0x40, 0xc000_0000);
+    vectors[1].raise();
+    assert_eq!(
+        (guest.router.take(1), guest.read(PBA, 4)),
+        (0, 0b10),
+        "function mask"
+    );
+    guest.set_config(0x40, 0x8000_0000);
+    assert_eq!((guest.router.take(1), guest.read(PBA, 4)), (1, 0));
+
+    guest.mask(1, true);
+    guest.route(1, 0xfee0_1000, 0x55);
+    guest.mask(1, false);
+    assert_eq!(
+        guest.router.message(1).map(|message| message.address),
+        Some(0xfee0_1000)
+    );
+    vectors[0].raise();
+    assert_eq!(guest.read(PBA, 4), 1, "never unmasked");
+    assert_eq!(guest.read(TABLE + 16 * 3, 4), 0);
+    guest.write(TABLE + 16 * 3, 4, 1);
+    guest.write(TABLE + 0xffc, 4, 1);
+    guest.function.shutdown();
+    assert_eq!(guest.router.message(1), None);
+}
+
+#[test]
+fn masking_and_raising_together_lose_nothing() {
+    let mut guest = Guest::new();
+    guest.enable_interrupts();
+    let vectors = guest.function.msix.vectors();
+    let raised = Arc::new(AtomicUsize::new(0));
+    let counter = raised.clone();
+    let thread = std::thread::spawn(move || {
+        for _ in 0..20_000 {
+            vectors[2].raise();
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    while raised.load(Ordering::SeqCst) < 20_000 {
+        guest.mask(2, true);
+        guest.mask(2, false);
+    }
+    thread.join().expect("no panic");
+    let seen = guest.router.take(2);
+    assert!(seen > 0 && seen <= 20_000, "{seen}");
+    assert_eq!(guest.read(PBA, 4), 0);
+}
+
+#[test]
+fn a_link_change_interrupts_a_live_driver() {
+    let mut guest = Guest::new();
+    guest.enable_interrupts();
+    let generation = guest.read(0x15, 1);
+    guest.function.set_link(true);
+    assert_eq!(guest.router.take(0), 0);
+    guest.start();
+    guest.function.set_link(false);
+    assert_eq!(guest.router.take(0), 0, "the device saw no change");
+    guest.function.set_link(true);
+    assert_eq!(guest.router.take(0), 1);
+    assert_eq!(guest.read(0x15, 1), generation + 2);
+}
+
+#[test]
+fn without_msix_a_driver_can_poll_the_isr() {
+    let mut guest = Guest::new();
+    guest.negotiate(1 << 32);
+    let mut queue = GuestQueue::new(&guest.memory, 0, SIZE);
+    guest.set_up_queue(0, &queue);
+    guest.write(0x1a, 2, 0xffff);
+    guest.set_status(0xf);
+    queue.add(CHAIN);
+    guest.write(NOTIFY, 2, 0);
+    queue.wait_used();
+    wait_for("the ISR bit", || guest.read(0x1000, 1) == 1);
+    assert_eq!(guest.read(0x1000, 1), 0, "reading clears it");
+}
