@@ -1,7 +1,7 @@
 //! The virtio PCI transport (virtio 1.2, 4.1): one modern device per function, one BAR, MSI-X only.
 //!
 //! Registers are served on vCPU threads under the function's lock. Queues belong to workers from
-//! `DRIVER_OK` to reset; what both sides touch is in [`interrupts`], lock-free.
+//! `DRIVER_OK` to reset; what both sides touch is in `interrupts`, lock-free.
 
 mod config_space;
 mod interrupts;
