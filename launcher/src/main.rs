@@ -10,7 +10,10 @@ use launcher::{commands, report, supervise};
 
 fn main() -> ExitCode {
     // The same binary is the vm process; it must not pay for the command line.
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == supervise::VM_PROCESS) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|arg| arg == supervise::VM_PROCESS)
+    {
         return supervise::enter();
     }
     match commands::execute(Cli::parse()) {
