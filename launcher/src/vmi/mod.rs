@@ -14,12 +14,14 @@ mod firmware;
 mod memory;
 mod metadata;
 mod networks;
+mod object;
 pub mod quantity;
 mod reader;
 mod report;
 mod resources;
 mod spec;
 mod volumes;
+mod words;
 
 use std::cell::RefCell;
 

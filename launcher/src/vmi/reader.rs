@@ -5,27 +5,15 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+pub(super) use super::object::{Fields, Object};
 use super::quantity::{ParseQuantityError, Quantity};
 use super::report::Report;
+use super::words::{describe, join};
 
 /// Most elements of one list in a VMI.
 const MAX_ITEMS: usize = 256;
-
-/// Characters of a document's text shown in an error.
-const MAX_SHOWN: usize = 60;
-
-/// The fields of one kind of object, by what becomes of them. A field in none of the lists is
-/// unknown and an error.
-pub(super) struct Fields {
-    /// Read by the code next to the table.
-    pub(super) honoured: &'static [&'static str],
-    /// Accepted without effect, and why that does no harm.
-    pub(super) accepted: &'static [(&'static str, &'static str)],
-    /// Known to KubeVirt but refused, and why.
-    pub(super) refused: &'static [(&'static str, &'static str)],
-}
 
 /// A value in the document and where it is.
 #[derive(Clone)]
@@ -63,6 +51,25 @@ impl<'a> Node<'a> {
         self.report.borrow_mut().note(self.shown_path(), note);
     }
 
+    /// Records an error at another path.
+    pub(super) fn report_error(
+        &self,
+        path: String,
+        found: impl fmt::Display,
+        accepted: impl fmt::Display,
+    ) {
+        self.report.borrow_mut().error(path, found, accepted);
+    }
+
+    /// Records a note at another path.
+    pub(super) fn report_note(&self, path: String, note: impl fmt::Display) {
+        self.report.borrow_mut().note(path, note);
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     fn shown_path(&self) -> &str {
         if self.path.is_empty() {
             "(document)"
@@ -78,13 +85,7 @@ impl<'a> Node<'a> {
         if map.is_none() {
             self.error("an object");
         }
-        let object = Object {
-            node: self.clone(),
-            map,
-            fields,
-        };
-        object.check_names();
-        object
+        Object::check(self.clone(), map, fields)
     }
 
     /// The members of an object whose keys are free (labels, resource names).
@@ -183,162 +184,13 @@ impl<'a> Node<'a> {
         label
     }
 
-    fn child(&self, name: &str, value: &'a Value) -> Node<'a> {
+    /// The field `name` of this object.
+    pub(super) fn child(&self, name: &str, value: &'a Value) -> Node<'a> {
         Node {
             path: join(&self.path, name),
             value,
             report: self.report,
         }
-    }
-}
-
-/// An object whose field names have been checked.
-pub(super) struct Object<'a> {
-    node: Node<'a>,
-    map: Option<&'a Map<String, Value>>,
-    fields: &'static Fields,
-}
-
-impl<'a> Object<'a> {
-    /// The field `name`, which must be in the table's `honoured` list; `null` counts as missing.
-    pub(super) fn get(&self, name: &'static str) -> Option<Node<'a>> {
-        debug_assert!(
-            self.fields.honoured.contains(&name),
-            "{name} is not in the table"
-        );
-        let value = self.map?.get(name).filter(|value| !value.is_null())?;
-        Some(self.node.child(name, value))
-    }
-
-    /// The field `name`; its absence is an error.
-    pub(super) fn require(&self, name: &'static str, accepted: &str) -> Option<Node<'a>> {
-        let field = self.get(name);
-        if field.is_none() {
-            self.missing(name, accepted);
-        }
-        field
-    }
-
-    /// Records that the field `name`, or a field of it (`memory.guest`), is missing.
-    pub(super) fn missing(&self, name: &str, accepted: &str) {
-        if self.map.is_some() {
-            let path = self.path_of(name);
-            self.node
-                .report
-                .borrow_mut()
-                .error(path, "nothing", accepted);
-        }
-    }
-
-    /// Notes something about a field that need not be there.
-    pub(super) fn note(&self, name: &str, note: &str) {
-        let path = self.path_of(name);
-        self.node.report.borrow_mut().note(path, note);
-    }
-
-    /// Path of a field or of a field of a field.
-    fn path_of(&self, name: &str) -> String {
-        let path = self.node.path.clone();
-        name.split('.').fold(path, |path, name| join(&path, name))
-    }
-
-    /// Whether an error says already why this object is of no known kind: it is no object, or it
-    /// has a field of the table's `refused` list.
-    pub(super) fn is_explained(&self) -> bool {
-        let refused = |(name, value): (&String, &Value)| {
-            find(self.fields.refused, name).is_some() && !is_vacuous(value)
-        };
-        self.map.is_none_or(|map| map.iter().any(refused))
-    }
-
-    pub(super) fn boolean(&self, name: &'static str) -> Option<bool> {
-        self.get(name)?.boolean()
-    }
-
-    /// Elements of the list `name`; none when it is missing.
-    pub(super) fn items(&self, name: &'static str) -> Vec<Node<'a>> {
-        self.get(name).map(|list| list.items()).unwrap_or_default()
-    }
-
-    fn check_names(&self) {
-        for (name, value) in self.map.into_iter().flatten() {
-            if self.fields.honoured.contains(&name.as_str()) || value.is_null() {
-                continue;
-            }
-            let field = self.node.child(name, value);
-            if let Some((_, reason)) = find(self.fields.accepted, name) {
-                field.note(reason);
-            } else if let Some((_, reason)) = find(self.fields.refused, name) {
-                if !is_vacuous(value) {
-                    field.error(format_args!("nothing, {reason}"));
-                }
-            } else {
-                field.error_found(
-                    "an unknown field",
-                    format_args!("one of {}", self.known_names()),
-                );
-            }
-        }
-    }
-
-    fn known_names(&self) -> String {
-        let accepted = self.fields.accepted.iter().map(|(name, _)| *name);
-        self.fields
-            .honoured
-            .iter()
-            .copied()
-            .chain(accepted)
-            .collect::<Vec<_>>()
-            .join(", ")
-    }
-}
-
-fn find(
-    table: &'static [(&str, &str)],
-    name: &str,
-) -> Option<&'static (&'static str, &'static str)> {
-    table.iter().find(|(key, _)| *key == name)
-}
-
-/// Values that say the same as an absent field for everything in the `refused` lists: `false`,
-/// an empty list, an empty string.
-fn is_vacuous(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(items) => items.is_empty(),
-        Value::String(text) => text.is_empty(),
-        _ => false,
-    }
-}
-
-fn join(path: &str, name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    match (
-        path.is_empty(),
-        !name.is_empty() && name.len() <= MAX_SHOWN && name.chars().all(plain),
-    ) {
-        (true, true) => name.to_owned(),
-        (false, true) => format!("{path}.{name}"),
-        (_, false) => format!("{path}[{}]", quote(name)),
-    }
-}
-
-/// Text of the document made harmless for a terminal and short.
-fn quote(text: &str) -> String {
-    match text.char_indices().nth(MAX_SHOWN) {
-        Some((end, _)) => format!("{:?}…", &text[..end]),
-        None => format!("{text:?}"),
-    }
-}
-
-fn describe(value: &Value) -> String {
-    match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(value) => value.to_string(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => quote(text),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
     }
 }
 
