@@ -211,6 +211,7 @@ impl Supervisor<'_> {
             Event::Stopped => self.end(Outcome::Stopped),
             Event::GuestShutdown => self.end(Outcome::PoweredOff),
             Event::GuestCrashed(report) => self.end(Outcome::Crashed(report)),
+            Event::Refused { causes } => self.end(Outcome::Refused { causes }),
             Event::InternalError { causes } => self.end(Outcome::Failed { causes }),
             Event::GuestPanicNotice => tracing::warn!("the guest's kernel panicked and goes on"),
             Event::ConsoleEscape => {

@@ -18,6 +18,11 @@ pub enum Outcome {
     Crashed(CrashReport),
     /// A signal, the escape key or a control client stopped it.
     Stopped,
+    /// What was asked for cannot be had on this host, or of this kernel or disk image.
+    Refused {
+        /// The error chain, outermost first.
+        causes: Vec<String>,
+    },
     /// The vm process gave up.
     Failed {
         /// The error chain, outermost first.
@@ -35,6 +40,7 @@ impl Outcome {
         match self {
             Self::PoweredOff | Self::Rebooted => Exit::Success,
             Self::Crashed(_) => Exit::GuestCrashed,
+            Self::Refused { .. } => Exit::Refused,
             Self::Stopped => Exit::Stopped,
             Self::Failed { .. } | Self::Died(_) | Self::Lost => Exit::Internal,
         }
@@ -48,6 +54,11 @@ impl fmt::Display for Outcome {
             Self::Rebooted => write!(f, "The guest reset itself, which was to end the run."),
             Self::Crashed(report) => write_crash(f, report),
             Self::Stopped => write!(f, "The machine was stopped before its guest powered off."),
+            Self::Refused { causes } => write!(
+                f,
+                "The machine cannot be built: {}. Change the VMI or the options that name it.",
+                causes.join(": ")
+            ),
             Self::Failed { causes } => write!(f, "The machine failed: {}.", causes.join(": ")),
             Self::Died(status) => write_death(f, *status),
             Self::Lost => write!(f, "The vm process cannot be waited for."),
