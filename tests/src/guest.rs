@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// podvisor's binary.
 pub fn podvisor() -> PathBuf {
-    existing(
-        from_env("PODVISOR", "target/release/podvisor"),
-        "make build",
-    )
+    existing(from_env("PODVISOR", "target/podvisor"), "make build")
 }
 
 /// The test Linux: uncompressed, with a PVH note and a 64-bit entry.

@@ -1,7 +1,7 @@
 //! What the tests in `vm/` need to run podvisor's real binary with real guests: a machine to ask
 //! for ([`vmi`]), a process to watch ([`run`]), and a host around it ([`image`], [`netns`]).
 //!
-//! The binary is the one named by `PODVISOR` (else `target/release/podvisor`), the guests those in
+//! The binary is the one named by `PODVISOR` (else `target/podvisor`), the guests those in
 //! the directory `GUEST_OUT` (else `target/guest`); `make vm-tests` builds both. Root and
 //! `/dev/kvm` are required: without them tests fail, they do not skip.
 //!
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// Longest wait for one event: far beyond what a guest needs on a loaded machine, since a Linux
 /// whose kernel is interpreted boots in half a minute when it has a CPU to itself.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Runs a command of the host and returns its standard output.
 #[track_caller]

@@ -4,6 +4,9 @@ use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Lines printed of a transcript that belongs to a failed test.
+const PRINTED: usize = 200;
+
 /// A line and when its first byte came, counted from the start of the transcript.
 #[derive(Clone, Debug)]
 pub struct Line {
@@ -136,10 +139,12 @@ impl Transcript {
             .collect()
     }
 
-    /// Prints all lines with their times; tests show it when they fail.
+    /// Prints the last lines with their times; tests show it when they fail.
     pub fn print(&self) {
-        println!("---- {}", self.name);
-        for line in self.lines() {
+        let lines = self.lines();
+        let left_out = lines.len().saturating_sub(PRINTED);
+        println!("---- {}, after {left_out} other lines", self.name);
+        for line in &lines[left_out..] {
             println!("{:9.3} {}", line.at.as_secs_f64(), line.text);
         }
     }
