@@ -9,6 +9,10 @@ out=${GUEST_OUT:-$here/../../target/guest}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
+# Two builds at once would take each other's tree away.
+exec 9> "$out/.lock"
+flock 9
+
 packages="linux-source-6.1 busybox-static bc bison flex gcc libc6-dev libelf-dev make patch xz-utils"
 
 missing() {

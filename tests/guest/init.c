@@ -28,6 +28,7 @@
 #define SOCK_STREAM 1
 #define SOL_SOCKET 1
 #define SO_REUSEADDR 2
+#define SHUT_WR 1
 
 typedef unsigned long word;
 
@@ -329,6 +330,10 @@ static int send(const char *ip, const char *port, word total)
 		if (err <= 0)
 			return failed("send", err);
 	}
+	/* Power-off would cut off what is in flight: wait until the peer hangs up. */
+	call(__NR_shutdown, fd, SHUT_WR, 0);
+	while (call(__NR_read, fd, chunk, sizeof(chunk)) > 0)
+		;
 	return 0;
 }
 

@@ -1,17 +1,20 @@
 # How the guest groups its processors, and which features it was given.
 
 while IFS=$'\t:' read -r key value; do
+	value=${value# }
 	case $key in
-	processor) cpu=${value# } ;;
+	processor) cpu=$value ;;
 	"physical id" | "core id" | siblings | "cpu cores" | apicid)
-		echo "RESULT cpuinfo.$cpu.${key// /_}=${value# }" ;;
-	"model name") [ "$cpu" != 0 ] || result "model=${value# }" ;;
-	flags) [ "$cpu" != 0 ] || result "flags=${value# }" ;;
+		result "cpuinfo.$cpu.${key// /_}=$value" ;;
+	"model name") [ "$cpu" != 0 ] || result "model=$value" ;;
+	flags) [ "$cpu" != 0 ] || result "flags=$value" ;;
 	esac
 done < /proc/cpuinfo
-for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
-	for key in core_id physical_package_id thread_siblings_list core_siblings_list; do
-		sysfs "$cpu/topology/$key" && result "${cpu##*/}.$key=$value"
+# The lists cannot be read byte by byte, as the shell does.
+cd /sys/devices/system/cpu
+grep . cpu[0-9]*/topology/*_id cpu[0-9]*/topology/*_siblings_list |
+	while IFS=/: read -r cpu _ key value; do
+		result "$cpu.$key=$value"
 	done
-done
-sysfs /sys/devices/system/cpu/online && result "online=$value"
+sysfs online && result "online=$value"
+cd /
