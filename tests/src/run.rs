@@ -163,7 +163,7 @@ impl Run {
             control,
             words,
             _dir: self.dir,
-            _slot: slot,
+            slot,
         }
     }
 }
@@ -182,7 +182,7 @@ pub struct Guest {
     control: PathBuf,
     words: Vec<OsString>,
     _dir: TempDir,
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
 impl Guest {
@@ -261,6 +261,7 @@ impl Guest {
         self.status = Some(status);
         self.console.wait_for_end(PATIENCE);
         self.log.wait_for_end(PATIENCE);
+        self.slot = None;
         status
     }
 

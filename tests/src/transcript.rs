@@ -53,6 +53,13 @@ impl State {
         }
     }
 
+    fn next<T>(&mut self, look: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let mut lines = self.complete().iter().enumerate().skip(self.cursor);
+        let (index, found) = lines.find_map(|(index, line)| Some((index, look(&line.text)?)))?;
+        self.cursor = index + 1;
+        Some(found)
+    }
+
     fn complete(&self) -> &[Line] {
         let open = usize::from(!self.open.is_empty() && !self.ended);
         &self.lines[..self.lines.len() - open]
@@ -78,29 +85,27 @@ impl Transcript {
         transcript
     }
 
-    /// The next line that contains `text`, complete or not. Later calls look behind it.
+    /// The next complete line that contains `text`. Later calls look behind it.
     #[track_caller]
     pub fn wait_for(&self, text: &str, timeout: Duration) -> String {
-        let found = self.wait(timeout, |state| {
-            let mut lines = state.lines.iter().enumerate().skip(state.cursor);
-            let (index, line) = lines.find(|(_, line)| line.text.contains(text))?;
-            let line = line.text.clone();
-            state.cursor = index + 1;
-            Some(line)
-        });
+        let look = |line: &str| line.contains(text).then(|| line.to_owned());
+        let found = self.wait(timeout, |state| state.next(look));
         found.unwrap_or_else(|missed| panic!("{} {missed} before {text:?}", self.name))
+    }
+
+    /// Waits until the line that has no end yet is `text`.
+    #[track_caller]
+    pub fn wait_for_prompt(&self, text: &str, timeout: Duration) {
+        let found = self.wait(timeout, |state| {
+            (state.open == text.as_bytes()).then_some(())
+        });
+        found.unwrap_or_else(|missed| panic!("{} {missed} before {text:?}", self.name));
     }
 
     /// What `look` finds in the next complete line that has it. Later calls look behind it.
     #[track_caller]
     pub fn wait_for_match<T>(&self, look: impl Fn(&str) -> Option<T>, timeout: Duration) -> T {
-        let found = self.wait(timeout, |state| {
-            let mut lines = state.complete().iter().enumerate().skip(state.cursor);
-            let (index, found) =
-                lines.find_map(|(index, line)| Some((index, look(&line.text)?)))?;
-            state.cursor = index + 1;
-            Some(found)
-        });
+        let found = self.wait(timeout, |state| state.next(&look));
         found.unwrap_or_else(|missed| panic!("{} {missed} without a match", self.name))
     }
 
@@ -195,8 +200,8 @@ mod tests {
         assert_eq!(transcript.wait_for("one", SOON), "one");
         assert_eq!(transcript.wait_for("one", SOON), "one again");
         assert_eq!(transcript.result("flags", SOON), "a b");
-        assert_eq!(transcript.wait_for("guest#", SOON), "guest# ");
         transcript.wait_for_end(SOON);
+        transcript.wait_for_prompt("guest# ", SOON);
     }
 
     #[test]

@@ -35,6 +35,12 @@ impl Terminal {
         written.expect("the console takes input");
     }
 
+    /// Waits for the shell's prompt.
+    #[track_caller]
+    pub fn wait_for_prompt(&self) {
+        self.output.wait_for_prompt("guest# ", PATIENCE);
+    }
+
     /// The next line with `text` in it.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {

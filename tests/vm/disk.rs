@@ -28,7 +28,7 @@ fn linux_uses_its_disks() {
     let run = run.volume("source", &source).volume("target", &target);
     let run = run
         .volume("constant", &constant)
-        .linux("hello,rng,blkcopy,roprobe,discard");
+        .linux("hello,blkcopy,rng,roprobe,discard");
     let mut guest = run.cmdline("podvisor.disk=vdc").start();
 
     guest.wait_for("GUEST-INIT-READY");
@@ -38,7 +38,6 @@ fn linux_uses_its_disks() {
         ("cpus", "1"),
         ("serial.vda", "PV-SOURCE"),
         ("serial.vdb", "PV-TARGET"),
-        ("serial.vdc", ""),
         ("sectors.vda", "34816"),
         ("logical_block_size.vda", "512"),
         ("logical_block_size.vdb", "4096"),
