@@ -9,12 +9,14 @@
  *   guest down off|reboot drain the console, then end the machine at once
  *   guest flushloop DEV   numbered 4 KiB records, one flush each, until killed
  *   guest ticker CPU      pin to CPU, one line each second, until killed
+ *   guest button EVENT    until the power key of this input device goes down
  *   guest send IP PORT N  N bytes of the pattern over TCP
  *   guest receive PORT N  N bytes over TCP (all bytes if N is 0): count and SHA-256
  *   guest digest DEV N [KEY]  SHA-256 of the first N MiB, by direct I/O
  */
 #include <asm/unistd.h>
 #include <linux/in.h>
+#include <linux/input-event-codes.h>
 #include <linux/reboot.h>
 #include <linux/socket.h>
 #include <linux/time.h>
@@ -173,6 +175,28 @@ static int ticker(const char *cpu)
 		call(__NR_write, 1, line, at - line);
 		call(__NR_nanosleep, &second, 0, 0);
 	}
+}
+
+/* The layout that evdev hands out on x86-64. */
+struct event {
+	long time[2];
+	unsigned short type, code;
+	int value;
+};
+
+static int button(const char *path)
+{
+	struct event event;
+	long fd = call(__NR_open, path, O_RDONLY, 0), err;
+
+	if (fd < 0)
+		return failed("open", fd);
+	do {
+		err = call(__NR_read, fd, &event, sizeof(event));
+		if (err != sizeof(event))
+			return failed("read", err);
+	} while (event.type != EV_KEY || event.code != KEY_POWER || event.value != 1);
+	return 0;
 }
 
 /* SHA-256 (FIPS 180-4). User code runs natively; a pipe to sha256sum does not. */
@@ -396,6 +420,8 @@ static int tool(word argc, char **argv)
 		return flushloop(argv[2]);
 	if (argc == 3 && same(argv[1], "ticker"))
 		return ticker(argv[2]);
+	if (argc == 3 && same(argv[1], "button"))
+		return button(argv[2]);
 	if (argc == 5 && same(argv[1], "send"))
 		return send(argv[2], argv[3], number(argv[4]));
 	if (argc == 4 && same(argv[1], "receive"))
