@@ -8,6 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
+use devices::thread::execute;
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting,
     kvm_irq_routing_entry,
@@ -16,6 +17,7 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::layout;
+use crate::steward::Steward;
 
 /// Most GSIs that KVM takes (`KVM_MAX_IRQ_ROUTES`).
 const MAX_GSI: u32 = 4096;
@@ -48,24 +50,46 @@ struct Routes {
     connected: BTreeSet<u32>,
 }
 
-/// MSI routes and ioeventfds of one VM.
+/// MSI routes and ioeventfds of one VM. Each change is made on the steward's thread.
 pub struct KvmInterrupts {
+    table: Arc<Table>,
+    steward: Arc<Steward>,
+}
+
+struct Table {
     vm: Arc<VmFd>,
     routes: Mutex<Routes>,
 }
 
 impl KvmInterrupts {
     /// No routes but the I/O APIC's.
-    pub fn new(vm: Arc<VmFd>) -> Self {
+    pub fn new(vm: Arc<VmFd>, steward: Arc<Steward>) -> Self {
+        let routes = Routes {
+            next: layout::IO_APIC_PINS,
+            ..Routes::default()
+        };
         Self {
-            vm,
-            routes: Mutex::new(Routes {
-                next: layout::IO_APIC_PINS,
-                ..Routes::default()
+            table: Arc::new(Table {
+                vm,
+                routes: Mutex::new(routes),
             }),
+            steward,
         }
     }
 
+    /// Has the steward do something with the table and a copy of `event`.
+    fn on_steward(
+        &self,
+        event: &EventFd,
+        action: impl FnOnce(&Table, &EventFd) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let (table, event) = (self.table.clone(), event.try_clone()?);
+        execute(&*self.steward, move || action(&table, &event))
+            .unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))
+    }
+}
+
+impl Table {
     fn routes(&self) -> MutexGuard<'_, Routes> {
         // Every update below is complete before the next fallible step.
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,9 +109,7 @@ impl KvmInterrupts {
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         self.vm.set_gsi_routing(&table).map_err(os_error)
     }
-}
 
-impl MsiRouter for KvmInterrupts {
     fn connect(&self, vector: u32, message: MsiMessage, event: &EventFd) -> io::Result<()> {
         let mut routes = self.routes();
         if routes.messages.insert(vector, message) != Some(message) {
@@ -110,9 +132,21 @@ impl MsiRouter for KvmInterrupts {
         // The route stays until the vector is connected anew: it is inert without an irqfd.
         Ok(())
     }
+}
+
+impl MsiRouter for KvmInterrupts {
+    fn connect(&self, vector: u32, message: MsiMessage, event: &EventFd) -> io::Result<()> {
+        self.on_steward(event, move |table, event| {
+            table.connect(vector, message, event)
+        })
+    }
+
+    fn disconnect(&self, vector: u32, event: &EventFd) -> io::Result<()> {
+        self.on_steward(event, move |table, event| table.disconnect(vector, event))
+    }
 
     fn allocate(&self, count: u32) -> io::Result<u32> {
-        let mut routes = self.routes();
+        let mut routes = self.table.routes();
         let first = routes.next;
         let next = first.checked_add(count).filter(|next| *next <= MAX_GSI);
         routes.next = next.ok_or(io::ErrorKind::StorageFull)?;
@@ -122,15 +156,21 @@ impl MsiRouter for KvmInterrupts {
 
 impl Doorbells for KvmInterrupts {
     fn connect(&self, address: u64, event: &EventFd) -> io::Result<()> {
-        self.vm
-            .register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
-            .map_err(os_error)
+        self.on_steward(event, move |table, event| {
+            table
+                .vm
+                .register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+                .map_err(os_error)
+        })
     }
 
     fn disconnect(&self, address: u64, event: &EventFd) -> io::Result<()> {
-        self.vm
-            .unregister_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
-            .map_err(os_error)
+        self.on_steward(event, move |table, event| {
+            table
+                .vm
+                .unregister_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+                .map_err(os_error)
+        })
     }
 }
 

@@ -24,3 +24,4 @@ pub mod memory;
 pub mod pci;
 pub mod plan;
 pub mod process;
+pub mod steward;

@@ -32,6 +32,7 @@ use crate::layout;
 use crate::memory::Ram;
 use crate::pci::{AttachError, ConfigPorts, Ecam, PciRoot, Window};
 use crate::plan::{DiskPlan, MachinePlan, NicPlan};
+use crate::steward::Steward;
 
 /// What outlives a reset: opened once, by the launcher.
 pub struct Resources {
@@ -51,6 +52,8 @@ pub struct Resources {
     pub console: Arc<ConsoleQueue>,
     /// What the guest asks of the machine.
     pub signals: Arc<Signals>,
+    /// Makes threads and connects interrupts.
+    pub steward: Arc<Steward>,
 }
 
 /// A machine cannot be built.
@@ -312,12 +315,14 @@ fn attach_devices(
     vm: &Arc<VmFd>,
     hook: &ThreadHook,
 ) -> Result<PciRoot, BuildError> {
-    let interrupts = Arc::new(KvmInterrupts::new(vm.clone()));
+    let steward = resources.steward.clone();
+    let interrupts = Arc::new(KvmInterrupts::new(vm.clone(), steward.clone()));
     let context = VirtioPciContext {
         mem: resources.ram.memory().clone(),
         router: interrupts.clone(),
         doorbells: interrupts,
         thread_hook: hook.clone(),
+        executor: steward,
     };
     let mut pci = PciRoot::new();
     let mut attach = |device: Box<dyn VirtioDevice>| -> Result<(), BuildError> {

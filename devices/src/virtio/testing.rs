@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::GuestMemory;
 use crate::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
+use crate::thread::Executor;
 use crate::virtio::queue::{QueueLayout, VirtQueue};
 
 /// `VIRTQ_DESC_F_NEXT`.
@@ -403,5 +404,14 @@ impl Doorbells for FakeDoorbells {
     fn disconnect(&self, address: u64, _event: &EventFd) -> io::Result<()> {
         self.bells().retain(|&(at, _)| at != address);
         Ok(())
+    }
+}
+
+/// Runs jobs where they are asked for.
+pub struct InlineExecutor;
+
+impl Executor for InlineExecutor {
+    fn execute(&self, job: Box<dyn FnOnce() + Send>) {
+        job();
     }
 }

@@ -14,6 +14,7 @@ use crate::kvm;
 use crate::machine::Resources;
 use crate::memory::Ram;
 use crate::plan::MachinePlan;
+use crate::steward::Steward;
 
 /// Everything a run needs.
 pub(super) struct Inputs {
@@ -78,6 +79,7 @@ pub(super) fn sort_fds(
         taps,
         console: queue.clone(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
+        steward: Steward::start().map_err(ProcessError::Steward)?,
     };
     Ok(Inputs {
         plan,

@@ -48,6 +48,9 @@ pub enum ProcessError {
     /// The event loop.
     #[error("Cannot wait for events")]
     Epoll(#[source] io::Error),
+    /// The steward.
+    #[error("Cannot start the steward thread")]
+    Steward(#[source] io::Error),
     /// A vCPU.
     #[error("A vCPU cannot go on")]
     Vcpu(#[source] Box<dyn Error + Send + Sync>),
@@ -78,8 +81,8 @@ impl From<Errno> for ProcessError {
 pub struct Setup {
     /// Starts logging to stderr: level and whether as JSON.
     pub log: fn(&str, bool),
-    /// Restricts each thread; called with [`ThreadRole::EventLoop`] on this one before the
-    /// machine is built.
+    /// Restricts each thread. Called with [`ThreadRole::EventLoop`] on this one before a descriptor
+    /// is touched, when there is no other thread; later threads inherit what it does.
     pub hook: ThreadHook,
 }
 
@@ -149,8 +152,8 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
         return Err(ProcessError::Protocol);
     };
     (setup.log)(&log_level, log_json);
-    let mut inputs = sort_fds(*plan, roles, fds, exit_on_reboot)?;
     (setup.hook)(ThreadRole::EventLoop)?;
+    let mut inputs = sort_fds(*plan, roles, fds, exit_on_reboot)?;
     let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
     let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
     let last = process.run();

@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::GuestMemory;
 use crate::irq::{Doorbells, MsiRouter};
 use crate::pci::{BarAddress, PciFunction};
-use crate::thread::ThreadHook;
+use crate::thread::{Executor, ThreadHook};
 use crate::virtio::pci::config_space::ConfigSpace;
 use crate::virtio::pci::interrupts::Interrupts;
 use crate::virtio::pci::layout::Region;
@@ -40,6 +40,8 @@ pub struct VirtioPciContext {
     pub doorbells: Arc<dyn Doorbells>,
     /// Restricts worker threads.
     pub thread_hook: ThreadHook,
+    /// Makes worker threads.
+    pub executor: Arc<dyn Executor>,
 }
 
 /// A virtio device that cannot become a PCI function.

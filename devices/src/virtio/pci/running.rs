@@ -8,6 +8,7 @@ use tracing::warn;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::irq::Doorbells;
+use crate::thread::execute;
 use crate::virtio::pci::VirtioPciContext;
 use crate::virtio::pci::interrupts::{ConfigIrq, Interrupts, QueueIrq};
 use crate::virtio::pci::layout;
@@ -33,6 +34,8 @@ pub(super) enum StartError {
     },
     #[error("The device refused")]
     Device(#[source] ActivateError),
+    #[error("Nobody makes threads any more")]
+    NoExecutor,
     #[error("Cannot start a worker")]
     Worker(#[source] SpawnWorkerError),
 }
@@ -89,7 +92,7 @@ impl Running {
         let names = thread_names(prefix, device.name(), handlers.len());
         let workers = names
             .zip(handlers)
-            .map(|(name, handler)| spawn(&name, handler, context, interrupts))
+            .map(|(name, handler)| spawn(name, handler, context, interrupts))
             .collect::<Result<_, _>>()?;
         Ok(Self { doorbells, workers })
     }
@@ -137,15 +140,19 @@ impl Running {
 }
 
 fn spawn(
-    name: &str,
+    name: String,
     handler: Box<dyn QueueHandler>,
     context: &VirtioPciContext,
     interrupts: &Arc<Interrupts>,
 ) -> Result<Worker, StartError> {
     let interrupts = Arc::clone(interrupts);
     let failed = Box::new(move |error| interrupts.fail(&error));
-    Worker::spawn(name, handler, Arc::clone(&context.thread_hook), failed)
-        .map_err(StartError::Worker)
+    let hook = Arc::clone(&context.thread_hook);
+    execute(&*context.executor, move || {
+        Worker::spawn(&name, handler, hook, failed)
+    })
+    .ok_or(StartError::NoExecutor)?
+    .map_err(StartError::Worker)
 }
 
 fn thread_prefix(device: DeviceType) -> &'static str {

@@ -6,7 +6,8 @@ use super::*;
 use crate::thread::ThreadRole;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::testing::{
-    Buffer, F_INDIRECT, FakeDoorbells, FakeRouter, GuestQueue, guest_memory, wait_for,
+    Buffer, F_INDIRECT, FakeDoorbells, FakeRouter, GuestQueue, InlineExecutor, guest_memory,
+    wait_for,
 };
 use crate::virtio::{ActivateError, Activation, DeviceType, QueueError, QueueHandler};
 
@@ -135,6 +136,7 @@ impl Guest {
             router: router.clone(),
             doorbells: doorbells.clone(),
             thread_hook: Arc::new(|_| Ok(())),
+            executor: Arc::new(InlineExecutor),
         };
         let mut function =
             VirtioPciFunction::new(Box::new(Echo(log.clone())), context).expect("good device");
