@@ -30,6 +30,27 @@ pub enum Command {
     Plan(MachineArgs),
     /// Send a command to the control socket of a running machine.
     Ctl(CtlArgs),
+    /// Print the system call filters of the vm process.
+    #[command(subcommand)]
+    Seccomp(SeccompCommand),
+}
+
+/// What to print of the filters.
+#[derive(Debug, Subcommand)]
+pub enum SeccompCommand {
+    /// Print each rule with its reason.
+    Show {
+        /// Only the rules of this role: process, vcpu, block, net or device.
+        #[arg(value_parser = role)]
+        role: Option<String>,
+    },
+}
+
+fn role(text: &str) -> Result<String, &'static str> {
+    let known = seccomp::Role::ALL.iter().any(|role| role.name() == text);
+    known
+        .then(|| text.to_owned())
+        .ok_or("expected process, vcpu, block, net or device")
 }
 
 /// A machine.

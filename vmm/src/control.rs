@@ -127,6 +127,14 @@ pub enum Event {
         /// The error chain, outermost first.
         causes: Vec<String>,
     },
+    /// A thread made a system call that its filter forbids; the process dies of SIGSYS. Written by
+    /// the signal handler itself.
+    SeccompViolation {
+        /// The thread's role.
+        role: String,
+        /// Number of the system call.
+        syscall: u32,
+    },
     /// The user typed the console's escape sequence to stop.
     ConsoleEscape,
     /// Answer to [`Command::Stats`].

@@ -5,9 +5,10 @@ mod error;
 mod input;
 mod plan;
 mod run;
+mod seccomp;
 mod validate;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, SeccompCommand};
 use crate::exit::Exit;
 
 pub use self::error::CommandError;
@@ -19,5 +20,6 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         Command::Validate(args) => validate::validate(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Ctl(args) => ctl::ctl(&args),
+        Command::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),
     }
 }

@@ -213,6 +213,9 @@ impl Supervisor<'_> {
             Event::GuestCrashed(report) => self.end(Outcome::Crashed(report)),
             Event::Refused { causes } => self.end(Outcome::Refused { causes }),
             Event::InternalError { causes } => self.end(Outcome::Failed { causes }),
+            Event::SeccompViolation { role, syscall } => {
+                self.end(Outcome::Violation { role, syscall });
+            }
             Event::GuestPanicNotice => tracing::warn!("the guest's kernel panicked and goes on"),
             Event::ConsoleEscape => {
                 tracing::info!("escape key: stopping at once");

@@ -28,6 +28,13 @@ pub enum Outcome {
         /// The error chain, outermost first.
         causes: Vec<String>,
     },
+    /// A thread of the vm process made a system call that it may not make, and was killed for it.
+    Violation {
+        /// The thread's role.
+        role: String,
+        /// Number of the system call.
+        syscall: u32,
+    },
     /// The vm process ended without a word.
     Died(WaitStatus),
     /// The vm process cannot be waited for.
@@ -42,7 +49,9 @@ impl Outcome {
             Self::Crashed(_) => Exit::GuestCrashed,
             Self::Refused { .. } => Exit::Refused,
             Self::Stopped => Exit::Stopped,
-            Self::Failed { .. } | Self::Died(_) | Self::Lost => Exit::Internal,
+            Self::Failed { .. } | Self::Violation { .. } | Self::Died(_) | Self::Lost => {
+                Exit::Internal
+            }
         }
     }
 }
@@ -60,10 +69,22 @@ impl fmt::Display for Outcome {
                 causes.join(": ")
             ),
             Self::Failed { causes } => write!(f, "The machine failed: {}.", causes.join(": ")),
+            Self::Violation { role, syscall } => write!(
+                f,
+                "The vm process was killed by signal 31 (SIGSYS): a thread of role {role} made \
+                 system call {syscall} ({}), which its seccomp filter forbids. This is a bug in \
+                 podvisor, or its guest broke out of the device models and got no further.",
+                syscall_name(*syscall)
+            ),
             Self::Died(status) => write_death(f, *status),
             Self::Lost => write!(f, "The vm process cannot be waited for."),
         }
     }
+}
+
+fn syscall_name(number: u32) -> &'static str {
+    let known = syscalls::Sysno::new(number as usize);
+    known.map_or("unknown", |syscall| syscall.name())
 }
 
 fn write_death(f: &mut fmt::Formatter<'_>, status: WaitStatus) -> fmt::Result {

@@ -1,16 +1,19 @@
 //! The vm process: this binary once more, with nothing but a socket.
 
+use std::error::Error;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use devices::thread::{ThreadRole, ThreadSetupError};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
-use thiserror::Error;
+use seccomp::Role;
+use thiserror::Error as ThisError;
 use vmm::control::{self, Command, ControlError, Event};
 use vmm::process::Setup;
 
@@ -23,7 +26,7 @@ pub const VM_PROCESS: &str = "vm-process";
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The vm process cannot be started.
-#[derive(Debug, Error)]
+#[derive(Debug, ThisError)]
 pub enum VmProcessError {
     /// No socket pair.
     #[error("Cannot make a socket pair for the vm process")]
@@ -110,16 +113,37 @@ impl VmProcess {
 pub fn enter() -> ExitCode {
     // Executed through /proc/self/exe, it would be called "exe".
     let _ = rustix::thread::set_name(c"podvisor-vm");
-    // Threads are not restricted yet.
-    let setup = Setup {
-        log: crate::logging::init_by_name,
-        hook: Arc::new(|_| Ok(())),
-    };
-    match io::stdin().as_fd().try_clone_to_owned() {
-        Ok(socket) => vmm::process::main(socket, setup),
+    seccomp::jail::close_inherited();
+    let socket = match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(socket) => socket,
         Err(error) => {
             eprintln!("podvisor: The vm process has no socket: {error}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
-    }
+    };
+    let report_fd = socket.as_raw_fd();
+    let setup = Setup {
+        log: crate::logging::init_by_name,
+        hook: Arc::new(move |role| {
+            restrict(role, report_fd).map_err(|source| ThreadSetupError { role, source })
+        }),
+    };
+    vmm::process::main(socket, setup)
+}
+
+/// Restricts the calling thread to what its role needs; the first one gives up the rest of the
+/// process's privileges before.
+fn restrict(role: ThreadRole, report_fd: RawFd) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let role = match role {
+        ThreadRole::EventLoop => {
+            seccomp::jail::enter()?;
+            seccomp::violation::report_to(report_fd)?;
+            Role::Process
+        }
+        ThreadRole::Vcpu => Role::Vcpu,
+        ThreadRole::Block => Role::Block,
+        ThreadRole::Net => Role::Net,
+        ThreadRole::Device => Role::Device,
+    };
+    Ok(seccomp::install(role)?)
 }

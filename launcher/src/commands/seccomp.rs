@@ -1,0 +1,61 @@
+//! `podvisor seccomp show`.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use serde_json::Value;
+
+use super::CommandError;
+use crate::exit::Exit;
+
+/// Prints the rules of one role or of all.
+pub(super) fn show(role: Option<&str>) -> Result<Exit, CommandError> {
+    io::stdout()
+        .lock()
+        .write_all(describe(role).as_bytes())
+        .map_err(|source| CommandError::System {
+            what: "print the filters",
+            source,
+        })?;
+    Ok(Exit::Success)
+}
+
+/// The rules as text: for each role those of all threads, then its own.
+fn describe(role: Option<&str>) -> String {
+    // The file is part of the binary and was compiled to the filters.
+    let rules: Value = serde_json::from_str(seccomp::RULES).unwrap_or_default();
+    let mut text = String::new();
+    for known in seccomp::Role::ALL {
+        if role.is_none_or(|wanted| wanted == known.name()) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{}:", known.name());
+            for rule in list(&rules["common"]).chain(list(&rules["roles"][known.name()])) {
+                let _ = writeln!(text, "  {}", line(rule));
+            }
+            if known == seccomp::Role::Process {
+                let _ = writeln!(text, "  and the rules of all other roles");
+            }
+        }
+    }
+    text
+}
+
+fn list(rules: &Value) -> impl Iterator<Item = &Value> {
+    rules.as_array().into_iter().flatten()
+}
+
+fn line(rule: &Value) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let conditions: Vec<_> = list(&rule["args"])
+        .map(|condition| match condition["op"].as_str() {
+            Some(_) => word(&condition["comment"]),
+            None if condition["val"] == 0 => format!("no {}", word(&condition["comment"])),
+            None => word(&condition["comment"]),
+        })
+        .collect();
+    let call = match conditions.as_slice() {
+        [] => word(&rule["syscall"]),
+        conditions => format!("{}({})", word(&rule["syscall"]), conditions.join(", ")),
+    };
+    format!("{call:<38} {}", word(&rule["comment"]))
+}
