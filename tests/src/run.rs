@@ -136,7 +136,11 @@ impl Run {
             let cmdline = std::mem::take(&mut self.cmdline);
             self = self.arg("--cmdline").arg(cmdline.trim());
         }
-        let mut words = std::mem::take(&mut self.wrapper);
+        // A test binary that is killed runs no destructor; its guests should end all the same.
+        let mut words = ["setpriv", "--pdeathsig", "TERM"]
+            .map(OsString::from)
+            .to_vec();
+        words.append(&mut self.wrapper);
         words.push(guest::podvisor().into());
         words.append(&mut self.args);
         let mut child = Command::new(&words[0])

@@ -93,11 +93,11 @@ impl Transcript {
         found.unwrap_or_else(|missed| panic!("{} {missed} before {text:?}", self.name))
     }
 
-    /// Waits until the line that has no end yet is `text`.
+    /// Waits until the line that has no end yet begins with `text`.
     #[track_caller]
     pub fn wait_for_prompt(&self, text: &str, timeout: Duration) {
         let found = self.wait(timeout, |state| {
-            (state.open == text.as_bytes()).then_some(())
+            state.open.starts_with(text.as_bytes()).then_some(())
         });
         found.unwrap_or_else(|missed| panic!("{} {missed} before {text:?}", self.name));
     }

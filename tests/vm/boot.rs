@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 fn linux_sees_its_topology_and_reports_its_panic() {
     let vmi = Vmi::new("topology")
         .topology(1, 1, 2)
-        .feature("x2apic", "disable");
+        .feature("tsc-deadline", "disable");
     let run = Run::new(&vmi);
     let kernel = run.dir().join("vmlinux");
     let vmlinux = fs::read(guest::vmlinux()).expect("the kernel can be read");
@@ -41,8 +41,8 @@ fn linux_sees_its_topology_and_reports_its_panic() {
     }
     let flags = guest.result("flags");
     let has = |flag: &str| flags.split(' ').any(|other| other == flag);
-    assert!(has("hypervisor"), "{flags}");
-    assert!(!has("x2apic"), "disabled in the VMI: {flags}");
+    assert!(has("hypervisor") && has("x2apic"), "{flags}");
+    assert!(!has("tsc_deadline_timer"), "disabled in the VMI: {flags}");
 
     guest.exits_with(3);
     guest.log_has(&["the guest kernel panicked (pvpanic)"]);
