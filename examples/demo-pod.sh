@@ -20,6 +20,9 @@ cat >"$work/containers.conf" <<CONF
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "netavark"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 CONF
