@@ -42,8 +42,8 @@ fn from_env(variable: &str, default: &str) -> PathBuf {
 }
 
 fn existing(path: PathBuf, remedy: &str) -> PathBuf {
-    assert!(path.exists(), "{path:?} is missing: run `{remedy}` first");
-    path
+    let found = path.canonicalize();
+    found.unwrap_or_else(|error| panic!("{path:?}: {error}: run `{remedy}` first"))
 }
 
 fn repository() -> &'static Path {

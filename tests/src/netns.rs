@@ -127,6 +127,11 @@ impl PodNetwork {
         links[0]["address"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Where the pod's network namespace is bound.
+    pub fn pod_path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.pod.name)
+    }
+
     /// Interfaces, addresses and routes of the pod, as far as they do not depend on the time.
     pub fn snapshot(&self) -> Vec<Value> {
         let commands = ["address", "route", "-6 route"];

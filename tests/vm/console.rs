@@ -101,6 +101,19 @@ fn socket_without_a_client() {
     guest.exits_with(0);
 }
 
+/// Ctrl-A x, as in QEMU.
+#[test]
+fn escape_key_stops() {
+    let run = Run::new(&Vmi::new("escape"))
+        .payload("ticker secs=100000")
+        .with_input();
+    let mut guest = run.start();
+    guest.wait_for("TICK");
+    guest.type_line("\x01x");
+    guest.exits_with(4);
+    guest.log_has(&["escape key"]);
+}
+
 /// A guest that says much more than a pipe holds loses nothing of it.
 #[test]
 fn every_byte_of_a_flood() {

@@ -9,5 +9,6 @@ mod disk;
 mod hostile;
 mod network;
 mod pause;
+mod pod;
 mod status;
 mod stop;
