@@ -101,17 +101,23 @@ fn socket_without_a_client() {
     guest.exits_with(0);
 }
 
-/// Ctrl-A x, as in QEMU.
+/// On a terminal, Ctrl-A x stops the machine, and the terminal leaves raw mode.
 #[test]
-fn escape_key_stops() {
+fn escape_key_on_a_terminal() {
+    let script = "exec script -qefc \"${*@Q}; status=\\$?; stty -a; exit \\$status\" /dev/null";
     let run = Run::new(&Vmi::new("escape"))
         .payload("ticker secs=100000")
         .with_input();
-    let mut guest = run.start();
+    let mut guest = run.within(["bash", "-c", script, "script"]).start();
     guest.wait_for("TICK");
     guest.type_line("\x01x");
+    guest.wait_for("escape key");
+    let modes = guest.wait_for("icanon");
+    assert!(
+        !modes.contains("-icanon") && !modes.contains("-echo "),
+        "{modes}"
+    );
     guest.exits_with(4);
-    guest.log_has(&["escape key"]);
 }
 
 /// A guest that says much more than a pipe holds loses nothing of it.
