@@ -101,6 +101,16 @@ impl Pod {
         all
     }
 
+    /// The kernel notices a carrier, and makes the link-local address that hangs on it, some time
+    /// after the link is up: up to seconds later on a busy machine.
+    fn assert_is(&self, before: &[Value]) {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while self.snapshot() != before && Instant::now() < patience {
+            sleep(Duration::from_millis(100));
+        }
+        assert_eq!(self.snapshot(), before);
+    }
+
     /// Starts the launcher's part inside the pod and waits until the network is prepared.
     fn launch(&self, queues: u16) -> Launched {
         let mut launched = self.launch_without_waiting(queues);
@@ -265,7 +275,7 @@ fn layout_is_that_of_kubevirt_and_everything_comes_back() {
     );
 
     launched.restore();
-    assert_eq!(pod.snapshot(), before);
+    pod.assert_is(&before);
     let left: Vec<_> = std::fs::read_dir(pod.state.path())
         .expect("readable")
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -330,7 +340,7 @@ fn a_killed_run_is_recovered_from() {
         "nobody restored it"
     );
     pod.launch(2).restore();
-    assert_eq!(pod.snapshot(), before);
+    pod.assert_is(&before);
 }
 
 /// Killed anywhere between start and the end of the restore, and again while recovering.
@@ -351,7 +361,7 @@ fn kills_at_any_time_are_recovered_from() {
         launched.kill();
     }
     pod.launch(1).restore();
-    assert_eq!(pod.snapshot(), before);
+    pod.assert_is(&before);
 }
 
 #[test]
@@ -362,7 +372,7 @@ fn a_second_run_in_the_same_pod_is_refused() {
     let answer = pod.launch_without_waiting(1).line();
     assert!(answer.contains("tap0 is in use by another run"), "{answer}");
     first.restore();
-    assert_eq!(pod.snapshot(), before);
+    pod.assert_is(&before);
 }
 
 #[test]
@@ -383,7 +393,7 @@ fn what_the_node_agent_prepared_is_used_and_left_alone() {
         "{answer}"
     );
     launched.restore();
-    assert_eq!(pod.snapshot(), before);
+    pod.assert_is(&before);
 }
 
 #[test]
@@ -396,13 +406,13 @@ fn failures_say_what_is_missing_and_change_nothing() {
         answer.contains("\\\"k6t-eth0\\\" exists already"),
         "{answer}"
     );
-    assert_eq!(pod.snapshot(), before);
+    pod.assert_is(&before);
     pod.pod("link del k6t-eth0");
     // More queues than the kernel has: found out when something was made already.
     let before = pod.snapshot();
     let answer = pod.launch_without_waiting(300).line();
     assert!(answer.contains("refused Tap"), "{answer}");
-    assert_eq!(pod.snapshot(), before);
+    pod.assert_is(&before);
     pod.pod("link set eth0 down");
     pod.pod("link set eth0 name eth7");
     let answer = pod.launch_without_waiting(1).line();
