@@ -1,7 +1,7 @@
 //! Serving requests does not allocate, from the kick to the interrupt.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::sync::Arc;
 
 use devices::GuestMemory;
@@ -10,29 +10,6 @@ use devices::virtio::rng::Rng;
 use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 use devices::virtio::{Activation, QueueHandler, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress};
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const DATA: u64 = 0x10_0000;
 const HEADER: u64 = 0x8_0000;
@@ -72,7 +49,7 @@ fn fixture(device: &mut dyn VirtioDevice, size: u16) -> Fixture {
 impl Fixture {
     /// Serves what `add` offers and returns the number of allocations that took.
     fn allocations(&mut self, add: impl Fn(&mut GuestQueue)) -> usize {
-        let before = ALLOCATIONS.with(Cell::get);
+        let before = counting::allocations();
         add(&mut self.guest);
         for _ in 0..BATCH / 16 {
             self.handler.kicked(0).expect("good queue");
@@ -83,15 +60,15 @@ impl Fixture {
             assert!(self.guest.pop_used().is_some());
         }
         self.guest.set_used_event(self.guest.used_idx());
-        ALLOCATIONS.with(Cell::get) - before
+        counting::allocations() - before
     }
 }
 
 #[test]
 fn counting_works() {
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     drop(std::hint::black_box(Box::new(1)));
-    assert_eq!(ALLOCATIONS.with(Cell::get), before + 1);
+    assert_eq!(counting::allocations(), before + 1);
 }
 
 fn check_block(sync: bool) {

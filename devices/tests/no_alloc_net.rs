@@ -1,7 +1,7 @@
 //! Moving packets does not allocate. Skipped, with the reason, where no TAP can be made.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -9,29 +9,6 @@ use devices::virtio::net::{NetSpec, NetStats, tap};
 use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 use devices::virtio::{Activation, DeviceStats, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress};
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -134,7 +111,7 @@ fn packets_both_ways() {
     };
     let first = stats(&net);
     for round in 0..20 {
-        let before = ALLOCATIONS.with(Cell::get);
+        let before = counting::allocations();
         for _ in 0..BATCH {
             send(&peer, &frame);
             guest[TX].add(&[
@@ -151,7 +128,7 @@ fn packets_both_ways() {
             guest[RX].offer(head);
         }
         handler.kicked(RX).expect("good queue");
-        assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0, "round {round}");
+        assert_eq!(counting::allocations() - before, 0, "round {round}");
     }
     let last = stats(&net);
     assert!(last.rx_packets - first.rx_packets >= 20 * BATCH);

@@ -262,25 +262,15 @@ fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout_ms: i32) -> bool {
 mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use devices::bus::BusDevice;
-    use devices::irq::Irq;
+    use devices::virtio::testing::FakeIrq;
 
     use super::*;
 
-    #[derive(Default)]
-    struct CountingIrq(AtomicUsize);
-
-    impl Irq for CountingIrq {
-        fn raise(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     fn fixture(fds: ConsoleFds) -> (Console, SerialConsole) {
         let queue = Arc::new(ConsoleQueue::new().expect("eventfd"));
-        let serial = SerialConsole::new(&queue, Arc::new(CountingIrq::default()));
+        let serial = SerialConsole::new(&queue, Arc::new(FakeIrq::default()));
         (Console::new(queue, fds), serial)
     }
 

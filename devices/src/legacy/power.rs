@@ -165,22 +165,12 @@ impl BusDevice for ResetPort {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
+    use crate::virtio::testing::FakeIrq;
 
-    #[derive(Default)]
-    struct CountingIrq(AtomicUsize);
-
-    impl Irq for CountingIrq {
-        fn raise(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn fixture() -> (Arc<Signals>, Arc<CountingIrq>, PowerControl) {
+    fn fixture() -> (Arc<Signals>, Arc<FakeIrq>, PowerControl) {
         let signals = Arc::new(Signals::new().expect("eventfd"));
-        let irq = Arc::new(CountingIrq::default());
+        let irq = Arc::new(FakeIrq::default());
         let power = PowerControl::new(signals.clone(), irq.clone());
         (signals, irq, power)
     }
@@ -217,7 +207,7 @@ mod tests {
     fn power_button_raises_once_and_reads_once() {
         let (_, irq, power) = fixture();
         power.press_power_button();
-        assert_eq!(irq.0.load(Ordering::Relaxed), 1);
+        assert_eq!(irq.count(), 1);
         let mut value = [0];
         power.read(EVENTS, &mut value);
         assert_eq!(value, [EVENT_POWER_BUTTON]);

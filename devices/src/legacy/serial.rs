@@ -177,22 +177,12 @@ impl BusDevice for SerialConsole {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
+    use crate::virtio::testing::FakeIrq;
 
-    #[derive(Default)]
-    struct CountingIrq(AtomicUsize);
-
-    impl Irq for CountingIrq {
-        fn raise(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn fixture() -> (Arc<ConsoleQueue>, Arc<CountingIrq>, SerialConsole) {
+    fn fixture() -> (Arc<ConsoleQueue>, Arc<FakeIrq>, SerialConsole) {
         let queue = Arc::new(ConsoleQueue::new().expect("eventfd"));
-        let irq = Arc::new(CountingIrq::default());
+        let irq = Arc::new(FakeIrq::default());
         let serial = SerialConsole::new(&queue, irq.clone());
         (queue, irq, serial)
     }
@@ -217,7 +207,7 @@ mod tests {
         serial.write(1, &[1]);
         assert_eq!(serial.input(&[b'a'; 100]), 64);
         assert_eq!(serial.input_room(), 0);
-        assert!(irq.0.load(Ordering::Relaxed) > 0);
+        assert!(irq.count() > 0);
         queue.acknowledge();
         for _ in 0..64 {
             let mut value = [0];
