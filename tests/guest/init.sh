@@ -13,7 +13,12 @@ sysfs() {
 	[ -n "$value" ]
 }
 
+# Linux breaks the queues of virtio devices before it powers off, and virtio-net then spins for
+# ever if TCP still has something to send.
 finish() {
+	for nic in /sys/class/net/*; do
+		[ ! -e "$nic/device" ] || ip link set "${nic##*/}" down
+	done
 	echo GUEST-DONE
 	exec guest down "${1:-off}"
 }
