@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::host;
 
@@ -46,6 +47,13 @@ impl Namespace {
         host("ip", &words)
     }
 
+    /// Sets `net.ipv4.NAME`.
+    #[track_caller]
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let script = format!("echo {value} > /proc/sys/net/ipv4/{name}");
+        host("ip", &["netns", "exec", &self.name, "sh", "-ec", &script]);
+    }
+
     /// Calls `f` on a thread inside the namespace. Sockets stay in it for their lifetime.
     pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         let path = Path::new("/run/netns").join(&self.name);
@@ -78,6 +86,7 @@ pub struct PodNetwork {
     pub gateway: Namespace,
     pod: Namespace,
     files: PathBuf,
+    state: TempDir,
 }
 
 impl PodNetwork {
@@ -96,6 +105,10 @@ impl PodNetwork {
         gateway.ip(&format!("address add {GATEWAY}/24 dev pod"));
         gateway.ip(&format!("address add {GATEWAY6}/64 dev pod nodad"));
         gateway.ip("link set pod up");
+        // TCP makes packets small for a peer that answers late, as a guest whose kernel is
+        // interpreted does; the large ones are what tests are about.
+        gateway.sysctl("tcp_congestion_control", "reno");
+        gateway.sysctl("tcp_min_tso_segs", "40");
         pod.ip("link set lo up");
         pod.ip("link set eth0 mtu 1400 up");
         pod.ip(&format!("address add {POD_ADDRESS}/24 dev eth0"));
@@ -106,18 +119,17 @@ impl PodNetwork {
             gateway,
             pod,
             files,
+            state: tempfile::tempdir().expect("a temporary directory"),
         }
     }
 
     /// The words that run a program in the pod: in its network namespace, with its resolver
     /// configuration, and with a `/run/podvisor` of its own.
     pub fn wrapper(&self) -> Vec<String> {
-        let state = self.files.join("run");
-        fs::create_dir_all(&state).expect("/etc/netns can be written");
         let script = "mkdir -p /run/podvisor; mount --bind \"$0\" /run/podvisor; exec \"$@\"";
         let words = ["ip", "netns", "exec", &self.pod.name, "sh", "-ec", script];
         let mut words = words.map(str::to_owned).to_vec();
-        words.push(state.to_string_lossy().into_owned());
+        words.push(self.state.path().to_string_lossy().into_owned());
         words
     }
 

@@ -10,8 +10,10 @@ use podvisor_tests::netns::{DNS, GATEWAY, POD_ADDRESS, PodNetwork};
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::Vmi;
 use rustix::process::Signal;
+use serde_json::Value;
 
 const BYTES: usize = 16 * MIB;
+const MTU: u64 = 1400;
 const TO_GUEST: u16 = 5001;
 const FROM_GUEST: u16 = 5002;
 
@@ -64,6 +66,7 @@ fn linux_on_the_pod_network() {
     assert_eq!(guest.result("rx.bytes"), BYTES.to_string());
     assert_eq!(guest.result("rx.sha256"), image::sha256(&sent));
 
+    let stats = guest.control().stats();
     let received = receive(listener);
     assert_eq!(received.len(), BYTES);
     assert!(
@@ -71,6 +74,12 @@ fn linux_on_the_pod_network() {
         "what the guest sent differs"
     );
     assert_eq!(guest.result("tx.bytes"), BYTES.to_string());
+
+    let mean = average(&stats, "rx");
+    assert!(
+        mean > 2 * MTU,
+        "no segmentation offload: {mean} bytes a packet: {stats}"
+    );
 
     guest.exits_with(0);
     assert_eq!(network.snapshot(), before, "the pod gets its network back");
@@ -127,6 +136,14 @@ fn the_network_is_given_back() {
         before,
         "after the launcher was killed and another ran"
     );
+}
+
+/// Bytes of an average packet in one direction.
+fn average(stats: &Value, direction: &str) -> u64 {
+    let nic = &stats["devices"]["default"];
+    let count = |what| nic[format!("{direction}{what}")].as_u64();
+    let (bytes, packets) = (count("Bytes"), count("Packets"));
+    bytes.expect("a counter") / packets.expect("a counter").max(1)
 }
 
 fn receive(listener: TcpListener) -> Vec<u8> {
