@@ -14,7 +14,7 @@ use thiserror::Error;
 include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
 /// The rules as they are reviewed, for people.
-pub const RULES: &str = include_str!(concat!("../filters/", "x86_64.json"));
+pub const RULES: &str = include_str!("../filters/x86_64.json");
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

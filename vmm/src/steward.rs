@@ -3,8 +3,8 @@
 //!
 //! It waits for nobody but its queue, so a vCPU may wait for it at any time, a pause included.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::{io, panic};
 
@@ -20,8 +20,9 @@ struct Job {
 
 /// The thread's handle; the thread ends with it.
 pub struct Steward {
-    jobs: Mutex<Option<Sender<Job>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// `None` only while the thread is being ended.
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Steward {
@@ -33,8 +34,8 @@ impl Steward {
             .stack_size(STACK_SIZE)
             .spawn(move || serve(&queue))?;
         Ok(Arc::new(Self {
-            jobs: Mutex::new(Some(jobs)),
-            thread: Mutex::new(Some(thread)),
+            jobs: Some(jobs),
+            thread: Some(thread),
         }))
     }
 }
@@ -49,13 +50,8 @@ fn serve(queue: &Receiver<Job>) {
 
 impl Executor for Steward {
     fn execute(&self, work: Box<dyn FnOnce() + Send>) {
-        let jobs = self
-            .jobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
         let (done, finished) = channel();
-        if let Some(jobs) = jobs
+        if let Some(jobs) = &self.jobs
             && jobs.send(Job { work, done }).is_ok()
         {
             // An error means that the job was dropped, which its asker notices.
@@ -66,18 +62,8 @@ impl Executor for Steward {
 
 impl Drop for Steward {
     fn drop(&mut self) {
-        drop(
-            self.jobs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
     }

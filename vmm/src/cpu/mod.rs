@@ -10,6 +10,7 @@ pub mod features;
 pub mod regs;
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -267,8 +268,9 @@ impl Vcpus {
     }
 
     /// The eventfd that is readable once [`Vcpus::take_event`] has something.
-    pub fn event_fd(&self) -> &EventFd {
-        &self.shared.event_fd
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the eventfd is owned by self and lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.shared.event_fd.as_raw_fd()) }
     }
 
     /// What a vCPU reported.

@@ -1,7 +1,7 @@
 //! The one thread that owns the VM's state: it waits for the launcher, the guest's signals, the
 //! vCPUs and the console, and acts on one event at a time.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use devices::legacy::power::Signal;
 use devices::thread::ThreadHook;
@@ -250,9 +250,7 @@ impl<'a> Process<'a> {
             return Ok(Some(Event::Reset));
         }
         if let Some(machine) = self.machine.take() {
-            let event_fd = machine.vcpus().event_fd().as_raw_fd();
-            // SAFETY: the eventfd belongs to the machine, which lives until after this statement.
-            let _ = epoll::delete(&self.epoll, unsafe { BorrowedFd::borrow_raw(event_fd) });
+            let _ = epoll::delete(&self.epoll, machine.vcpus().event_fd());
             machine.stop();
         }
         self.resources.signals.take();
@@ -270,9 +268,7 @@ impl<'a> Process<'a> {
         let Some(machine) = &self.machine else {
             return Ok(());
         };
-        let event_fd = machine.vcpus().event_fd().as_raw_fd();
-        // SAFETY: the eventfd belongs to the machine, which lives as long as this statement.
-        self.watch(unsafe { BorrowedFd::borrow_raw(event_fd) }, Token::Vcpus)?;
+        self.watch(machine.vcpus().event_fd(), Token::Vcpus)?;
         Ok(())
     }
 
