@@ -70,6 +70,8 @@ fn packets_both_ways() {
         taps,
         link_up: true,
         lease: None,
+        lease6: None,
+        spoof_check: false,
     }
     .build()
     .expect("good spec");

@@ -373,5 +373,7 @@ fn net_spec(plan: &NicPlan, taps: Vec<File>) -> NetSpec {
         taps,
         link_up: plan.link_up,
         lease: plan.lease.clone(),
+        lease6: plan.lease6.clone(),
+        spoof_check: plan.spoof_check,
     }
 }

@@ -3,6 +3,7 @@
 
 pub use devices::virtio::block::CacheMode;
 use devices::virtio::net::dhcp::DhcpLease;
+use devices::virtio::net::ipv6::Ipv6Lease;
 use serde::{Deserialize, Serialize};
 
 /// A whole machine.
@@ -124,4 +125,8 @@ pub struct NicPlan {
     pub link_up: bool,
     /// What the guest's DHCP client is told; `None` leaves DHCP to the network.
     pub lease: Option<DhcpLease>,
+    /// What the guest is told by DHCPv6 and router advertisements; `None` leaves both to the network.
+    pub lease6: Option<Ipv6Lease>,
+    /// Drop what the guest sends under another MAC address than its own.
+    pub spoof_check: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use devices::virtio::net::dhcp::DhcpLease;
+use devices::virtio::net::dhcp::{DhcpLease, DhcpOptions};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
@@ -56,6 +56,8 @@ pub(super) fn build(facts: Facts<'_>) -> Option<DhcpLease> {
         domain: resolver.longest(|_| true).map(str::to_owned),
         search: resolver.search_with(facts.subdomain),
         mtu: facts.mtu,
+        options: DhcpOptions::default(),
+        any_client: false,
     })
 }
 

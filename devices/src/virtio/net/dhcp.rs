@@ -68,6 +68,25 @@ pub struct DhcpLease {
     pub search: Vec<String>,
     /// Interface MTU.
     pub mtu: u16,
+    /// What the VMI's `dhcpOptions` add.
+    pub options: DhcpOptions,
+    /// Answer every client behind the NIC, not only the one with the NIC's MAC address. For
+    /// networks that hold nothing but the guest (masquerade).
+    pub any_client: bool,
+}
+
+/// `dhcpOptions` of a VMI's interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DhcpOptions {
+    /// `tftpServerName`: option 66 (RFC 2132).
+    pub tftp_server_name: Option<String>,
+    /// `bootFileName`: option 67 (RFC 2132).
+    pub boot_file_name: Option<String>,
+    /// `ntpServers`: option 42 (RFC 2132).
+    pub ntp_servers: Vec<Ipv4Addr>,
+    /// `privateOptions`: numbers from 224 to 254 (RFC 3942) and their values.
+    pub private_options: Vec<(u8, String)>,
 }
 
 /// A lease that DHCP cannot express.
@@ -79,6 +98,9 @@ pub enum LeaseError {
     /// A name that DNS does not allow: a label is empty or has over 63 bytes, or over 253 in all.
     #[error("{0:?} is not a domain name")]
     Name(String),
+    /// A private option outside of 224 to 254.
+    #[error("DHCP option {0} is not one of the private options 224 to 254")]
+    Private(u8),
     /// Everything together does not fit into one unfragmented answer.
     #[error("DHCP options of {0} bytes do not fit into an answer")]
     TooLong(usize),

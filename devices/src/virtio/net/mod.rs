@@ -17,6 +17,7 @@ pub mod dhcp;
 mod features;
 mod gather;
 mod handler;
+pub mod ipv6;
 mod pairs;
 mod rx;
 mod spec;

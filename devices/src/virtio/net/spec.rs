@@ -8,6 +8,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::dhcp::{DhcpLease, DhcpResponder, LeaseError};
+use super::ipv6::Ipv6Lease;
 use super::pairs::{Pair, Pairs};
 use super::stats::PairCounters;
 use super::tap::{self, Offloads};
@@ -39,6 +40,10 @@ pub struct NetSpec {
     pub link_up: bool,
     /// What the guest's DHCP client is told; `None` leaves DHCP to the network.
     pub lease: Option<DhcpLease>,
+    /// What the guest is told by DHCPv6 and router advertisements; `None` leaves both to the network.
+    pub lease6: Option<Ipv6Lease>,
+    /// Drop what the guest sends under another MAC address than `mac`.
+    pub spoof_check: bool,
 }
 
 /// A NIC cannot be made.
@@ -110,6 +115,8 @@ impl NetSpec {
             taps,
             link_up,
             lease,
+            lease6: _,
+            spoof_check: _,
         } = self;
         let dhcp = lease
             .map(|lease| DhcpResponder::new(&lease, mac))

@@ -1,8 +1,9 @@
 //! DHCP options of a lease, encoded once.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
-use super::{DhcpLease, LeaseError};
+use super::{DhcpLease, DhcpOptions, LeaseError};
 
 /// 999 days in seconds, what KubeVirt gives: the pod's address outlives the guest.
 pub(super) const LEASE_SECONDS: u32 = 999 * 24 * 60 * 60;
@@ -13,10 +14,16 @@ const DNS: u8 = 6;
 const HOST_NAME: u8 = 12;
 const DOMAIN_NAME: u8 = 15;
 const MTU: u8 = 26;
+const NTP_SERVERS: u8 = 42;
 const LEASE_TIME: u8 = 51;
 const SERVER_ID: u8 = 54;
+const TFTP_SERVER_NAME: u8 = 66;
+const BOOT_FILE_NAME: u8 = 67;
 const DOMAIN_SEARCH: u8 = 119;
 const CLASSLESS_ROUTES: u8 = 121;
+
+/// Options for private use (RFC 3942); 255 is the end mark.
+const PRIVATE: RangeInclusive<u8> = 224..=254;
 
 /// Longest name in text form (RFC 1035, section 2.3.4, less the length bytes).
 const MAX_NAME: usize = 253;
@@ -33,15 +40,7 @@ pub(super) fn encode(lease: &DhcpLease) -> Result<Vec<u8>, LeaseError> {
     if let Some(router) = lease.router {
         push(&mut options, ROUTER, &router.octets());
     }
-    push(
-        &mut options,
-        DNS,
-        &lease
-            .dns
-            .iter()
-            .flat_map(Ipv4Addr::octets)
-            .collect::<Vec<_>>(),
-    );
+    push(&mut options, DNS, &octets(&lease.dns));
     if let Some(hostname) = &lease.hostname {
         push(&mut options, HOST_NAME, checked_name(hostname)?.as_bytes());
     }
@@ -50,7 +49,30 @@ pub(super) fn encode(lease: &DhcpLease) -> Result<Vec<u8>, LeaseError> {
     }
     push(&mut options, DOMAIN_SEARCH, &search_list(&lease.search)?);
     push(&mut options, CLASSLESS_ROUTES, &classless_routes(lease)?);
+    push_chosen(&mut options, &lease.options)?;
     Ok(options)
+}
+
+/// What the VMI's author chose; values are passed on as they are.
+fn push_chosen(options: &mut Vec<u8>, chosen: &DhcpOptions) -> Result<(), LeaseError> {
+    if let Some(name) = &chosen.tftp_server_name {
+        push(options, TFTP_SERVER_NAME, name.as_bytes());
+    }
+    if let Some(name) = &chosen.boot_file_name {
+        push(options, BOOT_FILE_NAME, name.as_bytes());
+    }
+    push(options, NTP_SERVERS, &octets(&chosen.ntp_servers));
+    for (code, value) in &chosen.private_options {
+        if !PRIVATE.contains(code) {
+            return Err(LeaseError::Private(*code));
+        }
+        push(options, *code, value.as_bytes());
+    }
+    Ok(())
+}
+
+fn octets(addresses: &[Ipv4Addr]) -> Vec<u8> {
+    addresses.iter().flat_map(Ipv4Addr::octets).collect()
 }
 
 /// Appends an option; data over 255 bytes is split over several (RFC 3396), no data is no option.

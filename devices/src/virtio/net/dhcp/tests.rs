@@ -23,6 +23,8 @@ fn lease() -> DhcpLease {
         domain: Some("ns.svc.cluster.local".into()),
         search: vec!["ns.svc.cluster.local".into(), "cluster.local".into()],
         mtu: 1450,
+        options: DhcpOptions::default(),
+        any_client: false,
     }
 }
 
@@ -264,6 +266,36 @@ fn impossible_leases_are_refused() {
         ..lease()
     };
     assert!(matches!(error(long), Some(LeaseError::TooLong(_))));
+}
+
+#[test]
+fn chosen_options_are_passed_on() {
+    let mut lease = lease();
+    lease.options = DhcpOptions {
+        tftp_server_name: Some("tftp.example".into()),
+        boot_file_name: Some("pxelinux.0".into()),
+        ntp_servers: vec![Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)],
+        private_options: vec![(224, "one".into()), (254, "two".into())],
+    };
+    let responder = DhcpResponder::new(&lease, GUEST).expect("the lease can be expressed");
+    let mut out = [0; MAX_ANSWER];
+    let len = responder.answer(&discover(), &mut out).expect("an answer");
+    let dhcp = unwrap_answer(&out[..len]);
+    let expected: &[(u8, &[u8])] = &[
+        (66, b"tftp.example"),
+        (67, b"pxelinux.0"),
+        (42, &[10, 0, 0, 1, 10, 0, 0, 2]),
+        (224, b"one"),
+        (254, b"two"),
+    ];
+    for &(code, value) in expected {
+        assert_eq!(option(dhcp, code).as_deref(), Some(value), "option {code}");
+    }
+    for code in [0, 53, 223, 255] {
+        lease.options.private_options = vec![(code, "x".into())];
+        let error = DhcpResponder::new(&lease, GUEST).err();
+        assert_eq!(error, Some(LeaseError::Private(code)));
+    }
 }
 
 #[test]

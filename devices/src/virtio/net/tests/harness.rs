@@ -9,7 +9,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::GuestMemory;
-use crate::virtio::net::dhcp::DhcpLease;
+use crate::virtio::net::dhcp::{DhcpLease, DhcpOptions};
 use crate::virtio::net::tap::HEADER_SIZE;
 use crate::virtio::net::{Net, NetSpec, NetStats, tap};
 use crate::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
@@ -55,6 +55,8 @@ pub(super) fn lease() -> DhcpLease {
         domain: None,
         search: Vec::new(),
         mtu: 1500,
+        options: DhcpOptions::default(),
+        any_client: false,
     }
 }
 
@@ -67,6 +69,8 @@ pub(super) fn spec(taps: Vec<File>) -> NetSpec {
         taps,
         link_up: true,
         lease: Some(lease()),
+        lease6: None,
+        spoof_check: false,
     }
 }
 
