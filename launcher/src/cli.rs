@@ -74,6 +74,9 @@ pub struct MachineArgs {
     /// The pod's interface for the pod network.
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     pub pod_interface: String,
+    /// Drop frames that the guest sends from another MAC address than its NIC's.
+    #[arg(long)]
+    pub mac_spoof_check: bool,
     /// End the run when the guest resets, in place of rebootPolicy: Terminate.
     #[arg(long)]
     pub exit_on_reboot: bool,
@@ -207,6 +210,7 @@ impl MachineArgs {
             cmdline: self.cmdline.clone(),
             volumes: self.volumes.clone(),
             pod_interface: self.pod_interface.clone(),
+            mac_spoof_check: self.mac_spoof_check,
             exit_on_reboot: self.exit_on_reboot,
         }
     }

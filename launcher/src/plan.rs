@@ -3,11 +3,14 @@
 //! Pure: the same input gives the same plan on every host, so plans are golden files in tests and
 //! `podvisor plan` prints them.
 
+mod nics;
+
 use std::path::PathBuf;
 
 use serde::Serialize;
 use vmm::plan::{CacheMode, CpuPlan, DiskPlan, MachinePlan, MemoryPlan};
 
+pub use self::nics::NicSource;
 use crate::vmi::{Disk, RebootPolicy, Report, Vmi, Volume, VolumeSource};
 
 /// Where KubeVirt mounts volumes with a file system (contract 2.3).
@@ -35,6 +38,8 @@ pub struct PlanOptions {
     pub volumes: Vec<(String, PathBuf)>,
     /// The pod's interface for the pod network.
     pub pod_interface: String,
+    /// Drop frames of the guest that do not come from its MAC address.
+    pub mac_spoof_check: bool,
     /// Stands for `rebootPolicy: Terminate`.
     pub exit_on_reboot: bool,
 }
@@ -87,22 +92,6 @@ pub struct DiskSource {
     pub cache: Option<CacheMode>,
 }
 
-/// A NIC and the pod's interface behind it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NicSource {
-    /// Name of the interface in the VMI.
-    pub name: String,
-    /// The pod's interface.
-    pub pod_interface: String,
-    /// MAC address asked for; the pod interface's own if unset.
-    pub mac: Option<[u8; 6]>,
-    /// Queue pairs.
-    pub queue_pairs: u16,
-    /// Link state at start.
-    pub link_up: bool,
-}
-
 /// Plans the machine, or says what in the VMI and the options does not go together.
 pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     let mut report = Report::default();
@@ -140,7 +129,7 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions, kernel: BootFile) -> LaunchPlan
         kernel,
         initrd: initrd(vmi, options),
         disks: sources,
-        nics: nics(vmi, options),
+        nics: nics::nics(vmi, options),
         hostname: spec.hostname.clone(),
         subdomain: spec.subdomain.clone(),
         grace_seconds: spec.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
@@ -211,18 +200,6 @@ fn disk_source(disk: &Disk, volume: &Volume, options: &PlanOptions) -> DiskSourc
         trusted: named.is_some(),
         cache: disk.cache,
     }
-}
-
-fn nics(vmi: &Vmi, options: &PlanOptions) -> Vec<NicSource> {
-    let devices = &vmi.spec.devices;
-    let nic = |nic: &crate::vmi::Interface| NicSource {
-        name: nic.name.clone(),
-        pod_interface: options.pod_interface.clone(),
-        mac: nic.mac,
-        queue_pairs: queues(vmi, devices.network_multi_queue),
-        link_up: nic.link_up,
-    };
-    devices.interfaces.iter().map(nic).collect()
 }
 
 /// One queue, or one a vCPU.

@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use launcher::network::{Binding, NetworkOptions, NetworkRequest, prepare};
+use launcher::vmi::DhcpOptions;
 use serde_json::Value;
 
 const CHILD_STATE: &str = "PV_TEST_STATE_DIR";
@@ -208,16 +209,18 @@ fn child() {
     .expect("writable");
     let request = NetworkRequest {
         nic_name: "default".into(),
-        pod_interface: "eth0".into(),
+        pod_interfaces: vec!["eth0".into()],
+        primary: true,
         mac: None,
         queue_pairs: queue_pairs.unwrap_or(1),
         binding: Binding::Bridge,
+        dhcp_options: DhcpOptions::default(),
     };
     let options = NetworkOptions {
         state_dir: state_dir.into(),
         resolv_conf,
         hostname: Some("vm".into()),
-        subdomain: None,
+        ..NetworkOptions::default()
     };
     match prepare(&[request], &options) {
         Ok((prepared, guard)) => {

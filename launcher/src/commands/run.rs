@@ -8,7 +8,7 @@ use vmm::plan::NicPlan;
 use super::CommandError;
 use crate::cli::{ConsoleTarget, LogFormat, RunArgs};
 use crate::exit::Exit;
-use crate::network::{self, Binding, NetworkGuard, NetworkOptions, NetworkRequest};
+use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::{self, Console, Descriptors, ListenSocket};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Signals, VmProcess};
@@ -109,10 +109,12 @@ fn prepare_network(
 fn network_request(nic: &NicSource) -> NetworkRequest {
     NetworkRequest {
         nic_name: nic.name.clone(),
-        pod_interface: nic.pod_interface.clone(),
+        pod_interfaces: nic.pod_interfaces.clone(),
+        primary: nic.primary,
         mac: nic.mac,
         queue_pairs: nic.queue_pairs,
-        binding: Binding::Bridge,
+        binding: nic.binding.clone(),
+        dhcp_options: nic.dhcp_options.clone(),
     }
 }
 

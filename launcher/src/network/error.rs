@@ -50,13 +50,14 @@ pub enum NetworkError {
     Netlink(#[source] io::Error),
     /// The pod has no such interface.
     #[error(
-        "The pod has no network interface {interface:?} (wanted by NIC {nic:?}); it has {present:?}"
+        "The pod has no network interface {} (wanted by NIC {nic:?}); it has {}",
+        interfaces.join(" or "), present.join(", ")
     )]
     NoSuchInterface {
         /// NIC of the VMI.
         nic: String,
-        /// The interface looked for.
-        interface: String,
+        /// The interfaces looked for.
+        interfaces: Vec<String>,
         /// The interfaces there are.
         present: Vec<String>,
     },

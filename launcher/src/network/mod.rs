@@ -23,19 +23,47 @@ mod restore;
 mod state;
 
 use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use devices::virtio::net::dhcp::DhcpLease;
+use serde::Serialize;
 
 pub use self::error::{NetworkError, Step};
 pub use self::guard::NetworkGuard;
 pub use self::prepare::prepare;
 
+use crate::vmi::{DhcpOptions, Port, Subnet};
+
+/// Where KubeVirt's node agent says what the pod's interface was (contract 5.4).
+const VIF_CACHE_DIR: &str = "/var/run/kubevirt-private";
+
 /// How a guest NIC joins the pod's network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Binding {
     /// `bridge: {}`: the guest takes over the pod NIC's MAC and IP addresses.
     Bridge,
+    /// `masquerade: {}`: the guest is behind network address translation.
+    Masquerade(Masquerade),
+    /// `passt: {}`: the guest is behind a passt process.
+    Passt {
+        /// Ports that are let in; all if empty.
+        ports: Vec<Port>,
+    },
+}
+
+/// The guest's side of network address translation. A family is used if the pod has a global
+/// address of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Masquerade {
+    /// IPv4 subnet of the guest.
+    pub ipv4: Subnet<Ipv4Addr>,
+    /// IPv6 subnet of the guest.
+    pub ipv6: Subnet<Ipv6Addr>,
+    /// Ports that are let in; all if empty.
+    pub ports: Vec<Port>,
 }
 
 /// One guest NIC to prepare.
@@ -43,14 +71,18 @@ pub enum Binding {
 pub struct NetworkRequest {
     /// Name of the interface in the VMI; for logs and errors.
     pub nic_name: String,
-    /// The pod's interface, e.g. `eth0`.
-    pub pod_interface: String,
+    /// Names of the pod's interface, e.g. `eth0`; the first that exists is taken.
+    pub pod_interfaces: Vec<String>,
+    /// It is the pod's first network.
+    pub primary: bool,
     /// MAC address of the guest; the pod interface's own if unset.
     pub mac: Option<[u8; 6]>,
     /// Queue pairs, 1 to 64; more than one makes a multi-queue TAP.
     pub queue_pairs: u16,
     /// How the guest NIC joins the pod's network.
     pub binding: Binding,
+    /// What DHCP says besides what the network says.
+    pub dhcp_options: DhcpOptions,
 }
 
 /// What is common to all NICs of a guest.
@@ -60,6 +92,8 @@ pub struct NetworkOptions {
     pub state_dir: PathBuf,
     /// The resolver configuration to hand on to the guest.
     pub resolv_conf: PathBuf,
+    /// Directory of KubeVirt's files about interfaces that its node agent has prepared.
+    pub vif_cache_dir: PathBuf,
     /// Host name for the guest; the pod's if unset.
     pub hostname: Option<String>,
     /// The VMI's `subdomain`.
@@ -71,6 +105,7 @@ impl Default for NetworkOptions {
         Self {
             state_dir: PathBuf::from("/run/podvisor"),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            vif_cache_dir: PathBuf::from(VIF_CACHE_DIR),
             hostname: None,
             subdomain: None,
         }

@@ -17,14 +17,19 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// `None` if a name would be too long.
-    pub(super) fn of(interface: &str) -> Option<Self> {
+    /// The names for a pod interface, which is or is not the pod's first. `None` if one would be
+    /// too long.
+    pub(super) fn of(interface: &str, primary: bool) -> Option<Self> {
         let base = interface.strip_prefix("pod").unwrap_or(interface);
         let names = Self {
             interface: interface.to_owned(),
             nic: format!("{base}-nic"),
             bridge: format!("k6t-{base}"),
-            tap: format!("tap{}", interface.get(3..).unwrap_or(interface)),
+            tap: if primary {
+                "tap0".to_owned()
+            } else {
+                format!("tap{}", interface.get(3..).unwrap_or(interface))
+            },
         };
         let all = [&names.interface, &names.nic, &names.bridge, &names.tap];
         let fit = !base.is_empty() && all.iter().all(|name| name.len() <= MAX_NAME);
@@ -45,16 +50,24 @@ mod tests {
 
     #[test]
     fn names_are_those_of_kubevirt() {
-        let names = Names::of("eth0").expect("short enough");
+        let names = Names::of("eth0", true).expect("short enough");
         assert_eq!(names.nic, "eth0-nic");
         assert_eq!(names.bridge, "k6t-eth0");
         assert_eq!(names.tap, "tap0");
-        let names = Names::of("podb1f51a511f1").expect("short enough");
+        let names = Names::of("podb1f51a511f1", false).expect("short enough");
         assert_eq!(names.nic, "b1f51a511f1-nic");
         assert_eq!(names.bridge, "k6t-b1f51a511f1");
         assert_eq!(names.tap, "tapb1f51a511f1");
-        assert_eq!(Names::of("averylongname0"), None);
-        assert_eq!(Names::of("pod"), None);
+        assert_eq!(
+            Names::of("net1", false).map(|names| names.tap),
+            Some("tap1".into())
+        );
+        assert_eq!(
+            Names::of("ovn-udn1", true).map(|names| names.tap),
+            Some("tap0".into())
+        );
+        assert_eq!(Names::of("averylongname0", false), None);
+        assert_eq!(Names::of("pod", false), None);
     }
 
     #[test]

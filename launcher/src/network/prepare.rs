@@ -13,7 +13,7 @@ use super::names::{Names, server_address};
 use super::netlink::{Link, Netlink};
 use super::restore::{is_route_worth_saving, is_worth_saving};
 use super::state::{Place, SavedInterface};
-use super::{NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork, bridge};
+use super::{Binding, NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork, bridge};
 
 /// How long to wait for the TAP of a killed run to vanish with its last holder.
 const STALE_TAP_PATIENCE: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub fn prepare(
         let netlink = Netlink::connect()?;
         let mut prepared = Vec::new();
         for (index, request) in requests.iter().enumerate() {
-            let task = Task::new(&netlink, request, options, index)?;
+            let task = Task::new(&netlink, request, options, index).await?;
             prepared.push(task.run(&mut guard).await?);
         }
         Ok(prepared)
@@ -52,6 +52,37 @@ pub fn prepare(
     drop(runtime);
     // An error drops the guard, which undoes the NICs before this one and what was begun of it.
     prepared.map(|prepared| (prepared, guard))
+}
+
+/// The names for the first of the possible pod interfaces that is there, perhaps as a NIC that a
+/// killed run has renamed.
+async fn choose_interface(
+    netlink: &Netlink,
+    request: &NetworkRequest,
+) -> Result<Names, NetworkError> {
+    let links = netlink.links().await?;
+    let is_there = |name: &str| links.iter().any(|link| link.name == name);
+    for interface in &request.pod_interfaces {
+        let Some(names) = Names::of(interface, request.primary) else {
+            return Err(NetworkError::Unusable {
+                nic: request.nic_name.clone(),
+                interface: interface.clone(),
+                reason: "its name is too long to derive others from".into(),
+            });
+        };
+        if is_there(&names.interface) || is_there(&names.nic) {
+            return Ok(names);
+        }
+    }
+    Err(no_such_interface(request, &links))
+}
+
+fn no_such_interface(request: &NetworkRequest, links: &[Link]) -> NetworkError {
+    NetworkError::NoSuchInterface {
+        nic: request.nic_name.clone(),
+        interfaces: request.pod_interfaces.clone(),
+        present: links.iter().map(|link| link.name.clone()).collect(),
+    }
 }
 
 /// The preparation of one NIC.
@@ -67,20 +98,15 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    fn new(
+    async fn new(
         netlink: &'a Netlink,
         request: &'a NetworkRequest,
         options: &'a NetworkOptions,
         index: usize,
     ) -> Result<Self, NetworkError> {
-        let interface = &request.pod_interface;
-        let names = Names::of(interface).ok_or_else(|| NetworkError::Unusable {
-            nic: request.nic_name.clone(),
-            interface: interface.clone(),
-            reason: "its name is too long to derive others from".into(),
-        })?;
+        let names = choose_interface(netlink, request).await?;
         let place = Place::here().map_err(NetworkError::Netlink)?;
-        let file = place.file(&options.state_dir, interface);
+        let file = place.file(&options.state_dir, &names.interface);
         Ok(Self {
             netlink,
             request,
@@ -93,6 +119,9 @@ impl<'a> Task<'a> {
     }
 
     async fn run(self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
+        if self.request.binding != Binding::Bridge {
+            return Err(self.unusable("only the bridge binding is there yet"));
+        }
         if let Some(saved) = SavedInterface::load(&self.file, &self.place) {
             self.recover(saved).await?;
         }
@@ -114,11 +143,7 @@ impl<'a> Task<'a> {
                 }
                 self.take_over(link, guard).await
             }
-            (None, None) => Err(NetworkError::NoSuchInterface {
-                nic: self.request.nic_name.clone(),
-                interface: self.names.interface,
-                present: links.into_iter().map(|link| link.name).collect(),
-            }),
+            (None, None) => Err(no_such_interface(self.request, &links)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! `spec.domain.devices`.
 
 use super::disks::{self, Disk};
-use super::networks::{self, Interface};
+use super::interfaces::{self, Interface};
 use super::reader::{Fields, Node, Object};
 
 /// Devices of the machine.
@@ -85,11 +85,8 @@ impl Devices {
     pub(super) fn add_default_interface(&mut self, has_networks: bool) -> bool {
         let add = self.autoattach_pod_interface && self.interfaces.is_empty() && !has_networks;
         if add {
-            self.interfaces.push(Interface {
-                name: "default".to_owned(),
-                mac: None,
-                link_up: true,
-            });
+            self.interfaces
+                .push(Interface::default_bridge("default".to_owned()));
         }
         add
     }
@@ -119,7 +116,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
     let flag = |name, default| object.boolean(name).unwrap_or(default);
     Devices {
         disks: disks::read(&object.items("disks")),
-        interfaces: networks::read_interfaces(&object.items("interfaces")),
+        interfaces: interfaces::read(&object.items("interfaces")),
         autoattach_pod_interface: flag("autoattachPodInterface", true),
         rng: object.get("rng").is_some(),
         serial_console: flag("autoattachSerialConsole", true),

@@ -8,9 +8,11 @@
 mod check;
 mod cpu;
 mod devices;
+mod dhcp_options;
 mod disks;
 pub mod document;
 mod firmware;
+mod interfaces;
 mod memory;
 mod metadata;
 mod networks;
@@ -29,12 +31,14 @@ use serde_json::Value;
 
 pub use self::cpu::Cpu;
 pub use self::devices::Devices;
+pub use self::dhcp_options::DhcpOptions;
 pub use self::disks::{BlockSize, Disk};
 pub use self::document::ReadDocumentError;
 pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS};
+pub use self::interfaces::{Interface, InterfaceBinding, Port, Protocol};
 pub use self::memory::Memory;
 pub use self::metadata::Metadata;
-pub use self::networks::Interface;
+pub use self::networks::{Address, Network, NetworkSource, Subnet};
 pub use self::report::{FieldError, Note, Report};
 pub use self::spec::{RebootPolicy, Spec};
 pub use self::volumes::{Volume, VolumeSource};

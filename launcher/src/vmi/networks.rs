@@ -1,181 +1,259 @@
-//! `spec.networks[]` and `spec.domain.devices.interfaces[]`.
+//! `spec.networks[]`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::reader::{Fields, Node, Object};
 
-/// A virtio-net NIC with the bridge binding.
+/// A network that the pod is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Name, shared with its network.
+pub struct Network {
+    /// Name, shared with its interface.
     pub name: String,
-    /// MAC address of the guest; the pod interface's if unset.
-    pub mac: Option<[u8; 6]>,
-    /// The guest sees a carrier.
-    pub link_up: bool,
+    /// Where it comes from.
+    pub source: NetworkSource,
+}
+
+/// Where a network comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkSource {
+    /// `pod: {}`, with the guest's subnets under the masquerade binding if they are named.
+    Pod {
+        /// `vmNetworkCIDR`.
+        ipv4: Option<Subnet<Ipv4Addr>>,
+        /// `vmIPv6NetworkCIDR`.
+        ipv6: Option<Subnet<Ipv6Addr>>,
+    },
+    /// `multus: {networkName: …}`.
+    Multus {
+        /// It stands for the pod network (`default: true`).
+        default: bool,
+    },
+}
+
+impl Network {
+    /// The network of a VMI that names none.
+    pub(super) fn default_pod(name: String) -> Self {
+        let source = NetworkSource::Pod {
+            ipv4: None,
+            ipv6: None,
+        };
+        Self { name, source }
+    }
+
+    /// Whether it is the pod's first network, that of `eth0`.
+    pub fn is_primary(&self) -> bool {
+        match self.source {
+            NetworkSource::Pod { .. } => true,
+            NetworkSource::Multus { default } => default,
+        }
+    }
+}
+
+/// Addresses with a common prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subnet<A> {
+    /// The first one.
+    pub network: A,
+    /// Prefix length, bits.
+    pub prefix_len: u8,
+}
+
+/// An IP address of either family, as far as subnets need it.
+pub trait Address: Copy + std::str::FromStr + Into<IpAddr> {
+    /// Bits of an address.
+    const BITS: u8;
+    /// The address as a number.
+    fn number(self) -> u128;
+    /// The address of a number; higher bits are ignored.
+    fn of(number: u128) -> Self;
+}
+
+impl Address for Ipv4Addr {
+    const BITS: u8 = 32;
+
+    fn number(self) -> u128 {
+        self.to_bits().into()
+    }
+
+    fn of(number: u128) -> Self {
+        Self::from_bits(number as u32)
+    }
+}
+
+impl Address for Ipv6Addr {
+    const BITS: u8 = 128;
+
+    fn number(self) -> u128 {
+        self.to_bits()
+    }
+
+    fn of(number: u128) -> Self {
+        Self::from_bits(number)
+    }
+}
+
+impl<A: Address> Subnet<A> {
+    /// `ADDRESS/PREFIX` with room for a gateway and a guest; bits behind the prefix are cleared.
+    fn parse(text: &str) -> Option<Self> {
+        let (address, prefix_len) = text.split_once('/')?;
+        let address: A = address.parse().ok()?;
+        let prefix_len = prefix_len
+            .parse()
+            .ok()
+            .filter(|len| (1..=A::BITS - 2).contains(len))?;
+        let host_bits = A::BITS - prefix_len;
+        let network = A::of(address.number() >> host_bits << host_bits);
+        let ip: IpAddr = network.into();
+        let usable = !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified();
+        usable.then_some(Self {
+            network,
+            prefix_len,
+        })
+    }
+
+    /// The address number `host` of the subnet.
+    fn host(&self, host: u8) -> A {
+        A::of(self.network.number() | u128::from(host))
+    }
+
+    /// The guest's gateway: the first address.
+    pub fn gateway(&self) -> A {
+        self.host(1)
+    }
+
+    /// The guest's address: the second.
+    pub fn guest(&self) -> A {
+        self.host(2)
+    }
 }
 
 const NETWORK: Fields = Fields {
-    honoured: &["name", "pod"],
+    honoured: &["multus", "name", "pod"],
     accepted: &[],
-    refused: &[
-        ("multus", "only the pod network is supported"),
-        ("resourceClaim", "only the pod network is supported"),
-    ],
+    refused: &[(
+        "resourceClaim",
+        "only pod and multus networks are supported",
+    )],
 };
 
 const POD: Fields = Fields {
-    honoured: &[],
-    accepted: &[],
-    refused: &[
-        (
-            "vmIPv6NetworkCIDR",
-            "the bridge binding gives the guest the pod's addresses",
-        ),
-        (
-            "vmNetworkCIDR",
-            "the bridge binding gives the guest the pod's addresses",
-        ),
-    ],
-};
-
-const ONLY_BRIDGE: &str = "only `bridge: {}` is supported";
-
-const INTERFACE: Fields = Fields {
-    honoured: &["bridge", "macAddress", "model", "name", "state"],
-    accepted: &[
-        ("bootOrder", "the kernel is booted directly"),
-        ("ports", "the bridge binding lets all ports through"),
-        ("portRanges", "the bridge binding lets all ports through"),
-        ("tag", "there is no device metadata for it"),
-    ],
-    refused: &[
-        ("acpiIndex", "ACPI indices of NICs are not supported"),
-        ("binding", ONLY_BRIDGE),
-        ("dhcpOptions", "DHCP options come from the pod's network"),
-        ("macvtap", ONLY_BRIDGE),
-        ("masquerade", ONLY_BRIDGE),
-        ("passt", ONLY_BRIDGE),
-        ("passtBinding", ONLY_BRIDGE),
-        (
-            "pciAddress",
-            "PCI addresses follow the order of the devices",
-        ),
-        ("slirp", ONLY_BRIDGE),
-        ("sriov", ONLY_BRIDGE),
-    ],
-};
-
-const BRIDGE: Fields = Fields {
-    honoured: &[],
+    honoured: &["vmIPv6NetworkCIDR", "vmNetworkCIDR"],
     accepted: &[],
     refused: &[],
 };
 
-/// Reads the names of the networks, each the pod network.
-pub(super) fn read_networks(items: &[Node<'_>]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    let mut has_pod = false;
+const MULTUS: Fields = Fields {
+    honoured: &["default", "networkName"],
+    accepted: &[],
+    refused: &[],
+};
+
+pub(super) fn read(items: &[Node<'_>]) -> Vec<Network> {
+    let mut networks: Vec<Network> = Vec::new();
     for item in items {
         let network = item.object(&NETWORK);
-        match network.get("pod") {
-            Some(pod) => {
-                pod.object(&POD);
-                if has_pod {
-                    item.error_found("a second pod network", "one network: the pod has one NIC");
-                }
-                has_pod = true;
+        let source = read_source(item, &network);
+        let names: Vec<_> = networks.iter().map(|network| &*network.name).collect();
+        let name = unique_name(&network, "the name of an interface", &names);
+        let (Some(name), Some(source)) = (name, source) else {
+            continue;
+        };
+        let network = Network { name, source };
+        if network.is_primary() && networks.iter().any(Network::is_primary) {
+            item.error_found(
+                "a second primary network",
+                "one of pod and multus with default: true",
+            );
+        }
+        networks.push(network);
+    }
+    networks
+}
+
+fn read_source(item: &Node<'_>, network: &Object<'_>) -> Option<NetworkSource> {
+    match (network.get("pod"), network.get("multus")) {
+        (Some(pod), None) => {
+            let pod = pod.object(&POD);
+            Some(NetworkSource::Pod {
+                ipv4: pod
+                    .get("vmNetworkCIDR")
+                    .and_then(|node| read_subnet(&node, "10.0.2.0/24")),
+                ipv6: pod
+                    .get("vmIPv6NetworkCIDR")
+                    .and_then(|node| read_subnet(&node, "fd10:0:2::/120")),
+            })
+        }
+        (None, Some(multus)) => {
+            let multus = multus.object(&MULTUS);
+            multus
+                .require("networkName", "the name of a NetworkAttachmentDefinition")?
+                .string()?;
+            let default = multus.boolean("default").unwrap_or(false);
+            Some(NetworkSource::Multus { default })
+        }
+        (Some(_), Some(_)) => {
+            item.error_found("pod and multus", "one of them");
+            None
+        }
+        (None, None) => {
+            if !network.is_explained() {
+                network.missing("pod", "pod: {} or multus: {networkName: …}");
             }
-            None if network.is_explained() => {}
-            None => network.missing("pod", "{}"),
-        }
-        if let Some(name) = unique_name(&network, "the name of an interface", &names) {
-            names.push(name);
+            None
         }
     }
-    names
 }
 
-pub(super) fn read_interfaces(items: &[Node<'_>]) -> Vec<Interface> {
-    let mut interfaces: Vec<Interface> = Vec::new();
-    let mut names: Vec<String> = Vec::new();
-    for item in items {
-        let interface = item.object(&INTERFACE);
-        match interface.get("bridge") {
-            Some(bridge) => drop(bridge.object(&BRIDGE)),
-            None if interface.is_explained() => {}
-            None => interface.missing("bridge", "{}"),
-        }
-        if let Some(model) = interface.get("model") {
-            model.word(&["virtio"]);
-        }
-        let mac = interface.get("macAddress").and_then(|mac| read_mac(&mac));
-        let state = interface
-            .get("state")
-            .and_then(|state| state.word(&["up", "down"]));
-        if let Some(name) = unique_name(&interface, "the name of a network", &names) {
-            names.push(name.clone());
-            interfaces.push(Interface {
-                name,
-                mac,
-                link_up: state != Some("down"),
-            });
-        }
+fn read_subnet<A: Address>(node: &Node<'_>, example: &str) -> Option<Subnet<A>> {
+    let text = node.string()?;
+    let subnet = Subnet::parse(text);
+    if subnet.is_none() {
+        node.error(format_args!(
+            "a unicast subnet with room for two addresses, such as {example}"
+        ));
     }
-    interfaces
+    subnet
 }
 
-fn unique_name(object: &Object<'_>, accepted: &str, names: &[String]) -> Option<String> {
+/// The name of a network or an interface, which no other of its kind may have.
+pub(super) fn unique_name(object: &Object<'_>, accepted: &str, names: &[&str]) -> Option<String> {
     let node = object.require("name", accepted)?;
     let name = node.label()?;
-    if names.iter().any(|other| other == name) {
+    if names.contains(&name) {
         node.error("each name once");
         return None;
     }
     Some(name.to_owned())
 }
 
-fn read_mac(node: &Node<'_>) -> Option<[u8; 6]> {
-    let mac = node.string().and_then(parse_mac);
-    if mac.is_none() {
-        node.error("a unicast MAC address such as 02:00:00:00:00:01");
-    }
-    mac
-}
-
-/// A MAC address that a NIC can have: six octets joined by `:` or `-`, unicast, not zero.
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let separator = if text.contains('-') { '-' } else { ':' };
-    let mut mac = [0; 6];
-    let mut octets = text.split(separator);
-    for byte in &mut mac {
-        let octet = octets
-            .next()
-            .filter(|octet| octet.len() == 2 && !octet.starts_with('+'))?;
-        *byte = u8::from_str_radix(octet, 16).ok()?;
-    }
-    (octets.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::parse_mac;
+    use super::*;
 
     #[test]
-    fn macs() {
-        assert_eq!(parse_mac("02:00:00:00:00:fF"), Some([2, 0, 0, 0, 0, 255]));
-        assert_eq!(parse_mac("02-00-00-00-00-01"), Some([2, 0, 0, 0, 0, 1]));
+    fn subnets() {
+        let subnet = Subnet::<Ipv4Addr>::parse("10.0.2.9/24").expect("a subnet");
+        assert_eq!(subnet.network, Ipv4Addr::new(10, 0, 2, 0));
+        assert_eq!(subnet.gateway(), Ipv4Addr::new(10, 0, 2, 1));
+        assert_eq!(subnet.guest(), Ipv4Addr::new(10, 0, 2, 2));
+        let subnet = Subnet::<Ipv6Addr>::parse("fd10:0:2::/120").expect("a subnet");
+        assert_eq!(subnet.guest().to_string(), "fd10:0:2::2");
         for bad in [
+            "10.0.2.0",
+            "10.0.2.0/31",
+            "10.0.2.0/0",
+            "127.0.0.0/8",
+            "224.0.0.0/24",
+            "0.0.0.0/8",
+            "fd10::/64",
+            "10.0.2.0/-1",
+            "/24",
             "",
-            "02:00:00:00:00",
-            "02:00:00:00:00:01:02",
-            "02:00:00:00:00:0g",
-            "02:00:00:00:00:+1",
-            "2:0:0:0:0:1",
-            "00:00:00:00:00:00",
-            "03:00:00:00:00:01",
-            "ff:ff:ff:ff:ff:ff",
-            "02:00-00:00:00:01",
         ] {
-            assert_eq!(parse_mac(bad), None, "{bad}");
+            assert_eq!(Subnet::<Ipv4Addr>::parse(bad), None, "{bad}");
         }
+        assert_eq!(Subnet::<Ipv6Addr>::parse("fd10::/127"), None);
+        assert_eq!(Subnet::<Ipv6Addr>::parse("ff02::/64"), None);
     }
 }

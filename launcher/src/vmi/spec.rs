@@ -4,7 +4,7 @@ use super::cpu::{self, Cpu};
 use super::devices::{self, Devices};
 use super::firmware::{self, KernelBoot};
 use super::memory::{self, Memory};
-use super::networks;
+use super::networks::{self, Network};
 use super::reader::{Fields, Node, Object};
 use super::resources::{self, OF_THE_POD};
 use super::volumes::{self, Volume};
@@ -30,8 +30,8 @@ pub struct Spec {
     pub reboot_policy: RebootPolicy,
     /// Devices.
     pub devices: Devices,
-    /// Names of the networks; each is the pod network.
-    pub networks: Vec<String>,
+    /// The networks of the interfaces.
+    pub networks: Vec<Network>,
     /// Where disks come from.
     pub volumes: Vec<Volume>,
 }
@@ -152,7 +152,7 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
         start_paused: start.is_some(),
         hostname: dns_name(&spec, "hostname"),
         subdomain: dns_name(&spec, "subdomain"),
-        networks: networks::read_networks(&spec.items("networks")),
+        networks: networks::read(&spec.items("networks")),
         volumes: volumes::read(&spec.items("volumes")),
         ..Spec::default()
     };
@@ -161,7 +161,8 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
     }
     let has_networks = !read.networks.is_empty();
     if read.devices.add_default_interface(has_networks) {
-        read.networks.push("default".to_owned());
+        read.networks
+            .push(Network::default_pod("default".to_owned()));
     }
     read
 }

@@ -1,0 +1,121 @@
+//! NICs of the plan, and the names of the pod's interfaces behind them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{PlanOptions, queues};
+use crate::network::{Binding, Masquerade};
+use crate::vmi::{DhcpOptions, Interface, InterfaceBinding, Network, NetworkSource, Subnet, Vmi};
+
+/// The guest's subnet under the masquerade binding (contract 5.3).
+const DEFAULT_IPV4: Subnet<Ipv4Addr> = Subnet {
+    network: Ipv4Addr::new(10, 0, 2, 0),
+    prefix_len: 24,
+};
+const DEFAULT_IPV6: Subnet<Ipv6Addr> = Subnet {
+    network: Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0),
+    prefix_len: 120,
+};
+
+/// Hexadecimal digits of the hash in the name of a secondary network's interface.
+const HASH_DIGITS: usize = 11;
+
+/// A NIC and the pod's interface behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NicSource {
+    /// Name of the interface in the VMI.
+    pub name: String,
+    /// Names of the pod's interface; the first that exists is taken.
+    pub pod_interfaces: Vec<String>,
+    /// It is the pod's first network.
+    pub primary: bool,
+    /// How it joins the pod's network.
+    pub binding: Binding,
+    /// MAC address asked for; the pod interface's own if unset.
+    pub mac: Option<[u8; 6]>,
+    /// Queue pairs.
+    pub queue_pairs: u16,
+    /// Link state at start.
+    pub link_up: bool,
+    /// What DHCP says besides what the network says.
+    pub dhcp_options: DhcpOptions,
+    /// Device number on the PCI bus; the next free one if unset.
+    pub pci_slot: Option<u8>,
+    /// Drop frames of the guest that do not come from its MAC address.
+    pub mac_spoof_check: bool,
+}
+
+pub(super) fn nics(vmi: &Vmi, options: &PlanOptions) -> Vec<NicSource> {
+    let devices = &vmi.spec.devices;
+    let nic = |nic: &Interface| {
+        let network = |network: &&Network| network.name == nic.name;
+        let network = vmi.spec.networks.iter().find(network)?;
+        Some(NicSource {
+            name: nic.name.clone(),
+            pod_interfaces: pod_interfaces(network, &vmi.spec.networks, options),
+            primary: network.is_primary(),
+            binding: binding(nic, network),
+            mac: nic.mac,
+            queue_pairs: queues(vmi, devices.network_multi_queue),
+            link_up: nic.link_up,
+            dhcp_options: nic.dhcp_options.clone(),
+            pci_slot: nic.pci_slot,
+            mac_spoof_check: options.mac_spoof_check,
+        })
+    };
+    devices.interfaces.iter().filter_map(nic).collect()
+}
+
+/// KubeVirt's names (contract 5.1): one made of a hash of the network's name, or, in old pods, by
+/// order among the secondary networks.
+fn pod_interfaces(network: &Network, all: &[Network], options: &PlanOptions) -> Vec<String> {
+    if network.is_primary() {
+        return vec![options.pod_interface.clone()];
+    }
+    let mut secondary = all.iter().filter(|network| !network.is_primary());
+    let order = secondary.position(|other| other.name == network.name);
+    let mut names = vec![hashed_name(&network.name)];
+    names.extend(order.map(|order| format!("net{}", order + 1)));
+    names
+}
+
+fn hashed_name(network: &str) -> String {
+    let hash = Sha256::digest(network.as_bytes());
+    let mut digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.truncate(HASH_DIGITS);
+    format!("pod{digits}")
+}
+
+fn binding(nic: &Interface, network: &Network) -> Binding {
+    match nic.binding {
+        InterfaceBinding::Bridge => Binding::Bridge,
+        InterfaceBinding::Passt => Binding::Passt {
+            ports: nic.ports.clone(),
+        },
+        InterfaceBinding::Masquerade => {
+            let (ipv4, ipv6) = match network.source {
+                NetworkSource::Pod { ipv4, ipv6 } => (ipv4, ipv6),
+                NetworkSource::Multus { .. } => (None, None),
+            };
+            Binding::Masquerade(Masquerade {
+                ipv4: ipv4.unwrap_or(DEFAULT_IPV4),
+                ipv6: ipv6.unwrap_or(DEFAULT_IPV6),
+                ports: nic.ports.clone(),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secondary_interfaces_are_named_by_hash() {
+        // `printf red | sha256sum`, the first 11 digits.
+        assert_eq!(hashed_name("red"), "podb1f51a511f1");
+    }
+}

@@ -1,0 +1,276 @@
+//! `spec.domain.devices.interfaces[]`.
+
+use super::dhcp_options::{self, DhcpOptions};
+use super::networks::unique_name;
+use super::reader::{Fields, Node, Object};
+
+/// A virtio-net NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name, shared with its network.
+    pub name: String,
+    /// How it joins its network.
+    pub binding: InterfaceBinding,
+    /// MAC address of the guest; the pod interface's if unset.
+    pub mac: Option<[u8; 6]>,
+    /// The guest sees a carrier.
+    pub link_up: bool,
+    /// Ports that a masquerade or passt binding lets in; all if empty.
+    pub ports: Vec<Port>,
+    /// What DHCP says besides what the network says.
+    pub dhcp_options: DhcpOptions,
+    /// Device number on PCI bus 0, 1 to 31; the next free one if unset.
+    pub pci_slot: Option<u8>,
+}
+
+impl Interface {
+    /// The NIC of a VMI that names none.
+    pub(super) fn default_bridge(name: String) -> Self {
+        Self {
+            name,
+            binding: InterfaceBinding::Bridge,
+            mac: None,
+            link_up: true,
+            ports: Vec::new(),
+            dhcp_options: DhcpOptions::default(),
+            pci_slot: None,
+        }
+    }
+}
+
+/// How a NIC joins its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterfaceBinding {
+    /// The guest takes over the pod interface's identity.
+    Bridge,
+    /// The guest is behind network address translation.
+    Masquerade,
+    /// The guest is behind a passt process.
+    Passt,
+}
+
+/// A port that is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    /// Of which protocol.
+    pub protocol: Protocol,
+    /// Its number, 1 to 65535.
+    pub port: u16,
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+const BINDINGS: &str = "bridge, masquerade or passt";
+
+const INTERFACE: Fields = Fields {
+    honoured: &[
+        "bridge",
+        "dhcpOptions",
+        "macAddress",
+        "masquerade",
+        "model",
+        "name",
+        "passt",
+        "passtBinding",
+        "pciAddress",
+        "ports",
+        "state",
+    ],
+    accepted: &[
+        ("bootOrder", "the kernel is booted directly"),
+        (
+            "tag",
+            "a tag goes to the guest in cloud-init's device metadata, which there is none of",
+        ),
+    ],
+    refused: &[
+        ("acpiIndex", "ACPI indices of NICs are not supported"),
+        (
+            "binding",
+            "binding plugins are not supported: use bridge, masquerade or passt",
+        ),
+        (
+            "macvtap",
+            "KubeVirt has removed it: use bridge, masquerade or passt",
+        ),
+        ("portRanges", "list each port in ports"),
+        (
+            "slirp",
+            "KubeVirt has removed it: use bridge, masquerade or passt",
+        ),
+        (
+            "sriov",
+            "there is no PCI passthrough: use bridge, masquerade or passt",
+        ),
+    ],
+};
+
+const EMPTY: Fields = Fields {
+    honoured: &[],
+    accepted: &[],
+    refused: &[],
+};
+
+const PORT: Fields = Fields {
+    honoured: &["name", "port", "protocol"],
+    accepted: &[],
+    refused: &[],
+};
+
+pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
+    let mut interfaces: Vec<Interface> = Vec::new();
+    for item in items {
+        let object = item.object(&INTERFACE);
+        let binding = read_binding(item, &object);
+        if let Some(model) = object.get("model") {
+            model.word(&["virtio"]);
+        }
+        let state = object
+            .get("state")
+            .and_then(|state| state.word(&["up", "down"]));
+        let dhcp_options = object.get("dhcpOptions");
+        let ports = object.items("ports");
+        let names: Vec<_> = interfaces.iter().map(|nic| &*nic.name).collect();
+        let name = unique_name(&object, "the name of a network", &names);
+        let interface = Interface {
+            name: name.unwrap_or_default(),
+            binding: binding.unwrap_or(InterfaceBinding::Bridge),
+            mac: object.get("macAddress").and_then(|mac| read_mac(&mac)),
+            link_up: state != Some("down"),
+            ports: ports.iter().filter_map(read_port).collect(),
+            dhcp_options: dhcp_options
+                .map(|node| dhcp_options::read(&node))
+                .unwrap_or_default(),
+            pci_slot: object.get("pciAddress").and_then(|node| read_slot(&node)),
+        };
+        if interface.binding == InterfaceBinding::Bridge && !interface.ports.is_empty() {
+            object.note("ports", "the bridge binding lets all ports through");
+        }
+        if !interface.name.is_empty() {
+            interfaces.push(interface);
+        }
+    }
+    interfaces
+}
+
+fn read_binding(item: &Node<'_>, interface: &Object<'_>) -> Option<InterfaceBinding> {
+    let known = [
+        ("bridge", InterfaceBinding::Bridge),
+        ("masquerade", InterfaceBinding::Masquerade),
+        ("passt", InterfaceBinding::Passt),
+        ("passtBinding", InterfaceBinding::Passt),
+    ];
+    let mut found = known
+        .into_iter()
+        .filter_map(|(name, binding)| Some((name, interface.get(name)?, binding)));
+    let Some((_, node, binding)) = found.next() else {
+        if !interface.is_explained() {
+            interface.missing("bridge", format!("{{}}, or one of {BINDINGS}").as_str());
+        }
+        return None;
+    };
+    node.object(&EMPTY);
+    if let Some((name, _, _)) = found.next() {
+        item.error_found(format_args!("a second binding, {name}"), "one binding");
+    }
+    if binding == InterfaceBinding::Passt {
+        node.error("nothing, passt is not supported yet: use bridge or masquerade");
+    }
+    Some(binding)
+}
+
+fn read_port(item: &Node<'_>) -> Option<Port> {
+    let port = item.object(&PORT);
+    if let Some(name) = port.get("name") {
+        name.string();
+    }
+    let protocol = port.get("protocol").map(|node| {
+        let word = node.string().map(str::to_ascii_uppercase);
+        let known = match word.as_deref() {
+            Some("TCP") => Some(Protocol::Tcp),
+            Some("UDP") => Some(Protocol::Udp),
+            Some("SCTP") => Some(Protocol::Sctp),
+            _ => None,
+        };
+        if known.is_none() && word.is_some() {
+            node.error("TCP, UDP, SCTP");
+        }
+        known
+    });
+    let number = port
+        .require("port", "a port number")?
+        .integer(1..=u64::from(u16::MAX))?;
+    Some(Port {
+        protocol: protocol.unwrap_or(Some(Protocol::Tcp))?,
+        port: number as u16,
+    })
+}
+
+/// A PCI address `DDDD:BB:DD.F`; there is one bus, and NICs are function 0.
+fn read_slot(node: &Node<'_>) -> Option<u8> {
+    let slot = node.string()?.strip_prefix("0000:00:").and_then(|rest| {
+        let digits = rest.strip_suffix(".0")?;
+        let hex = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let slot = u8::from_str_radix(digits, 16).ok().filter(|_| hex)?;
+        (1..=31).contains(&slot).then_some(slot)
+    });
+    if slot.is_none() {
+        node.error("an address from 0000:00:01.0 to 0000:00:1f.0: there is one PCI bus");
+    }
+    slot
+}
+
+fn read_mac(node: &Node<'_>) -> Option<[u8; 6]> {
+    let mac = node.string().and_then(parse_mac);
+    if mac.is_none() {
+        node.error("a unicast MAC address such as 02:00:00:00:00:01");
+    }
+    mac
+}
+
+/// A MAC address that a NIC can have: six octets joined by `:` or `-`, unicast, not zero.
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let separator = if text.contains('-') { '-' } else { ':' };
+    let mut mac = [0; 6];
+    let mut octets = text.split(separator);
+    for byte in &mut mac {
+        let octet = octets
+            .next()
+            .filter(|octet| octet.len() == 2 && !octet.starts_with('+'))?;
+        *byte = u8::from_str_radix(octet, 16).ok()?;
+    }
+    (octets.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+#[cfg(test)]
+mod tests {
+    use super::parse_mac;
+
+    #[test]
+    fn macs() {
+        assert_eq!(parse_mac("02:00:00:00:00:fF"), Some([2, 0, 0, 0, 0, 255]));
+        assert_eq!(parse_mac("02-00-00-00-00-01"), Some([2, 0, 0, 0, 0, 1]));
+        for bad in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "02:00:00:00:00:0g",
+            "02:00:00:00:00:+1",
+            "2:0:0:0:0:1",
+            "00:00:00:00:00:00",
+            "03:00:00:00:00:01",
+            "ff:ff:ff:ff:ff:ff",
+            "02:00-00:00:00:01",
+        ] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+    }
+}
