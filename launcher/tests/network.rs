@@ -10,13 +10,15 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use launcher::network::{Binding, NetworkOptions, NetworkRequest, prepare};
-use launcher::vmi::DhcpOptions;
+use launcher::network::{Binding, Masquerade, NetworkOptions, NetworkRequest, prepare};
+use launcher::vmi::{DhcpOptions, Port, Protocol, Subnet};
 use serde_json::Value;
 
 const CHILD_STATE: &str = "PV_TEST_STATE_DIR";
 const CHILD_CONNECT: &str = "PV_TEST_CONNECT";
 const CHILD_QUEUES: &str = "PV_TEST_QUEUES";
+/// The masquerade binding, with the ports that are let in.
+const CHILD_MASQUERADE: &str = "PV_TEST_MASQUERADE";
 
 fn ip(arguments: &str) -> String {
     let output = Command::new("ip")
@@ -99,7 +101,28 @@ impl Pod {
             }
             all.push(routes);
         }
+        all.push(self.nft_ruleset());
+        all.push(Value::from(self.inside(&[
+            "sh",
+            "-c",
+            "cd /proc/sys/net; cat ipv4/ip_forward; grep -rs . ipv4/conf ipv6/conf | sort",
+        ])));
         all
+    }
+
+    /// The output of a program inside the pod.
+    fn inside(&self, program: &[&str]) -> String {
+        let mut words = vec!["netns", "exec", &self.pod];
+        words.extend(program);
+        let output = Command::new("ip").args(words).output().expect("iproute2");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program:?}: {error}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn nft_ruleset(&self) -> Value {
+        let rules = self.inside(&["nft", "--json", "list", "ruleset"]);
+        serde_json::from_str(&rules).expect("JSON")
     }
 
     /// The kernel notices a carrier, and makes the link-local address that hangs on it, some time
@@ -121,16 +144,33 @@ impl Pod {
     }
 
     fn launch_without_waiting(&self, queues: u16) -> Launched {
-        let mut child = Command::new("ip")
+        self.start(|command| command.env(CHILD_QUEUES, queues.to_string()))
+    }
+
+    /// The same for the masquerade binding, with the ports that are let in.
+    fn masquerade(&self, ports: &[u16]) -> Launched {
+        let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+        self.start(|command| command.env(CHILD_MASQUERADE, ports.join(",")))
+    }
+
+    /// The same, and waits until the network is prepared.
+    fn launch_masquerade(&self, ports: &[u16]) -> Launched {
+        let mut launched = self.masquerade(ports);
+        let answer = launched.line();
+        assert!(answer.starts_with("prepared"), "{answer}");
+        launched
+    }
+
+    fn start(&self, set: impl FnOnce(&mut Command) -> &mut Command) -> Launched {
+        let mut command = Command::new("ip");
+        command
             .args(["netns", "exec", &self.pod])
             .arg(std::env::current_exe().expect("this test"))
             .args(["--exact", "child", "--nocapture", "--test-threads=1"])
             .env(CHILD_STATE, self.state.path())
-            .env(CHILD_QUEUES, queues.to_string())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("iproute2");
+            .stdout(Stdio::piped());
+        let mut child = set(&mut command).spawn().expect("iproute2");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         Launched { child, output }
     }
@@ -207,13 +247,17 @@ fn child() {
         "nameserver 10.96.0.10\nsearch a.svc.cluster.local\n",
     )
     .expect("writable");
+    let binding = match std::env::var(CHILD_MASQUERADE) {
+        Ok(ports) => masquerade(&ports),
+        Err(_) => Binding::Bridge,
+    };
     let request = NetworkRequest {
         nic_name: "default".into(),
         pod_interfaces: vec!["eth0".into()],
         primary: true,
         mac: None,
         queue_pairs: queue_pairs.unwrap_or(1),
-        binding: Binding::Bridge,
+        binding,
         dhcp_options: DhcpOptions::default(),
     };
     let options = NetworkOptions {
@@ -234,6 +278,25 @@ fn child() {
         }
         Err(error) => println!("pv: refused {error:?}"),
     }
+}
+
+fn masquerade(ports: &str) -> Binding {
+    let port = |port: &str| Port {
+        protocol: Protocol::Tcp,
+        port: port.parse().expect("a port"),
+    };
+    let ports = ports.split(',').filter(|port| !port.is_empty());
+    Binding::Masquerade(Masquerade {
+        ipv4: Subnet {
+            network: "10.0.2.0".parse().expect("an address"),
+            prefix_len: 24,
+        },
+        ipv6: Subnet {
+            network: "fd10:0:2::".parse().expect("an address"),
+            prefix_len: 120,
+        },
+        ports: ports.map(port).collect(),
+    })
 }
 
 fn link(pod: &Pod, name: &str) -> Value {
@@ -421,4 +484,126 @@ fn failures_say_what_is_missing_and_change_nothing() {
     let answer = pod.launch_without_waiting(1).line();
     assert!(answer.contains("NoSuchInterface"), "{answer}");
     assert!(answer.contains("eth7"), "{answer}");
+}
+
+#[test]
+fn masquerade_leaves_the_pods_nic_alone_and_everything_comes_back() {
+    let Some(pod) = Pod::new("masq") else { return };
+    let before = pod.snapshot();
+    let mut launched = pod.masquerade(&[]);
+    let answer = launched.line();
+    for expected in [
+        "prepared 1 ",
+        "mac: [10, 88, 10, 9, 0, 5]",
+        "mtu: 1450",
+        "address: 10.0.2.2, prefix_len: 24",
+        "server: 10.0.2.1",
+        "router: Some(10.0.2.1)",
+        "address: fd10:0:2::2, prefix_len: 120",
+        "gateway_mac: [2, 0, 0, 0, 0, 0]",
+    ] {
+        assert!(answer.contains(expected), "{expected} in {answer}");
+    }
+    assert_eq!(link(&pod, "tap0")["master"], "k6t-eth0");
+    assert_eq!(link(&pod, "k6t-eth0")["address"], "02:00:00:00:00:00");
+    assert_eq!(link(&pod, "k6t-eth0")["mtu"], 1450);
+    let addresses = pod.pod("addr show dev k6t-eth0");
+    for address in ["10.0.2.1/24", "fd10:0:2::1/120", "fe80::ff:fe00:0/64"] {
+        assert!(addresses.contains(address), "{address} in {addresses}");
+    }
+    let addresses = pod.pod("addr show dev eth0");
+    assert!(addresses.contains("10.9.0.5/24"), "{addresses}");
+    launched.restore();
+    pod.assert_is(&before);
+}
+
+#[test]
+fn masquerade_rules_are_those_of_kubevirt() {
+    let Some(pod) = Pod::new("rules") else { return };
+    let launched = pod.launch_masquerade(&[22, 80]);
+    let rules = pod.inside(&["nft", "--stateless", "list", "table", "ip", "podvisor-eth0"]);
+    for rule in [
+        "type nat hook prerouting priority dstnat; policy accept;",
+        "type nat hook output priority -100; policy accept;",
+        "type nat hook postrouting priority srcnat; policy accept;",
+        "iifname \"eth0\" counter jump inbound",
+        "iifname \"k6t-eth0\" ip daddr 10.9.0.5 counter jump inbound",
+        "ip daddr 127.0.0.1 counter jump inbound",
+        "ip saddr 10.0.2.2 counter masquerade",
+        "oifname \"k6t-eth0\" ip saddr 127.0.0.1 counter snat to 10.0.2.1",
+        "tcp dport 22 counter dnat to 10.0.2.2",
+        "tcp dport 80 counter dnat to 10.0.2.2",
+    ] {
+        assert!(rules.contains(rule), "{rule} in {rules}");
+    }
+    let rules = pod.inside(&[
+        "nft",
+        "--stateless",
+        "list",
+        "table",
+        "ip6",
+        "podvisor-eth0",
+    ]);
+    for rule in [
+        "ip6 saddr fd10:0:2::2 counter masquerade",
+        "oifname \"k6t-eth0\" ip6 saddr ::1 counter snat to fd10:0:2::1",
+        "tcp dport 80 counter dnat to fd10:0:2::2",
+    ] {
+        assert!(rules.contains(rule), "{rule} in {rules}");
+    }
+    launched.restore();
+}
+
+/// More rules than one transaction takes.
+#[test]
+fn masquerade_lets_many_ports_in() {
+    let Some(pod) = Pod::new("many") else { return };
+    let ports: Vec<_> = (1000..1256).collect();
+    let launched = pod.launch_masquerade(&ports);
+    for family in ["ip", "ip6"] {
+        let rules = pod.inside(&["nft", "list", "table", family, "podvisor-eth0"]);
+        assert_eq!(rules.matches(" dnat to ").count(), ports.len(), "{family}");
+    }
+    launched.restore();
+}
+
+/// Rules and tables of others stay, and a killed run's are replaced.
+#[test]
+fn a_killed_masquerade_is_recovered_from_whatever_comes_next() {
+    let Some(pod) = Pod::new("masqkill") else {
+        return;
+    };
+    pod.inside(&["nft", "add table ip nat; add chain ip nat mine"]);
+    let before = pod.snapshot();
+    pod.launch_masquerade(&[]).kill();
+    assert_ne!(pod.nft_ruleset(), before[3], "nobody restored it");
+    pod.launch_masquerade(&[80]).kill();
+    pod.launch(1).restore();
+    pod.assert_is(&before);
+}
+
+#[test]
+fn masquerade_adopts_what_the_node_agent_prepared() {
+    let Some(pod) = Pod::new("masqadopt") else {
+        return;
+    };
+    pod.pod("link add k6t-eth0 address 02:00:00:00:00:00 mtu 1450 type bridge");
+    pod.pod("addr add 10.0.2.1/24 dev k6t-eth0");
+    pod.pod("tuntap add dev tap0 mode tap vnet_hdr");
+    let before = pod.snapshot();
+    let mut launched = pod.masquerade(&[]);
+    let answer = launched.line();
+    assert!(
+        answer.contains("address: 10.0.2.2, prefix_len: 24"),
+        "{answer}"
+    );
+    assert!(answer.contains("lease6: None"), "{answer}");
+    launched.restore();
+    pod.assert_is(&before);
+    pod.pod("addr del 10.0.2.1/24 dev k6t-eth0");
+    let answer = pod.masquerade(&[]).line();
+    assert!(
+        answer.contains("not the gateway address 10.0.2.1"),
+        "{answer}"
+    );
 }

@@ -96,8 +96,8 @@ fn prepare_network(
             queue_pairs: source.queue_pairs,
             link_up: source.link_up,
             lease: network.lease,
-            lease6: None,
-            spoof_check: false,
+            lease6: network.lease6,
+            spoof_check: source.mac_spoof_check,
         });
         for tap in network.taps {
             descriptors.push(FdRole::Tap { index }, tap);

@@ -157,7 +157,8 @@ async fn create_placeholder(
     Ok(())
 }
 
-async fn join_tap(
+/// Makes the TAP a port of the bridge and starts it.
+pub(super) async fn join_tap(
     netlink: &Netlink,
     names: &Names,
     saved: &SavedInterface,
@@ -209,7 +210,11 @@ async fn start_bridge(
 }
 
 /// The interface that was just made or changed.
-async fn present(netlink: &Netlink, name: &str, step: Step) -> Result<Link, NetworkError> {
+pub(super) async fn present(
+    netlink: &Netlink,
+    name: &str,
+    step: Step,
+) -> Result<Link, NetworkError> {
     netlink
         .link(name)
         .await?

@@ -25,6 +25,8 @@ pub enum Step {
     RemoveAddress,
     /// Adding a route.
     AddRoute,
+    /// Making or removing the rules of address translation.
+    Translate,
 }
 
 impl std::fmt::Display for Step {
@@ -38,6 +40,7 @@ impl std::fmt::Display for Step {
             Self::AddAddress => "add an address to",
             Self::RemoveAddress => "remove an address from",
             Self::AddRoute => "add a route through",
+            Self::Translate => "set up address translation (nftables) for",
         })
     }
 }
@@ -63,8 +66,9 @@ pub enum NetworkError {
     },
     /// The kernel denied a change.
     #[error(
-        "Cannot {step} {interface:?}: not permitted; the bridge binding needs CAP_NET_ADMIN in the \
-         pod's network namespace (securityContext.capabilities.add: [NET_ADMIN])"
+        "Cannot {step} {interface:?}: not permitted; the bridge and masquerade bindings need \
+         CAP_NET_ADMIN in the pod's network namespace \
+         (securityContext.capabilities.add: [NET_ADMIN])"
     )]
     NotPermitted {
         /// What was tried.
@@ -79,6 +83,16 @@ pub enum NetworkError {
         step: Step,
         /// On which interface.
         interface: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// IPv6 packets cannot be let through the pod.
+    #[error(
+        "Cannot make the pod forward IPv6, which the masquerade binding needs: set the sysctl \
+         net.ipv6.conf.all.forwarding=1 in the pod's securityContext.sysctls"
+    )]
+    Ipv6Forwarding {
         /// The cause.
         #[source]
         source: io::Error,
@@ -113,4 +127,20 @@ pub enum NetworkError {
         /// Why.
         reason: String,
     },
+}
+
+impl NetworkError {
+    /// The error of a change that the kernel refused.
+    pub(super) fn of_io(step: Step, interface: &str, source: io::Error) -> Self {
+        let interface = interface.to_owned();
+        match source.kind() {
+            // EPERM and EACCES.
+            io::ErrorKind::PermissionDenied => Self::NotPermitted { step, interface },
+            _ => Self::Refused {
+                step,
+                interface,
+                source,
+            },
+        }
+    }
 }

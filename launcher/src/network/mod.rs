@@ -12,21 +12,26 @@
 //!                              tap0      the guest, port of k6t-eth0; the guest has eth0's MAC
 //! ```
 
+mod adopt;
 mod bridge;
 mod error;
 mod guard;
 mod lease;
+mod masquerade;
 mod names;
 mod netlink;
+mod nft;
 mod prepare;
 mod restore;
 mod state;
+mod sysctl;
 
 use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use devices::virtio::net::dhcp::DhcpLease;
+use devices::virtio::net::ipv6::Ipv6Lease;
 use serde::Serialize;
 
 pub use self::error::{NetworkError, Step};
@@ -126,4 +131,6 @@ pub struct PreparedNetwork {
     pub mtu: u16,
     /// What the guest's DHCP client is told; `None` if the pod has no IPv4 address.
     pub lease: Option<DhcpLease>,
+    /// What the guest is told about IPv6; `None` if the pod has no IPv6 address.
+    pub lease6: Option<Ipv6Lease>,
 }

@@ -14,6 +14,8 @@ pub(super) struct Names {
     pub(super) nic: String,
     pub(super) bridge: String,
     pub(super) tap: String,
+    /// The nftables table of the masquerade binding, of either family.
+    pub(super) table: String,
 }
 
 impl Names {
@@ -25,6 +27,7 @@ impl Names {
             interface: interface.to_owned(),
             nic: format!("{base}-nic"),
             bridge: format!("k6t-{base}"),
+            table: format!("podvisor-{base}"),
             tap: if primary {
                 "tap0".to_owned()
             } else {

@@ -3,12 +3,14 @@
 use std::io;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
-use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 
 use super::{NetworkError, Step};
 
@@ -24,6 +26,8 @@ pub(super) struct Link {
     pub(super) kind: Option<InfoKind>,
     /// How the kernel makes IPv6 addresses for it (`IFLA_INET6_ADDR_GEN_MODE`); `None` without IPv6.
     pub(super) addr_gen_mode: Option<u8>,
+    /// Whether IPv4 packets that arrive by it are forwarded.
+    pub(super) forwarding: bool,
 }
 
 impl From<LinkMessage> for Link {
@@ -36,6 +40,7 @@ impl From<LinkMessage> for Link {
             up: message.header.flags.contains(LinkFlags::Up),
             kind: None,
             addr_gen_mode: None,
+            forwarding: false,
         };
         for attribute in message.attributes {
             match attribute {
@@ -49,6 +54,7 @@ impl From<LinkMessage> for Link {
                     });
                 }
                 LinkAttribute::AfSpecUnspec(families) => {
+                    link.forwarding = families.iter().any(forwards);
                     link.addr_gen_mode = families.into_iter().find_map(addr_gen_mode);
                 }
                 _ => {}
@@ -66,6 +72,33 @@ fn addr_gen_mode(family: AfSpecUnspec) -> Option<u8> {
         AfSpecInet6::AddrGenMode(mode) => Some(u8::from(&mode)),
         _ => None,
     })
+}
+
+fn forwards(family: &AfSpecUnspec) -> bool {
+    let AfSpecUnspec::Inet(settings) = family else {
+        return false;
+    };
+    let forwards = |setting: &AfSpecInet| matches!(setting, AfSpecInet::DevConf(settings) if settings.forwarding != 0);
+    settings.iter().any(forwards)
+}
+
+/// An IPv4 setting of an interface, by netlink and not `/proc/sys`, which is read-only in most
+/// containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DevConf {
+    Forwarding(u32),
+    RouteLocalnet(u32),
+}
+
+impl DevConf {
+    /// The attribute (`IPV4_DEVCONF_*` of `linux/ip.h`).
+    fn attribute(self) -> DefaultNla {
+        let (number, value) = match self {
+            Self::Forwarding(value) => (1, value),
+            Self::RouteLocalnet(value) => (26, value),
+        };
+        DefaultNla::new(number, value.to_ne_bytes().to_vec())
+    }
 }
 
 /// A connection to the kernel in the thread's network namespace.
@@ -140,6 +173,27 @@ impl Netlink {
         result.map_err(|error| failed(step, name, error))
     }
 
+    /// Changes IPv4 settings of an interface.
+    pub(super) async fn configure(
+        &self,
+        name: &str,
+        index: u32,
+        settings: &[DevConf],
+    ) -> Result<(), NetworkError> {
+        /// `IFLA_INET_CONF`, nested.
+        const INET_CONF: u16 = 1 | NLA_F_NESTED;
+        // Not the crate's own type, which leaves out zeroes.
+        let settings: Vec<_> = settings.iter().map(|setting| setting.attribute()).collect();
+        let mut bytes = vec![0; settings.as_slice().buffer_len()];
+        settings.as_slice().emit(&mut bytes);
+        let settings = AfSpecInet::Other(DefaultNla::new(INET_CONF, bytes));
+        let families = vec![AfSpecUnspec::Inet(vec![settings])];
+        let change = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(families))
+            .build();
+        self.change(Step::Change, name, change).await
+    }
+
     /// Changes what only the interface's bridge knows of it.
     pub(super) async fn change_port(
         &self,
@@ -196,8 +250,6 @@ impl Netlink {
     }
 }
 
-const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
-const EACCES: i32 = rustix::io::Errno::ACCESS.raw_os_error();
 const EEXIST: i32 = rustix::io::Errno::EXIST.raw_os_error();
 const ENODEV: i32 = rustix::io::Errno::NODEV.raw_os_error();
 const EADDRNOTAVAIL: i32 = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
@@ -218,23 +270,11 @@ fn errno(error: &Error) -> Option<i32> {
 }
 
 fn failed(step: Step, interface: &str, error: Error) -> NetworkError {
-    let interface = interface.to_owned();
-    match errno(&error) {
-        Some(EPERM | EACCES) => NetworkError::NotPermitted { step, interface },
-        Some(code) => {
-            let source = io::Error::from_raw_os_error(code);
-            NetworkError::Refused {
-                step,
-                interface,
-                source,
-            }
-        }
-        None => NetworkError::Refused {
-            step,
-            interface,
-            source: io::Error::other(error),
-        },
-    }
+    let source = match errno(&error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::other(error),
+    };
+    NetworkError::of_io(step, interface, source)
 }
 
 /// Whether the kernel does not know a kind of interface.

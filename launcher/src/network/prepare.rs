@@ -4,16 +4,20 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use devices::virtio::net::dhcp::DhcpLease;
-use devices::virtio::net::tap;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::route::RouteMessage;
 
 use super::guard::{Changed, NetworkGuard, runtime};
-use super::lease::{self, Facts};
+use super::lease::{self, Common, Resolver};
+use super::masquerade::{self, GATEWAY_MAC, PodAddresses};
 use super::names::{Names, server_address};
 use super::netlink::{Link, Netlink};
 use super::restore::{is_route_worth_saving, is_worth_saving};
-use super::state::{Place, SavedInterface};
-use super::{Binding, NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork, bridge};
+use super::state::{Change, Place, SavedInterface};
+use super::sysctl::{self, SavedSetting};
+use super::{
+    Binding, Masquerade, NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork, bridge,
+};
 
 /// How long to wait for the TAP of a killed run to vanish with its last holder.
 const STALE_TAP_PATIENCE: Duration = Duration::from_secs(5);
@@ -86,13 +90,13 @@ fn no_such_interface(request: &NetworkRequest, links: &[Link]) -> NetworkError {
 }
 
 /// The preparation of one NIC.
-struct Task<'a> {
-    netlink: &'a Netlink,
-    request: &'a NetworkRequest,
-    options: &'a NetworkOptions,
+pub(super) struct Task<'a> {
+    pub(super) netlink: &'a Netlink,
+    pub(super) request: &'a NetworkRequest,
+    pub(super) options: &'a NetworkOptions,
     /// Number of the NIC among the guest's.
-    index: usize,
-    names: Names,
+    pub(super) index: usize,
+    pub(super) names: Names,
     place: Place,
     file: PathBuf,
 }
@@ -119,31 +123,40 @@ impl<'a> Task<'a> {
     }
 
     async fn run(self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
-        if self.request.binding != Binding::Bridge {
-            return Err(self.unusable("only the bridge binding is there yet"));
+        if matches!(self.request.binding, Binding::Passt { .. }) {
+            return Err(self.unusable("passt is not supported yet"));
         }
         if let Some(saved) = SavedInterface::load(&self.file, &self.place) {
             self.recover(saved).await?;
         }
         let links = self.netlink.links().await?;
         let find = |name: &str| links.iter().find(|link| link.name == name);
-        match (find(&self.names.interface), find(&self.names.nic)) {
-            (Some(placeholder), Some(_)) if find(&self.names.tap).is_some() => {
-                self.adopt(placeholder).await
-            }
-            (_, Some(_)) => Err(NetworkError::Unrecoverable {
+        let Some(link) = find(&self.names.interface) else {
+            return Err(no_such_interface(self.request, &links));
+        };
+        let (nic, bridge, tap) = (
+            find(&self.names.nic),
+            find(&self.names.bridge),
+            find(&self.names.tap),
+        );
+        match (&self.request.binding, bridge, tap) {
+            (Binding::Bridge, Some(_), Some(_)) if nic.is_some() => self.adopt_bridge(link).await,
+            (_, _, _) if nic.is_some() => Err(NetworkError::Unrecoverable {
                 interface: self.names.interface,
                 file: self.file,
             }),
-            (Some(link), None) => {
-                // What is not ours is not deleted when we restore, so it must not be there.
-                let taken = [&self.names.bridge, &self.names.tap];
-                if let Some(taken) = taken.into_iter().find(|name| find(name).is_some()) {
-                    return Err(self.unusable(format!("an interface {taken:?} exists already")));
-                }
-                self.take_over(link, guard).await
+            (Binding::Masquerade(masquerade), Some(bridge), Some(_)) => {
+                self.adopt_masquerade(link, bridge, masquerade).await
             }
-            (None, None) => Err(no_such_interface(self.request, &links)),
+            // What is not ours is not deleted when we restore, so it must not be there.
+            (_, Some(taken), _) | (_, None, Some(taken)) => {
+                let taken = &taken.name;
+                Err(self.unusable(format!("an interface {taken:?} exists already")))
+            }
+            (Binding::Masquerade(masquerade), None, None) => {
+                self.set_up_masquerade(link, masquerade, guard).await
+            }
+            (_, None, None) => self.set_up_bridge(link, guard).await,
         }
     }
 
@@ -176,42 +189,118 @@ impl<'a> Task<'a> {
         Ok(())
     }
 
-    /// Uses what KubeVirt's node agent has prepared.
-    async fn adopt(&self, placeholder: &Link) -> Result<PreparedNetwork, NetworkError> {
-        tracing::info!(
-            interface = self.names.interface,
-            tap = self.names.tap,
-            "TAP adopted"
-        );
-        let lease = self.lease(placeholder).await?;
-        let taps = tap::open(&self.names.tap, self.request.queue_pairs).map_err(|source| {
-            NetworkError::Tap {
-                nic: self.request.nic_name.clone(),
-                source,
-            }
-        })?;
-        Ok(PreparedNetwork {
-            nic_name: self.request.nic_name.clone(),
-            taps,
-            mac: self.guest_mac(placeholder)?,
-            mtu: self.mtu(placeholder)?,
-            lease,
-        })
-    }
-
-    async fn take_over(
+    async fn set_up_bridge(
         &self,
         link: &Link,
         guard: &mut NetworkGuard,
     ) -> Result<PreparedNetwork, NetworkError> {
-        let pod_mac = self.mac(link)?;
-        let mtu = self.mtu(link)?;
-        let lease = self.lease(link).await?;
         let mut addresses = self.netlink.addresses(link).await?;
         let mut routes = self.netlink.routes(link).await?;
+        let server = server_address(self.index);
+        let common = self.common(link)?;
+        let prepared = PreparedNetwork {
+            lease: lease::bridge(&addresses, &routes, server, &common),
+            lease6: lease::bridge6(&addresses, GATEWAY_MAC, &common),
+            ..self.prepared(link)?
+        };
         addresses.retain(is_worth_saving);
         routes.retain(is_route_worth_saving);
-        let saved = SavedInterface::new(self.place.clone(), link, pod_mac, &addresses, &routes);
+        let saved = self.save(link, &addresses, &routes, Change::Bridge, guard)?;
+        let taps = bridge::set_up(self.netlink, self.request, &self.names, &saved, server).await?;
+        self.tell("pod interface handed to the guest");
+        Ok(PreparedNetwork { taps, ..prepared })
+    }
+
+    async fn set_up_masquerade(
+        &self,
+        link: &Link,
+        masquerade: &Masquerade,
+        guard: &mut NetworkGuard,
+    ) -> Result<PreparedNetwork, NetworkError> {
+        let addresses = self.netlink.addresses(link).await?;
+        let mut pod = self.pod_addresses(&addresses, masquerade)?;
+        let settings = self.ipv6_settings(&mut pod)?;
+        let common = self.common(link)?;
+        let prepared = PreparedNetwork {
+            lease: pod
+                .ipv4
+                .map(|_| lease::masquerade(&masquerade.ipv4, &common)),
+            lease6: pod
+                .ipv6
+                .map(|_| lease::masquerade6(&masquerade.ipv6, GATEWAY_MAC, &common)),
+            ..self.prepared(link)?
+        };
+        let forwarding = link.forwarding;
+        let change = Change::Masquerade {
+            forwarding,
+            settings,
+        };
+        let saved = self.save(link, &[], &[], change, guard)?;
+        let (netlink, request, names) = (self.netlink, self.request, &self.names);
+        let taps = masquerade::set_up(netlink, request, masquerade, names, &saved, pod).await?;
+        self.tell("guest put behind the pod's address");
+        Ok(PreparedNetwork { taps, ..prepared })
+    }
+
+    /// The pod's addresses to translate to. They must not be the guest's own.
+    fn pod_addresses(
+        &self,
+        addresses: &[AddressMessage],
+        masquerade: &Masquerade,
+    ) -> Result<PodAddresses, NetworkError> {
+        let ipv4 = addresses.iter().find_map(lease::global_ipv4);
+        let ipv6 = addresses.iter().find_map(lease::global_ipv6);
+        let clash4 = ipv4.filter(|(address, _)| masquerade.ipv4.contains(*address));
+        let clash6 = ipv6.filter(|(address, _)| masquerade.ipv6.contains(*address));
+        if clash4.is_some() || clash6.is_some() {
+            return Err(self.unusable(
+                "the pod's address is in the guest's subnet; set vmNetworkCIDR or \
+                 vmIPv6NetworkCIDR of the pod network",
+            ));
+        }
+        if ipv4.is_none() && ipv6.is_none() {
+            return Err(self.unusable("it has no global address for the guest to be behind"));
+        }
+        Ok(PodAddresses {
+            ipv4: ipv4.map(|(address, _)| address),
+            ipv6: ipv6.map(|(address, _)| address),
+        })
+    }
+
+    /// The IPv6 settings to change and put back. Where they cannot be changed, a guest that has
+    /// IPv4 does without IPv6.
+    fn ipv6_settings(&self, pod: &mut PodAddresses) -> Result<Vec<SavedSetting>, NetworkError> {
+        if pod.ipv6.is_none() {
+            return Ok(Vec::new());
+        }
+        let settings = sysctl::read(&self.names.interface)
+            .and_then(|settings| sysctl::check_writable(&settings).map(|()| settings));
+        match settings {
+            Ok(settings) => Ok(settings),
+            Err(source) if pod.ipv4.is_none() => Err(NetworkError::Ipv6Forwarding { source }),
+            Err(error) => {
+                tracing::warn!(
+                    nic = self.request.nic_name, %error,
+                    "the guest has no IPv6: net.ipv6.conf.all.forwarding is 0 and cannot be set here; \
+                     set it in the pod's securityContext.sysctls"
+                );
+                pod.ipv6 = None;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Notes how the interface is, so that it is put back even if we are killed.
+    fn save(
+        &self,
+        link: &Link,
+        addresses: &[AddressMessage],
+        routes: &[RouteMessage],
+        change: Change,
+        guard: &mut NetworkGuard,
+    ) -> Result<SavedInterface, NetworkError> {
+        let mac = self.mac(link)?;
+        let saved = SavedInterface::new(self.place.clone(), link, mac, addresses, routes, change);
         if let Err(error) = saved.store(&self.file) {
             tracing::warn!(
                 file = %self.file.display(), %error,
@@ -223,26 +312,23 @@ impl<'a> Task<'a> {
             saved: saved.clone(),
             file: self.file.clone(),
         });
-        let server = server_address(self.index);
-        let taps = bridge::set_up(self.netlink, self.request, &self.names, &saved, server).await?;
-        tracing::info!(
-            nic = self.request.nic_name,
-            interface = self.names.interface,
-            tap = self.names.tap,
-            "pod interface handed to the guest"
-        );
+        Ok(saved)
+    }
+
+    /// What does not depend on the binding, without TAPs and leases.
+    pub(super) fn prepared(&self, link: &Link) -> Result<PreparedNetwork, NetworkError> {
         Ok(PreparedNetwork {
             nic_name: self.request.nic_name.clone(),
-            taps,
+            taps: Vec::new(),
             mac: self.guest_mac(link)?,
-            mtu,
-            lease,
+            mtu: self.mtu(link)?,
+            lease: None,
+            lease6: None,
         })
     }
 
-    async fn lease(&self, link: &Link) -> Result<Option<DhcpLease>, NetworkError> {
-        let addresses = self.netlink.addresses(link).await?;
-        let routes = self.netlink.routes(link).await?;
+    /// What all leases of the NIC have in common.
+    pub(super) fn common(&self, link: &Link) -> Result<Common, NetworkError> {
         let resolv_conf = fs::read_to_string(&self.options.resolv_conf).unwrap_or_default();
         let hostname = self.options.hostname.clone().or_else(|| {
             rustix::system::uname()
@@ -251,18 +337,25 @@ impl<'a> Task<'a> {
                 .ok()
                 .map(str::to_owned)
         });
-        Ok(lease::build(Facts {
-            addresses: &addresses,
-            routes: &routes,
-            resolv_conf: &resolv_conf,
+        Ok(Common {
+            resolver: Resolver::parse(&resolv_conf),
             hostname: hostname.filter(|name| !name.is_empty()),
-            subdomain: self.options.subdomain.as_deref(),
-            server: server_address(self.index),
+            subdomain: self.options.subdomain.clone(),
             mtu: self.mtu(link)?,
-        }))
+            options: self.request.dhcp_options.clone(),
+        })
     }
 
-    fn guest_mac(&self, link: &Link) -> Result<[u8; 6], NetworkError> {
+    pub(super) fn tell(&self, what: &str) {
+        tracing::info!(
+            nic = self.request.nic_name,
+            interface = self.names.interface,
+            tap = self.names.tap,
+            "{what}"
+        );
+    }
+
+    pub(super) fn guest_mac(&self, link: &Link) -> Result<[u8; 6], NetworkError> {
         self.request.mac.map_or_else(|| self.mac(link), Ok)
     }
 
@@ -280,7 +373,7 @@ impl<'a> Task<'a> {
         Ok(mtu)
     }
 
-    fn unusable(&self, reason: impl Into<String>) -> NetworkError {
+    pub(super) fn unusable(&self, reason: impl Into<String>) -> NetworkError {
         NetworkError::Unusable {
             nic: self.request.nic_name.clone(),
             interface: self.names.interface.clone(),

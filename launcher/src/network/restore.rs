@@ -10,9 +10,9 @@ use rtnetlink::packet_route::route::{
 
 use super::bridge::{remove_addresses, with_addr_gen_mode, without_dad};
 use super::names::Names;
-use super::netlink::{Link, Netlink};
-use super::state::SavedInterface;
-use super::{NetworkError, Step};
+use super::netlink::{DevConf, Link, Netlink};
+use super::state::{Change, SavedInterface};
+use super::{NetworkError, Step, nft, sysctl};
 
 /// The kernel's own table of local addresses (`RT_TABLE_LOCAL`).
 const TABLE_LOCAL: u8 = 255;
@@ -56,7 +56,18 @@ pub(super) async fn restore(
     for link in links.iter().filter(|link| is_ours(link, names, saved)) {
         note(netlink.delete(link).await);
     }
+    if let Change::Masquerade { settings, .. } = &saved.change {
+        let failed = |source| NetworkError::of_io(Step::Translate, &names.interface, source);
+        note(nft::delete(&names.table).map_err(failed));
+        let failed = |source| NetworkError::of_io(Step::Change, &names.interface, source);
+        note(sysctl::restore(settings).map_err(failed));
+    }
     if let Some(nic) = links.iter().find(|link| link.index == saved.index) {
+        if let Change::Masquerade { forwarding, .. } = saved.change {
+            let settings = [DevConf::Forwarding(forwarding.into())];
+            note(netlink.configure(&nic.name, nic.index, &settings).await);
+            return first_error.map_or(Ok(()), Err);
+        }
         note(restore_link(netlink, nic, saved).await);
         for address in saved.addresses() {
             note(restore_address(netlink, saved, address).await);
@@ -68,13 +79,13 @@ pub(super) async fn restore(
     first_error.map_or(Ok(()), Err)
 }
 
-/// What [`super::bridge::set_up`] makes: by name and kind, so that nothing else is deleted.
+/// What [`super::bridge::set_up`] and [`super::masquerade::set_up`] make: by name and kind, so that nothing else is deleted.
 fn is_ours(link: &Link, names: &Names, saved: &SavedInterface) -> bool {
     let placeholder = matches!(link.kind, Some(InfoKind::Dummy | InfoKind::Bridge));
     link.index != saved.index
         && (link.name == names.bridge && link.kind == Some(InfoKind::Bridge)
             || link.name == names.tap && link.kind == Some(InfoKind::Tun)
-            || link.name == names.interface && placeholder)
+            || link.name == names.interface && placeholder && saved.change == Change::Bridge)
 }
 
 async fn restore_link(
@@ -84,7 +95,9 @@ async fn restore_link(
 ) -> Result<(), NetworkError> {
     let change = || LinkUnspec::new_with_index(saved.index);
     let step = Step::Change;
-    if nic.name != saved.interface || nic.mac != Some(saved.mac) {
+    let addresses = netlink.addresses(nic).await?;
+    let changed = nic.name != saved.interface || nic.mac != Some(saved.mac);
+    if changed || !same_addresses(&addresses, saved) {
         netlink
             .change(step, &nic.name, change().down().build())
             .await?;
@@ -110,6 +123,22 @@ async fn restore_link(
         change().down()
     };
     netlink.change(step, &saved.interface, state.build()).await
+}
+
+/// Whether the interface has the saved addresses in the saved order, which decides what address
+/// the pod's connections have. Adding a missing one would put it last.
+fn same_addresses(addresses: &[AddressMessage], saved: &SavedInterface) -> bool {
+    let ip = |message: &AddressMessage| {
+        let ips = message.attributes.iter();
+        let ips = ips.filter_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) | AddressAttribute::Local(ip) => Some(*ip),
+            _ => None,
+        });
+        (message.header.prefix_len, ips.collect::<Vec<_>>())
+    };
+    let now = addresses.iter().filter(|address| is_worth_saving(address));
+    let saved: Vec<_> = saved.addresses().collect();
+    now.map(ip).eq(saved.iter().map(ip))
 }
 
 async fn restore_address(

@@ -11,8 +11,10 @@ use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 use serde::{Deserialize, Serialize};
 
+use super::sysctl::SavedSetting;
+
 /// Version of the file's layout; others are ignored.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A pod interface before it was changed. Addresses and routes are netlink messages in hex, so that
 /// they come back with everything the kernel said about them.
@@ -30,6 +32,23 @@ pub(super) struct SavedInterface {
     pub(super) addr_gen_mode: Option<u8>,
     addresses: Vec<String>,
     routes: Vec<String>,
+    pub(super) change: Change,
+}
+
+/// What is done to the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Change {
+    /// The bridge binding: it changes name, MAC address, and loses its addresses.
+    Bridge,
+    /// The masquerade binding: it forwards packets.
+    #[serde(rename_all = "camelCase")]
+    Masquerade {
+        /// Whether it forwarded IPv4 before.
+        forwarding: bool,
+        /// IPv6 settings before, if they are changed.
+        settings: Vec<SavedSetting>,
+    },
 }
 
 /// Where interface indexes mean something.
@@ -63,6 +82,7 @@ impl SavedInterface {
         mac: [u8; 6],
         addresses: &[AddressMessage],
         routes: &[RouteMessage],
+        change: Change,
     ) -> Self {
         Self {
             version: VERSION,
@@ -75,7 +95,13 @@ impl SavedInterface {
             addr_gen_mode: link.addr_gen_mode,
             addresses: addresses.iter().map(to_hex).collect(),
             routes: routes.iter().map(to_hex).collect(),
+            change,
         }
+    }
+
+    /// Whether the namespace is made to forward IPv6.
+    pub(super) fn changes_forwarding(&self) -> bool {
+        matches!(&self.change, Change::Masquerade { settings, .. } if !settings.is_empty())
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = AddressMessage> {
@@ -148,6 +174,7 @@ mod tests {
             up: true,
             kind: None,
             addr_gen_mode: None,
+            forwarding: false,
         };
         let address = AddressMessageBuilder::<Ipv4Addr>::new()
             .index(3)
@@ -159,6 +186,7 @@ mod tests {
             [2; 6],
             std::slice::from_ref(&address),
             &[],
+            Change::Bridge,
         );
         saved.store(&file).expect("a writable directory");
         let loaded = SavedInterface::load(&file, &place).expect("a state");

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+pub use devices::virtio::net::dhcp::DhcpOptions;
+
 use super::reader::{Fields, Node};
 
 /// Longest value of a DHCP option, bytes.
@@ -10,20 +12,6 @@ const MAX_OPTION: usize = 255;
 const PRIVATE: std::ops::RangeInclusive<u64> = 224..=254;
 /// Four bytes each in one option.
 const MAX_NTP_SERVERS: usize = MAX_OPTION / 4;
-
-/// What DHCP says besides what the network says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DhcpOptions {
-    /// Option 67.
-    pub boot_file_name: Option<String>,
-    /// Option 66.
-    pub tftp_server_name: Option<String>,
-    /// Option 42.
-    pub ntp_servers: Vec<Ipv4Addr>,
-    /// Options 224 to 254: number and value.
-    pub private_options: Vec<(u8, String)>,
-}
 
 const OPTIONS: Fields = Fields {
     honoured: &[

@@ -126,6 +126,12 @@ impl<A: Address> Subnet<A> {
     pub fn guest(&self) -> A {
         self.host(2)
     }
+
+    /// Whether `address` is in it.
+    pub fn contains(&self, address: A) -> bool {
+        let host_bits = A::BITS - self.prefix_len;
+        address.number() >> host_bits == self.network.number() >> host_bits
+    }
 }
 
 const NETWORK: Fields = Fields {
@@ -239,6 +245,9 @@ mod tests {
         assert_eq!(subnet.guest(), Ipv4Addr::new(10, 0, 2, 2));
         let subnet = Subnet::<Ipv6Addr>::parse("fd10:0:2::/120").expect("a subnet");
         assert_eq!(subnet.guest().to_string(), "fd10:0:2::2");
+        let parse = |text| Subnet::<Ipv4Addr>::parse(text).expect("a subnet");
+        assert!(parse("10.0.0.0/16").contains(Ipv4Addr::new(10, 0, 255, 1)));
+        assert!(!parse("10.0.2.0/24").contains(Ipv4Addr::new(10, 0, 3, 1)));
         for bad in [
             "10.0.2.0",
             "10.0.2.0/31",

@@ -1,28 +1,66 @@
-//! The DHCP lease: what the pod knows about its network, told to the guest.
+//! Leases: what the pod knows about its network, told to the guest.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod resolver;
+mod vif_cache;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use devices::virtio::net::dhcp::{DhcpLease, DhcpOptions};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use devices::virtio::net::ipv6::Ipv6Lease;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
 };
 
-/// The name server if the pod has none, as in KubeVirt.
-const DEFAULT_DNS: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
-/// The search list if the pod has none, as in KubeVirt.
-const DEFAULT_SEARCH: &str = "cluster.local";
+pub(super) use self::resolver::Resolver;
+pub(super) use self::vif_cache::VifCache;
+use crate::vmi::Subnet;
 
-/// What the lease is made of.
-pub(super) struct Facts<'a> {
-    pub(super) addresses: &'a [AddressMessage],
-    pub(super) routes: &'a [RouteMessage],
-    /// Contents of resolv.conf.
-    pub(super) resolv_conf: &'a str,
+/// What all leases of a NIC have in common.
+pub(super) struct Common {
+    pub(super) resolver: Resolver,
     pub(super) hostname: Option<String>,
-    pub(super) subdomain: Option<&'a str>,
-    pub(super) server: Ipv4Addr,
+    pub(super) subdomain: Option<String>,
     pub(super) mtu: u16,
+    pub(super) options: DhcpOptions,
+}
+
+impl Common {
+    fn lease(
+        &self,
+        (address, prefix_len): (Ipv4Addr, u8),
+        server: Ipv4Addr,
+        router: Option<Ipv4Addr>,
+    ) -> DhcpLease {
+        DhcpLease {
+            address,
+            prefix_len,
+            server,
+            router,
+            routes: Vec::new(),
+            dns: self.resolver.dns(),
+            hostname: self.hostname.clone(),
+            domain: self.resolver.longest(|_| true).map(str::to_owned),
+            search: self.resolver.search_with(self.subdomain.as_deref()),
+            mtu: self.mtu,
+            options: self.options.clone(),
+            any_client: false,
+        }
+    }
+
+    fn lease6(&self, (address, prefix_len): (Ipv6Addr, u8), gateway_mac: [u8; 6]) -> Ipv6Lease {
+        Ipv6Lease {
+            address,
+            prefix_len,
+            gateway_mac,
+            dns: self.resolver.dns6(),
+            search: self.resolver.search_with(self.subdomain.as_deref()),
+            mtu: self.mtu,
+            router_advertisements: false,
+        }
+    }
 }
 
 /// An IPv4 route as DHCP tells it.
@@ -34,35 +72,88 @@ struct Route {
     gateway: Ipv4Addr,
 }
 
-/// The lease, or `None` if the pod has no global IPv4 address.
-pub(super) fn build(facts: Facts<'_>) -> Option<DhcpLease> {
-    let (address, prefix_len) = facts.addresses.iter().find_map(global_ipv4)?;
-    let routes: Vec<_> = facts.routes.iter().filter_map(ipv4_route).collect();
+/// The lease that hands the pod's first global IPv4 address on, or `None` if it has none.
+pub(super) fn bridge(
+    addresses: &[AddressMessage],
+    routes: &[RouteMessage],
+    server: Ipv4Addr,
+    common: &Common,
+) -> Option<DhcpLease> {
+    let address = addresses.iter().find_map(global_ipv4)?;
+    let routes: Vec<_> = routes.iter().filter_map(ipv4_route).collect();
+    Some(with_routes(address, &routes, server, common))
+}
+
+/// The lease that hands the pod's first lasting global IPv6 address on, or `None` if it has none.
+/// Routers are announced by the network, as before.
+pub(super) fn bridge6(
+    addresses: &[AddressMessage],
+    server_mac: [u8; 6],
+    common: &Common,
+) -> Option<Ipv6Lease> {
+    let address = addresses.iter().find_map(global_ipv6)?;
+    Some(common.lease6(address, server_mac))
+}
+
+/// The lease of a guest behind address translation.
+pub(super) fn masquerade(subnet: &Subnet<Ipv4Addr>, common: &Common) -> DhcpLease {
+    let address = (subnet.guest(), subnet.prefix_len);
+    DhcpLease {
+        any_client: true,
+        ..common.lease(address, subnet.gateway(), Some(subnet.gateway()))
+    }
+}
+
+/// The IPv6 lease of a guest behind address translation.
+pub(super) fn masquerade6(
+    subnet: &Subnet<Ipv6Addr>,
+    gateway_mac: [u8; 6],
+    common: &Common,
+) -> Ipv6Lease {
+    Ipv6Lease {
+        router_advertisements: true,
+        ..common.lease6((subnet.guest(), subnet.prefix_len), gateway_mac)
+    }
+}
+
+fn with_routes(
+    (address, prefix_len): (Ipv4Addr, u8),
+    routes: &[Route],
+    server: Ipv4Addr,
+    common: &Common,
+) -> DhcpLease {
     let router = routes
         .iter()
         .find(|route| route.prefix_len == 0)
         .map(|route| route.gateway);
     let router = router.filter(|gateway| !gateway.is_unspecified());
-    let others = other_routes(&routes, router, address, prefix_len);
-    let resolver = Resolver::parse(facts.resolv_conf);
-    Some(DhcpLease {
-        address,
-        prefix_len,
-        server: facts.server,
-        router,
-        routes: others,
-        dns: resolver.dns(),
-        hostname: facts.hostname,
-        domain: resolver.longest(|_| true).map(str::to_owned),
-        search: resolver.search_with(facts.subdomain),
-        mtu: facts.mtu,
-        options: DhcpOptions::default(),
-        any_client: false,
-    })
+    DhcpLease {
+        routes: other_routes(routes, router, address, prefix_len),
+        ..common.lease((address, prefix_len), server, router)
+    }
 }
 
 /// Address and prefix length of a global IPv4 address.
 pub(super) fn global_ipv4(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
+    match global(message)? {
+        (IpAddr::V4(address), len) => Some((address, len)),
+        (IpAddr::V6(_), _) => None,
+    }
+}
+
+/// Address and prefix length of a global IPv6 address that is not a temporary one.
+pub(super) fn global_ipv6(message: &AddressMessage) -> Option<(Ipv6Addr, u8)> {
+    let temporary = message.attributes.iter().any(|attribute| {
+        matches!(attribute, AddressAttribute::Flags(flags)
+            if flags.contains(AddressFlags::Secondary))
+    });
+    match global(message)? {
+        (IpAddr::V6(address), len) if !temporary => Some((address, len)),
+        _ => None,
+    }
+}
+
+fn global(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     if message.header.scope != AddressScope::Universe {
         return None;
     }
@@ -80,10 +171,7 @@ pub(super) fn global_ipv4(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
             _ => None,
         })
     });
-    match address? {
-        IpAddr::V4(address) => Some((address, message.header.prefix_len)),
-        IpAddr::V6(_) => None,
-    }
+    Some((address?, message.header.prefix_len))
 }
 
 /// A unicast IPv4 route of the main table that somebody set.
@@ -148,78 +236,11 @@ fn mask(prefix_len: u8) -> Ipv4Addr {
     Ipv4Addr::from_bits(bits)
 }
 
-/// resolv.conf(5) as far as DHCP can tell it.
-#[derive(Debug, Default)]
-struct Resolver {
-    servers: Vec<IpAddr>,
-    search: Vec<String>,
-}
-
-impl Resolver {
-    fn parse(text: &str) -> Self {
-        let mut resolver = Self::default();
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("nameserver") => {
-                    resolver
-                        .servers
-                        .extend(words.next().and_then(|word| word.parse::<IpAddr>().ok()));
-                }
-                // The last of them wins.
-                Some("search" | "domain") => {
-                    let names = words.map(|word| word.trim_end_matches('.'));
-                    resolver.search = names
-                        .filter(|name| !name.is_empty())
-                        .map(str::to_owned)
-                        .collect();
-                }
-                _ => {}
-            }
-        }
-        if resolver.search.is_empty() {
-            resolver.search.push(DEFAULT_SEARCH.to_owned());
-        }
-        resolver
-    }
-
-    fn dns(&self) -> Vec<Ipv4Addr> {
-        if self.servers.is_empty() {
-            return vec![DEFAULT_DNS];
-        }
-        let v4 = |server: &IpAddr| match server {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        };
-        self.servers.iter().filter_map(v4).collect()
-    }
-
-    /// The longest search domain that `wanted` accepts, the first of equals.
-    fn longest(&self, wanted: impl Fn(&str) -> bool) -> Option<&str> {
-        let names = self.search.iter().map(String::as_str).rev();
-        names
-            .filter(|name| wanted(name))
-            .max_by_key(|name| name.len())
-    }
-
-    /// The search list, with the subdomain's first.
-    fn search_with(&self, subdomain: Option<&str>) -> Vec<String> {
-        let service = self.longest(|name| name.contains(".svc."));
-        let extra = subdomain.zip(service).and_then(|(subdomain, service)| {
-            let prefix = format!("{subdomain}.");
-            (!service.starts_with(&prefix)).then(|| format!("{prefix}{service}"))
-        });
-        extra
-            .into_iter()
-            .chain(self.search.iter().cloned())
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 
+    use super::resolver::{DEFAULT_DNS, DEFAULT_SEARCH};
     use super::*;
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
@@ -244,16 +265,18 @@ mod tests {
         route.build()
     }
 
-    fn facts<'a>(addresses: &'a [AddressMessage], routes: &'a [RouteMessage]) -> Facts<'a> {
-        Facts {
-            addresses,
-            routes,
-            resolv_conf: RESOLV_CONF,
+    fn common(resolv_conf: &str) -> Common {
+        Common {
+            resolver: Resolver::parse(resolv_conf),
             hostname: Some("vm".into()),
             subdomain: None,
-            server: SERVER,
             mtu: 1450,
+            options: DhcpOptions::default(),
         }
+    }
+
+    fn build(addresses: &[AddressMessage], routes: &[RouteMessage]) -> Option<DhcpLease> {
+        bridge(addresses, routes, SERVER, &common(RESOLV_CONF))
     }
 
     #[test]
@@ -264,7 +287,7 @@ mod tests {
             route(Ipv4Addr::UNSPECIFIED, 0, Some(GATEWAY)),
             route(Ipv4Addr::new(10, 244, 0, 0), 16, Some(GATEWAY)),
         ];
-        let lease = build(facts(&addresses, &routes)).expect("an IPv4 address");
+        let lease = build(&addresses, &routes).expect("an IPv4 address");
         assert_eq!((lease.address, lease.prefix_len), (ADDRESS, 24));
         assert_eq!(lease.router, Some(GATEWAY));
         assert_eq!(lease.routes, [(Ipv4Addr::new(10, 244, 0, 0), 16, GATEWAY)]);
@@ -283,28 +306,25 @@ mod tests {
         let default = route(Ipv4Addr::UNSPECIFIED, 0, Some(far));
         let on_link = (far, 32, Ipv4Addr::UNSPECIFIED);
         let addresses = address(32);
-        let lease = build(facts(&addresses, std::slice::from_ref(&default))).expect("an address");
+        let lease = build(&addresses, std::slice::from_ref(&default)).expect("an address");
         assert_eq!((lease.router, lease.routes), (Some(far), vec![on_link]));
         let routes = [default, route(far, 32, None)];
-        let lease = build(facts(&addresses, &routes)).expect("an address");
+        let lease = build(&addresses, &routes).expect("an address");
         assert_eq!(lease.routes, [on_link]);
     }
 
     #[test]
     fn no_ipv4_no_lease() {
-        assert_eq!(build(facts(&[], &[])), None);
+        assert_eq!(build(&[], &[]), None);
         let mut link_local = address(24);
         link_local[0].header.scope = AddressScope::Link;
-        assert_eq!(build(facts(&link_local, &[])), None);
+        assert_eq!(build(&link_local, &[]), None);
     }
 
     #[test]
     fn an_empty_resolver_gets_defaults() {
         let addresses = address(24);
-        let lease = build(Facts {
-            resolv_conf: "search .\n",
-            ..facts(&addresses, &[])
-        });
+        let lease = bridge(&addresses, &[], SERVER, &common("search .\n"));
         let lease = lease.expect("an address");
         assert_eq!(lease.dns, [DEFAULT_DNS]);
         assert_eq!(lease.search, [DEFAULT_SEARCH]);
@@ -315,13 +335,38 @@ mod tests {
     fn subdomain_comes_first_once() {
         let addresses = address(24);
         let search = |subdomain| {
-            let facts = Facts {
-                subdomain: Some(subdomain),
-                ..facts(&addresses, &[])
+            let common = Common {
+                subdomain: Some(str::to_owned(subdomain)),
+                ..common(RESOLV_CONF)
             };
-            build(facts).expect("an address").search
+            let lease = bridge(&addresses, &[], SERVER, &common);
+            lease.expect("an address").search
         };
         assert_eq!(search("web")[0], "web.ns.svc.cluster.local");
         assert_eq!(search("ns").len(), 3);
+    }
+
+    #[test]
+    fn a_masqueraded_guest_gets_the_second_address_of_its_subnet() {
+        let subnet = Subnet {
+            network: Ipv4Addr::new(10, 0, 2, 0),
+            prefix_len: 24,
+        };
+        let lease = masquerade(&subnet, &common(RESOLV_CONF));
+        let gateway = Ipv4Addr::new(10, 0, 2, 1);
+        assert_eq!(lease.address, Ipv4Addr::new(10, 0, 2, 2));
+        assert_eq!((lease.server, lease.router), (gateway, Some(gateway)));
+        assert!(lease.any_client);
+        let subnet = Subnet {
+            network: "fd10:0:2::".parse().expect("an address"),
+            prefix_len: 120,
+        };
+        let lease = masquerade6(&subnet, [2, 0, 0, 0, 0, 0], &common(RESOLV_CONF));
+        assert_eq!(lease.address.to_string(), "fd10:0:2::2");
+        assert_eq!(
+            lease.dns,
+            ["fd00::1".parse::<Ipv6Addr>().expect("an address")]
+        );
+        assert!(lease.router_advertisements);
     }
 }

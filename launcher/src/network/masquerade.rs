@@ -1,0 +1,208 @@
+//! The masquerade binding: the guest is behind address translation, and the pod keeps its address.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use devices::virtio::net::tap;
+use rtnetlink::packet_route::link::{In6AddrGenMode, LinkAttribute};
+use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec};
+
+use super::bridge::{join_tap, present, with_addr_gen_mode, without_dad};
+use super::names::Names;
+use super::netlink::{DevConf, Netlink};
+use super::nft::{self, Action, Chain, Condition, Family, Hook, Rule, Table};
+use super::state::SavedInterface;
+use super::{Masquerade, NetworkError, NetworkRequest, Step, sysctl};
+use crate::vmi::Port;
+
+/// MAC address of the guest's gateway, as in KubeVirt.
+pub(super) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
+
+/// The gateway's link-local address, made of its MAC address as on Linux (RFC 4291, appendix A).
+const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0);
+const LINK_LOCAL_PREFIX: u8 = 64;
+
+/// The pod's global addresses; a family without one is not translated.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PodAddresses {
+    pub(super) ipv4: Option<Ipv4Addr>,
+    pub(super) ipv6: Option<Ipv6Addr>,
+}
+
+/// Makes bridge and TAP, lets packets through the pod, and translates addresses. Whatever happens,
+/// [`super::restore::restore`] with the same `saved` undoes it.
+pub(super) async fn set_up(
+    netlink: &Netlink,
+    request: &NetworkRequest,
+    masquerade: &Masquerade,
+    names: &Names,
+    saved: &SavedInterface,
+    pod: PodAddresses,
+) -> Result<Vec<File>, NetworkError> {
+    // First, as it is the likeliest to fail and changes nothing of the pod's.
+    let taps = tap::open(&names.tap, request.queue_pairs).map_err(|source| NetworkError::Tap {
+        nic: request.nic_name.clone(),
+        source,
+    })?;
+    let bridge = create_bridge(netlink, names, saved).await?;
+    join_tap(netlink, names, saved, bridge).await?;
+    if pod.ipv4.is_some() {
+        let gateway = AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(bridge)
+            .address(masquerade.ipv4.gateway(), masquerade.ipv4.prefix_len)
+            .build();
+        netlink.add_address(&names.bridge, gateway).await?;
+        let forward = [DevConf::Forwarding(1)];
+        netlink
+            .configure(&names.interface, saved.index, &forward)
+            .await?;
+    }
+    if pod.ipv6.is_some() {
+        let refused = |source| NetworkError::Ipv6Forwarding { source };
+        sysctl::enable_ipv6(&names.bridge).map_err(refused)?;
+        let gateway = (masquerade.ipv6.gateway(), masquerade.ipv6.prefix_len);
+        for (address, prefix_len) in [gateway, (GATEWAY_LINK_LOCAL, LINK_LOCAL_PREFIX)] {
+            let address = AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(bridge)
+                .address(address, prefix_len)
+                .build();
+            netlink
+                .add_address(&names.bridge, without_dad(address))
+                .await?;
+        }
+        if saved.changes_forwarding() {
+            sysctl::forward(&names.interface).map_err(refused)?;
+        }
+    }
+    let up = LinkUnspec::new_with_index(bridge).up().build();
+    netlink.change(Step::Change, &names.bridge, up).await?;
+    translate(names, masquerade, pod)?;
+    Ok(taps)
+}
+
+/// The bridge routes between guest and pod, also from and to the pod's loopback addresses; the
+/// index.
+async fn create_bridge(
+    netlink: &Netlink,
+    names: &Names,
+    saved: &SavedInterface,
+) -> Result<u32, NetworkError> {
+    let name = &names.bridge;
+    let bridge = LinkMessageBuilder::<LinkBridge>::new(name)
+        .address(GATEWAY_MAC.to_vec())
+        .mcast_snooping(false)
+        .build();
+    netlink.create(name, bridge).await?;
+    let bridge = present(netlink, name, Step::Create).await?;
+    let mut change = LinkUnspec::new_with_index(bridge.index).mtu(saved.mtu);
+    if bridge.addr_gen_mode.is_some() {
+        let none = with_addr_gen_mode(In6AddrGenMode::None);
+        change = change.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));
+    }
+    netlink.change(Step::Change, name, change.build()).await?;
+    let settings = [DevConf::Forwarding(1), DevConf::RouteLocalnet(1)];
+    netlink.configure(name, bridge.index, &settings).await?;
+    Ok(bridge.index)
+}
+
+fn translate(
+    names: &Names,
+    masquerade: &Masquerade,
+    pod: PodAddresses,
+) -> Result<(), NetworkError> {
+    let ports = &masquerade.ports;
+    let v4 = pod.ipv4.map(|pod| {
+        let subnet = &masquerade.ipv4;
+        let ends = Ends {
+            pod: pod.into(),
+            loopback: Ipv4Addr::LOCALHOST.into(),
+            gateway: subnet.gateway().into(),
+            guest: subnet.guest().into(),
+        };
+        table(Family::V4, names, ports, ends)
+    });
+    let v6 = pod.ipv6.map(|pod| {
+        let subnet = &masquerade.ipv6;
+        let ends = Ends {
+            pod: pod.into(),
+            loopback: Ipv6Addr::LOCALHOST.into(),
+            gateway: subnet.gateway().into(),
+            guest: subnet.guest().into(),
+        };
+        table(Family::V6, names, ports, ends)
+    });
+    for table in v4.into_iter().chain(v6) {
+        nft::create(&table)
+            .map_err(|source| NetworkError::of_io(Step::Translate, &names.interface, source))?;
+    }
+    Ok(())
+}
+
+/// The addresses of one family that translation is between.
+struct Ends {
+    pod: IpAddr,
+    loopback: IpAddr,
+    gateway: IpAddr,
+    guest: IpAddr,
+}
+
+/// What KubeVirt's rules do (contract 5.2), in a table of our own: connections to the pod's address
+/// from outside, to the loopback address from inside, and to the pod's address from the guest
+/// itself go to the guest, if they are to a listed port or none is listed. Connections of the guest
+/// leave with the pod's address, and those from the loopback address reach the guest from its
+/// gateway.
+fn table(family: Family, names: &Names, ports: &[Port], ends: Ends) -> Table {
+    const INBOUND: &str = "inbound";
+    let rule = |chain, conditions: &[Condition], action| Rule {
+        chain,
+        conditions: conditions.to_vec(),
+        action,
+    };
+    let from_outside = Condition::InInterface(names.interface.clone());
+    let from_guest = Condition::InInterface(names.bridge.clone());
+    let to_guest = Condition::OutInterface(names.bridge.clone());
+    let mut rules = vec![
+        rule("prerouting", &[from_outside], Action::Jump(INBOUND)),
+        rule(
+            "prerouting",
+            &[from_guest, Condition::Destination(ends.pod)],
+            Action::Jump(INBOUND),
+        ),
+        rule(
+            "output",
+            &[Condition::Destination(ends.loopback)],
+            Action::Jump(INBOUND),
+        ),
+        rule(
+            "postrouting",
+            &[Condition::Source(ends.guest)],
+            Action::Masquerade,
+        ),
+        rule(
+            "postrouting",
+            &[to_guest, Condition::Source(ends.loopback)],
+            Action::SetSource(ends.gateway),
+        ),
+    ];
+    let let_in = Action::SetDestination(ends.guest);
+    match ports {
+        [] => rules.push(rule(INBOUND, &[], let_in)),
+        ports => rules.extend(
+            ports
+                .iter()
+                .map(|port| rule(INBOUND, &[Condition::Port(*port)], let_in)),
+        ),
+    }
+    let chain = |name, hook| Chain { name, hook };
+    Table {
+        family,
+        name: names.table.clone(),
+        chains: vec![
+            chain("prerouting", Some(Hook::PreRouting)),
+            chain("output", Some(Hook::Output)),
+            chain("postrouting", Some(Hook::PostRouting)),
+            chain(INBOUND, None),
+        ],
+        rules,
+    }
+}
