@@ -3,8 +3,14 @@
 //! The guest's DHCPv4 client asks by broadcast; the frame never reaches the network, the answer
 //! appears on the receive queue. No socket, no port 67, no privilege, no lease database: there is
 //! one client, and its address is known.
+//!
+//! DISCOVER is offered the lease. REQUEST is acknowledged, whether it chooses, renews or rebinds;
+//! one for another address is refused, so that the client starts anew. INFORM is told the
+//! configuration. RELEASE and DECLINE change nothing. What another server is asked goes to the
+//! network.
 
 mod options;
+mod request;
 
 use std::net::Ipv4Addr;
 
@@ -17,32 +23,38 @@ use smoltcp::wire::{
 };
 use thiserror::Error;
 
-/// Longest frame that [`DhcpResponder::answer`] makes, bytes.
-pub const MAX_ANSWER: usize = 1514;
-
-/// Longest request that is looked at, bytes; clients send about 350.
-pub const MAX_REQUEST: usize = 1514;
-
-/// Bytes of a frame that [`DhcpResponder::wants`] needs: Ethernet, IPv4 with all options, UDP ports.
-pub const PEEK: usize = ETHERNET_HEADER_LEN + 60 + 4;
+use self::request::Request;
+use super::answers::{Answer, MAX_ANSWER};
 
 /// BOOTP's fixed part and the magic number (RFC 2131, section 2).
 const DHCP_HEADER_LEN: usize = 240;
 /// Some clients drop answers shorter than BOOTP's 300 bytes (RFC 1542, section 2.1).
 const DHCP_MIN_LEN: usize = 300;
 const HEADERS_LEN: usize = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + UDP_HEADER_LEN;
-/// Room for options in an answer: what fits, less the message type and the end mark.
-const MAX_OPTIONS: usize = MAX_ANSWER - HEADERS_LEN - DHCP_HEADER_LEN - 4;
+/// Message type, server identifier, lease time and end mark.
+const FIXED_OPTIONS: usize = 3 + 6 + 6 + 1;
+/// Room for the other options in an answer.
+const MAX_OPTIONS: usize = MAX_ANSWER - HEADERS_LEN - DHCP_HEADER_LEN - FIXED_OPTIONS;
 
+const OPTION_REQUESTED_IP: u8 = 50;
+const OPTION_LEASE_TIME: u8 = 51;
 const OPTION_MESSAGE_TYPE: u8 = 53;
 const OPTION_SERVER_ID: u8 = 54;
 const OPTION_END: u8 = 255;
+
+/// 999 days in seconds, what KubeVirt gives: the pod's address outlives the guest.
+const LEASE_SECONDS: u32 = 999 * 24 * 60 * 60;
 const DHCP_MAGIC: u32 = 0x6382_5363;
 
+/// Message types (RFC 2132, section 9.6).
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
 const REQUEST: u8 = 3;
+const DECLINE: u8 = 4;
 const ACK: u8 = 5;
+const NAK: u8 = 6;
+const RELEASE: u8 = 7;
+const INFORM: u8 = 8;
 
 /// What the guest's DHCPv4 client is told (RFC 2131, 2132, 3397, 3442).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,129 +121,107 @@ pub enum LeaseError {
 /// Answers one guest's DHCPv4 client.
 #[derive(Clone, Debug)]
 pub struct DhcpResponder {
-    client: EthernetAddress,
+    /// The only client, or any.
+    client: Option<EthernetAddress>,
     address: Ipv4Addr,
     server: Ipv4Addr,
-    /// Encoded options of every answer, without message type and end mark.
+    /// Encoded options that tell the configuration.
     options: Vec<u8>,
 }
 
-/// What of a request decides the answer; copied out of it.
-struct Request {
-    answer_type: u8,
-    transaction: u32,
-    secs: u16,
-    broadcast: bool,
-    client_ip: Ipv4Addr,
+/// Kinds of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply {
+    /// OFFER or ACK of the lease.
+    Lease(u8),
+    /// ACK of an INFORM: the configuration without a lease.
+    Configuration,
+    /// NAK.
+    Refusal,
+}
+
+impl Reply {
+    fn message_type(self) -> u8 {
+        match self {
+            Self::Lease(kind) => kind,
+            Self::Configuration => ACK,
+            Self::Refusal => NAK,
+        }
+    }
 }
 
 impl DhcpResponder {
-    /// A responder that gives `lease` to the client with MAC address `client` and to no other.
+    /// A responder that gives `lease` to the client with MAC address `client` and to no other,
+    /// unless the lease is for any.
     pub fn new(lease: &DhcpLease, client: [u8; 6]) -> Result<Self, LeaseError> {
         let options = options::encode(lease)?;
         if options.len() > MAX_OPTIONS {
             return Err(LeaseError::TooLong(options.len()));
         }
-        let client = EthernetAddress(client);
         Ok(Self {
-            client,
+            client: (!lease.any_client).then_some(EthernetAddress(client)),
             address: lease.address,
             server: lease.server,
             options,
         })
     }
 
-    /// Whether a frame that begins with `head` (its first [`PEEK`] bytes, or all of it if it is
-    /// shorter) is a DHCP request to look at. Cheap, as every transmitted frame is asked about.
-    pub fn wants(&self, head: &[u8]) -> bool {
-        let [ethertype_hi, ethertype_lo] = [12, 13].map(|at| head.get(at).copied());
-        if (ethertype_hi, ethertype_lo) != (Some(0x08), Some(0x00)) {
-            return false;
-        }
-        let Some(ip) = head.get(ETHERNET_HEADER_LEN..) else {
-            return false;
-        };
-        let [Some(version_ihl), Some(protocol)] = [0, 9].map(|at| ip.get(at).copied()) else {
-            return false;
-        };
-        let port_at = usize::from(version_ihl & 0xf) * 4 + 2;
-        protocol == u8::from(IpProtocol::Udp)
-            && ip.get(port_at..port_at + 2) == Some(&DHCP_SERVER_PORT.to_be_bytes())
-            && ip
-                .get(16..20)
-                .is_some_and(|to| to == Ipv4Addr::BROADCAST.octets() || to == self.server.octets())
+    /// Whether a request to this address is for us.
+    pub fn serves(&self, to: Ipv4Addr) -> bool {
+        to.is_broadcast() || to == self.server
     }
 
-    /// Answers the Ethernet frame `frame` into `out` and returns the answer's length.
+    /// Answers the Ethernet frame `frame` into `out`, for which [`MAX_ANSWER`] bytes suffice.
     ///
-    /// `None` for anything but a DISCOVER or REQUEST of this guest, and if `out` is too short
-    /// ([`MAX_ANSWER`] always suffices). The UDP checksum of the request is not looked at: a guest
-    /// with checksum offload leaves it unfinished.
-    pub fn answer(&self, frame: &[u8], out: &mut [u8]) -> Option<usize> {
-        let request = self.parse(frame)?;
-        self.emit(&request, out)
-    }
-
-    fn parse(&self, frame: &[u8]) -> Option<Request> {
-        let frame = EthernetFrame::new_checked(frame).ok()?;
-        if frame.ethertype() != EthernetProtocol::Ipv4 {
-            return None;
-        }
-        let ip = Ipv4Packet::new_checked(frame.payload()).ok()?;
-        let whole = !ip.more_frags() && ip.frag_offset() == 0;
-        if ip.version() != 4 || ip.next_header() != IpProtocol::Udp || !whole {
-            return None;
-        }
-        let udp = UdpPacket::new_checked(ip.payload()).ok()?;
-        if udp.dst_port() != DHCP_SERVER_PORT {
-            return None;
-        }
-        self.parse_dhcp(&DhcpPacket::new_checked(udp.payload()).ok()?)
-    }
-
-    fn parse_dhcp(&self, dhcp: &DhcpPacket<&[u8]>) -> Option<Request> {
-        let ours = dhcp.opcode() == DhcpOpCode::Request
-            && dhcp.hardware_type() == ArpHardware::Ethernet
-            && dhcp.hardware_len() == 6
-            && dhcp.magic_number() == DHCP_MAGIC
-            && dhcp.client_hardware_address() == self.client
-            && dhcp.relay_agent_ip().is_unspecified();
-        if !ours {
-            return None;
-        }
-        let mut message_type = None;
-        for option in dhcp.options() {
-            match (option.kind, option.data) {
-                (OPTION_MESSAGE_TYPE, &[kind]) => message_type = Some(kind),
-                // The client chose another server's offer.
-                (OPTION_SERVER_ID, id) if *id != self.server.octets() => return None,
-                _ => {}
-            }
-        }
-        let answer_type = match message_type? {
-            DISCOVER => OFFER,
-            REQUEST => ACK,
-            _ => return None,
+    /// The UDP checksum of the request is not looked at: a guest with checksum offload leaves it
+    /// unfinished.
+    pub fn answer(&self, frame: &[u8], out: &mut [u8]) -> Answer {
+        let request = match Request::parse(frame) {
+            Some(request) if self.client.is_none_or(|client| client == request.client) => request,
+            _ => return Answer::Pass,
         };
-        Some(Request {
-            answer_type,
-            transaction: dhcp.transaction_id(),
-            secs: dhcp.secs(),
-            broadcast: dhcp.flags().contains(DhcpFlags::BROADCAST),
-            client_ip: dhcp.client_ip(),
-        })
+        match self.decide(&request) {
+            Ok(reply) => self
+                .emit(&request, reply, out)
+                .map_or(Answer::Silence, Answer::Frame),
+            Err(answer) => answer,
+        }
     }
 
-    fn emit(&self, request: &Request, out: &mut [u8]) -> Option<usize> {
-        let message_len = DHCP_HEADER_LEN + 3 + self.options.len() + 1;
-        let dhcp_len = message_len.max(DHCP_MIN_LEN);
+    /// RFC 2131, section 4.3.
+    fn decide(&self, request: &Request) -> Result<Reply, Answer> {
+        if request.server.is_some_and(|server| server != self.server) {
+            // The client chose another server's offer.
+            return Err(Answer::Pass);
+        }
+        match request.message_type {
+            DISCOVER => Ok(Reply::Lease(OFFER)),
+            REQUEST if request.wanted().is_none_or(|wanted| wanted == self.address) => {
+                Ok(Reply::Lease(ACK))
+            }
+            REQUEST => Ok(Reply::Refusal),
+            INFORM => Ok(Reply::Configuration),
+            DECLINE | RELEASE => Err(Answer::Silence),
+            _ => Err(Answer::Pass),
+        }
+    }
+
+    fn emit(&self, request: &Request, reply: Reply, out: &mut [u8]) -> Option<usize> {
+        let options_len = if reply == Reply::Refusal {
+            0
+        } else {
+            self.options.len()
+        };
+        let dhcp_len = (DHCP_HEADER_LEN + FIXED_OPTIONS + options_len).max(DHCP_MIN_LEN);
         let out = out.get_mut(..HEADERS_LEN + dhcp_len)?;
         out.fill(0);
 
-        let (ethernet_to, ip_to) = if request.broadcast {
+        let (ethernet_to, ip_to) = if request.broadcast || reply == Reply::Refusal {
             (EthernetAddress::BROADCAST, Ipv4Addr::BROADCAST)
+        } else if request.client_ip.is_unspecified() {
+            (request.client, self.address)
         } else {
-            (self.client, self.address)
+            (request.client, request.client_ip)
         };
         EthernetRepr {
             src_addr: self.server_mac(),
@@ -252,7 +242,7 @@ impl DhcpResponder {
         let mut ip_packet = Ipv4Packet::new_unchecked(&mut out[ETHERNET_HEADER_LEN..]);
         ip.emit(&mut ip_packet, &ChecksumCapabilities::default());
 
-        self.emit_dhcp(request, &mut out[HEADERS_LEN..]);
+        self.emit_dhcp(request, reply, &mut out[HEADERS_LEN..]);
 
         let mut udp = UdpPacket::new_unchecked(&mut out[ETHERNET_HEADER_LEN + IPV4_HEADER_LEN..]);
         udp.set_src_port(DHCP_SERVER_PORT);
@@ -263,26 +253,45 @@ impl DhcpResponder {
     }
 
     /// Fills `out`, which is zeroed and long enough.
-    fn emit_dhcp(&self, request: &Request, out: &mut [u8]) {
+    fn emit_dhcp(&self, request: &Request, reply: Reply, out: &mut [u8]) {
         let mut dhcp = DhcpPacket::new_unchecked(&mut out[..DHCP_HEADER_LEN]);
         dhcp.set_opcode(DhcpOpCode::Reply);
         dhcp.set_hardware_type(ArpHardware::Ethernet);
         dhcp.set_hardware_len(6);
         dhcp.set_transaction_id(request.transaction);
         dhcp.set_secs(request.secs);
-        if request.broadcast {
+        if request.broadcast || reply == Reply::Refusal {
             dhcp.set_flags(DhcpFlags::BROADCAST);
         }
-        dhcp.set_client_ip(request.client_ip);
-        dhcp.set_your_ip(self.address);
-        dhcp.set_server_ip(self.server);
-        dhcp.set_client_hardware_address(self.client);
+        if let Reply::Lease(_) = reply {
+            dhcp.set_your_ip(self.address);
+        }
+        if reply != Reply::Refusal {
+            dhcp.set_client_ip(request.client_ip);
+            dhcp.set_server_ip(self.server);
+        }
+        dhcp.set_client_hardware_address(request.client);
         dhcp.set_magic_number(DHCP_MAGIC);
+        self.emit_options(reply, &mut out[DHCP_HEADER_LEN..]);
+    }
 
-        let (message_type, rest) = out[DHCP_HEADER_LEN..].split_at_mut(3);
-        message_type.copy_from_slice(&[OPTION_MESSAGE_TYPE, 1, request.answer_type]);
-        rest[..self.options.len()].copy_from_slice(&self.options);
-        rest[self.options.len()] = OPTION_END;
+    fn emit_options(&self, reply: Reply, out: &mut [u8]) {
+        let mut at = 0;
+        let mut push = |bytes: &[u8]| {
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        push(&[OPTION_MESSAGE_TYPE, 1, reply.message_type()]);
+        push(&[OPTION_SERVER_ID, 4]);
+        push(&self.server.octets());
+        if let Reply::Lease(_) = reply {
+            push(&[OPTION_LEASE_TIME, 4]);
+            push(&LEASE_SECONDS.to_be_bytes());
+        }
+        if reply != Reply::Refusal {
+            push(&self.options);
+        }
+        push(&[OPTION_END]);
     }
 
     /// The server has no NIC; its frames come from a locally administered address made of its IP

@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
+use super::answers::{Answers, MAX_ANSWER, Protocol};
 use super::control::Control;
-use super::dhcp::{DhcpResponder, MAX_ANSWER};
 use super::features::tap_offloads;
+use super::guard::Guard;
 use super::pairs::Pairs;
 use super::rx::{Rx, RxEnd};
 use super::tap::set_offloads;
@@ -26,13 +27,15 @@ const CONTROL: usize = 2;
 /// Tokens of the other descriptors.
 const TAP: u16 = 0;
 const WAKE: u16 = 1;
+const TIMER: u16 = 2;
 
 /// What handlers are made from, the same for all pairs of a NIC.
 pub(super) struct Setup {
     pub(super) pairs: Arc<Pairs>,
     pub(super) features: u64,
     pub(super) mtu: u16,
-    pub(super) dhcp: Option<Arc<DhcpResponder>>,
+    pub(super) answers: Arc<Answers>,
+    pub(super) guard: Guard,
     /// Pairs that get a handler.
     pub(super) available: u16,
 }
@@ -46,6 +49,7 @@ pub(super) struct PairHandler {
     rx: Rx,
     tx: Tx,
     control: Option<Control>,
+    answers: Arc<Answers>,
     started: bool,
     /// The last turn left packets to send.
     tx_left: bool,
@@ -65,7 +69,8 @@ impl PairHandler {
             pairs,
             features,
             mtu,
-            dhcp,
+            answers,
+            guard,
             available,
         } = setup;
         Self {
@@ -73,7 +78,8 @@ impl PairHandler {
             pairs: Arc::clone(pairs),
             features: *features,
             rx: Rx::new(&rx, *features, *mtu, MAX_ANSWER),
-            tx: Tx::new(&tx, dhcp.clone()),
+            tx: Tx::new(&tx, *guard, Arc::clone(answers)),
+            answers: Arc::clone(answers),
             control: control
                 .as_ref()
                 .map(|queue| Control::new(queue, Arc::clone(pairs), *features, *available)),
@@ -158,6 +164,29 @@ impl PairHandler {
         Ok(())
     }
 
+    /// Tells the guest that its router is still there.
+    fn advertise(&mut self) -> Result<(), QueueError> {
+        let Some(timer) = self.timer() else {
+            return Ok(());
+        };
+        // Starts the next interval; what it reads, how many have passed, is of no interest.
+        let _ = rustix::io::read(timer, &mut [0; 8]);
+        if let (Some(ipv6), Some(buffer)) = (&self.answers.ipv6, self.rx.answer_buffer())
+            && let Some(len) = ipv6.advertise(buffer)
+        {
+            self.rx.queue_answer(len);
+            let counters = &self.pairs.get(self.pair).counters;
+            counters.answers(Protocol::Router).add(1);
+        }
+        self.receive()
+    }
+
+    /// The timer of advertisements, which the first pair sends.
+    fn timer(&self) -> Option<BorrowedFd<'_>> {
+        let timer = self.answers.timer.as_ref().filter(|_| self.pair == 0);
+        timer.map(AsFd::as_fd)
+    }
+
     /// Makes the worker call [`QueueHandler::readable`] after everything that is ready now.
     fn wake(&self) {
         // Fails only if the counter is full; it is never read, so that takes 2^64 calls.
@@ -178,7 +207,11 @@ impl QueueHandler for PairHandler {
         let pair = self.pairs.get(self.pair);
         // SAFETY: the eventfd is open as long as `pair`, which `self` keeps alive.
         let wake = unsafe { BorrowedFd::borrow_raw(pair.wake.as_raw_fd()) };
-        vec![(pair.tap.as_fd(), TAP), (wake, WAKE)]
+        let timer = self.timer().map(|timer| (timer, TIMER));
+        [(pair.tap.as_fd(), TAP), (wake, WAKE)]
+            .into_iter()
+            .chain(timer)
+            .collect()
     }
 
     fn kicked(&mut self, position: usize) -> Result<(), QueueError> {
@@ -192,6 +225,9 @@ impl QueueHandler for PairHandler {
 
     fn readable(&mut self, token: u16) -> Result<(), QueueError> {
         self.start()?;
+        if token == TIMER {
+            return self.advertise();
+        }
         self.receive()?;
         if token == WAKE && self.tx_left {
             self.transmit()?;

@@ -1,23 +1,29 @@
 //! virtio-net (virtio 1.2, 5.1) on a TAP device.
 //!
 //! Frames go between guest memory and the TAP in one system call each, with the virtio header that
-//! the kernel makes and checks, so the VMM copies and parses nothing. One exception: DHCP requests
-//! of the guest are answered here (see [`dhcp`]).
+//! the kernel makes and checks. Received frames are neither copied nor parsed. Of sent frames the
+//! headers are: what only servers and routers may say is dropped ([`guard`]), and the guest's
+//! requests for addresses are answered here ([`dhcp`], [`ipv6`]).
 //!
 //! ```text
 //!  NetSpec --build--> Net --activate--> PairHandler (one thread per queue pair)
 //!                      |                  |- Rx: TAP -> Gathered -> receive queue
-//!                      |                  |- Tx: transmit queue -> TAP, or DhcpResponder -> Rx
+//!                      |                  |- Tx: transmit queue -> Guard -> TAP, or Answers -> Rx
 //!                      |                  `- Control (first pair only)
 //!                      `---- Pairs (TAP queues, link state, counters), shared ----'
 //! ```
 
+mod answers;
 mod control;
 pub mod dhcp;
 mod features;
+mod frame;
 mod gather;
+mod guard;
 mod handler;
 pub mod ipv6;
+mod names;
+mod outgoing;
 mod pairs;
 mod rx;
 mod spec;
@@ -33,8 +39,9 @@ use std::sync::Arc;
 use thiserror::Error;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_S_LINK_UP};
 
-use self::dhcp::DhcpResponder;
+use self::answers::Answers;
 use self::features::has;
+use self::guard::Guard;
 use self::handler::{PairHandler, Setup};
 use self::pairs::Pairs;
 pub use self::spec::{BuildNetError, MAX_QUEUE_PAIRS, MIN_MTU, NetSpec};
@@ -52,7 +59,8 @@ pub struct Net {
     queue_pairs: u16,
     features: u64,
     queue_sizes: Vec<u16>,
-    dhcp: Option<Arc<DhcpResponder>>,
+    answers: Arc<Answers>,
+    guard: Guard,
     pairs: Arc<Pairs>,
 }
 
@@ -137,7 +145,8 @@ impl VirtioDevice for Net {
             pairs: Arc::clone(&self.pairs),
             features,
             mtu: self.mtu,
-            dhcp: self.dhcp.clone(),
+            answers: Arc::clone(&self.answers),
+            guard: self.guard,
             available: parts.len() as u16,
         };
         let handlers = (0..).zip(parts).map(|(pair, (rx, tx))| {

@@ -52,7 +52,10 @@ impl Pairs {
     }
 
     pub(super) fn stats(&self) -> NetStats {
-        let mut total = NetStats::default();
+        let mut total = NetStats {
+            link_up: self.link_up(),
+            ..NetStats::default()
+        };
         self.pairs
             .iter()
             .for_each(|pair| pair.counters.add_to(&mut total));

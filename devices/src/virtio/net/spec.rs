@@ -7,8 +7,10 @@ use std::sync::Arc;
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::answers::Answers;
 use super::dhcp::{DhcpLease, DhcpResponder, LeaseError};
-use super::ipv6::Ipv6Lease;
+use super::guard::Guard;
+use super::ipv6::{Ipv6Lease, Ipv6Responder};
 use super::pairs::{Pair, Pairs};
 use super::stats::PairCounters;
 use super::tap::{self, Offloads};
@@ -92,7 +94,7 @@ pub enum BuildNetError {
         #[source]
         source: io::Error,
     },
-    /// The lease cannot be given by DHCP.
+    /// A lease cannot be given by DHCP.
     #[error("NIC {name} cannot answer DHCP")]
     Lease {
         /// The NIC.
@@ -115,16 +117,17 @@ impl NetSpec {
             taps,
             link_up,
             lease,
-            lease6: _,
-            spoof_check: _,
+            lease6,
+            spoof_check,
         } = self;
-        let dhcp = lease
-            .map(|lease| DhcpResponder::new(&lease, mac))
-            .transpose()
-            .map_err(|source| BuildNetError::Lease {
-                name: name.clone(),
-                source,
-            })?;
+        let refused = |source| BuildNetError::Lease {
+            name: name.clone(),
+            source,
+        };
+        let dhcp = lease.map(|lease| DhcpResponder::new(&lease, mac));
+        let dhcp = dhcp.transpose().map_err(refused)?;
+        let ipv6 = lease6.map(|lease| Ipv6Responder::new(&lease));
+        let ipv6 = ipv6.transpose().map_err(refused)?;
         let failed = |source| BuildNetError::Setup {
             name: name.clone(),
             source,
@@ -135,6 +138,7 @@ impl NetSpec {
             .map(new_pair)
             .collect::<io::Result<_>>()
             .map_err(failed)?;
+        let answers = Answers::new(dhcp, ipv6).map_err(failed)?;
         let queues = 2 * usize::from(queue_pairs) + 1;
         Ok(Net {
             name,
@@ -143,7 +147,8 @@ impl NetSpec {
             queue_pairs,
             features: features::offered(uso, queue_pairs > 1),
             queue_sizes: vec![QUEUE_SIZE; queues],
-            dhcp: dhcp.map(Arc::new),
+            answers: Arc::new(answers),
+            guard: Guard::new(spoof_check.then_some(mac)),
             pairs: Arc::new(Pairs::new(pairs, link_up)),
         })
     }

@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::answers::Protocol;
+
 /// Totals of a NIC since it was made. Received means received by the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetStats {
-    /// Packets received, answers to DHCP included.
+    /// Packets received, answers made here included.
     pub rx_packets: u64,
     /// Bytes received, without the virtio header.
     pub rx_bytes: u64,
@@ -24,8 +26,18 @@ pub struct NetStats {
     pub tx_drops: u64,
     /// Packets that are no packets, or that the TAP device refused.
     pub tx_errors: u64,
-    /// DHCP requests answered.
+    /// DHCPv4 requests answered.
     pub dhcp_replies: u64,
+    /// DHCPv6 requests answered.
+    pub dhcpv6_replies: u64,
+    /// Router advertisements given to the guest.
+    pub router_advertisements: u64,
+    /// Packets not sent because they were of a kind that servers and routers send.
+    pub impersonation_drops: u64,
+    /// Packets not sent because of another MAC address than the NIC's.
+    pub spoof_drops: u64,
+    /// Whether the guest is told that there is a link.
+    pub link_up: bool,
 }
 
 /// A counter with one writer, which therefore needs no atomic addition.
@@ -56,9 +68,22 @@ pub(super) struct PairCounters {
     pub(super) tx_drops: Counter,
     pub(super) tx_errors: Counter,
     pub(super) dhcp_replies: Counter,
+    pub(super) dhcpv6_replies: Counter,
+    pub(super) router_advertisements: Counter,
+    pub(super) impersonation_drops: Counter,
+    pub(super) spoof_drops: Counter,
 }
 
 impl PairCounters {
+    /// The counter of this protocol's answers.
+    pub(super) fn answers(&self, protocol: Protocol) -> &Counter {
+        match protocol {
+            Protocol::Dhcpv4 => &self.dhcp_replies,
+            Protocol::Dhcpv6 => &self.dhcpv6_replies,
+            Protocol::Router => &self.router_advertisements,
+        }
+    }
+
     /// Adds these to `total`.
     pub(super) fn add_to(&self, total: &mut NetStats) {
         total.rx_packets += self.rx_packets.get();
@@ -70,5 +95,9 @@ impl PairCounters {
         total.tx_drops += self.tx_drops.get();
         total.tx_errors += self.tx_errors.get();
         total.dhcp_replies += self.dhcp_replies.get();
+        total.dhcpv6_replies += self.dhcpv6_replies.get();
+        total.router_advertisements += self.router_advertisements.get();
+        total.impersonation_drops += self.impersonation_drops.get();
+        total.spoof_drops += self.spoof_drops.get();
     }
 }

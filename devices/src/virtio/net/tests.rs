@@ -1,5 +1,6 @@
 //! The NIC against a fake driver and a real TAP in a network namespace of its own.
 
+mod answers;
 mod datapath;
 mod harness;
 mod hostile;

@@ -1,12 +1,14 @@
 //! The transmit path of one queue pair: guest to TAP.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::dhcp::{DhcpResponder, MAX_REQUEST, PEEK};
+use super::answers::{Answer, Answers, Protocol};
 use super::features::MAX_PACKET;
+use super::frame::{self, Bytes, Stop};
+use super::guard::{Guard, Offence};
+use super::outgoing::{MAX_LOOK, Outgoing};
 use super::rx::Rx;
 use super::stats::PairCounters;
 use super::tap::HEADER_SIZE;
@@ -23,21 +25,30 @@ const MIN_FRAME: usize = 14;
 /// Transmit state of one queue pair.
 pub(super) struct Tx {
     chain: Chain,
-    dhcp: Option<Arc<DhcpResponder>>,
-    /// A DHCP request, copied out of guest memory once.
-    request: Box<[u8; MAX_REQUEST]>,
+    outgoing: Outgoing,
+    guard: Guard,
+    answers: Arc<Answers>,
+}
+
+/// What is to become of a packet.
+enum Verdict {
+    Send,
+    Drop(Offence),
+    Ask(Protocol),
 }
 
 impl Tx {
-    pub(super) fn new(queue: &VirtQueue, dhcp: Option<Arc<DhcpResponder>>) -> Self {
+    pub(super) fn new(queue: &VirtQueue, guard: Guard, answers: Arc<Answers>) -> Self {
         Self {
             chain: queue.new_chain(),
-            dhcp,
-            request: Box::new([0; MAX_REQUEST]),
+            outgoing: Outgoing::new(usize::from(queue.size())),
+            guard,
+            answers,
         }
     }
 
-    /// Sends up to `budget` packets; true if some may be left. Answers made here go to `rx`.
+    /// Sends up to `budget` packets, up to the first that is answered; true if some may be left.
+    /// Answers made here go to `rx`.
     pub(super) fn run(
         &mut self,
         queue: &mut VirtQueue,
@@ -51,14 +62,13 @@ impl Tx {
         loop {
             queue.disable_kicks();
             while queue.next(&mut self.chain)? {
-                if link_up {
-                    self.send(tap, rx, counters);
-                } else {
+                let answered = link_up && self.send(tap, rx, counters);
+                if !link_up {
                     counters.tx_drops.add(1);
                 }
                 queue.complete(self.chain.head(), 0);
                 count += 1;
-                if count == budget {
+                if count == budget || answered {
                     queue.notify();
                     return Ok(true);
                 }
@@ -73,16 +83,31 @@ impl Tx {
         }
     }
 
-    fn send(&mut self, tap: &File, rx: &mut Rx, counters: &PairCounters) {
+    /// Deals with the packet in `chain`; true if the guest is to receive an answer first.
+    fn send(&mut self, tap: &File, rx: &mut Rx, counters: &PairCounters) -> bool {
         let len = self.chain.readable_len() as usize;
         if !(HEADER_SIZE + MIN_FRAME..=MAX_PACKET).contains(&len) {
             counters.tx_errors.add(1);
-            return;
+            return false;
         }
-        if self.is_dhcp(len) && self.answer_dhcp(rx, counters) {
-            return;
+        self.outgoing.load(&self.chain);
+        match self.judge(len - HEADER_SIZE) {
+            Verdict::Send => {}
+            Verdict::Drop(Offence::Impersonation) => {
+                counters.impersonation_drops.add(1);
+                return false;
+            }
+            Verdict::Drop(Offence::Spoof) => {
+                counters.spoof_drops.add(1);
+                return false;
+            }
+            Verdict::Ask(protocol) => match self.ask(protocol, rx, counters) {
+                Answer::Pass => {}
+                Answer::Silence => return false,
+                Answer::Frame(_) => return true,
+            },
         }
-        match write_packet(tap, &self.chain) {
+        match self.outgoing.write_to_tap(tap, &self.chain) {
             Ok(()) => {
                 counters.tx_packets.add(1);
                 counters.tx_bytes.add((len - HEADER_SIZE) as u64);
@@ -90,45 +115,55 @@ impl Tx {
             Err(error) if error.kind() == ErrorKind::WouldBlock => counters.tx_drops.add(1),
             Err(_) => counters.tx_errors.add(1),
         }
+        false
     }
 
-    fn is_dhcp(&self, len: usize) -> bool {
-        let Some(dhcp) = &self.dhcp else { return false };
-        let mut head = [0; PEEK];
-        let peeked = self.chain.read_at(HEADER_SIZE as u32, &mut head);
-        len - HEADER_SIZE <= MAX_REQUEST && dhcp.wants(&head[..peeked])
+    /// Looks at as much of a frame of `len` bytes as it takes.
+    fn judge(&mut self, len: usize) -> Verdict {
+        match self.look(len) {
+            Ok(verdict) => return verdict,
+            Err(Stop::More) => self.outgoing.load_more(&self.chain),
+            Err(stop) => return self.stopped(stop, len),
+        }
+        self.look(len)
+            .unwrap_or_else(|stop| self.stopped(stop, len))
     }
 
-    /// True if the packet is dealt with: it was answered, or would be but for an earlier answer
-    /// that the guest has not received yet; the client will ask again.
-    fn answer_dhcp(&mut self, rx: &mut Rx, counters: &PairCounters) -> bool {
-        let Some(dhcp) = &self.dhcp else { return false };
-        let len = self
-            .chain
-            .read_at(HEADER_SIZE as u32, &mut self.request[..]);
+    fn look(&self, len: usize) -> Result<Verdict, Stop> {
+        let bytes = Bytes::new(self.outgoing.frame(), len);
+        let frame = frame::parse(bytes)?;
+        if let Some(offence) = self.guard.judge(self.outgoing.header(), bytes, &frame)? {
+            return Ok(Verdict::Drop(offence));
+        }
+        let asked = self.answers.wants(bytes, &frame)?;
+        Ok(asked.map_or(Verdict::Send, Verdict::Ask))
+    }
+
+    fn stopped(&self, stop: Stop, len: usize) -> Verdict {
+        let bytes = Bytes::new(self.outgoing.frame(), len);
+        let offence = match stop {
+            Stop::End(end) => self.guard.judge_cut(self.outgoing.header(), bytes, end),
+            Stop::More | Stop::Hidden => Some(Offence::Impersonation),
+        };
+        offence.map_or(Verdict::Send, Verdict::Drop)
+    }
+
+    /// Has a request answered. While the guest has not received an earlier answer there is none; its
+    /// client will ask again.
+    fn ask(&mut self, protocol: Protocol, rx: &mut Rx, counters: &PairCounters) -> Answer {
+        if self.chain.readable_len() as usize > HEADER_SIZE + MAX_LOOK {
+            return Answer::Pass;
+        }
+        self.outgoing.load_more(&self.chain);
         let Some(buffer) = rx.answer_buffer() else {
             counters.tx_drops.add(1);
-            return true;
+            return Answer::Silence;
         };
-        let Some(answer_len) = dhcp.answer(&self.request[..len], buffer) else {
-            return false;
-        };
-        rx.queue_answer(answer_len);
-        counters.dhcp_replies.add(1);
-        true
-    }
-}
-
-/// Writes the readable part of `chain`, a header and a frame, which the kernel checks.
-fn write_packet(tap: &File, chain: &Chain) -> io::Result<()> {
-    let buffers = chain.readable();
-    let count = buffers.len() as libc::c_int;
-    // SAFETY: the iovecs are ranges of guest memory, which `chain` keeps mapped; the call only reads
-    // them, once.
-    let written = unsafe { libc::writev(tap.as_raw_fd(), buffers.as_ptr(), count) };
-    if written < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
+        let answer = self.answers.answer(protocol, self.outgoing.frame(), buffer);
+        if let Answer::Frame(len) = answer {
+            rx.queue_answer(len);
+            counters.answers(protocol).add(1);
+        }
+        answer
     }
 }

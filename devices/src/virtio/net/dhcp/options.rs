@@ -4,9 +4,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use super::{DhcpLease, DhcpOptions, LeaseError};
-
-/// 999 days in seconds, what KubeVirt gives: the pod's address outlives the guest.
-pub(super) const LEASE_SECONDS: u32 = 999 * 24 * 60 * 60;
+use crate::virtio::net::names;
 
 const SUBNET_MASK: u8 = 1;
 const ROUTER: u8 = 3;
@@ -15,8 +13,6 @@ const HOST_NAME: u8 = 12;
 const DOMAIN_NAME: u8 = 15;
 const MTU: u8 = 26;
 const NTP_SERVERS: u8 = 42;
-const LEASE_TIME: u8 = 51;
-const SERVER_ID: u8 = 54;
 const TFTP_SERVER_NAME: u8 = 66;
 const BOOT_FILE_NAME: u8 = 67;
 const DOMAIN_SEARCH: u8 = 119;
@@ -25,16 +21,10 @@ const CLASSLESS_ROUTES: u8 = 121;
 /// Options for private use (RFC 3942); 255 is the end mark.
 const PRIVATE: RangeInclusive<u8> = 224..=254;
 
-/// Longest name in text form (RFC 1035, section 2.3.4, less the length bytes).
-const MAX_NAME: usize = 253;
-/// Longest label of a name.
-const MAX_LABEL: usize = 63;
-
-/// All options of `lease` but the message type and the end mark.
+/// The options of `lease` that tell the guest its configuration: all but message type, server
+/// identifier, lease time and end mark.
 pub(super) fn encode(lease: &DhcpLease) -> Result<Vec<u8>, LeaseError> {
     let mut options = Vec::new();
-    push(&mut options, SERVER_ID, &lease.server.octets());
-    push(&mut options, LEASE_TIME, &LEASE_SECONDS.to_be_bytes());
     push(&mut options, SUBNET_MASK, &mask(lease.prefix_len)?.octets());
     push(&mut options, MTU, &lease.mtu.to_be_bytes());
     if let Some(router) = lease.router {
@@ -42,12 +32,24 @@ pub(super) fn encode(lease: &DhcpLease) -> Result<Vec<u8>, LeaseError> {
     }
     push(&mut options, DNS, &octets(&lease.dns));
     if let Some(hostname) = &lease.hostname {
-        push(&mut options, HOST_NAME, checked_name(hostname)?.as_bytes());
+        push(
+            &mut options,
+            HOST_NAME,
+            names::checked(hostname)?.as_bytes(),
+        );
     }
     if let Some(domain) = &lease.domain {
-        push(&mut options, DOMAIN_NAME, checked_name(domain)?.as_bytes());
+        push(
+            &mut options,
+            DOMAIN_NAME,
+            names::checked(domain)?.as_bytes(),
+        );
     }
-    push(&mut options, DOMAIN_SEARCH, &search_list(&lease.search)?);
+    push(
+        &mut options,
+        DOMAIN_SEARCH,
+        &names::search_list(&lease.search)?,
+    );
     push(&mut options, CLASSLESS_ROUTES, &classless_routes(lease)?);
     push_chosen(&mut options, &lease.options)?;
     Ok(options)
@@ -89,29 +91,6 @@ fn mask(prefix_len: u8) -> Result<Ipv4Addr, LeaseError> {
         1..=32 => Ok(Ipv4Addr::from_bits(u32::MAX << (32 - prefix_len))),
         _ => Err(LeaseError::Prefix(prefix_len)),
     }
-}
-
-fn checked_name(name: &str) -> Result<&str, LeaseError> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let label_ok = |label: &str| (1..=MAX_LABEL).contains(&label.len());
-    if name.len() <= MAX_NAME && name.is_ascii() && name.split('.').all(label_ok) {
-        Ok(name)
-    } else {
-        Err(LeaseError::Name(name.to_owned()))
-    }
-}
-
-/// RFC 3397, without the compression it allows.
-fn search_list(names: &[String]) -> Result<Vec<u8>, LeaseError> {
-    let mut list = Vec::new();
-    for name in names {
-        for label in checked_name(name)?.split('.') {
-            list.push(label.len() as u8);
-            list.extend_from_slice(label.as_bytes());
-        }
-        list.push(0);
-    }
-    Ok(list)
 }
 
 /// RFC 3442: a client that reads these ignores the router option, so the default route is among

@@ -91,6 +91,15 @@ fn request(
     frame
 }
 
+/// The answer to `frame`.
+fn answer(responder: &DhcpResponder, frame: &[u8]) -> Vec<u8> {
+    let mut out = [0; MAX_ANSWER];
+    match responder.answer(frame, &mut out) {
+        Answer::Frame(len) => out[..len].to_vec(),
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
 fn discover() -> Vec<u8> {
     request(DhcpMessageType::Discover, None, |_| {})
 }
@@ -129,11 +138,8 @@ fn option(dhcp: &[u8], code: u8) -> Option<Vec<u8>> {
 
 #[test]
 fn discover_is_offered_the_lease() {
-    let mut out = [0; MAX_ANSWER];
-    let len = responder()
-        .answer(&discover(), &mut out)
-        .expect("an answer");
-    let dhcp = unwrap_answer(&out[..len]);
+    let offer = answer(&responder(), &discover());
+    let dhcp = unwrap_answer(&offer);
     let packet = DhcpPacket::new_checked(dhcp).expect("a DHCP message");
     let repr = DhcpRepr::parse(&packet).expect("a DHCP message");
     assert_eq!(repr.message_type, DhcpMessageType::Offer);
@@ -153,77 +159,139 @@ fn discover_is_offered_the_lease() {
     assert_eq!(option(dhcp, 121), Some(routes));
 }
 
+/// The message of a client that has, or wants, these addresses.
+fn request_for(
+    current: Ipv4Addr,
+    requested: Option<Ipv4Addr>,
+    server: Option<Ipv4Addr>,
+) -> Vec<u8> {
+    request(DhcpMessageType::Request, server, |dhcp| {
+        dhcp[12..16].copy_from_slice(&current.octets());
+        if let Some(requested) = requested {
+            // In place of the client identifier, which is as long as it and padding.
+            let at = dhcp
+                .windows(2)
+                .position(|pair| pair == [61, 7])
+                .expect("an identifier");
+            dhcp[at..at + 6].copy_from_slice(&[50, 4, 0, 0, 0, 0]);
+            dhcp[at + 2..at + 6].copy_from_slice(&requested.octets());
+            dhcp[at + 6..at + 9].fill(0);
+        }
+    })
+}
+
 #[test]
 fn request_is_acknowledged() {
-    let mut out = [0; MAX_ANSWER];
-    for server in [None, Some(SERVER)] {
-        let frame = request(DhcpMessageType::Request, server, |_| {});
-        let len = responder().answer(&frame, &mut out).expect("an answer");
-        assert_eq!(option(unwrap_answer(&out[..len]), 53), Some(vec![ACK]));
+    let none = Ipv4Addr::UNSPECIFIED;
+    for (current, requested, server) in [
+        (none, None, None),
+        (none, None, Some(SERVER)),
+        (none, Some(ADDRESS), Some(SERVER)),
+        (none, Some(ADDRESS), None),
+        (ADDRESS, None, None),
+    ] {
+        let ack = answer(&responder(), &request_for(current, requested, server));
+        let dhcp = unwrap_answer(&ack);
+        assert_eq!(option(dhcp, 53), Some(vec![ACK]));
+        assert_eq!(option(dhcp, 51), Some(LEASE_SECONDS.to_be_bytes().to_vec()));
+        assert_eq!(dhcp[12..16], current.octets(), "ciaddr");
+        assert_eq!(dhcp[16..20], ADDRESS.octets(), "yiaddr");
     }
+}
+
+/// A client that was somewhere else before starts anew, instead of waiting for its old address.
+#[test]
+fn request_for_another_address_is_refused() {
+    let other = Ipv4Addr::new(192, 168, 1, 9);
+    for (current, requested) in [(Ipv4Addr::UNSPECIFIED, Some(other)), (other, None)] {
+        let nak = answer(&responder(), &request_for(current, requested, None));
+        assert_eq!(nak[..6], [0xff; 6]);
+        let dhcp = &nak[HEADERS_LEN..];
+        assert_eq!(option(dhcp, 53), Some(vec![NAK]));
+        assert_eq!(option(dhcp, 54), Some(SERVER.octets().to_vec()));
+        assert_eq!((option(dhcp, 51), option(dhcp, 1)), (None, None));
+        assert_eq!(dhcp[12..24], [0; 12], "no address");
+    }
+}
+
+#[test]
+fn inform_is_told_the_configuration_without_a_lease() {
+    let client = Ipv4Addr::new(10, 244, 1, 77);
+    let inform = request(DhcpMessageType::Inform, None, |dhcp| {
+        dhcp[12..16].copy_from_slice(&client.octets());
+    });
+    let ack = answer(&responder(), &inform);
+    let ip = Ipv4Packet::new_checked(&ack[ETHERNET_HEADER_LEN..]).expect("an IPv4 packet");
+    assert_eq!(ip.dst_addr(), client);
+    let dhcp = &ack[HEADERS_LEN..];
+    assert_eq!(option(dhcp, 53), Some(vec![ACK]));
+    assert_eq!((option(dhcp, 51), &dhcp[16..20]), (None, &[0; 4][..]));
+    assert_eq!(option(dhcp, 6), Some(vec![10, 96, 0, 10, 1, 1, 1, 1]));
+}
+
+#[test]
+fn a_renewal_is_a_request_to_the_server_or_to_all() {
+    assert!(responder().serves(SERVER));
+    assert!(responder().serves(Ipv4Addr::BROADCAST));
+    assert!(!responder().serves(GATEWAY));
+}
+
+#[test]
+fn another_client_is_answered_where_any_may_be() {
+    const NESTED: [u8; 6] = [2, 9, 9, 9, 9, 9];
+    let frame = request(DhcpMessageType::Discover, None, |dhcp| {
+        dhcp[28..34].copy_from_slice(&NESTED);
+    });
+    let mut out = [0; MAX_ANSWER];
+    assert_eq!(responder().answer(&frame, &mut out), Answer::Pass);
+    let lease = DhcpLease {
+        any_client: true,
+        ..lease()
+    };
+    let responder = DhcpResponder::new(&lease, GUEST).expect("the lease can be expressed");
+    let offer = answer(&responder, &frame);
+    assert_eq!(offer[..6], NESTED);
+    assert_eq!(offer[HEADERS_LEN + 28..HEADERS_LEN + 34], NESTED);
 }
 
 #[test]
 fn others_are_not_answered() {
     let mut out = [0; MAX_ANSWER];
-    let mut refused = |frame: Vec<u8>| responder().answer(&frame, &mut out).is_none();
-    assert!(refused(request(
-        DhcpMessageType::Request,
-        Some(GATEWAY),
-        |_| {}
-    )));
-    assert!(refused(request(
-        DhcpMessageType::Release,
-        Some(SERVER),
-        |_| {}
-    )));
-    assert!(refused(request(DhcpMessageType::Inform, None, |_| {})));
-    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
-        dhcp[0] = 2
-    })));
-    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
-        dhcp[1] = 6
-    })));
-    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
-        dhcp[2] = 255
-    })));
-    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
-        dhcp[24] = 10
-    })));
-    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
-        dhcp[33] ^= 1
-    })));
-    assert!(refused(request(DhcpMessageType::Discover, None, |dhcp| {
-        dhcp[236] ^= 1
-    })));
+    let mut answer = |frame: Vec<u8>| responder().answer(&frame, &mut out);
+    for message_type in [DhcpMessageType::Release, DhcpMessageType::Decline] {
+        let frame = request(message_type, Some(SERVER), |_| {});
+        assert_eq!(answer(frame), Answer::Silence, "{message_type:?}");
+    }
+    let other = request(DhcpMessageType::Request, Some(GATEWAY), |_| {});
+    assert_eq!(answer(other), Answer::Pass, "another server was chosen");
+    for (at, value) in [
+        (0, 2),
+        (1, 6),
+        (2, 255),
+        (24, 10),
+        (33, 0xee),
+        (236, 0),
+        (242, 99),
+    ] {
+        let frame = request(DhcpMessageType::Discover, None, |dhcp| dhcp[at] = value);
+        assert_eq!(answer(frame), Answer::Pass, "byte {at} set to {value}");
+    }
     for len in 0..HEADERS_LEN + DHCP_HEADER_LEN + 3 {
-        assert!(refused(discover()[..len].to_vec()), "cut to {len} bytes");
+        assert_eq!(
+            answer(discover()[..len].to_vec()),
+            Answer::Pass,
+            "cut to {len} bytes"
+        );
     }
 }
 
 #[test]
 fn broadcast_is_honoured() {
     let frame = request(DhcpMessageType::Discover, None, |dhcp| dhcp[10] = 0x80);
-    let mut out = [0; MAX_ANSWER];
-    let len = responder().answer(&frame, &mut out).expect("an answer");
-    assert_eq!(out[..6], [0xff; 6]);
-    let ip = Ipv4Packet::new_checked(&out[ETHERNET_HEADER_LEN..len]).expect("an IPv4 packet");
+    let offer = answer(&responder(), &frame);
+    assert_eq!(offer[..6], [0xff; 6]);
+    let ip = Ipv4Packet::new_checked(&offer[ETHERNET_HEADER_LEN..]).expect("an IPv4 packet");
     assert_eq!(ip.dst_addr(), Ipv4Addr::BROADCAST);
-}
-
-#[test]
-fn only_dhcp_requests_are_wanted() {
-    let responder = responder();
-    let frame = discover();
-    assert!(responder.wants(&frame[..PEEK]));
-    for (at, value) in [(12, 0x86), (23, 6), (37, 53), (30, 10)] {
-        let mut other = frame.clone();
-        other[at] = value;
-        assert!(!responder.wants(&other[..PEEK]), "byte {at} set to {value}");
-    }
-    for len in 0..38 {
-        assert!(!responder.wants(&frame[..len]));
-    }
 }
 
 #[test]
@@ -237,11 +305,11 @@ fn small_answers_are_padded_and_short_buffers_refused() {
         ..lease()
     };
     let responder = DhcpResponder::new(&small, GUEST).expect("the lease can be expressed");
-    let mut out = [0; MAX_ANSWER];
-    let len = responder.answer(&discover(), &mut out).expect("an answer");
-    assert_eq!(len, HEADERS_LEN + DHCP_MIN_LEN);
-    assert_eq!(option(unwrap_answer(&out[..len]), 121), None);
-    assert_eq!(responder.answer(&discover(), &mut out[..len - 1]), None);
+    let offer = answer(&responder, &discover());
+    assert_eq!(offer.len(), HEADERS_LEN + DHCP_MIN_LEN);
+    assert_eq!(option(unwrap_answer(&offer), 121), None);
+    let mut short = vec![0; offer.len() - 1];
+    assert_eq!(responder.answer(&discover(), &mut short), Answer::Silence);
 }
 
 #[test]
@@ -278,9 +346,8 @@ fn chosen_options_are_passed_on() {
         private_options: vec![(224, "one".into()), (254, "two".into())],
     };
     let responder = DhcpResponder::new(&lease, GUEST).expect("the lease can be expressed");
-    let mut out = [0; MAX_ANSWER];
-    let len = responder.answer(&discover(), &mut out).expect("an answer");
-    let dhcp = unwrap_answer(&out[..len]);
+    let offer = answer(&responder, &discover());
+    let dhcp = unwrap_answer(&offer);
     let expected: &[(u8, &[u8])] = &[
         (66, b"tftp.example"),
         (67, b"pxelinux.0"),
@@ -303,18 +370,16 @@ fn long_lists_are_split() {
     let search = vec!["some.rather.long.example".to_owned(); 20];
     let lease = DhcpLease { search, ..lease() };
     let responder = DhcpResponder::new(&lease, GUEST).expect("the lease can be expressed");
-    let mut out = [0; MAX_ANSWER];
-    let len = responder.answer(&discover(), &mut out).expect("an answer");
-    let list = option(unwrap_answer(&out[..len]), 119).expect("a search list");
+    let offer = answer(&responder, &discover());
+    let list = option(unwrap_answer(&offer), 119).expect("a search list");
     assert_eq!(list.len(), 20 * 26);
 }
 
 proptest! {
     #[test]
-    fn random_frames_do_no_harm(frame in prop::collection::vec(any::<u8>(), 0..MAX_REQUEST)) {
+    fn random_frames_do_no_harm(frame in prop::collection::vec(any::<u8>(), 0..1514)) {
         let mut out = [0; MAX_ANSWER];
-        responder().wants(&frame);
-        prop_assert_eq!(responder().answer(&frame, &mut out), None);
+        prop_assert_eq!(responder().answer(&frame, &mut out), Answer::Pass);
     }
 
     #[test]
@@ -330,8 +395,7 @@ proptest! {
         }
         frame.truncate(len);
         let mut out = [0; MAX_ANSWER];
-        responder().wants(&frame);
-        if let Some(len) = responder().answer(&frame, &mut out) {
+        if let Answer::Frame(len) = responder().answer(&frame, &mut out) {
             prop_assert!(len <= MAX_ANSWER);
         }
     }

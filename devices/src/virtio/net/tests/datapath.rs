@@ -188,55 +188,6 @@ fn a_burst_is_received_in_turns() {
 }
 
 #[test]
-fn dhcp_is_answered_inside() {
-    let Some(mut bench) = Bench::new(1, MERGEABLE) else {
-        return;
-    };
-    bench.kick_all();
-    let discover = discover();
-    bench.offer_tx(&discover, 3);
-    bench.kick(TX).expect("a good chain");
-    assert_eq!(bench.peer.receive(), None, "the request must not leave");
-    // The answer waits for a buffer; a second request meanwhile is dropped.
-    bench.offer_tx(&discover, 1);
-    bench.kick(TX).expect("a good chain");
-    bench.offer_rx(HEAP + (1 << 16), 4, 1526);
-    bench.kick(RX).expect("good buffers");
-    let (_, written) = bench.queues[RX].pop_used().expect("an answer");
-    assert_eq!(bench.queues[RX].pop_used(), None);
-    let answer = bench.read(HEAP + (1 << 16), written as usize);
-    assert_eq!(answer[..HEADER_SIZE], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
-    assert_eq!(answer[HEADER_SIZE..HEADER_SIZE + 6], GUEST);
-    assert_eq!(
-        answer[HEADER_SIZE + 42 + 16..][..4],
-        [10, 0, 0, 2],
-        "yiaddr"
-    );
-    let stats = bench.stats();
-    assert_eq!(
-        (stats.dhcp_replies, stats.tx_packets, stats.tx_drops),
-        (1, 0, 1)
-    );
-}
-
-/// The least that a client has to send.
-fn discover() -> Vec<u8> {
-    let mut dhcp = vec![0; 244];
-    dhcp[..4].copy_from_slice(&[1, 1, 6, 0]);
-    dhcp[28..34].copy_from_slice(&GUEST);
-    dhcp[236..].copy_from_slice(&[99, 130, 83, 99, 53, 1, 1, 255]);
-    let udp_len = 8 + dhcp.len() as u16;
-    let mut frame = [&[0xff; 6][..], &GUEST, &[0x08, 0x00, 0x45, 0]].concat();
-    frame.extend((20 + udp_len).to_be_bytes());
-    frame.extend([0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]);
-    frame.extend([0, 68, 0, 67]);
-    frame.extend(udp_len.to_be_bytes());
-    frame.extend([0, 0]);
-    frame.extend(dhcp);
-    frame
-}
-
-#[test]
 fn a_packet_left_from_an_earlier_driver_is_not_received() {
     let Some(mut bench) = Bench::new(1, MERGEABLE_TSO) else {
         return;

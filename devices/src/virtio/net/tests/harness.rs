@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::GuestMemory;
 use crate::virtio::net::dhcp::{DhcpLease, DhcpOptions};
+use crate::virtio::net::ipv6::Ipv6Lease;
 use crate::virtio::net::tap::HEADER_SIZE;
 use crate::virtio::net::{Net, NetSpec, NetStats, tap};
 use crate::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
@@ -60,6 +61,18 @@ pub(super) fn lease() -> DhcpLease {
     }
 }
 
+pub(super) fn lease6() -> Ipv6Lease {
+    Ipv6Lease {
+        address: Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 2),
+        prefix_len: 120,
+        gateway_mac: [2, 0, 0, 0, 0, 0],
+        dns: Vec::new(),
+        search: Vec::new(),
+        mtu: 1500,
+        router_advertisements: true,
+    }
+}
+
 pub(super) fn spec(taps: Vec<File>) -> NetSpec {
     NetSpec {
         name: "default".into(),
@@ -69,8 +82,8 @@ pub(super) fn spec(taps: Vec<File>) -> NetSpec {
         taps,
         link_up: true,
         lease: Some(lease()),
-        lease6: None,
-        spoof_check: false,
+        lease6: Some(lease6()),
+        spoof_check: true,
     }
 }
 
@@ -200,8 +213,9 @@ impl Bench {
             config_irq: self.irq.clone(),
         };
         self.handlers = self.net.activate(activation).expect("the driver is right");
-        for handler in &self.handlers {
-            assert_eq!(handler.fds().len(), 2);
+        for (pair, handler) in self.handlers.iter().enumerate() {
+            // TAP and eventfd; the first pair has the timer of advertisements.
+            assert_eq!(handler.fds().len(), if pair == 0 { 3 } else { 2 });
         }
     }
 
