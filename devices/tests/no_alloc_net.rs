@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use devices::virtio::net::dhcp::{DhcpLease, DhcpOptions};
 use devices::virtio::net::ipv6::Ipv6Lease;
-use devices::virtio::net::{NetSpec, NetStats, tap};
+use devices::virtio::net::{Backend, NetSpec, NetStats, tap};
 use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 use devices::virtio::{Activation, DeviceStats, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress};
@@ -147,7 +147,7 @@ fn packets_both_ways() {
         mac: GUEST,
         mtu: 1500,
         queue_pairs: 1,
-        taps,
+        backend: Backend::Taps(taps),
         link_up: true,
         lease: Some(lease()),
         lease6: Some(lease6()),

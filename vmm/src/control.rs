@@ -88,6 +88,11 @@ pub enum FdRole {
         /// Index in the plan.
         index: usize,
     },
+    /// Connected, non-blocking stream socket of `nics[index]`, instead of TAP queues.
+    Stream {
+        /// Index in the plan.
+        index: usize,
+    },
     /// Where the serial console's input comes from (a terminal or a pipe).
     ConsoleInput,
     /// Where the serial console's output goes (a terminal, pipe or file).

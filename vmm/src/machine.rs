@@ -14,7 +14,7 @@ use devices::legacy::serial::{self, ConsoleQueue, SerialConsole};
 use devices::pci::PciFunction;
 use devices::thread::ThreadHook;
 use devices::virtio::block::{BlockSpec, BuildBlockError};
-use devices::virtio::net::{BuildNetError, NetSpec};
+use devices::virtio::net::{Backend, BuildNetError, NetSpec};
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
 use devices::virtio::rng::Rng;
 use devices::virtio::{DeviceStats, VirtioDevice};
@@ -46,8 +46,8 @@ pub struct Resources {
     pub initrd: Option<File>,
     /// Images, by disk index.
     pub disks: Vec<File>,
-    /// TAP queues, by NIC index.
-    pub taps: Vec<Vec<File>>,
+    /// What NICs are connected to, by NIC index.
+    pub nics: Vec<Backend>,
     /// Console output queue.
     pub console: Arc<ConsoleQueue>,
     /// What the guest asks of the machine.
@@ -335,13 +335,11 @@ fn attach_devices(
             .map_err(BuildError::host("duplicate a disk's descriptor"))?;
         attach(Box::new(block_spec(disk, file).build()?))?;
     }
-    for (nic, taps) in plan.nics.iter().zip(&resources.taps) {
-        let taps = taps
-            .iter()
-            .map(File::try_clone)
-            .collect::<io::Result<_>>()
+    for (nic, backend) in plan.nics.iter().zip(&resources.nics) {
+        let backend = backend
+            .try_clone()
             .map_err(BuildError::host("duplicate a TAP's descriptor"))?;
-        attach(Box::new(net_spec(nic, taps).build()?))?;
+        attach(Box::new(net_spec(nic, backend).build()?))?;
     }
     if plan.rng {
         attach(Box::new(Rng::new("rng")))?;
@@ -364,13 +362,13 @@ fn block_spec(plan: &DiskPlan, file: File) -> BlockSpec {
     }
 }
 
-fn net_spec(plan: &NicPlan, taps: Vec<File>) -> NetSpec {
+fn net_spec(plan: &NicPlan, backend: Backend) -> NetSpec {
     NetSpec {
         name: plan.name.clone(),
         mac: plan.mac,
         mtu: plan.mtu,
         queue_pairs: plan.queue_pairs,
-        taps,
+        backend,
         link_up: plan.link_up,
         lease: plan.lease.clone(),
         lease6: plan.lease6.clone(),

@@ -135,13 +135,12 @@ pub trait QueueHandler: Send {
     /// The queues this handler owns; the worker polls their kick eventfds.
     fn queues(&self) -> &[VirtQueue];
 
-    /// Further descriptors to poll for input, with a token of the handler's choice. Called once on
-    /// the worker thread before the loop.
+    /// Further descriptors to poll. Called once on the worker thread before the loop.
     ///
     /// All descriptors are polled edge-triggered: a handler that leaves input behind is not called
     /// again for it, so it must take all of it or remember that some is left. That avoids reading
     /// eventfds, and spinning on a TAP device for which the guest has no buffers.
-    fn fds(&self) -> Vec<(BorrowedFd<'_>, u16)> {
+    fn fds(&self) -> Vec<Watch<'_>> {
         Vec::new()
     }
 
@@ -152,13 +151,46 @@ pub trait QueueHandler: Send {
     /// that adds chains without end must not keep the worker from its commands.
     fn kicked(&mut self, position: usize) -> Result<(), QueueError>;
 
-    /// The descriptor registered with `token` is readable.
+    /// The descriptor registered with `token` is readable, or writable if that is waited for.
     fn readable(&mut self, _token: u16) -> Result<(), QueueError> {
         Ok(())
     }
 
     /// Waits until no request is in flight. Called before a pause and before the worker ends.
     fn drain(&mut self);
+}
+
+/// A descriptor that a handler waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch<'a> {
+    /// The descriptor.
+    pub fd: BorrowedFd<'a>,
+    /// What [`QueueHandler::readable`] is called with.
+    pub token: u16,
+    /// Wait for room to write, too.
+    pub writable: bool,
+}
+
+impl<'a> Watch<'a> {
+    /// Waits for input.
+    pub fn input(fd: BorrowedFd<'a>, token: u16) -> Self {
+        let writable = false;
+        Self {
+            fd,
+            token,
+            writable,
+        }
+    }
+
+    /// Waits for input and for room to write.
+    pub fn both(fd: BorrowedFd<'a>, token: u16) -> Self {
+        let writable = true;
+        Self {
+            fd,
+            token,
+            writable,
+        }
+    }
 }
 
 /// Counters of one device since it was made; each a total.

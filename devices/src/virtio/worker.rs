@@ -16,7 +16,7 @@
 mod tests;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -350,18 +350,37 @@ fn serve(
 
 fn poll_descriptors(handler: &dyn QueueHandler, control: &Control) -> io::Result<Epoll> {
     let epoll = Epoll::new()?;
-    add(&epoll, control.wake.as_raw_fd(), CONTROL_TOKEN)?;
+    add(
+        &epoll,
+        control.wake.as_raw_fd(),
+        CONTROL_TOKEN,
+        EventSet::IN,
+    )?;
     for (position, queue) in handler.queues().iter().enumerate() {
-        add(&epoll, queue.kick().as_raw_fd(), position as u64)?;
+        add(
+            &epoll,
+            queue.kick().as_raw_fd(),
+            position as u64,
+            EventSet::IN,
+        )?;
     }
-    for (fd, token) in handler.fds() {
-        let fd: BorrowedFd<'_> = fd;
-        add(&epoll, fd.as_raw_fd(), FD_TOKENS + u64::from(token))?;
+    for watch in handler.fds() {
+        let events = if watch.writable {
+            EventSet::IN | EventSet::OUT
+        } else {
+            EventSet::IN
+        };
+        add(
+            &epoll,
+            watch.fd.as_raw_fd(),
+            FD_TOKENS + u64::from(watch.token),
+            events,
+        )?;
     }
     Ok(epoll)
 }
 
-fn add(epoll: &Epoll, fd: RawFd, token: u64) -> io::Result<()> {
-    let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+fn add(epoll: &Epoll, fd: RawFd, token: u64, events: EventSet) -> io::Result<()> {
+    let events = events | EventSet::EDGE_TRIGGERED;
     epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, token))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
+use devices::virtio::net::{Backend, Stream};
 
 use super::ProcessError;
 use crate::console::{Console, ConsoleFds};
@@ -24,6 +25,26 @@ pub(super) struct Inputs {
     pub(super) exit_on_reboot: bool,
 }
 
+/// Descriptors of a NIC.
+#[derive(Default)]
+struct NicFds {
+    taps: Vec<File>,
+    stream: Option<File>,
+}
+
+impl NicFds {
+    /// One of both kinds, for this many queue pairs.
+    fn backend(self, queue_pairs: u16) -> Option<Backend> {
+        match self.stream {
+            Some(stream) if self.taps.is_empty() && queue_pairs == 1 => {
+                Some(Backend::Stream(Arc::new(Stream::new(stream))))
+            }
+            None if self.taps.len() == usize::from(queue_pairs) => Some(Backend::Taps(self.taps)),
+            _ => None,
+        }
+    }
+}
+
 /// Pairs each descriptor with its role and wraps it.
 pub(super) fn sort_fds(
     plan: MachinePlan,
@@ -36,7 +57,7 @@ pub(super) fn sort_fds(
     };
     let (mut kvm, mut memory, mut kernel, mut initrd) = (None, None, None, None);
     let mut disks: Vec<Option<File>> = plan.disks.iter().map(|_| None).collect();
-    let mut taps: Vec<Vec<File>> = plan.nics.iter().map(|_| Vec::new()).collect();
+    let mut nics: Vec<NicFds> = plan.nics.iter().map(|_| NicFds::default()).collect();
     let mut console = ConsoleFds::default();
     for (role, fd) in roles.into_iter().zip(fds) {
         match role {
@@ -48,9 +69,12 @@ pub(super) fn sort_fds(
                 *disks.get_mut(index).ok_or_else(|| missing("right disk"))? = Some(fd.into());
             }
             FdRole::Tap { index } => {
-                taps.get_mut(index)
-                    .ok_or_else(|| missing("right TAP"))?
-                    .push(fd.into());
+                let nic = nics.get_mut(index).ok_or_else(|| missing("right TAP"))?;
+                nic.taps.push(fd.into());
+            }
+            FdRole::Stream { index } => {
+                let nic = nics.get_mut(index).ok_or_else(|| missing("right stream"))?;
+                nic.stream = Some(fd.into());
             }
             FdRole::ConsoleInput => console.input = Some(fd),
             FdRole::ConsoleOutput => console.output = Some(fd),
@@ -61,11 +85,12 @@ pub(super) fn sort_fds(
     let disks = (plan.disks.iter().zip(disks))
         .map(|(disk, file)| file.ok_or_else(|| missing(&format!("disk {:?}", disk.name))))
         .collect::<Result<_, _>>()?;
-    for (nic, taps) in plan.nics.iter().zip(&taps) {
-        if taps.len() != usize::from(nic.queue_pairs) {
-            return Err(missing(&format!("network interface {:?}", nic.name)));
-        }
-    }
+    let nics = (plan.nics.iter().zip(nics))
+        .map(|(nic, fds)| {
+            let missing = || missing(&format!("network interface {:?}", nic.name));
+            fds.backend(nic.queue_pairs).ok_or_else(missing)
+        })
+        .collect::<Result<_, _>>()?;
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {
         kvm: kvm::open(kvm.ok_or_else(|| missing("hypervisor"))?)?,
@@ -76,7 +101,7 @@ pub(super) fn sort_fds(
         kernel: kernel.ok_or_else(|| missing("kernel"))?,
         initrd,
         disks,
-        taps,
+        nics,
         console: queue.clone(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
         steward: Steward::start().map_err(ProcessError::Steward)?,

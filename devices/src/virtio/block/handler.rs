@@ -1,7 +1,6 @@
 //! Serves one request queue of a block device on its worker thread.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,7 +15,7 @@ use crate::virtio::block::slots::{Slot, Slots, Step};
 use crate::virtio::block::stats::{Counted, Counters};
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::VirtQueue;
-use crate::virtio::{QueueError, QueueHandler};
+use crate::virtio::{QueueError, QueueHandler, Watch};
 
 /// Requests done one by one before the worker looks at its commands again.
 const SYNC_BUDGET: u16 = 16;
@@ -310,8 +309,9 @@ impl QueueHandler for BlockHandler {
         std::slice::from_ref(&self.queue)
     }
 
-    fn fds(&self) -> Vec<(BorrowedFd<'_>, u16)> {
-        self.ring.iter().map(|ring| (ring.fd(), 0)).collect()
+    fn fds(&self) -> Vec<Watch<'_>> {
+        let rings = self.ring.iter();
+        rings.map(|ring| Watch::input(ring.fd(), 0)).collect()
     }
 
     fn kicked(&mut self, _position: usize) -> Result<(), QueueError> {

@@ -12,7 +12,6 @@ use virtio_bindings::virtio_net::{
 
 use super::features::{guest_offloads, has, tap_offloads};
 use super::pairs::Pairs;
-use super::tap::set_offloads;
 use crate::virtio::QueueError;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::VirtQueue;
@@ -93,7 +92,8 @@ impl Control {
         if wanted & !guest_offloads(self.features) != 0 {
             return None;
         }
-        set_offloads(&self.pairs.get(0).tap, tap_offloads(wanted)).ok()
+        let port = &self.pairs.get(0).port;
+        port.set_offloads(tap_offloads(wanted)).ok()
     }
 
     fn negotiated(&self, feature: u32) -> Option<()> {

@@ -14,10 +14,18 @@ use super::tap::{HEADER_SIZE, Offloads};
 /// What every NIC offers. Not `CTRL_MAC_ADDR`: nothing filters by MAC, so a driver that changes
 /// its address has no one to tell. Not `CTRL_VLAN`: all VLANs pass.
 const ALWAYS: &[u32] = &[
-    VIRTIO_NET_F_CSUM,
-    VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
     VIRTIO_NET_F_CTRL_RX,
     VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_STATUS,
+];
+
+/// What the kernel does behind a TAP.
+const OFFLOADS: &[u32] = &[
+    VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
     VIRTIO_NET_F_GUEST_CSUM,
     VIRTIO_NET_F_GUEST_ECN,
     VIRTIO_NET_F_GUEST_TSO4,
@@ -25,10 +33,6 @@ const ALWAYS: &[u32] = &[
     VIRTIO_NET_F_HOST_ECN,
     VIRTIO_NET_F_HOST_TSO4,
     VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_MAC,
-    VIRTIO_NET_F_MRG_RXBUF,
-    VIRTIO_NET_F_MTU,
-    VIRTIO_NET_F_STATUS,
 ];
 
 /// UDP segmentation, when kernel and TAP can.
@@ -51,7 +55,7 @@ const GUEST_OFFLOADS: &[(u32, Offloads)] = &[
 /// Longest IP packet, bytes: what an unsegmented packet may have.
 const MAX_IP_PACKET: usize = 65_535;
 /// Ethernet header, bytes.
-const ETHERNET: usize = 14;
+pub(super) const ETHERNET: usize = 14;
 /// VLAN tag, bytes.
 const VLAN: usize = 4;
 
@@ -72,15 +76,23 @@ fn masks(bits: &[u32]) -> u64 {
     bits.iter().fold(0, |all, &bit| all | mask(bit))
 }
 
+/// What the backend of a NIC can do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Abilities {
+    /// Checksums and TCP segmentation.
+    pub(super) offloads: bool,
+    /// UDP segmentation.
+    pub(super) uso: bool,
+    pub(super) multi_queue: bool,
+}
+
 /// The features a NIC offers.
-pub(super) fn offered(uso: bool, multi_queue: bool) -> u64 {
-    let uso = if uso { masks(USO) } else { 0 };
-    let multi_queue = if multi_queue {
-        mask(VIRTIO_NET_F_MQ)
-    } else {
-        0
-    };
-    masks(ALWAYS) | uso | multi_queue
+pub(super) fn offered(abilities: Abilities) -> u64 {
+    let wanted = |wanted, bits| if wanted { masks(bits) } else { 0 };
+    masks(ALWAYS)
+        | wanted(abilities.offloads, OFFLOADS)
+        | wanted(abilities.uso, USO)
+        | wanted(abilities.multi_queue, &[VIRTIO_NET_F_MQ])
 }
 
 /// The bits that `VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET` may carry.

@@ -148,8 +148,9 @@ impl Gathered {
     }
 
     /// Copies a packet into the buffers, as far as it fits.
-    pub(super) fn write(&mut self, packet: &[u8]) {
-        self.copy_in(0, packet);
+    pub(super) fn write(&mut self, header: &[u8], frame: &[u8]) {
+        self.copy_in(0, header);
+        self.copy_in(header.len(), frame);
     }
 
     /// Gives the chains of the first `len` bytes, a packet, to the guest.

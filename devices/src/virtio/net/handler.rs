@@ -4,17 +4,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use super::answers::{Answers, MAX_ANSWER, Protocol};
+use super::answers::{Answers, Protocol};
 use super::control::Control;
 use super::features::tap_offloads;
 use super::guard::Guard;
 use super::pairs::Pairs;
+use super::port::Port;
 use super::rx::{Rx, RxEnd};
-use super::tap::set_offloads;
-use super::tx::Tx;
+use super::stream::State;
+use super::tx::{Tx, TxEnd};
+use crate::irq::Irq;
 use crate::thread::ThreadRole;
 use crate::virtio::queue::VirtQueue;
-use crate::virtio::{QueueError, QueueHandler};
+use crate::virtio::{QueueError, QueueHandler, Watch};
 
 /// Packets per direction and turn, so that neither direction waits long for the other.
 const BUDGET: usize = 256;
@@ -25,7 +27,7 @@ const TX: usize = 1;
 const CONTROL: usize = 2;
 
 /// Tokens of the other descriptors.
-const TAP: u16 = 0;
+const PORT: u16 = 0;
 const WAKE: u16 = 1;
 const TIMER: u16 = 2;
 
@@ -38,6 +40,7 @@ pub(super) struct Setup {
     pub(super) guard: Guard,
     /// Pairs that get a handler.
     pub(super) available: u16,
+    pub(super) config_irq: Arc<dyn Irq>,
 }
 
 /// Serves one queue pair.
@@ -50,6 +53,7 @@ pub(super) struct PairHandler {
     tx: Tx,
     control: Option<Control>,
     answers: Arc<Answers>,
+    config_irq: Arc<dyn Irq>,
     started: bool,
     /// The last turn left packets to send.
     tx_left: bool,
@@ -64,6 +68,7 @@ impl PairHandler {
         rx: VirtQueue,
         tx: VirtQueue,
         control: Option<VirtQueue>,
+        stream: Option<State>,
     ) -> Self {
         let Setup {
             pairs,
@@ -72,13 +77,16 @@ impl PairHandler {
             answers,
             guard,
             available,
+            config_irq,
         } = setup;
+        let (incoming, unsent) = stream.map(|state| (state.incoming, state.unsent)).unzip();
         Self {
             pair,
             pairs: Arc::clone(pairs),
             features: *features,
-            rx: Rx::new(&rx, *features, *mtu, MAX_ANSWER),
-            tx: Tx::new(&tx, *guard, Arc::clone(answers)),
+            rx: Rx::new(&rx, *features, *mtu, incoming),
+            tx: Tx::new(&tx, *guard, Arc::clone(answers), unsent),
+            config_irq: Arc::clone(config_irq),
             answers: Arc::clone(answers),
             control: control
                 .as_ref()
@@ -100,17 +108,19 @@ impl PairHandler {
         }
         self.started = true;
         if self.pair == 0 {
-            self.take_over_tap().map_err(QueueError::Backend)?;
+            self.take_over_port().map_err(QueueError::Backend)?;
         }
         Ok(())
     }
 
-    /// The TAP may have been left by another driver, with other features.
-    fn take_over_tap(&mut self) -> io::Result<()> {
-        let tap = &self.pairs.get(0).tap;
-        set_offloads(tap, tap_offloads(self.features))?;
+    /// A TAP may have been left by another driver, with other features.
+    fn take_over_port(&mut self) -> io::Result<()> {
+        let port = &self.pairs.get(0).port;
+        port.set_offloads(tap_offloads(self.features))?;
         self.pairs.set_active(1)?;
-        self.rx.discard_stale(tap);
+        if let Port::Tap(tap) = port {
+            self.rx.discard_stale(tap);
+        }
         Ok(())
     }
 
@@ -121,12 +131,13 @@ impl PairHandler {
         let pair = self.pairs.get(self.pair);
         let link_up = self.pairs.link_up();
         let queue = &mut self.queues[RX];
-        if self
+        match self
             .rx
-            .run(queue, &pair.tap, link_up, &pair.counters, BUDGET)?
-            == RxEnd::Budget
+            .run(queue, &pair.port, link_up, &pair.counters, BUDGET)?
         {
-            self.wake();
+            RxEnd::Budget => self.wake(),
+            RxEnd::Lost => self.lose_link(),
+            RxEnd::Empty | RxEnd::Starved => {}
         }
         Ok(())
     }
@@ -135,16 +146,19 @@ impl PairHandler {
         let pair = self.pairs.get(self.pair);
         let link_up = self.pairs.link_up();
         let queue = &mut self.queues[TX];
-        self.tx_left = self.tx.run(
+        let end = self.tx.run(
             queue,
-            &pair.tap,
+            &pair.port,
             &mut self.rx,
             link_up,
             &pair.counters,
             BUDGET,
         )?;
-        if self.tx_left {
-            self.wake();
+        self.tx_left = end != TxEnd::Empty;
+        match end {
+            TxEnd::Budget => self.wake(),
+            TxEnd::Lost => self.lose_link(),
+            TxEnd::Empty | TxEnd::Blocked => {}
         }
         // Most turns have no answer in them, and the TAP's own event covers the rest.
         if self.rx.has_answer() {
@@ -162,6 +176,18 @@ impl PairHandler {
             }
         }
         Ok(())
+    }
+
+    /// The stream's peer is gone: the machine goes on without this network.
+    fn lose_link(&mut self) {
+        if let Port::Stream(stream) = &self.pairs.get(self.pair).port
+            && stream.lose()
+        {
+            tracing::error!("the network's backend is gone; the link is down for good");
+            self.config_irq.raise();
+        }
+        // The guest's packets are dropped from now on.
+        self.wake();
     }
 
     /// Tells the guest that its router is still there.
@@ -203,12 +229,17 @@ impl QueueHandler for PairHandler {
         &self.queues
     }
 
-    fn fds(&self) -> Vec<(BorrowedFd<'_>, u16)> {
+    fn fds(&self) -> Vec<Watch<'_>> {
         let pair = self.pairs.get(self.pair);
         // SAFETY: the eventfd is open as long as `pair`, which `self` keeps alive.
         let wake = unsafe { BorrowedFd::borrow_raw(pair.wake.as_raw_fd()) };
-        let timer = self.timer().map(|timer| (timer, TIMER));
-        [(pair.tap.as_fd(), TAP), (wake, WAKE)]
+        let port = pair.port.file().as_fd();
+        let port = match pair.port {
+            Port::Tap(_) => Watch::input(port, PORT),
+            Port::Stream(_) => Watch::both(port, PORT),
+        };
+        let timer = self.timer().map(|timer| Watch::input(timer, TIMER));
+        [port, Watch::input(wake, WAKE)]
             .into_iter()
             .chain(timer)
             .collect()
@@ -229,7 +260,7 @@ impl QueueHandler for PairHandler {
             return self.advertise();
         }
         self.receive()?;
-        if token == WAKE && self.tx_left {
+        if self.tx_left {
             self.transmit()?;
         }
         if token == WAKE && self.control_left {
@@ -240,4 +271,14 @@ impl QueueHandler for PairHandler {
 
     /// Nothing is ever in flight: the kernel has copied a packet when a call returns.
     fn drain(&mut self) {}
+}
+
+impl Drop for PairHandler {
+    fn drop(&mut self) {
+        if let Port::Stream(stream) = &self.pairs.get(self.pair).port
+            && let (Some(incoming), Some(unsent)) = (self.rx.take_incoming(), self.tx.take_unsent())
+        {
+            stream.give_back(State { incoming, unsent });
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! virtio-net (virtio 1.2, 5.1) on a TAP device.
+//! virtio-net (virtio 1.2, 5.1) on a TAP device, or on a stream socket as `passt` speaks it.
 //!
 //! Frames go between guest memory and the TAP in one system call each, with the virtio header that
 //! the kernel makes and checks. Received frames are neither copied nor parsed. Of sent frames the
@@ -10,7 +10,7 @@
 //!                      |                  |- Rx: TAP -> Gathered -> receive queue
 //!                      |                  |- Tx: transmit queue -> Guard -> TAP, or Answers -> Rx
 //!                      |                  `- Control (first pair only)
-//!                      `---- Pairs (TAP queues, link state, counters), shared ----'
+//!                      `---- Pairs (ports, link state, counters), shared ----'
 //! ```
 
 mod answers;
@@ -25,9 +25,11 @@ pub mod ipv6;
 mod names;
 mod outgoing;
 mod pairs;
+mod port;
 mod rx;
 mod spec;
 mod stats;
+mod stream;
 pub mod tap;
 #[cfg(test)]
 mod tests;
@@ -44,8 +46,11 @@ use self::features::has;
 use self::guard::Guard;
 use self::handler::{PairHandler, Setup};
 use self::pairs::Pairs;
+pub use self::port::Backend;
+use self::port::Port;
 pub use self::spec::{BuildNetError, MAX_QUEUE_PAIRS, MIN_MTU, NetSpec};
 pub use self::stats::NetStats;
+pub use self::stream::Stream;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{
     ActivateError, Activation, DeviceStats, DeviceType, QueueHandler, VirtioDevice,
@@ -120,7 +125,9 @@ impl VirtioDevice for Net {
         activation: Activation,
     ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError> {
         let Activation {
-            features, queues, ..
+            features,
+            queues,
+            config_irq,
         } = activation;
         let multi_queue = has(features, VIRTIO_NET_F_MQ);
         let usable = if multi_queue { self.queue_pairs } else { 1 };
@@ -148,9 +155,16 @@ impl VirtioDevice for Net {
             answers: Arc::clone(&self.answers),
             guard: self.guard,
             available: parts.len() as u16,
+            config_irq,
         };
         let handlers = (0..).zip(parts).map(|(pair, (rx, tx))| {
-            let handler = PairHandler::new(&setup, pair, rx, tx, control.take());
+            let stream = match &self.pairs.get(pair).port {
+                Port::Tap(_) => None,
+                // There unless an earlier handler lives, which transports do not let happen; such a
+                // NIC would be without traffic.
+                Port::Stream(stream) => stream.take(),
+            };
+            let handler = PairHandler::new(&setup, pair, rx, tx, control.take(), stream);
             Box::new(handler) as Box<dyn QueueHandler>
         });
         Ok(handlers.collect())

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 
 use libc::iovec;
 
+use super::stream::PREFIX;
 use super::tap::HEADER_SIZE;
 use crate::virtio::chain::Chain;
 
@@ -19,6 +20,9 @@ pub(super) const PEEK: usize = 96;
 
 /// Most bytes of a frame that are ever looked at: a DHCP request, or a long chain of headers.
 pub(super) const MAX_LOOK: usize = 1514;
+
+/// Where the part of the head begins that a stream gets.
+const STREAM_START: usize = HEADER_SIZE - PREFIX;
 
 /// The packet being sent. Storage is made once.
 pub(super) struct Outgoing {
@@ -67,6 +71,29 @@ impl Outgoing {
     /// Writes header and frame to a TAP, which takes all of it or nothing.
     pub(super) fn write_to_tap(&mut self, tap: &File, chain: &Chain) -> io::Result<()> {
         self.write(tap, chain, 0).map(drop)
+    }
+
+    /// Writes frame and length to a stream. Returns the number of bytes written, of [`PREFIX`] and
+    /// the frame's `len`.
+    pub(super) fn write_to_stream(
+        &mut self,
+        socket: &File,
+        chain: &Chain,
+        len: usize,
+    ) -> io::Result<usize> {
+        // The stream has no virtio header; the length goes to its end, before the frame.
+        let prefix = &mut self.head[STREAM_START..HEADER_SIZE];
+        prefix.copy_from_slice(&(len as u32).to_be_bytes());
+        self.write(socket, chain, STREAM_START)
+    }
+
+    /// Copies what [`Outgoing::write_to_stream`] left after `written` bytes into `rest`; its length.
+    pub(super) fn copy_rest(&self, chain: &Chain, written: usize, rest: &mut [u8]) -> usize {
+        let from = STREAM_START + written;
+        let head = self.head[..self.copied].get(from..).unwrap_or_default();
+        let (to_head, to_tail) = rest.split_at_mut(head.len());
+        to_head.copy_from_slice(head);
+        head.len() + chain.read_at(from.max(self.copied) as u32, to_tail)
     }
 
     /// One `writev` of the copy from `from` on and the rest of the packet.

@@ -1,17 +1,16 @@
-//! What the queue pairs of a NIC share: the TAP queues, and which of them take part.
+//! What the queue pairs of a NIC share: the ports, and which of them take part.
 
-use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::port::Port;
 use super::stats::{NetStats, PairCounters};
-use super::tap::set_queue_attached;
 
-/// One TAP queue and what belongs to it.
+/// One port and what belongs to it.
 pub(super) struct Pair {
-    pub(super) tap: File,
+    pub(super) port: Port,
     /// Makes the pair's handler look for work.
     pub(super) wake: EventFd,
     pub(super) counters: PairCounters,
@@ -38,13 +37,17 @@ impl Pairs {
         &self.pairs[usize::from(pair)]
     }
 
+    /// Whether there is a link: it is wanted, and the other side is there.
     pub(super) fn link_up(&self) -> bool {
-        self.link_up.load(Ordering::Relaxed)
+        let lost = || self.pairs.first().is_some_and(|pair| pair.port.is_lost());
+        self.link_up.load(Ordering::Relaxed) && !lost()
     }
 
-    /// Sets the link state; true if it changed.
+    /// Sets the link state; true if it changed for the guest.
     pub(super) fn set_link_up(&self, up: bool) -> bool {
-        self.link_up.swap(up, Ordering::Relaxed) != up
+        let before = self.link_up();
+        self.link_up.store(up, Ordering::Relaxed);
+        self.link_up() != before
     }
 
     pub(super) fn is_active(&self, pair: u16) -> bool {
@@ -76,7 +79,7 @@ impl Pairs {
     pub(super) fn set_active(&self, count: u16) -> io::Result<()> {
         self.active.store(count, Ordering::Relaxed);
         for (index, pair) in self.pairs.iter().enumerate().skip(1) {
-            set_queue_attached(&pair.tap, index < usize::from(count))?;
+            pair.port.set_attached(index < usize::from(count))?;
             // Fails only if the counter is full; then the handler is awake.
             let _ = pair.wake.write(1);
         }

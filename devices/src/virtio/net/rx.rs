@@ -1,13 +1,16 @@
-//! The receive path of one queue pair: TAP to guest.
+//! The receive path of one queue pair: TAP or stream to guest.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
+use super::answers::MAX_ANSWER;
 use super::features::{MAX_PACKET, has, largest_packet};
 use super::gather::{Gathered, Room};
+use super::port::Port;
 use super::stats::PairCounters;
+use super::stream::{Incoming, Lost, Stream};
 use super::tap::HEADER_SIZE;
 use crate::virtio::QueueError;
 use crate::virtio::queue::VirtQueue;
@@ -18,15 +21,20 @@ const NOTIFY_EVERY: usize = 64;
 /// More packets than a TAP queue holds (`txqueuelen`, 1000 by default).
 const MAX_STALE: usize = 4096;
 
+/// The virtio header of a frame with which nothing is left to do.
+const NO_OFFLOADS: [u8; HEADER_SIZE] = [0; HEADER_SIZE];
+
 /// Why receiving ended for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RxEnd {
-    /// The TAP is empty; its next packet wakes us.
+    /// The TAP or stream is empty; its next packet wakes us.
     Empty,
     /// The guest has no buffers; its next kick wakes us.
     Starved,
     /// The budget is used up; somebody must wake us.
     Budget,
+    /// The stream's peer is gone.
+    Lost,
 }
 
 /// A packet of ours, waiting for buffers.
@@ -58,16 +66,33 @@ pub(super) struct Rx {
     answer: Waiting,
     /// A packet read while the guest's buffers were not sure to hold it.
     parked: Waiting,
+    /// What has come from a stream.
+    incoming: Option<Incoming>,
 }
 
 impl Rx {
-    pub(super) fn new(queue: &VirtQueue, features: u64, mtu: u16, max_answer: usize) -> Self {
+    pub(super) fn new(
+        queue: &VirtQueue,
+        features: u64,
+        mtu: u16,
+        incoming: Option<Incoming>,
+    ) -> Self {
         Self {
             gathered: Gathered::new(queue, has(features, VIRTIO_NET_F_MRG_RXBUF)),
             largest: largest_packet(features, mtu),
-            answer: Waiting::new(HEADER_SIZE + max_answer),
-            parked: Waiting::new(MAX_PACKET + 1),
+            answer: Waiting::new(HEADER_SIZE + MAX_ANSWER),
+            parked: Waiting::new(if incoming.is_some() {
+                0
+            } else {
+                MAX_PACKET + 1
+            }),
+            incoming,
         }
+    }
+
+    /// Gives up what belongs to the stream.
+    pub(super) fn take_incoming(&mut self) -> Option<Incoming> {
+        self.incoming.take()
     }
 
     /// Whether an answer waits for buffers.
@@ -100,7 +125,7 @@ impl Rx {
     pub(super) fn run(
         &mut self,
         queue: &mut VirtQueue,
-        tap: &File,
+        port: &Port,
         link_up: bool,
         counters: &PairCounters,
         budget: usize,
@@ -108,7 +133,7 @@ impl Rx {
         queue.disable_kicks();
         let mut end = RxEnd::Budget;
         for count in 1..=budget {
-            if let Some(reason) = self.step(queue, tap, link_up, counters)? {
+            if let Some(reason) = self.step(queue, port, link_up, counters)? {
                 end = reason;
                 // Chains that came while kicks were off would stay unnoticed.
                 if reason != RxEnd::Starved || !queue.enable_kicks() {
@@ -128,16 +153,31 @@ impl Rx {
     fn step(
         &mut self,
         queue: &mut VirtQueue,
-        tap: &File,
+        port: &Port,
         link_up: bool,
         counters: &PairCounters,
     ) -> Result<Option<RxEnd>, QueueError> {
+        if port.is_lost() {
+            return Ok(Some(RxEnd::Empty));
+        }
         if !link_up {
-            return Ok(self.drop_one(tap, counters));
+            return Ok(self.drop_one(port, counters));
         }
         if self.answer.len > 0 || self.parked.len > 0 {
             return self.place_waiting(queue, counters);
         }
+        match port {
+            Port::Tap(tap) => self.step_tap(queue, tap, counters),
+            Port::Stream(stream) => self.step_stream(queue, stream, counters),
+        }
+    }
+
+    fn step_tap(
+        &mut self,
+        queue: &mut VirtQueue,
+        tap: &File,
+        counters: &PairCounters,
+    ) -> Result<Option<RxEnd>, QueueError> {
         let (room, useless) = self.gathered.gather(queue, self.largest)?;
         counters.rx_errors.add(useless as u64);
         let result = match room {
@@ -154,6 +194,30 @@ impl Rx {
                 Ok(Some(RxEnd::Empty))
             }
         }
+    }
+
+    /// A frame that finds no room stays in the stream, which makes the peer wait.
+    fn step_stream(
+        &mut self,
+        queue: &mut VirtQueue,
+        stream: &Stream,
+        counters: &PairCounters,
+    ) -> Result<Option<RxEnd>, QueueError> {
+        let Some(incoming) = &mut self.incoming else {
+            return Ok(Some(RxEnd::Empty));
+        };
+        let frame = match incoming.next(stream.socket()) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(Some(RxEnd::Empty)),
+            Err(Lost) => return Ok(Some(RxEnd::Lost)),
+        };
+        match place(&mut self.gathered, queue, &NO_OFFLOADS, frame, counters)? {
+            Placed::Delivered => count_packet(counters, HEADER_SIZE + frame.len()),
+            Placed::Dropped => counters.rx_drops.add(1),
+            Placed::NoRoom => return Ok(Some(RxEnd::Starved)),
+        }
+        incoming.consume();
+        Ok(None)
     }
 
     /// The usual path: the kernel writes the packet where it belongs.
@@ -180,15 +244,29 @@ impl Rx {
         Ok(())
     }
 
-    fn drop_one(&mut self, tap: &File, counters: &PairCounters) -> Option<RxEnd> {
+    fn drop_one(&mut self, port: &Port, counters: &PairCounters) -> Option<RxEnd> {
         for waiting in [&mut self.answer, &mut self.parked] {
             if waiting.len > 0 {
                 counters.rx_drops.add(1);
                 waiting.len = 0;
             }
         }
-        let mut tap = tap;
-        if tap.read(&mut self.parked.packet).is_err() {
+        let there = match (port, &mut self.incoming) {
+            (Port::Tap(tap), _) => {
+                let mut tap = tap;
+                tap.read(&mut self.parked.packet).is_ok()
+            }
+            (Port::Stream(stream), Some(incoming)) => match incoming.next(stream.socket()) {
+                Ok(Some(_)) => {
+                    incoming.consume();
+                    true
+                }
+                Ok(None) => false,
+                Err(Lost) => return Some(RxEnd::Lost),
+            },
+            (Port::Stream(_), None) => false,
+        };
+        if !there {
             return Some(RxEnd::Empty);
         }
         counters.rx_drops.add(1);
@@ -207,7 +285,12 @@ impl Rx {
             ..
         } = self;
         let waiting = if answer.len > 0 { answer } else { parked };
-        match place(gathered, queue, &waiting.packet[..waiting.len], counters)? {
+        // A packet is longer than its header; what is not cannot be placed.
+        let Some((header, frame)) = waiting.packet[..waiting.len].split_first_chunk() else {
+            waiting.len = 0;
+            return Ok(None);
+        };
+        match place(gathered, queue, header, frame, counters)? {
             Placed::Delivered => count_packet(counters, waiting.len),
             Placed::Dropped => counters.rx_drops.add(1),
             Placed::NoRoom => return Ok(Some(RxEnd::Starved)),
@@ -227,15 +310,17 @@ fn count_packet(counters: &PairCounters, len: usize) {
 fn place(
     gathered: &mut Gathered,
     queue: &mut VirtQueue,
-    packet: &[u8],
+    header: &[u8; HEADER_SIZE],
+    frame: &[u8],
     counters: &PairCounters,
 ) -> Result<Placed, QueueError> {
-    let (room, useless) = gathered.gather(queue, packet.len())?;
+    let len = HEADER_SIZE + frame.len();
+    let (room, useless) = gathered.gather(queue, len)?;
     counters.rx_errors.add(useless as u64);
     Ok(match room {
         Room::Enough => {
-            gathered.write(packet);
-            gathered.complete(queue, packet.len());
+            gathered.write(header, frame);
+            gathered.complete(queue, len);
             Placed::Delivered
         }
         Room::Short => Placed::NoRoom,

@@ -9,9 +9,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::answers::Answers;
 use super::dhcp::{DhcpLease, DhcpResponder, LeaseError};
+use super::features::Abilities;
 use super::guard::Guard;
 use super::ipv6::{Ipv6Lease, Ipv6Responder};
 use super::pairs::{Pair, Pairs};
+use super::port::{self, Backend, Port};
 use super::stats::PairCounters;
 use super::tap::{self, Offloads};
 use super::{Net, features};
@@ -36,8 +38,8 @@ pub struct NetSpec {
     pub mtu: u16,
     /// Queue pairs, 1 to [`MAX_QUEUE_PAIRS`].
     pub queue_pairs: u16,
-    /// One TAP queue per pair, as [`tap::open`] makes them.
-    pub taps: Vec<File>,
+    /// What it is connected to.
+    pub backend: Backend,
     /// Link state at start.
     pub link_up: bool,
     /// What the guest's DHCP client is told; `None` leaves DHCP to the network.
@@ -59,8 +61,8 @@ pub enum BuildNetError {
         /// Pairs asked for.
         pairs: u16,
     },
-    /// Not one TAP queue per pair.
-    #[error("NIC {name} has {taps} TAP queues for {pairs} queue pairs")]
+    /// Not one TAP queue, or stream, per pair.
+    #[error("NIC {name} has {taps} TAP queues or streams for {pairs} queue pairs")]
     Taps {
         /// The NIC.
         name: String,
@@ -76,6 +78,12 @@ pub enum BuildNetError {
         name: String,
         /// Which file.
         index: usize,
+    },
+    /// A file that is no socket.
+    #[error("NIC {name}: the stream is no socket")]
+    NotStream {
+        /// The NIC.
+        name: String,
     },
     /// An MTU that no guest may use.
     #[error("NIC {name} has MTU {mtu}, below {MIN_MTU}")]
@@ -114,7 +122,7 @@ impl NetSpec {
             mac,
             mtu,
             queue_pairs,
-            taps,
+            backend,
             link_up,
             lease,
             lease6,
@@ -132,8 +140,9 @@ impl NetSpec {
             name: name.clone(),
             source,
         };
-        let uso = probe_uso(&taps[0]).map_err(failed)?;
-        let pairs = taps
+        let abilities = abilities(&backend).map_err(failed)?;
+        let pairs = backend
+            .into_ports()
             .into_iter()
             .map(new_pair)
             .collect::<io::Result<_>>()
@@ -145,7 +154,7 @@ impl NetSpec {
             mac,
             mtu,
             queue_pairs,
-            features: features::offered(uso, queue_pairs > 1),
+            features: features::offered(abilities),
             queue_sizes: vec![QUEUE_SIZE; queues],
             answers: Arc::new(answers),
             guard: Guard::new(spoof_check.then_some(mac)),
@@ -157,7 +166,7 @@ impl NetSpec {
         let Self {
             mtu,
             queue_pairs: pairs,
-            taps,
+            backend,
             ..
         } = self;
         let name = self.name.clone();
@@ -167,21 +176,40 @@ impl NetSpec {
                 pairs: *pairs,
             });
         }
-        if taps.len() != usize::from(*pairs) {
+        if backend.queues() != usize::from(*pairs) {
             return Err(BuildNetError::Taps {
                 name,
-                taps: taps.len(),
+                taps: backend.queues(),
                 pairs: *pairs,
             });
         }
-        if let Some(index) = taps.iter().position(|file| !tap::is_tap(file)) {
-            return Err(BuildNetError::NotTap { name, index });
+        match backend {
+            Backend::Taps(taps) => {
+                if let Some(index) = taps.iter().position(|file| !tap::is_tap(file)) {
+                    return Err(BuildNetError::NotTap { name, index });
+                }
+            }
+            Backend::Stream(stream) if !port::is_socket(stream.socket()) => {
+                return Err(BuildNetError::NotStream { name });
+            }
+            Backend::Stream(_) => {}
         }
         if *mtu < MIN_MTU {
             return Err(BuildNetError::Mtu { name, mtu: *mtu });
         }
         Ok(())
     }
+}
+
+fn abilities(backend: &Backend) -> io::Result<Abilities> {
+    let Backend::Taps(taps) = backend else {
+        return Ok(Abilities::default());
+    };
+    Ok(Abilities {
+        offloads: true,
+        uso: taps.first().map_or(Ok(false), probe_uso)?,
+        multi_queue: taps.len() > 1,
+    })
 }
 
 /// Whether the kernel can leave UDP unsegmented. Leaves the TAP without offloads.
@@ -192,10 +220,10 @@ fn probe_uso(tap: &File) -> io::Result<bool> {
     Ok(able)
 }
 
-fn new_pair(tap: File) -> io::Result<Pair> {
+fn new_pair(port: Port) -> io::Result<Pair> {
     let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
     Ok(Pair {
-        tap,
+        port,
         wake,
         counters: PairCounters::default(),
     })

@@ -1,4 +1,4 @@
-//! The transmit path of one queue pair: guest to TAP.
+//! The transmit path of one queue pair: guest to TAP or stream.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -9,8 +9,10 @@ use super::features::MAX_PACKET;
 use super::frame::{self, Bytes, Stop};
 use super::guard::{Guard, Offence};
 use super::outgoing::{MAX_LOOK, Outgoing};
+use super::port::Port;
 use super::rx::Rx;
 use super::stats::PairCounters;
+use super::stream::{self, Lost, PREFIX, Stream, Unsent};
 use super::tap::HEADER_SIZE;
 use crate::virtio::QueueError;
 use crate::virtio::chain::Chain;
@@ -28,6 +30,33 @@ pub(super) struct Tx {
     outgoing: Outgoing,
     guard: Guard,
     answers: Arc<Answers>,
+    /// What a stream did not take yet.
+    unsent: Option<Unsent>,
+}
+
+/// Why sending ended for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TxEnd {
+    /// The queue is empty; the guest's next kick wakes us.
+    Empty,
+    /// The budget is used up, or an answer is to be received first; somebody must wake us.
+    Budget,
+    /// The stream takes no more; it wakes us when it does.
+    Blocked,
+    /// The stream's peer is gone.
+    Lost,
+}
+
+/// What became of a packet.
+enum Sent {
+    /// It is dealt with.
+    Done,
+    /// It was answered, and the guest is to receive the answer first.
+    Answered,
+    /// It is kept, since the stream takes no more.
+    Blocked,
+    /// The stream's peer is gone, and so is the packet.
+    Lost,
 }
 
 /// What is to become of a packet.
@@ -38,39 +67,62 @@ enum Verdict {
 }
 
 impl Tx {
-    pub(super) fn new(queue: &VirtQueue, guard: Guard, answers: Arc<Answers>) -> Self {
+    pub(super) fn new(
+        queue: &VirtQueue,
+        guard: Guard,
+        answers: Arc<Answers>,
+        unsent: Option<Unsent>,
+    ) -> Self {
         Self {
             chain: queue.new_chain(),
             outgoing: Outgoing::new(usize::from(queue.size())),
             guard,
             answers,
+            unsent,
         }
     }
 
-    /// Sends up to `budget` packets, up to the first that is answered; true if some may be left.
-    /// Answers made here go to `rx`.
+    /// Gives up what belongs to the stream.
+    pub(super) fn take_unsent(&mut self) -> Option<Unsent> {
+        self.unsent.take()
+    }
+
+    /// Sends up to `budget` packets, up to the first that is answered. Answers made here go to `rx`.
     pub(super) fn run(
         &mut self,
         queue: &mut VirtQueue,
-        tap: &File,
+        port: &Port,
         rx: &mut Rx,
         link_up: bool,
         counters: &PairCounters,
         budget: usize,
-    ) -> Result<bool, QueueError> {
+    ) -> Result<TxEnd, QueueError> {
+        match self.flush(port) {
+            Ok(true) => {}
+            Ok(false) => return Ok(TxEnd::Blocked),
+            Err(Lost) => return Ok(TxEnd::Lost),
+        }
         let mut count = 0;
         loop {
             queue.disable_kicks();
             while queue.next(&mut self.chain)? {
-                let answered = link_up && self.send(tap, rx, counters);
-                if !link_up {
+                let sent = if link_up {
+                    self.send(port, rx, counters)
+                } else {
                     counters.tx_drops.add(1);
-                }
+                    Sent::Done
+                };
                 queue.complete(self.chain.head(), 0);
                 count += 1;
-                if count == budget || answered {
+                let end = match sent {
+                    Sent::Done if count < budget => None,
+                    Sent::Done | Sent::Answered => Some(TxEnd::Budget),
+                    Sent::Blocked => Some(TxEnd::Blocked),
+                    Sent::Lost => Some(TxEnd::Lost),
+                };
+                if let Some(end) = end {
                     queue.notify();
-                    return Ok(true);
+                    return Ok(end);
                 }
                 if count % NOTIFY_EVERY == 0 {
                     queue.notify();
@@ -78,44 +130,82 @@ impl Tx {
             }
             queue.notify();
             if !queue.enable_kicks() {
-                return Ok(false);
+                return Ok(TxEnd::Empty);
             }
         }
     }
 
-    /// Deals with the packet in `chain`; true if the guest is to receive an answer first.
-    fn send(&mut self, tap: &File, rx: &mut Rx, counters: &PairCounters) -> bool {
+    /// Sends what the stream did not take before; true if nothing is left.
+    fn flush(&mut self, port: &Port) -> Result<bool, Lost> {
+        match &mut self.unsent {
+            Some(unsent) if !unsent.is_empty() && !port.is_lost() => unsent.flush(port.file()),
+            _ => Ok(true),
+        }
+    }
+
+    /// Deals with the packet in `chain`.
+    fn send(&mut self, port: &Port, rx: &mut Rx, counters: &PairCounters) -> Sent {
         let len = self.chain.readable_len() as usize;
         if !(HEADER_SIZE + MIN_FRAME..=MAX_PACKET).contains(&len) {
             counters.tx_errors.add(1);
-            return false;
+            return Sent::Done;
         }
         self.outgoing.load(&self.chain);
         match self.judge(len - HEADER_SIZE) {
             Verdict::Send => {}
             Verdict::Drop(Offence::Impersonation) => {
                 counters.impersonation_drops.add(1);
-                return false;
+                return Sent::Done;
             }
             Verdict::Drop(Offence::Spoof) => {
                 counters.spoof_drops.add(1);
-                return false;
+                return Sent::Done;
             }
             Verdict::Ask(protocol) => match self.ask(protocol, rx, counters) {
                 Answer::Pass => {}
-                Answer::Silence => return false,
-                Answer::Frame(_) => return true,
+                Answer::Silence => return Sent::Done,
+                Answer::Frame(_) => return Sent::Answered,
             },
         }
+        match port {
+            Port::Tap(tap) => self.send_to_tap(tap, len - HEADER_SIZE, counters),
+            Port::Stream(stream) => self.send_to_stream(stream, len - HEADER_SIZE, counters),
+        }
+    }
+
+    fn send_to_tap(&mut self, tap: &File, len: usize, counters: &PairCounters) -> Sent {
         match self.outgoing.write_to_tap(tap, &self.chain) {
-            Ok(()) => {
-                counters.tx_packets.add(1);
-                counters.tx_bytes.add((len - HEADER_SIZE) as u64);
-            }
+            Ok(()) => count_packet(counters, len),
             Err(error) if error.kind() == ErrorKind::WouldBlock => counters.tx_drops.add(1),
             Err(_) => counters.tx_errors.add(1),
         }
-        false
+        Sent::Done
+    }
+
+    fn send_to_stream(&mut self, stream: &Stream, len: usize, counters: &PairCounters) -> Sent {
+        let Self {
+            chain,
+            outgoing,
+            unsent: Some(unsent),
+            ..
+        } = self
+        else {
+            return Sent::Lost;
+        };
+        let written = match outgoing.write_to_stream(stream.socket(), chain, len) {
+            Ok(written) => written,
+            Err(error) if stream::blocked(&error).is_ok() => 0,
+            Err(_) => {
+                counters.tx_errors.add(1);
+                return Sent::Lost;
+            }
+        };
+        count_packet(counters, len);
+        if written == PREFIX + len {
+            return Sent::Done;
+        }
+        unsent.keep(|rest| outgoing.copy_rest(chain, written, rest));
+        Sent::Blocked
     }
 
     /// Looks at as much of a frame of `len` bytes as it takes.
@@ -166,4 +256,9 @@ impl Tx {
         }
         answer
     }
+}
+
+fn count_packet(counters: &PairCounters, len: usize) {
+    counters.tx_packets.add(1);
+    counters.tx_bytes.add(len as u64);
 }

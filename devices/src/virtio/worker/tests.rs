@@ -1,7 +1,9 @@
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::thread::ThreadRole;
+use crate::virtio::Watch;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::testing::{FakeIrq, GuestQueue, event_fd, guest_memory, wait_for};
 
@@ -28,9 +30,10 @@ impl QueueHandler for Probe {
     fn queues(&self) -> &[VirtQueue] {
         std::slice::from_ref(&self.queue)
     }
-    fn fds(&self) -> Vec<(BorrowedFd<'_>, u16)> {
+    fn fds(&self) -> Vec<Watch<'_>> {
         // SAFETY: the eventfd is open as long as the probe.
-        vec![(unsafe { BorrowedFd::borrow_raw(self.extra.as_raw_fd()) }, 7)]
+        let extra = unsafe { BorrowedFd::borrow_raw(self.extra.as_raw_fd()) };
+        vec![Watch::input(extra, 7)]
     }
     fn kicked(&mut self, position: usize) -> Result<(), QueueError> {
         assert_eq!(position, 0);

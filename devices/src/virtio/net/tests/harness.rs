@@ -1,6 +1,5 @@
 //! A NIC, a driver and a peer on the other side of the TAP.
 
-use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -12,7 +11,7 @@ use crate::GuestMemory;
 use crate::virtio::net::dhcp::{DhcpLease, DhcpOptions};
 use crate::virtio::net::ipv6::Ipv6Lease;
 use crate::virtio::net::tap::HEADER_SIZE;
-use crate::virtio::net::{Net, NetSpec, NetStats, tap};
+use crate::virtio::net::{Backend, Net, NetSpec, NetStats, tap};
 use crate::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 use crate::virtio::{Activation, DeviceStats, QueueError, QueueHandler, VirtioDevice};
 
@@ -73,13 +72,13 @@ pub(super) fn lease6() -> Ipv6Lease {
     }
 }
 
-pub(super) fn spec(taps: Vec<File>) -> NetSpec {
+pub(super) fn spec(backend: Backend) -> NetSpec {
     NetSpec {
         name: "default".into(),
         mac: GUEST,
         mtu: 1500,
-        queue_pairs: taps.len() as u16,
-        taps,
+        queue_pairs: backend.queues() as u16,
+        backend,
         link_up: true,
         lease: Some(lease()),
         lease6: Some(lease6()),
@@ -156,13 +155,13 @@ pub(super) fn frame(from: [u8; 6], len: usize) -> Vec<u8> {
 }
 
 /// A NIC with an active driver, driven by hand: no worker threads.
-pub(super) struct Bench {
+pub(super) struct Bench<P = Peer> {
     pub(super) memory: Arc<GuestMemory>,
     pub(super) net: Net,
     pub(super) handlers: Vec<Box<dyn QueueHandler>>,
     pub(super) queues: Vec<GuestQueue>,
     pub(super) irq: Arc<FakeIrq>,
-    pub(super) peer: Peer,
+    pub(super) peer: P,
 }
 
 impl Bench {
@@ -179,7 +178,14 @@ impl Bench {
             }
         };
         let peer = Peer::new("tap0");
-        let net = spec(taps).build().expect("a NIC");
+        Some(Self::with(spec(Backend::Taps(taps)), peer, features))
+    }
+}
+
+impl<P> Bench<P> {
+    /// A NIC with an active driver.
+    pub(super) fn with(spec: NetSpec, peer: P, features: &[u32]) -> Self {
+        let net = spec.build().expect("a NIC");
         let memory = guest_memory(&[(0, RAM)]);
         let irq = Arc::new(FakeIrq::default());
         let mut bench = Self {
@@ -191,7 +197,7 @@ impl Bench {
             peer,
         };
         bench.activate(features);
-        Some(bench)
+        bench
     }
 
     pub(super) fn activate(&mut self, features: &[u32]) {

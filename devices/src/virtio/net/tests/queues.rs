@@ -9,7 +9,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::harness::*;
-use crate::virtio::net::BuildNetError;
+use crate::virtio::net::{Backend, BuildNetError, Stream};
 use crate::virtio::testing::{Buffer, wait_for};
 use crate::virtio::worker::Worker;
 use crate::virtio::{Activation, VirtioDevice};
@@ -40,14 +40,19 @@ fn bad_specs_are_refused() {
     let null = || File::open("/dev/null").expect("/dev/null");
     let build = |spec: crate::virtio::net::NetSpec| spec.build().err();
     assert!(matches!(
-        build(spec(Vec::new())),
+        build(spec(Backend::Taps(Vec::new()))),
         Some(BuildNetError::Pairs { pairs: 0, .. })
     ));
     assert!(matches!(
-        build(spec(vec![null()])),
+        build(spec(Backend::Taps(vec![null()]))),
         Some(BuildNetError::NotTap { index: 0, .. })
     ));
-    let mut short = spec(vec![null()]);
+    let stream = Backend::Stream(Arc::new(Stream::new(null())));
+    assert!(matches!(
+        build(spec(stream)),
+        Some(BuildNetError::NotStream { .. })
+    ));
+    let mut short = spec(Backend::Taps(vec![null()]));
     short.queue_pairs = 2;
     assert!(matches!(
         build(short),
