@@ -2,11 +2,12 @@
 
 CARGO      ?= cargo
 GUEST_OUT  ?= $(CURDIR)/target/guest
+NESTED_OUT ?= $(CURDIR)/target/nested
 PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell rustc -vV | sed -n 's/^host: //p')
-export GUEST_OUT PODVISOR
+export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build guest demo demo-pod test check fmt clippy unit vm-tests clean
+.PHONY: help deps build guest nested demo demo-pod test check fmt clippy unit vm-tests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +25,9 @@ build: ## Build the static release binary: target/podvisor
 guest: deps ## Build the test guest: Linux kernel, initrd, bare-metal payload (cached)
 	tests/guest/build.sh
 	tests/payload/build.sh
+
+nested: deps ## Fetch Debian's stock kernels, guests and host of the emulated machine (cached)
+	tests/nested/build.sh
 
 demo: build guest ## Boot a Linux VM from a VMI with disk and network, in a pod-like namespace
 	examples/demo.sh
@@ -44,7 +48,7 @@ clippy:
 unit: ## Unit tests and tests without a VM
 	$(CARGO) test --workspace --exclude podvisor-tests --locked
 
-vm-tests: build guest ## Whole-VM tests through the binary
+vm-tests: build guest nested ## Whole-VM tests through the binary
 	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2
 
 clean: ## Remove everything built, the guest too

@@ -23,6 +23,20 @@ pub fn payload() -> PathBuf {
     guest_file("payload.elf")
 }
 
+/// Debian's stock kernels, the modules that they need, and the script that runs commands on a
+/// machine whose KVM has hardware virtualization; see `tests/nested`.
+pub fn nested(name: &str) -> PathBuf {
+    existing(
+        from_env("NESTED_OUT", "target/nested").join(name),
+        "make nested",
+    )
+}
+
+/// `tests/nested/run.sh`.
+pub fn nested_machine() -> PathBuf {
+    repository().join("tests/nested/run.sh")
+}
+
 /// The command line that makes the test Linux run `tests` (see `tests/guest/README.md`).
 pub fn linux_cmdline(tests: &str) -> String {
     let path = repository().join("tests/guest/cmdline");

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// Longest wait for one event: far beyond what a guest needs on a loaded machine, since a Linux
 /// whose kernel is interpreted boots in half a minute when it has a CPU to itself.
-pub const PATIENCE: Duration = Duration::from_secs(900);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs a command of the host and returns its standard output.
 #[track_caller]

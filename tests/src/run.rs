@@ -65,6 +65,20 @@ impl Run {
         run.cmdline(&guest::linux_cmdline(tests))
     }
 
+    /// Boots a stock kernel of Debian's as the package has it, with the drivers that the test
+    /// Linux has built in as modules, and lets it run `tests`. Needs hardware virtualization.
+    pub fn stock_linux(self, tests: &str) -> Self {
+        let initrd = self.dir().join("stock-initrd");
+        let parts = [guest::initrd(), guest::nested("stock.cpio")];
+        let parts = parts.map(|part| fs::read(part).expect("an initrd can be read"));
+        fs::write(&initrd, parts.concat()).expect("the initrd can be written");
+        self.kernel(&guest::nested("stock-vmlinuz"))
+            .arg("--initrd")
+            .arg(initrd)
+            .cmdline("console=ttyS0 quiet rdinit=/stock-init")
+            .cmdline(&format!("test={tests}"))
+    }
+
     /// Boots the bare-metal guest.
     pub fn payload(self, cmdline: &str) -> Self {
         self.kernel(&guest::payload()).cmdline(cmdline)

@@ -32,9 +32,17 @@ impl Vmi {
         }
     }
 
-    /// RAM as a Kubernetes quantity.
+    /// RAM as a Kubernetes quantity; before [`Vmi::hugepages`].
     pub fn memory(mut self, quantity: &str) -> Self {
         self.memory = quantity.to_owned();
+        self
+    }
+
+    /// RAM of huge pages of this size.
+    pub fn hugepages(mut self, size: &str) -> Self {
+        self.memory
+            .push_str("\n      hugepages:\n        pageSize: ");
+        self.memory.push_str(size);
         self
     }
 

@@ -6,6 +6,7 @@ mod boot;
 mod console;
 mod crash;
 mod disk;
+mod hardware;
 mod hostile;
 mod network;
 mod pause;

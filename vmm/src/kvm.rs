@@ -93,7 +93,7 @@ pub fn create_vm(kvm: &Kvm, ram: &Ram) -> Result<Arc<VmFd>, KvmError> {
 }
 
 /// A signal or a busy host makes the call give up half-way; it changed nothing then.
-fn create_uninterrupted(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+pub(crate) fn create_uninterrupted(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     loop {
         match kvm.create_vm() {
             Err(error) if error.errno() == libc::EINTR => {}

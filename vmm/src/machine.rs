@@ -18,13 +18,14 @@ use devices::virtio::net::{Backend, BuildNetError, NetSpec};
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
 use devices::virtio::rng::Rng;
 use devices::virtio::{DeviceStats, VirtioDevice};
-use kvm_bindings::kvm_clock_data;
+use kvm_bindings::{CpuId, kvm_clock_data};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 
 use crate::boot::{self, BootError, BootSource};
 use crate::cpu::cpuid::{CpuidError, CpuidTemplate, Topology};
 use crate::cpu::regs::{self, RegisterError};
+use crate::cpu::tsc;
 use crate::cpu::{SpawnError, Vcpus};
 use crate::interrupts::{KvmInterrupts, Line};
 use crate::kvm::{self, KvmError};
@@ -109,6 +110,15 @@ impl BuildError {
     }
 }
 
+/// The guest's clocks when it was paused.
+struct Pause {
+    clock: Option<kvm_clock_data>,
+    /// The host's time stamp counter.
+    host_tsc: u64,
+    /// The vCPUs' from there; none where KVM does not tell.
+    tsc_offsets: Vec<u64>,
+}
+
 /// A built machine. Dropping it stops everything and closes the VM.
 pub struct Machine {
     // Field order is drop order: vCPUs end before devices, devices before the VM.
@@ -117,8 +127,10 @@ pub struct Machine {
     power: Arc<PowerControl>,
     serial: Arc<SerialConsole>,
     vm: Arc<VmFd>,
-    /// The guest's clock at the last pause.
-    paused_clock: Option<kvm_clock_data>,
+    /// What vCPU 0 sees of its processor.
+    cpuid: CpuId,
+    /// The pause under way.
+    pause: Option<Pause>,
 }
 
 impl Machine {
@@ -146,7 +158,9 @@ impl Machine {
         let legacy = Legacy::new(&vm, resources)?;
         let ports = legacy.ports(&pci)?;
         let mmio = mmio_bus(&pci)?;
-        let vcpus = create_vcpus(&resources.kvm, &vm, plan, &apic_ids)?;
+        let template = CpuidTemplate::new(&resources.kvm, &plan.cpu)?;
+        template.verify(&resources.kvm, &plan.cpu)?;
+        let vcpus = create_vcpus(&vm, &template, &apic_ids)?;
         if let Some(boot_vcpu) = vcpus.first() {
             regs::set_entry(boot_vcpu, &memory, entry)?;
         }
@@ -156,7 +170,8 @@ impl Machine {
             power: legacy.power,
             serial: legacy.serial,
             vm,
-            paused_clock: None,
+            cpuid: template.for_vcpu(0),
+            pause: None,
         })
     }
 
@@ -175,24 +190,54 @@ impl Machine {
         self.vcpus.run();
     }
 
-    /// Returns when vCPUs and devices stand still; the guest's clock stops.
+    /// Returns when vCPUs and devices stand still; the guest's clocks stop.
     pub fn pause(&mut self) {
         self.vcpus.park();
         self.pci.for_each(PciFunction::pause);
-        self.paused_clock = self.vm.get_clock().ok();
+        self.pause = Some(Pause {
+            clock: self.vm.get_clock().ok(),
+            host_tsc: tsc::host(),
+            tsc_offsets: self.vcpus.tsc_offsets().unwrap_or_default(),
+        });
     }
 
     /// Goes on where [`Machine::pause`] stopped.
-    pub fn resume(&mut self) {
-        if let Some(mut clock) = self.paused_clock.take() {
-            // Only the time is to be set; the flags say what else the kernel reported.
-            clock.flags = 0;
-            if let Err(error) = self.vm.set_clock(&clock) {
-                tracing::warn!(%error, "guest clock jumps by the length of the pause");
+    pub fn resume(&mut self, kvm: &Kvm) {
+        if let Some(pause) = self.pause.take() {
+            self.restore_tsc(kvm, &pause);
+            if let Some(mut clock) = pause.clock {
+                // Only the time is to be set; the flags say what else the kernel reported.
+                clock.flags = 0;
+                if let Err(error) = self.vm.set_clock(&clock) {
+                    tracing::warn!(%error, "guest clock jumps by the length of the pause");
+                }
             }
         }
         self.pci.for_each(PciFunction::resume);
         self.vcpus.run();
+    }
+
+    /// Lets the vCPUs' time stamp counters go on from where they stood. Set and not shifted: a KVM
+    /// whose host has unstable counters shifts them by itself. A guest that was not told that its
+    /// counter is invariant does not use it as a clock, so a KVM without offsets does little harm.
+    fn restore_tsc(&self, kvm: &Kvm, pause: &Pause) {
+        match tsc::is_adjustable(kvm, &self.cpuid) {
+            Ok(true) => {
+                let ticks = tsc::host().wrapping_sub(pause.host_tsc);
+                let offsets = pause.tsc_offsets.iter();
+                let offsets: Vec<_> = offsets.map(|offset| offset.wrapping_sub(ticks)).collect();
+                if let Err(error) = self.vcpus.set_tsc_offsets(&offsets) {
+                    tracing::warn!(%error, "guest TSC jumps by the length of the pause");
+                }
+            }
+            Ok(false) => {
+                tracing::info!("this KVM's guests see the host's TSC, which ran on in the pause");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "guest TSC jumps by the length of the pause");
+            }
+        }
     }
 
     /// Presses the ACPI power button.
@@ -229,12 +274,10 @@ impl Machine {
 }
 
 fn create_vcpus(
-    kvm: &Kvm,
     vm: &VmFd,
-    plan: &MachinePlan,
+    template: &CpuidTemplate,
     apic_ids: &[u8],
 ) -> Result<Vec<VcpuFd>, BuildError> {
-    let template = CpuidTemplate::new(kvm, &plan.cpu)?;
     (0..)
         .zip(apic_ids)
         .map(|(index, apic_id)| {

@@ -75,6 +75,18 @@ pub enum FeaturePolicy {
     Forbid,
 }
 
+impl std::fmt::Display for FeaturePolicy {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Force => "force",
+            Self::Require => "require",
+            Self::Optional => "optional",
+            Self::Disable => "disable",
+            Self::Forbid => "forbid",
+        })
+    }
+}
+
 /// Guest RAM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -7,6 +7,7 @@ use kvm_ioctls::Kvm;
 use thiserror::Error;
 
 use super::features::{self, FeatureBit, Register};
+use super::probe::{Level, Probe, ProbeError};
 use crate::kvm::KvmError;
 use crate::plan::{CpuFeature, CpuPlan, FeaturePolicy};
 
@@ -31,7 +32,20 @@ pub enum CpuidError {
         /// The name.
         name: String,
     },
-    /// KVM failed or the table is full.
+    /// The host does not let a feature be changed.
+    #[error(
+        "CPU feature {name:?} cannot have policy {policy}: this host's KVM shows guests the \
+         host's own bit, which is {shown}"
+    )]
+    Unchangeable {
+        /// The name.
+        name: String,
+        /// The policy asked for.
+        policy: FeaturePolicy,
+        /// What guests see.
+        shown: &'static str,
+    },
+    /// KVM failed.
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// The table has no room for another leaf.
@@ -44,7 +58,10 @@ impl CpuidError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Unknown { .. } | Self::Missing { .. } | Self::Forbidden { .. }
+            Self::Unknown { .. }
+                | Self::Missing { .. }
+                | Self::Forbidden { .. }
+                | Self::Unchangeable { .. }
         )
     }
 }
@@ -128,7 +145,44 @@ impl CpuidTemplate {
         Self::from_host(cpuid, plan)
     }
 
+    /// Checks from inside a guest that the features which the plan changes are changed: a KVM that
+    /// runs guests without hardware virtualization may show them the host's bits all the same.
+    pub fn verify(&self, kvm: &Kvm, plan: &CpuPlan) -> Result<(), CpuidError> {
+        let mut changed = plan
+            .features
+            .iter()
+            .filter_map(|feature| Some((feature, features::find(&feature.name)?, wanted(feature)?)))
+            .peekable();
+        if changed.peek().is_none() {
+            return Ok(());
+        }
+        let mut probes = Vec::new();
+        for level in [Level::Kernel, Level::User] {
+            match Probe::new(kvm, &self.for_vcpu(0), level) {
+                Ok(probe) => probes.push(probe),
+                Err(error) => return unverified(&error),
+            }
+        }
+        for (feature, bit, wanted) in changed {
+            for probe in &mut probes {
+                match probe.cpuid(bit.leaf, bit.subleaf) {
+                    Ok(words) if bit_of(words, bit) != wanted => {
+                        return Err(CpuidError::Unchangeable {
+                            name: feature.name.clone(),
+                            policy: feature.policy,
+                            shown: if wanted { "clear" } else { "set" },
+                        });
+                    }
+                    Ok(_) => {}
+                    Err(error) => return unverified(&error),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn from_host(mut cpuid: CpuId, plan: &CpuPlan) -> Result<Self, CpuidError> {
+        hide_invariant_tsc(&mut cpuid, plan)?;
         for feature in &plan.features {
             apply(&mut cpuid, feature)?;
         }
@@ -244,6 +298,42 @@ impl CpuidTemplate {
 fn set_bits(word: &mut u32, shift: u32, width: u32, value: u32) {
     let mask = ((1_u32 << width) - 1) << shift;
     *word = (*word & !mask) | (value << shift & mask);
+}
+
+/// The bit that a policy makes, if it makes one.
+fn wanted(feature: &CpuFeature) -> Option<bool> {
+    match feature.policy {
+        FeaturePolicy::Disable => Some(false),
+        FeaturePolicy::Force => Some(true),
+        FeaturePolicy::Require | FeaturePolicy::Optional | FeaturePolicy::Forbid => None,
+    }
+}
+
+fn bit_of([eax, ebx, ecx, edx]: [u32; 4], bit: FeatureBit) -> bool {
+    let word = match bit.register {
+        Register::Eax => eax,
+        Register::Ebx => ebx,
+        Register::Ecx => ecx,
+        Register::Edx => edx,
+    };
+    word >> bit.bit & 1 == 1
+}
+
+/// Not to know is no reason not to run.
+fn unverified(error: &ProbeError) -> Result<(), CpuidError> {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(error, "cannot verify the CPU features that the guest sees");
+    Ok(())
+}
+
+/// A guest that knows its TSC to be invariant takes it for its clock and does not ask KVM for the
+/// time, which stops in a pause. So the bit is hidden unless the VMI names it, as libvirt does.
+fn hide_invariant_tsc(cpuid: &mut CpuId, plan: &CpuPlan) -> Result<(), CpuidError> {
+    const NAME: &str = "invtsc";
+    if plan.features.iter().any(|feature| feature.name == NAME) {
+        return Ok(());
+    }
+    features::find(NAME).map_or(Ok(()), |bit| set(cpuid, bit, false))
 }
 
 fn apply(cpuid: &mut CpuId, feature: &CpuFeature) -> Result<(), CpuidError> {

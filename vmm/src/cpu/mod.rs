@@ -7,10 +7,12 @@
 pub mod cpuid;
 pub mod crash;
 pub mod features;
+pub mod probe;
 pub mod regs;
+pub mod tsc;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -155,11 +157,17 @@ impl RunPage {
 
 struct VcpuThread {
     handle: JoinHandle<VcpuFd>,
+    fd: RawFd,
     page: RunPage,
     exits: Arc<AtomicU64>,
 }
 
 impl VcpuThread {
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the thread owns the VcpuFd and returns it to the join that consumes self.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
     fn kick(&self) {
         self.page.immediate_exit().store(1, Ordering::Release);
         // A thread that is gone needs no kick.
@@ -213,6 +221,7 @@ impl Vcpus {
 
     fn spawn_one(&self, index: u32, mut fd: VcpuFd, hook: ThreadHook) -> io::Result<VcpuThread> {
         let page = RunPage::of(&mut fd);
+        let raw_fd = fd.as_raw_fd();
         let exits = Arc::new(AtomicU64::new(0));
         let mut vcpu = Vcpu {
             index,
@@ -236,6 +245,7 @@ impl Vcpus {
             })?;
         Ok(VcpuThread {
             handle,
+            fd: raw_fd,
             page,
             exits,
         })
@@ -258,6 +268,18 @@ impl Vcpus {
                 .wait(parked)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// How far the time stamp counter of each vCPU, which is parked, is ahead of the host's.
+    pub fn tsc_offsets(&self) -> io::Result<Vec<u64>> {
+        let offset = |thread: &VcpuThread| tsc::offset(&thread.fd());
+        self.threads.iter().map(offset).collect()
+    }
+
+    /// Sets what [`Vcpus::tsc_offsets`] told.
+    pub fn set_tsc_offsets(&self, offsets: &[u64]) -> io::Result<()> {
+        let mut threads = self.threads.iter().zip(offsets);
+        threads.try_for_each(|(thread, offset)| tsc::set_offset(&thread.fd(), *offset))
     }
 
     fn set_target(&self, target: Target) {

@@ -184,7 +184,7 @@ impl<'a> Process<'a> {
             }
             Command::Resume => {
                 if self.paused {
-                    machine.resume();
+                    machine.resume(&self.resources.kvm);
                     self.paused = false;
                 }
                 self.send(&Event::Running)?;

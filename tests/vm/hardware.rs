@@ -1,0 +1,198 @@
+//! What only a KVM with hardware virtualization can show: stock kernels, a TSC of the guest's own,
+//! CPUID bits that are really gone. These tests are ignored where they stand and run, this very
+//! test binary, on an emulated machine that has it (`tests/nested`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::{Disk, Vmi};
+use podvisor_tests::{guest, host};
+use rustix::process::Signal;
+
+use crate::console::Terminal;
+use crate::pause::time_stands_still_in_a_pause;
+
+/// Runs the ignored tests of this module on the emulated machine.
+#[test]
+fn on_a_machine_with_hardware_virtualization() {
+    let this = std::env::current_exe().expect("the test binary has a path");
+    let mut command = String::new();
+    for (variable, path) in [
+        ("PODVISOR", guest::podvisor()),
+        ("GUEST_OUT", folder(guest::vmlinux())),
+        ("NESTED_OUT", folder(guest::nested("stock.cpio"))),
+    ] {
+        command.push_str(&format!("{variable}={path:?} "));
+    }
+    command.push_str(&format!(
+        "{this:?} hardware:: --ignored --test-threads=1 --nocapture"
+    ));
+    // Its output goes straight on, so that a stuck machine can be watched.
+    let status = Command::new(guest::nested_machine())
+        .arg(&command)
+        .env("NESTED_OUT", folder(guest::nested("stock.cpio")))
+        .stdin(Stdio::null())
+        .status()
+        .expect("the emulated machine can be started");
+    assert!(status.success(), "{command}: {status}");
+}
+
+fn folder(file: PathBuf) -> PathBuf {
+    file.parent().expect("a file is in a folder").to_owned()
+}
+
+/// Debian's cloud kernel, a bzImage, finds its disk, its network and its power button by ACPI and
+/// PCI alone.
+#[test]
+#[ignore = "needs hardware virtualization"]
+fn a_stock_kernel_runs_as_it_is() {
+    let network = PodNetwork::new();
+    let vmi = Vmi::new("stock")
+        .memory("256Mi")
+        .topology(1, 2, 1)
+        .disk(Disk::new("root").serial("PV-STOCK"))
+        .network()
+        .rng()
+        .grace_seconds(600);
+    let run = Run::new(&vmi);
+    let image = image::zeros(&run.dir(), "root.img", 16 * MIB);
+    host("mkfs.ext4", &["-q", &image.to_string_lossy()]);
+    let mut guest = run
+        .volume("root", &image)
+        .stock_linux("hello,rng,demo,button")
+        .within(network.wrapper())
+        .start();
+
+    for (key, value) in [
+        ("cpus", "2"),
+        ("serial.vda", "PV-STOCK"),
+        ("ip", POD_ADDRESS),
+        ("gw", GATEWAY),
+        ("visits", "1"),
+        ("ping", "ok"),
+    ] {
+        assert_eq!(guest.result(key), value, "{key}");
+    }
+    assert!(guest.result("kernel").contains("cloud-amd64"));
+    assert!(guest.result("rng").starts_with("virtio_rng"));
+    guest.wait_for("WAITING");
+    guest.signal(Signal::TERM);
+    assert_eq!(guest.result("button"), "pressed");
+    guest.exits_with(0);
+}
+
+/// Debian's default kernel, packed by XZ, with most drivers as modules, gets as far as init.
+#[test]
+#[ignore = "needs hardware virtualization"]
+fn the_default_kernel_boots() {
+    let run = Run::new(&Vmi::new("default").memory("256Mi"))
+        .kernel(&guest::nested("host-vmlinuz"))
+        .arg("--initrd")
+        .arg(guest::initrd());
+    let mut guest = run
+        .cmdline("console=ttyS0 quiet test=hello,topology")
+        .start();
+    assert!(guest.result("kernel").ends_with("-amd64"));
+    guest.exits_with(0);
+}
+
+/// A disk on a block device and RAM of huge pages: the data arrives, the device takes discards, and
+/// the host counts the pages.
+#[test]
+#[ignore = "needs hardware virtualization"]
+fn a_block_device_and_huge_pages() {
+    fs::write("/proc/sys/vm/nr_hugepages", "140").expect("huge pages can be reserved");
+    let vmi = Vmi::new("device")
+        .memory("256Mi")
+        .hugepages("2Mi")
+        .disk(Disk::new("source").cache("none"))
+        .disk(Disk::new("target").cache("none"));
+    let run = Run::new(&vmi);
+    let source = image::filled(&run.dir(), "source.img", 24 * MIB);
+    let target = image::zeros(&run.dir(), "target.img", 24 * MIB);
+    let (source_device, target_device) = (LoopDevice::new(&source), LoopDevice::new(&target));
+    let mut guest = run
+        .volume("source", Path::new(&source_device.0))
+        .volume("target", Path::new(&target_device.0))
+        .stock_linux("hello,blkcopy,discard,button")
+        .start();
+    assert_eq!(guest.result("sectors.vda"), "49152");
+    guest.wait_for("WAITING");
+    let meminfo = fs::read_to_string("/proc/meminfo").expect("procfs is there");
+    let free = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("HugePages_Free:"));
+    let free: u32 = free
+        .and_then(|count| count.trim().parse().ok())
+        .expect("a count");
+    assert!(free < 100, "{free} of 140 huge pages are free");
+    guest.signal(Signal::TERM);
+    guest.exits_with(0);
+
+    assert_eq!(guest.result("discard"), "ok");
+    drop((source_device, target_device));
+    let pattern = image::pattern(24 * MIB);
+    assert!(image::read(&target)[..16 * MIB] == pattern[..16 * MIB]);
+    let source = image::read(&source);
+    assert!(source[..MIB].iter().all(|byte| *byte == 0), "discarded");
+    assert!(source[MIB..] == pattern[MIB..]);
+}
+
+/// A loop device, detached when dropped.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn new(image: &Path) -> Self {
+        let name = host("losetup", &["--find", "--show", &image.to_string_lossy()]);
+        Self(name.trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        host("losetup", &["--detach", &self.0]);
+    }
+}
+
+/// A guest that insists on the TSC as its clock does not see a pause either.
+#[test]
+#[ignore = "needs hardware virtualization"]
+fn the_tsc_stands_still_in_a_pause() {
+    let run = Run::new(&Vmi::new("tsc").topology(1, 2, 1).grace_seconds(600));
+    let socket = run.dir().join("console.sock");
+    let mut guest = run
+        .stock_linux("shell")
+        .cmdline("clocksource=tsc tsc=reliable")
+        .arg("--console")
+        .arg(format!("unix:{}", socket.display()))
+        .start();
+    guest.wait_until_running();
+    let terminal = Terminal::connect(&socket);
+    terminal.wait_for_prompt();
+    terminal.type_line("cat /sys/devices/system/clocksource/clocksource0/current_clocksource");
+    terminal.wait_for_match(|line| (line == "tsc").then_some(()));
+    time_stands_still_in_a_pause(&terminal, &mut guest.control());
+    guest.signal(Signal::TERM);
+    guest.exits_with(0);
+}
+
+/// The guest's kernel does not see what the VMI disables, and sees what it forces.
+#[test]
+#[ignore = "needs hardware virtualization"]
+fn cpu_features_are_as_the_vmi_says() {
+    let vmi = Vmi::new("features")
+        .feature("rdrand", "disable")
+        .feature("smap", "disable")
+        .feature("aes", "require")
+        .feature("invtsc", "force");
+    let mut guest = Run::new(&vmi).stock_linux("topology").start();
+    let flags = guest.result("flags");
+    let has = |flag: &str| flags.split(' ').any(|other| other == flag);
+    assert!(!has("rdrand") && !has("smap"), "{flags}");
+    assert!(has("aes") && has("nonstop_tsc"), "{flags}");
+    guest.exits_with(0);
+}
