@@ -102,6 +102,9 @@ fn prepare_network(
         for tap in network.taps {
             descriptors.push(FdRole::Tap { index }, tap);
         }
+        if let Some(stream) = network.stream {
+            descriptors.push(FdRole::Stream { index }, stream);
+        }
     }
     Ok(Some(guard))
 }

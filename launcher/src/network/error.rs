@@ -66,8 +66,8 @@ pub enum NetworkError {
     },
     /// The kernel denied a change.
     #[error(
-        "Cannot {step} {interface:?}: not permitted; the bridge and masquerade bindings need \
-         CAP_NET_ADMIN in the pod's network namespace \
+        "Cannot {step} {interface:?}: not permitted; use the binding passt: {{}}, which needs no \
+         capability, or give the pod CAP_NET_ADMIN for the bridge and masquerade bindings \
          (securityContext.capabilities.add: [NET_ADMIN])"
     )]
     NotPermitted {
@@ -106,6 +106,37 @@ pub enum NetworkError {
         #[source]
         source: OpenTapError,
     },
+    /// There is no passt.
+    #[error(
+        "NIC {nic:?} needs the program passt, which is not in PATH, /usr/local/bin or /usr/bin; \
+         install it in the image (Debian: passt), or use another binding"
+    )]
+    NoPasst {
+        /// NIC of the VMI.
+        nic: String,
+    },
+    /// passt cannot work.
+    #[error("passt of NIC {nic:?} failed: {reason}")]
+    Passt {
+        /// NIC of the VMI.
+        nic: String,
+        /// What passt says.
+        reason: String,
+    },
+    /// A port cannot be let in.
+    #[error(
+        "Port {port} of NIC {nic:?} cannot be forwarded by passt{}",
+        port_hint(source)
+    )]
+    PasstPort {
+        /// NIC of the VMI.
+        nic: String,
+        /// The port.
+        port: u16,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The state of an unfinished run is not enough to undo it.
     #[error(
         "The pod's interface {interface:?} was left changed by an earlier run and {file:?} does not \
@@ -127,6 +158,17 @@ pub enum NetworkError {
         /// Why.
         reason: String,
     },
+}
+
+fn port_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            " (set the sysctl net.ipv4.ip_unprivileged_port_start=0 in the pod's \
+             securityContext.sysctls)"
+        }
+        io::ErrorKind::AddrInUse => " (another program of the pod listens on it)",
+        _ => "",
+    }
 }
 
 impl NetworkError {

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::NetworkError;
 use super::names::Names;
 use super::netlink::Netlink;
+use super::passt::Passt;
 use super::restore::restore;
 use super::state::SavedInterface;
 
@@ -46,6 +47,8 @@ impl Changed {
 #[must_use = "the pod's network is restored when the guard is dropped"]
 pub struct NetworkGuard {
     pub(super) changed: Vec<Changed>,
+    /// Ended with the guard.
+    pub(super) passt: Vec<Passt>,
 }
 
 impl NetworkGuard {

@@ -21,6 +21,7 @@ mod masquerade;
 mod names;
 mod netlink;
 mod nft;
+mod passt;
 mod prepare;
 mod restore;
 mod state;
@@ -125,6 +126,8 @@ pub struct PreparedNetwork {
     /// One TAP descriptor per queue pair. The TAP exists as long as one of them is open, so the
     /// launcher must close its copies before [`NetworkGuard::restore`] (which copes if it did not).
     pub taps: Vec<File>,
+    /// The socket of passt, instead of TAPs.
+    pub stream: Option<File>,
     /// MAC address of the guest.
     pub mac: [u8; 6],
     /// MTU in bytes, for the guest too.

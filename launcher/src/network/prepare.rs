@@ -12,12 +12,14 @@ use super::lease::{self, Common, Resolver};
 use super::masquerade::{self, GATEWAY_MAC, PodAddresses};
 use super::names::{Names, server_address};
 use super::netlink::{Link, Netlink};
+use super::passt::{self, Passt};
 use super::restore::{is_route_worth_saving, is_worth_saving};
 use super::state::{Change, Place, SavedInterface};
 use super::sysctl::{self, SavedSetting};
 use super::{
     Binding, Masquerade, NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork, bridge,
 };
+use crate::vmi::Port;
 
 /// How long to wait for the TAP of a killed run to vanish with its last holder.
 const STALE_TAP_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +41,7 @@ pub fn prepare(
 ) -> Result<(Vec<PreparedNetwork>, NetworkGuard), NetworkError> {
     let mut guard = NetworkGuard {
         changed: Vec::new(),
+        passt: Vec::new(),
     };
     if requests.is_empty() {
         return Ok((Vec::new(), guard));
@@ -123,9 +126,6 @@ impl<'a> Task<'a> {
     }
 
     async fn run(self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
-        if matches!(self.request.binding, Binding::Passt { .. }) {
-            return Err(self.unusable("passt is not supported yet"));
-        }
         if let Some(saved) = SavedInterface::load(&self.file, &self.place) {
             self.recover(saved).await?;
         }
@@ -140,6 +140,9 @@ impl<'a> Task<'a> {
             find(&self.names.tap),
         );
         match (&self.request.binding, bridge, tap) {
+            (Binding::Passt { ports }, _, _) if nic.is_none() => {
+                self.start_passt(link, ports, guard)
+            }
             (Binding::Bridge, Some(_), Some(_)) if nic.is_some() => self.adopt_bridge(link).await,
             (_, _, _) if nic.is_some() => Err(NetworkError::Unrecoverable {
                 interface: self.names.interface,
@@ -242,6 +245,32 @@ impl<'a> Task<'a> {
         Ok(PreparedNetwork { taps, ..prepared })
     }
 
+    /// The pod's interface stays as it is.
+    fn start_passt(
+        &self,
+        link: &Link,
+        ports: &[Port],
+        guard: &mut NetworkGuard,
+    ) -> Result<PreparedNetwork, NetworkError> {
+        let prepared = self.prepared(link)?;
+        let (stream, passt) = Passt::start(&passt::Spec {
+            nic: &prepared.nic_name,
+            interface: &self.names.interface,
+            mtu: prepared.mtu,
+            ports,
+        })?;
+        guard.passt.push(passt);
+        tracing::info!(
+            nic = prepared.nic_name,
+            interface = self.names.interface,
+            "passt is ready"
+        );
+        Ok(PreparedNetwork {
+            stream: Some(stream),
+            ..prepared
+        })
+    }
+
     /// The pod's addresses to translate to. They must not be the guest's own.
     fn pod_addresses(
         &self,
@@ -320,6 +349,7 @@ impl<'a> Task<'a> {
         Ok(PreparedNetwork {
             nic_name: self.request.nic_name.clone(),
             taps: Vec::new(),
+            stream: None,
             mac: self.guest_mac(link)?,
             mtu: self.mtu(link)?,
             lease: None,

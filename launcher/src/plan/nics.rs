@@ -59,7 +59,11 @@ pub(super) fn nics(vmi: &Vmi, options: &PlanOptions) -> Vec<NicSource> {
             primary: network.is_primary(),
             binding: binding(nic, network),
             mac: nic.mac,
-            queue_pairs: queues(vmi, devices.network_multi_queue),
+            // There is one stream to passt.
+            queue_pairs: match nic.binding {
+                InterfaceBinding::Passt => 1,
+                _ => queues(vmi, devices.network_multi_queue),
+            },
             link_up: nic.link_up,
             dhcp_options: nic.dhcp_options.clone(),
             pci_slot: nic.pci_slot,

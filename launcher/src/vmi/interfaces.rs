@@ -152,6 +152,9 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
                 .unwrap_or_default(),
             pci_slot: object.get("pciAddress").and_then(|node| read_slot(&node)),
         };
+        if interface.binding == InterfaceBinding::Passt {
+            check_passt(&object, &interface, &ports);
+        }
         if interface.binding == InterfaceBinding::Bridge && !interface.ports.is_empty() {
             object.note("ports", "the bridge binding lets all ports through");
         }
@@ -182,10 +185,25 @@ fn read_binding(item: &Node<'_>, interface: &Object<'_>) -> Option<InterfaceBind
     if let Some((name, _, _)) = found.next() {
         item.error_found(format_args!("a second binding, {name}"), "one binding");
     }
-    if binding == InterfaceBinding::Passt {
-        node.error("nothing, passt is not supported yet: use bridge or masquerade");
-    }
     Some(binding)
+}
+
+/// What passt cannot do.
+fn check_passt(object: &Object<'_>, interface: &Interface, ports: &[Node<'_>]) {
+    if let Some(node) = object
+        .get("dhcpOptions")
+        .filter(|_| interface.dhcp_options != DhcpOptions::default())
+    {
+        node.error("nothing with passt, which answers DHCP by itself");
+    }
+    // Ports that could not be read have errors of their own.
+    if ports.len() == interface.ports.len() {
+        for (node, port) in ports.iter().zip(&interface.ports) {
+            if port.protocol == Protocol::Sctp {
+                node.error_found("SCTP", "TCP or UDP with passt");
+            }
+        }
+    }
 }
 
 fn read_port(item: &Node<'_>) -> Option<Port> {

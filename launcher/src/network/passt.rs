@@ -1,0 +1,302 @@
+//! `passt: {}`: the guest is behind a passt process, which speaks for it with ordinary sockets of
+//! the pod. No capability is needed, and nothing of the pod's network is changed.
+//!
+//! passt gets one end of a socket pair, the vm process the other. It answers ARP, DHCP, DHCPv6 and
+//! router solicitations itself: the guest has the pod's addresses and resolver. It ends when the vm
+//! process closes its end, and is killed with the guard at the latest.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+use rustix::thread::CapabilitySet;
+
+use super::NetworkError;
+use crate::vmi::{Port, Protocol};
+
+/// Its name, and where it may be if not on the path of programs.
+const PROGRAM: &str = "passt";
+const DIRECTORIES: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// How long it may take to be ready; forwarding all ports takes it about a second.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 20,
+    tv_nsec: 0,
+};
+
+/// MAC address of what the guest takes for its gateway, so that it is not the guest's own, which is
+/// the pod interface's.
+const GATEWAY_MAC: &str = "02:00:00:00:00:00";
+
+/// What passt is to do.
+pub(super) struct Spec<'a> {
+    /// NIC of the VMI, for messages.
+    pub(super) nic: &'a str,
+    /// The pod's interface, whose addresses and routes the guest gets.
+    pub(super) interface: &'a str,
+    /// MTU for the guest, bytes.
+    pub(super) mtu: u16,
+    /// Ports that are let in; all if empty.
+    pub(super) ports: &'a [Port],
+}
+
+/// A running passt; killed when dropped.
+#[derive(Debug)]
+pub(super) struct Passt {
+    nic: String,
+    /// Not a pid: the supervisor reaps all children, and the number may be another's then.
+    process: OwnedFd,
+    /// Its messages.
+    stderr: File,
+}
+
+impl Passt {
+    /// Starts passt and waits until it is ready. Returns the stream for the vm process, too.
+    pub(super) fn start(spec: &Spec<'_>) -> Result<(File, Self), NetworkError> {
+        let program = find(&std::env::var_os("PATH").unwrap_or_default());
+        let program = program.ok_or_else(|| NetworkError::NoPasst {
+            nic: spec.nic.to_owned(),
+        })?;
+        check_ports(spec)?;
+        let (stream, ready, passt) =
+            spawn(&program, spec).map_err(|source| NetworkError::Passt {
+                nic: spec.nic.to_owned(),
+                reason: format!("it cannot be started from {program:?}: {source}"),
+            })?;
+        if !is_ready(ready) {
+            return Err(NetworkError::Passt {
+                nic: spec.nic.to_owned(),
+                reason: passt.reason(spec),
+            });
+        }
+        Ok((stream, passt))
+    }
+
+    /// Why it did not get ready.
+    fn reason(mut self, spec: &Spec<'_>) -> String {
+        self.end();
+        let mut reason = self.messages().join("; ");
+        if reason.is_empty() {
+            reason = "it did not get ready and does not say why".to_owned();
+        }
+        if spec.ports.is_empty() && reason.contains("enough sockets") {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+            let limit = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+            reason.push_str(&format!(
+                " (all ports take about 75 000 descriptors, and the hard limit here is {limit}: list \
+                 the interface's ports, or raise RLIMIT_NOFILE)"
+            ));
+        }
+        reason
+    }
+
+    fn end(&self) {
+        // Gone already, or reaped already, is as good.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+        let _ = waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED);
+    }
+
+    /// What it has said, without its complaints that a pod has no system log.
+    fn messages(&mut self) -> Vec<String> {
+        let mut text = Vec::new();
+        // The pipe does not block; what it holds is read before it says so.
+        let _ = self.stderr.read_to_end(&mut text);
+        let text = String::from_utf8_lossy(&text);
+        let useful = |line: &&str| !line.is_empty() && !line.ends_with("bytes to syslog");
+        text.lines().filter(useful).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Passt {
+    fn drop(&mut self) {
+        self.end();
+        for message in self.messages() {
+            tracing::warn!(nic = self.nic, "passt: {message}");
+        }
+    }
+}
+
+fn find(path: &std::ffi::OsStr) -> Option<PathBuf> {
+    let fallback = std::env::split_paths(DIRECTORIES);
+    std::env::split_paths(path)
+        .chain(fallback)
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(PROGRAM))
+        .find(|program| program.is_file())
+}
+
+/// passt says nothing of a listed port that it cannot have, as long as it has another.
+fn check_ports(spec: &Spec<'_>) -> Result<(), NetworkError> {
+    for port in spec.ports {
+        try_port(*port).map_err(|source| NetworkError::PasstPort {
+            nic: spec.nic.to_owned(),
+            port: port.port,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn try_port(Port { protocol, port }: Port) -> io::Result<()> {
+    let any6 = (Ipv6Addr::UNSPECIFIED, port);
+    let any4 = (Ipv4Addr::UNSPECIFIED, port);
+    match protocol {
+        Protocol::Tcp => TcpListener::bind(&[any6.into(), any4.into()][..]).map(drop),
+        Protocol::Udp => UdpSocket::bind(&[any6.into(), any4.into()][..]).map(drop),
+        // Refused with the VMI.
+        Protocol::Sctp => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Starts it with its stream as standard input, and a pipe for its pid, which it writes when it is
+/// ready, as standard output.
+fn spawn(program: &Path, spec: &Spec<'_>) -> io::Result<(File, OwnedFd, Passt)> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    let (ready, pid) = pipe_with(PipeFlags::CLOEXEC)?;
+    // Root's passt becomes nobody before it opens the pipe by its path.
+    rustix::fs::fchmod(&pid, Mode::RUSR | Mode::WUSR | Mode::WGRP | Mode::WOTH)?;
+    // A full pipe must not stop passt: nobody reads it before the end.
+    let (messages, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let child = Command::new(program)
+        .args(arguments(spec, keeps_user()))
+        .env_clear()
+        .process_group(0)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::from(pid))
+        .stderr(Stdio::from(stderr))
+        .spawn()?;
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let passt = Passt {
+        nic: spec.nic.to_owned(),
+        process,
+        stderr: messages.into(),
+    };
+    Ok((ours.into(), ready, passt))
+}
+
+/// Whether passt must not try to become nobody, as it does as root: it could not, in a container
+/// without the capabilities for it.
+fn keeps_user() -> bool {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    let able = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
+    rustix::process::geteuid().is_root() && !able
+}
+
+fn arguments(spec: &Spec<'_>, keeps_user: bool) -> Vec<String> {
+    let mut words = vec!["--foreground", "--quiet", "--stderr", "--fd", "0"];
+    words.extend(["--pid", "/proc/self/fd/1", "--interface", spec.interface]);
+    // The gateway's address is the gateway's, not a way to what listens on the pod's loopback.
+    words.extend(["--mac-addr", GATEWAY_MAC, "--no-map-gw"]);
+    if keeps_user {
+        words.extend(["--runas", "0:0"]);
+    }
+    let mut words: Vec<_> = words.into_iter().map(str::to_owned).collect();
+    let options = [
+        ("--mtu", spec.mtu.to_string()),
+        ("--tcp-ports", port_list(spec.ports, Protocol::Tcp)),
+        ("--udp-ports", port_list(spec.ports, Protocol::Udp)),
+    ];
+    for (option, value) in options {
+        words.extend([option.to_owned(), value]);
+    }
+    words
+}
+
+fn port_list(ports: &[Port], protocol: Protocol) -> String {
+    let ours = ports.iter().filter(|port| port.protocol == protocol);
+    let numbers: Vec<_> = ours.map(|port| port.port.to_string()).collect();
+    match (ports.is_empty(), numbers.is_empty()) {
+        (true, _) => "all".to_owned(),
+        (false, true) => "none".to_owned(),
+        (false, false) => numbers.join(","),
+    }
+}
+
+/// Waits for the pid; false if passt ended, or takes too long.
+fn is_ready(pipe: OwnedFd) -> bool {
+    let mut fds = [PollFd::new(&pipe, PollFlags::IN)];
+    // Signals are blocked, so nothing interrupts this.
+    match poll(&mut fds, Some(&PATIENCE)) {
+        Ok(1) => rustix::io::read(&pipe, &mut [0; 16]).is_ok_and(|len| len > 0),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEB: Port = Port {
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    const DNS: Port = Port {
+        protocol: Protocol::Udp,
+        port: 53,
+    };
+
+    fn words(ports: &[Port], keeps_user: bool) -> String {
+        let spec = Spec {
+            nic: "default",
+            interface: "eth0",
+            mtu: 1400,
+            ports,
+        };
+        arguments(&spec, keeps_user).join(" ")
+    }
+
+    #[test]
+    fn all_ports_are_forwarded_unless_some_are_listed() {
+        assert!(words(&[], false).ends_with("--mtu 1400 --tcp-ports all --udp-ports all"));
+        assert!(words(&[WEB], false).ends_with("--tcp-ports 80 --udp-ports none"));
+        let tls = Port { port: 443, ..WEB };
+        assert!(words(&[WEB, DNS, tls], false).ends_with("--tcp-ports 80,443 --udp-ports 53"));
+    }
+
+    #[test]
+    fn root_without_capabilities_stays_root() {
+        assert!(!words(&[], false).contains("--runas"));
+        assert!(words(&[], true).contains("--runas 0:0"));
+    }
+
+    #[test]
+    fn the_program_is_looked_for_in_absolute_directories() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("passt"), "").expect("a file");
+        let mut path = std::ffi::OsString::from("relative:");
+        path.push(dir.path());
+        assert_eq!(find(&path), Some(dir.path().join("passt")));
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let taken = Port { port, ..WEB };
+        let spec = Spec {
+            nic: "default",
+            interface: "eth0",
+            mtu: 1400,
+            ports: &[taken],
+        };
+        let error = check_ports(&spec).expect_err("in use");
+        assert!(matches!(error, NetworkError::PasstPort { port: found, .. } if found == port));
+    }
+}
