@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell rustc -vV | sed -n 's/^host: //p')
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build guest nested demo demo-pod test check fmt clippy unit vm-tests clean
+.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab test check fmt clippy unit vm-tests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,21 @@ unit: ## Unit tests and tests without a VM
 
 vm-tests: build guest nested ## Whole-VM tests through the binary
 	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2
+
+# Linked as the product is, so that the bare program starts no slower than it.
+bench-build: build guest
+	CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static" \
+		$(CARGO) build --release --locked -p podvisor-benches --target $(TARGET)
+
+bench: bench-build ## Measure beside the peers: benches/results (BENCH= options; FIRECRACKER=, CLOUD_HYPERVISOR= binaries)
+	target/$(TARGET)/release/bench run $(BENCH)
+
+bench-ab: bench-build ## Compare with another revision: BASE=rev (AB= options, such as --cases start --rounds 30)
+	test -n "$(BASE)"
+	test -e target/bench-base || git worktree add --detach target/bench-base $(BASE)
+	git -C target/bench-base checkout --quiet --detach $(shell git rev-parse --verify '$(BASE)^{commit}')
+	$(MAKE) -C target/bench-base build
+	target/$(TARGET)/release/bench compare --base target/bench-base/target/podvisor --head $(PODVISOR) $(AB)
 
 clean: ## Remove everything built, the guest too
 	$(CARGO) clean

@@ -17,6 +17,8 @@ pub mod f {
 
 /// Size of `virtio_net_hdr_v1`.
 pub const HEADER: u64 = 12;
+/// Space for the largest packet in one buffer.
+const WHOLE_PACKET: u32 = 68 << 10;
 const RX: u16 = 0;
 const TX: u16 = 1;
 
@@ -35,10 +37,15 @@ pub struct Net {
 }
 
 impl Net {
-    /// Starts the device with `buffer_len` bytes for each entry of the receive queue.
+    /// Starts the device with `buffer_len` bytes for each entry of the receive queue, or as much
+    /// as virtio 1.2, 5.1.6.3.1 demands of a driver without mergeable buffers.
     pub fn start(device: &Device, buffer_len: u32) -> Result<Self, Failure> {
         let wanted = f::CSUM | f::GUEST_CSUM | f::MAC | f::GUEST_TSO4 | f::HOST_TSO4 | f::MRG_RXBUF;
         let features = device.negotiate(wanted | feature::EVENT_IDX)?;
+        let buffer_len = match features & (f::MRG_RXBUF | f::GUEST_TSO4) {
+            f::GUEST_TSO4 => buffer_len.max(WHOLE_PACKET),
+            _ => buffer_len,
+        };
         let rx = device.queue(RX, 256, features)?;
         let tx = device.queue(TX, 256, features)?;
         device.driver_ok();

@@ -1,0 +1,99 @@
+//! Many small machines at once.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use super::{Bench, Scale};
+use crate::guest::GuestSpec;
+use crate::procfs;
+use crate::record::Values;
+use crate::vm::Vm;
+use crate::vmm::{Kind, Vmm};
+
+const MACHINES: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Starts 200 machines with 64 MiB, two for each processor at a time.
+pub fn run(bench: &mut Bench) {
+    let wanted = match bench.scale {
+        Scale::Quick => MACHINES / 10,
+        _ => MACHINES,
+    };
+    let vmms = bench.vmms(|kind| {
+        let firecracker = Kind::Firecracker {
+            pci: false,
+            sync: false,
+        };
+        matches!(
+            kind,
+            Kind::Podvisor | Kind::QemuMicrovm | Kind::CloudHypervisor
+        ) || kind == firecracker
+    });
+    for round in 0..bench.rounds(3) {
+        for vmm in &vmms {
+            let result = once(vmm, wanted);
+            bench
+                .record
+                .add(&format!("density/{wanted}"), &vmm.name, round, result);
+        }
+    }
+}
+
+fn once(vmm: &Vmm, wanted: usize) -> Result<Values> {
+    let guest = GuestSpec {
+        ram_mib: 64,
+        ..GuestSpec::payload("crash how=halt")
+    };
+    let available = procfs::meminfo("MemAvailable")?;
+    let begin = Instant::now();
+    let mut machines = start_all(vmm, &guest, wanted)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let taken = available.saturating_sub(procfs::meminfo("MemAvailable")?);
+
+    let running = machines
+        .iter_mut()
+        .filter_map(|vm| vm.is_running().then_some(()));
+    let lost = wanted - running.count();
+    let pids: Vec<u32> = machines.iter().flat_map(Vm::pids).collect();
+    let memory = procfs::memory(&pids, guest.ram_mib * 1024)?;
+    Ok([
+        ("vms_per_s", wanted as f64 / seconds),
+        ("lost", lost as f64),
+        ("pss_kib_per_vm", memory.pss as f64 / wanted as f64),
+        (
+            "private_dirty_kib_per_vm",
+            memory.private_dirty as f64 / wanted as f64,
+        ),
+        ("host_memory_kib_per_vm", taken as f64 / wanted as f64),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into())
+}
+
+fn start_all(vmm: &Vmm, guest: &GuestSpec, wanted: usize) -> Result<Vec<Vm>> {
+    let jobs = 2 * std::thread::available_parallelism()?.get();
+    let (next, machines) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || -> Result<()> {
+        while next.fetch_add(1, Ordering::Relaxed) < wanted {
+            let mut vm = Vm::start(vmm, guest)?;
+            vm.wait_for("CRASH how=halt", PATIENCE)?;
+            machines
+                .lock()
+                .map_err(|_| anyhow!("another job panicked"))?
+                .push(vm);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        let ends = jobs.into_iter().map(|job| {
+            job.join()
+                .unwrap_or_else(|_| Err(anyhow!("a job panicked")))
+        });
+        ends.collect::<Vec<_>>().into_iter().collect::<Result<()>>()
+    })?;
+    machines.into_inner().map_err(|_| anyhow!("a job panicked"))
+}

@@ -1,0 +1,154 @@
+//! What the kernel says of processes: kin, memory, processor time.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// `pid` and all its descendants.
+pub fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = all.get(next) {
+        next += 1;
+        for task in tasks(pid) {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{task}/children"));
+            let children = children.unwrap_or_default();
+            all.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            );
+        }
+    }
+    all
+}
+
+fn tasks(pid: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// Memory of processes without guest RAM, in KiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Proportional set size: pages that others map too count in part.
+    pub pss: u64,
+    /// Resident set size.
+    pub rss: u64,
+    /// Pages of their own that were written.
+    pub private_dirty: u64,
+}
+
+impl std::ops::AddAssign for Memory {
+    fn add_assign(&mut self, other: Self) {
+        self.pss += other.pss;
+        self.rss += other.rss;
+        self.private_dirty += other.private_dirty;
+    }
+}
+
+/// Memory of `pids`. Mappings of at least `ram_kib`, which are guest RAM, do not count.
+pub fn memory(pids: &[u32], ram_kib: u64) -> Result<Memory> {
+    let mut total = Memory::default();
+    for pid in pids {
+        let path = format!("/proc/{pid}/smaps");
+        let smaps = fs::read_to_string(&path).with_context(|| path)?;
+        total += without_ram(&smaps, ram_kib);
+    }
+    Ok(total)
+}
+
+fn without_ram(smaps: &str, ram_kib: u64) -> Memory {
+    let mut total = Memory::default();
+    let mut is_ram = false;
+    for line in smaps.lines() {
+        let Some((key, value)) = line.split_once(':') else {
+            continue;
+        };
+        let value = value.trim_end_matches("kB").trim().parse().unwrap_or(0);
+        match key {
+            "Size" => is_ram = value >= ram_kib,
+            _ if is_ram => {}
+            "Pss" => total.pss += value,
+            "Rss" => total.rss += value,
+            "Private_Dirty" => total.private_dirty += value,
+            _ => {}
+        }
+    }
+    total
+}
+
+/// Processor time in nanoseconds by thread, as it is now.
+#[derive(Clone, Debug, Default)]
+pub struct CpuTimes(BTreeMap<u32, (String, u64)>);
+
+impl CpuTimes {
+    /// Of all threads of `pids`.
+    pub fn read(pids: &[u32]) -> Self {
+        let mut times = BTreeMap::new();
+        for pid in pids {
+            for task in tasks(*pid) {
+                let dir = format!("/proc/{pid}/task/{task}");
+                let name = fs::read_to_string(format!("{dir}/comm")).unwrap_or_default();
+                let stat = fs::read_to_string(format!("{dir}/schedstat")).unwrap_or_default();
+                let ran = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+                times.insert(task, (name.trim_end().to_owned(), ran.unwrap_or(0)));
+            }
+        }
+        Self(times)
+    }
+
+    /// Time since `before` of the threads whose names `counts` accepts.
+    pub fn since(&self, before: &Self, counts: impl Fn(&str) -> bool) -> u64 {
+        let spent = |(task, (name, now)): (&u32, &(String, u64))| {
+            let then = before.0.get(task).map_or(0, |(_, then)| *then);
+            if counts(name) {
+                now.saturating_sub(then)
+            } else {
+                0
+            }
+        };
+        self.0.iter().map(spent).sum()
+    }
+}
+
+/// A line of `/proc/meminfo` in KiB.
+pub fn meminfo(key: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let value = line.and_then(|value| value.trim().trim_end_matches(" kB").parse().ok());
+    value.with_context(|| format!("/proc/meminfo has no {key}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_ram_does_not_count() {
+        let smaps = "7f00-7f01 rw-p 00000000 00:00 0\nSize: 131072 kB\nRss: 900 kB\nPss: 900 kB\n\
+                     Private_Dirty: 900 kB\n7f02-7f03 rw-p 0 00:00 0 [heap]\nSize: 132 kB\n\
+                     Rss: 40 kB\nPss: 30 kB\nPrivate_Dirty: 20 kB\n";
+        let expected = Memory {
+            pss: 30,
+            rss: 40,
+            private_dirty: 20,
+        };
+        assert_eq!(without_ram(smaps, 131_072), expected);
+        assert_eq!(without_ram(smaps, 131_073).pss, 930);
+    }
+
+    #[test]
+    fn our_own_threads_have_used_time() {
+        let times = CpuTimes::read(&family(std::process::id()));
+        assert!(times.since(&CpuTimes::default(), |_| true) > 0);
+        assert_eq!(times.since(&times, |_| true), 0);
+    }
+}

@@ -1,0 +1,143 @@
+//! Whom to measure.
+
+mod cloud_hypervisor;
+mod firecracker;
+mod podvisor;
+mod qemu;
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::guest::GuestSpec;
+
+/// A kind of virtual machine monitor, with the choices that matter to a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours: two processes, the jail on.
+    Podvisor,
+    /// QEMU's machine without PCI.
+    QemuMicrovm,
+    /// QEMU's PC.
+    QemuQ35,
+    /// Firecracker.
+    Firecracker {
+        /// With `--enable-pci`.
+        pci: bool,
+        /// Its default `Sync` disk engine in place of `Async` (`io_uring`).
+        sync: bool,
+    },
+    /// Cloud Hypervisor.
+    CloudHypervisor,
+    /// A program that makes the KVM calls and nothing else.
+    Bare,
+}
+
+/// Somebody to measure.
+#[derive(Clone, Debug)]
+pub struct Vmm {
+    /// The name in tables.
+    pub name: String,
+    /// How it is spoken to.
+    pub kind: Kind,
+    /// Its program.
+    pub binary: PathBuf,
+}
+
+impl Vmm {
+    fn new(name: &str, kind: Kind, binary: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            binary: binary.into(),
+        }
+    }
+
+    /// podvisor by another name, to be compared with itself.
+    pub fn podvisor(name: &str, binary: &Path) -> Self {
+        Self::new(name, Kind::Podvisor, binary)
+    }
+
+    /// All that are there: podvisor and the bare program, QEMU, and the peers that
+    /// `FIRECRACKER` and `CLOUD_HYPERVISOR` name.
+    pub fn all() -> Result<Vec<Self>> {
+        let bare = env::current_exe()?.with_file_name("bare");
+        let qemu = "/usr/bin/qemu-system-x86_64";
+        let mut all = vec![
+            Self::podvisor("podvisor", &podvisor_tests::guest::podvisor()),
+            Self::new("qemu-microvm", Kind::QemuMicrovm, qemu),
+            Self::new("qemu-q35", Kind::QemuQ35, qemu),
+        ];
+        if let Some(binary) = env::var_os("FIRECRACKER") {
+            let firecracker =
+                |name, pci, sync| Self::new(name, Kind::Firecracker { pci, sync }, binary.clone());
+            all.push(firecracker("firecracker", false, false));
+            all.push(firecracker("firecracker-pci", true, false));
+            all.push(firecracker("firecracker-sync", false, true));
+        }
+        if let Some(binary) = env::var_os("CLOUD_HYPERVISOR") {
+            all.push(Self::new("cloud-hypervisor", Kind::CloudHypervisor, binary));
+        }
+        all.push(Self::new("bare", Kind::Bare, bare));
+        if let Some(missing) = all.iter().find(|vmm| !vmm.binary.is_file()) {
+            bail!("{} is not there: {:?}", missing.name, missing.binary);
+        }
+        Ok(all)
+    }
+
+    /// What `--version` says first.
+    pub fn version(&self) -> Option<String> {
+        let output = Command::new(&self.binary).arg("--version").output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().next().map(str::to_owned)
+    }
+
+    /// The command that runs `guest` with its console on standard output, and leaves files that
+    /// it needs in `dir`.
+    pub fn command(&self, guest: &GuestSpec, dir: &Path) -> Result<Command> {
+        let arguments = match self.kind {
+            Kind::Podvisor => podvisor::arguments(guest, dir),
+            Kind::QemuMicrovm => Ok(qemu::arguments(guest, qemu::Machine::Microvm)),
+            Kind::QemuQ35 => Ok(qemu::arguments(guest, qemu::Machine::Q35)),
+            Kind::Firecracker { pci, sync } => firecracker::arguments(guest, pci, sync, dir),
+            Kind::CloudHypervisor => Ok(cloud_hypervisor::arguments(guest)),
+            Kind::Bare => Ok(vec![guest.ram_mib.to_string().into()]),
+        };
+        let arguments = arguments.with_context(|| format!("Cannot prepare {}", self.name))?;
+        let wrapper = guest.nic.as_ref().map(|nic| nic.wrapper.as_slice());
+        let mut words = wrapper.unwrap_or_default().iter();
+        Ok(match words.next() {
+            Some(first) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(&self.binary).args(arguments);
+                command
+            }
+            None => {
+                let mut command = Command::new(&self.binary);
+                command.args(arguments);
+                command
+            }
+        })
+    }
+
+    /// The word that makes the bare-metal guest end this machine.
+    pub fn power_off_word(&self) -> &'static str {
+        match self.kind {
+            Kind::Firecracker { .. } => "poweroff=port:0x64:0xfe",
+            Kind::QemuMicrovm => "poweroff=triple",
+            _ => "",
+        }
+    }
+
+    /// Whether a thread by this name runs a vCPU.
+    pub fn is_vcpu_thread(&self, name: &str) -> bool {
+        name.starts_with("vcpu") || name.starts_with("fc_vcpu") || name.starts_with("CPU ")
+    }
+}
+
+fn words(text: &str) -> Vec<OsString> {
+    text.split_whitespace().map(OsString::from).collect()
+}
