@@ -66,19 +66,35 @@ impl fmt::Display for Outcome {
             Self::Refused { causes } => write!(
                 f,
                 "The machine cannot be built: {}. Change the VMI or the options that name it.",
-                causes.join(": ")
+                Plain(&causes.join(": "))
             ),
-            Self::Failed { causes } => write!(f, "The machine failed: {}.", causes.join(": ")),
+            Self::Failed { causes } => {
+                write!(f, "The machine failed: {}.", Plain(&causes.join(": ")))
+            }
             Self::Violation { role, syscall } => write!(
                 f,
-                "The vm process was killed by signal 31 (SIGSYS): a thread of role {role} made \
+                "The vm process was killed by signal 31 (SIGSYS): a thread of role {} made \
                  system call {syscall} ({}), which its seccomp filter forbids. This is a bug in \
                  podvisor, or its guest broke out of the device models and got no further.",
+                Plain(role),
                 syscall_name(*syscall)
             ),
             Self::Died(status) => write_death(f, *status),
             Self::Lost => write!(f, "The vm process cannot be waited for."),
         }
+    }
+}
+
+/// Words of the vm process, which are its guest's if that has taken it over: nothing in them acts on
+/// a terminal or begins a line.
+struct Plain<'a>(&'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c.is_control() {
+            true => write!(f, "{}", c.escape_default()),
+            false => f.write_char(c),
+        })
     }
 }
 
@@ -122,7 +138,7 @@ const FIRST: [&str; 17] = [
 
 /// The crash report: where it happened, then the registers, three a line.
 fn write_crash(f: &mut fmt::Formatter<'_>, report: &CrashReport) -> fmt::Result {
-    write!(f, "The guest crashed: {}", report.reason)?;
+    write!(f, "The guest crashed: {}", Plain(&report.reason))?;
     let Some(vcpu) = report.vcpu else {
         return f.write_char('.');
     };
@@ -146,7 +162,7 @@ fn write_crash(f: &mut fmt::Formatter<'_>, report: &CrashReport) -> fmt::Result 
     });
     for (index, (name, value)) in registers.into_iter().enumerate() {
         f.write_str(if index % 3 == 0 { "\n" } else { "  " })?;
-        write!(f, "{name:>10} {value:#018x}")?;
+        write!(f, "{:>10} {value:#018x}", Plain(name).to_string())?;
     }
     Ok(())
 }
@@ -154,6 +170,36 @@ fn write_crash(f: &mut fmt::Formatter<'_>, report: &CrashReport) -> fmt::Result 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_the_vm_process_do_not_act_on_a_terminal() {
+        let words = "\u{1b}[2J\r\n\u{9b}1m".to_owned();
+        let registers = [(words.clone(), 0)].into();
+        let outcomes = [
+            Outcome::Failed {
+                causes: vec![words.clone(), words.clone()],
+            },
+            Outcome::Refused {
+                causes: vec![words.clone()],
+            },
+            Outcome::Violation {
+                role: words.clone(),
+                syscall: 0,
+            },
+            Outcome::Crashed(CrashReport {
+                reason: words,
+                vcpu: Some(0),
+                registers,
+                ..Default::default()
+            }),
+        ];
+        for outcome in outcomes {
+            let text = outcome.to_string();
+            assert!(text.contains(r"\u{1b}[2J\r\n\u{9b}1m"), "{text:?}");
+            let acts = |c: char| c.is_control() && c != '\n';
+            assert!(!text.chars().any(acts), "{text:?}");
+        }
+    }
 
     #[test]
     fn crash_report() {
