@@ -58,6 +58,9 @@ pub(super) struct Process<'a> {
     /// `None` only while a reset is under way and after the end.
     machine: Option<Machine>,
     paused: bool,
+    /// The launcher knows that this machine's guest panicked and went on; a guest can say so
+    /// without end.
+    panic_noted: bool,
     /// The console's input is in the epoll set.
     input_watched: bool,
 }
@@ -79,6 +82,7 @@ impl<'a> Process<'a> {
             hook,
             machine: Some(machine),
             paused: false,
+            panic_noted: false,
             input_watched: false,
         };
         process.watch(process.socket, Token::Control)?;
@@ -220,7 +224,8 @@ impl<'a> Process<'a> {
                 ..Default::default()
             })));
         }
-        if is_pending(Signal::CrashLoaded) {
+        if is_pending(Signal::CrashLoaded) && !self.panic_noted {
+            self.panic_noted = true;
             self.send(&Event::GuestPanicNotice)?;
         }
         if is_pending(Signal::PowerOff) {
@@ -258,6 +263,7 @@ impl<'a> Process<'a> {
         self.machine = Some(Machine::build(&self.plan, &mut self.resources, &self.hook)?);
         self.watch_vcpus()?;
         self.paused = false;
+        self.panic_noted = false;
         self.start();
         tracing::info!("guest restarted in place");
         self.send(&Event::Reset)?;
