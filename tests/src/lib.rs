@@ -12,6 +12,7 @@
 
 pub mod control;
 pub mod elf;
+pub mod footprint;
 pub mod guest;
 pub mod image;
 pub mod netns;

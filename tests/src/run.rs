@@ -241,6 +241,11 @@ impl Guest {
         kill_process(self.pid, signal).expect("the launcher runs");
     }
 
+    /// The launcher.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// The vm process.
     #[track_caller]
     pub fn vm_pid(&self) -> Pid {

@@ -149,6 +149,15 @@ port!(outb, inb, u8, "al");
 port!(outw, inw, u16, "ax");
 port!(outl, inl, u32, "eax");
 
+/// Writes bytes to a port with one string instruction.
+pub fn out_string(port: u16, bytes: &[u8]) {
+    // SAFETY: reads `bytes`; as for other ports.
+    unsafe {
+        asm!("rep outsb", in("dx") port, inout("rsi") bytes.as_ptr() => _,
+            inout("rcx") bytes.len() => _, options(nostack, preserves_flags, readonly));
+    }
+}
+
 /// Writes a port with a width known at run time.
 pub fn out(port: u16, width: u8, value: u32) {
     match width {

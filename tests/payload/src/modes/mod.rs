@@ -3,11 +3,13 @@
 mod blkbench;
 mod crash;
 mod exitcost;
+mod flood;
 mod hostile;
 mod memory;
 mod netbench;
 mod sane;
 mod smp;
+mod storm;
 mod ticker;
 
 use crate::machine::Machine;
@@ -23,6 +25,8 @@ const MODES: &[Mode] = &[
     ("crash", crash::run),
     ("sane", sane::run),
     ("hostile", hostile::run),
+    ("storm", storm::run),
+    ("flood", flood::run),
     ("blkbench", blkbench::run),
     ("netbench", netbench::run),
     ("exitcost", exitcost::run),

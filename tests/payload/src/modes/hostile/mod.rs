@@ -7,6 +7,8 @@
 //! What it takes care of is to survive its own attacks: no address given to a device lies
 //! in the payload's image or can run into it, and nothing sends INIT to this CPU.
 
+mod canary;
+mod live;
 mod ports;
 mod racer;
 mod registers;
@@ -20,6 +22,7 @@ use crate::virtio::msix::Msix;
 use crate::virtio::pci::Transport as PciTransport;
 use crate::virtio::{Device, Devices, Transport};
 use crate::{boot, cpu, phys, println, serial, smp, time};
+use canary::Canary;
 use values::Values;
 
 type Attack = (&'static str, fn(&mut Hostile));
@@ -27,6 +30,7 @@ type Attack = (&'static str, fn(&mut Hostile));
 const ATTACKS: &[Attack] = &[
     ("rings", rings::attack),
     ("resets", rings::reset_in_flight),
+    ("live", live::attack),
     ("registers", registers::attack),
     ("config", registers::configuration_space),
     ("msix", registers::msix),
@@ -39,6 +43,7 @@ const ATTACKS: &[Attack] = &[
 const VIRTIO_ONLY: &[&str] = &[
     "rings",
     "resets",
+    "live",
     "registers",
     "config",
     "msix",
@@ -70,6 +75,7 @@ struct Hostile {
     pci: Pci,
     targets: [Option<Target>; MAX_TARGETS],
     saved: [Option<Saved>; MAX_FUNCTIONS],
+    canary: Canary,
     virtio_only: bool,
     accesses: u64,
     chains: u64,
@@ -113,8 +119,8 @@ pub fn run(machine: &Machine) {
         if cpu::tsc() > report {
             serial::init();
             println!(
-                "\nROUND n={round} last={name} accesses={}",
-                hostile.accesses
+                "\nROUND n={round} last={name} accesses={} chains={}",
+                hostile.accesses, hostile.chains
             );
             report = cpu::tsc() + time::from_ms(5000);
         }
@@ -123,6 +129,10 @@ pub fn run(machine: &Machine) {
     let joined = smp::join(racers, 10_000);
     hostile.restore();
     serial::init();
+    match hostile.canary.broken() {
+        None => println!("\nRESULT canary=ok"),
+        Some(addr) => println!("\nRESULT canary={addr:#x}"),
+    }
     println!(
         "\nRESULT hostile=done seed={seed} rounds={round} ms={} accesses={} chains={} needs_reset={} stuck_resets={} racers={racers} joined={joined} nmis={}",
         time::to_ns(cpu::tsc() - start) / 1_000_000,
@@ -133,6 +143,22 @@ pub fn run(machine: &Machine) {
         boot::nmi_count()
     );
     sane::report("sane_after", &devices, machine);
+}
+
+/// Gives every queue of every device something to do, waits for none of it, and returns the number of
+/// devices.
+pub fn busy(machine: &Machine) -> usize {
+    let devices = Devices::discover(machine);
+    let seed = machine.cmdline.number("seed").unwrap_or_else(cpu::tsc);
+    let mut hostile = Hostile::new(machine, &devices, seed);
+    for target in hostile.targets {
+        let Some(target) = target else { break };
+        if let Some(msix) = target.msix {
+            msix.enable(&hostile.pci, &target.transport, true);
+        }
+        rings::start_work(&mut hostile, &target);
+    }
+    hostile.targets.iter().flatten().count()
 }
 
 /// A queue that was never set up has its rings at address 0: nothing there may look like a
@@ -169,6 +195,8 @@ impl Hostile {
             *slot = Some((function, core::array::from_fn(word)));
         }
         Self {
+            // Below everything that devices are told of.
+            canary: Canary::new(machine, LOW_MEMORY),
             values: Values::new(seed, machine),
             pci,
             targets,

@@ -46,7 +46,27 @@ pub fn attack(h: &mut Hostile) {
             (false, true) => cpu::kernel_out(port, width, value),
         }
     }
+    threats(h);
     serial::init();
+}
+
+/// Registers that end the machine, with values that do not: other sleep states, a sleep type
+/// without its enable bit, a panic that a crash kernel deals with.
+fn threats(h: &mut Hostile) {
+    const PVPANIC: u16 = 0x505;
+    const CRASH_LOADED: u8 = 2;
+    const SLEEP: [u8; 4] = [0, 1 << 5, 5 << 2, 3 << 2 | 1 << 5];
+    if h.virtio_only {
+        return;
+    }
+    for register in power::registers().filter(|register| register.io) {
+        let value = h.values.prng.pick(&SLEEP);
+        cpu::out(register.addr as u16, 1, value.into());
+    }
+    if h.values.prng.one_in(4) {
+        (0..64).for_each(|_| cpu::outb(PVPANIC, CRASH_LOADED));
+    }
+    h.accesses += 1;
 }
 
 fn avoid(port: u16, width: u8) -> bool {
@@ -67,6 +87,11 @@ pub fn console(h: &mut Hostile) {
     }
     h.console += FLOOD;
     let prng = &mut h.values.prng;
-    serial::flood((0..prng.below(FLOOD)).map(|_| prng.next() as u8));
+    if prng.one_in(4) {
+        let bytes: [u8; 64] = core::array::from_fn(|_| prng.next() as u8);
+        cpu::out_string(serial::COM1, &bytes);
+    } else {
+        serial::flood((0..prng.below(FLOOD)).map(|_| prng.next() as u8));
+    }
     h.accesses += FLOOD;
 }

@@ -1,6 +1,7 @@
 //! Random accesses to registers: BARs, configuration space, MSI-X tables, and the holes
 //! between, from CPL 3 and now and then from CPL 0.
 
+use super::values::Values;
 use super::{Hostile, Target};
 use crate::pci::Function;
 use crate::virtio::pci::{Region, common};
@@ -9,7 +10,8 @@ use crate::{cpu, memmap, paging, phys, power};
 const BURST: u64 = 64;
 const CONFIG_ADDRESS: u16 = 0xcf8;
 const CONFIG_DATA: u16 = 0xcfc;
-const MSI_BASE: u32 = 0xfee0_0000;
+/// Where message addresses are decoded.
+pub const MSI_BASE: u32 = 0xfee0_0000;
 /// Delivery modes that do not restart this CPU: fixed, lowest priority, NMI.
 const MSI_MODES: [u32; 3] = [0x000, 0x100, 0x400];
 
@@ -98,7 +100,13 @@ fn bar_access(h: &mut Hostile, target: &Target) {
 
 /// Random MSI-X entries, masks, and the function's control word.
 pub fn msix(h: &mut Hostile) {
-    let Some(target) = h.target() else { return };
+    if let Some(target) = h.target() {
+        msix_of(h, &target);
+    }
+}
+
+/// The same of one device.
+pub fn msix_of(h: &mut Hostile, target: &Target) {
     let Some(msix) = target.msix else { return };
     for _ in 0..h.values.prng.below(BURST) + 1 {
         let entry = msix.table.addr + 16 * h.values.prng.below(u64::from(msix.vectors) + 1);
@@ -109,13 +117,13 @@ pub fn msix(h: &mut Hostile) {
             _ if beyond => drop(phys::r32u(entry)),
             0 | 1 => phys::w32u(entry, message_address(h, value)),
             2 => phys::w32u(entry + 4, value),
-            3 => phys::w32u(entry + 8, message_data(h, value)),
+            3 => phys::w32u(entry + 8, message_data(&mut h.values, value)),
             4 => phys::w32u(entry + 12, value),
-            5 => phys::w64(entry + 8, u64::from(message_data(h, value))),
+            5 => phys::w64(entry + 8, u64::from(message_data(&mut h.values, value))),
             6 => msix.enable(&h.pci, &target.transport, value & 1 != 0),
             _ => {
                 let offset = h.values.prng.below(msix.pending.len);
-                harmless_access(h, &target, msix.pending.addr + offset);
+                harmless_access(h, target, msix.pending.addr + offset);
             }
         }
     }
@@ -130,8 +138,8 @@ fn message_address(h: &mut Hostile, value: u32) -> u32 {
 }
 
 /// Never INIT, SMI or ExtINT; trigger and level as they come.
-fn message_data(h: &mut Hostile, value: u32) -> u32 {
-    value & !0x700 | h.values.prng.pick(&MSI_MODES)
+pub fn message_data(values: &mut Values, value: u32) -> u32 {
+    value & !0x700 | values.prng.pick(&MSI_MODES)
 }
 
 /// Random configuration accesses, by ECAM and by CF8/CFC.

@@ -1,7 +1,7 @@
 //! Queues with nonsense in them: loops, overlaps, bad lengths, bad indices, tables in
 //! tables; real requests among it, so that there is work in flight to disturb.
 
-use super::racer;
+use super::racer::{self, Prey};
 use super::values::Values;
 use super::{Hostile, Target};
 use crate::virtio::pci::common;
@@ -22,13 +22,15 @@ const TABLES: u64 = 64 << 10;
 
 /// A queue as set up by [`prepare`].
 #[derive(Clone, Copy)]
-struct Ring {
+pub struct Ring {
     base: u64,
     size: u16,
     notify: u64,
     index: u16,
     avail: u16,
 }
+
+type Rings = [Option<Ring>; MAX_QUEUES as usize];
 
 /// Sets a device up more or less correctly and feeds it.
 pub fn attack(h: &mut Hostile) {
@@ -43,15 +45,8 @@ pub fn attack(h: &mut Hostile) {
         } else {
             chains(&mut h.values, ring);
         }
-        h.chains += 1;
-        offer(&mut h.values, ring);
-        racer::race(
-            &mut h.values,
-            ring.base,
-            ring.size,
-            ring.notify,
-            target.transport.common.addr,
-        );
+        h.chains += offer(&mut h.values, ring);
+        racer::race(&mut h.values, &prey(&target, ring));
         kick(h, ring);
         linger(h);
     }
@@ -62,21 +57,38 @@ pub fn attack(h: &mut Hostile) {
     }
 }
 
+fn prey(target: &Target, ring: &Ring) -> Prey {
+    Prey {
+        ring: ring.base,
+        size: ring.size.into(),
+        notify: ring.notify,
+        common: target.transport.common.addr,
+        table: target.msix.map_or(0, |msix| msix.table.addr),
+        vectors: target.msix.map_or(0, |msix| msix.vectors.into()),
+    }
+}
+
 /// Starts real I/O and resets at once, many times.
 pub fn reset_in_flight(h: &mut Hostile) {
     let Some(target) = h.target() else { return };
     for _ in 0..h.values.prng.below(8) + 1 {
-        let (mut rings, count) = prepare(h, &target);
-        for ring in rings.iter_mut().take(count).flatten() {
-            requests(&mut h.values, &target, ring);
-            ring.avail = ring.avail.wrapping_add(ring.size / 4);
-            phys::w16(ring.base + AVAIL + 2, ring.avail);
-            phys::w16(ring.notify, ring.index);
-            h.chains += u64::from(ring.size / 4);
-        }
+        start_work(h, &target);
         linger(h);
         h.reset(&target);
     }
+}
+
+/// Sets a device up and gives every queue of it something that it can do.
+pub fn start_work(h: &mut Hostile, target: &Target) -> (Rings, usize) {
+    let (mut rings, count) = prepare(h, target);
+    for ring in rings.iter_mut().take(count).flatten() {
+        requests(&mut h.values, target, ring);
+        ring.avail = ring.avail.wrapping_add(ring.size / 4);
+        phys::w16(ring.base + AVAIL + 2, ring.avail);
+        phys::w16(ring.notify, ring.index);
+        h.chains += u64::from(ring.size / 4);
+    }
+    (rings, count)
 }
 
 /// Notifications by the hundred, of queues that exist and that do not, in every state.
@@ -98,7 +110,7 @@ pub fn flood(h: &mut Hostile) {
 }
 
 /// The usual sequence, with steps that are wrong now and then.
-fn prepare(h: &mut Hostile, target: &Target) -> ([Option<Ring>; MAX_QUEUES as usize], usize) {
+fn prepare(h: &mut Hostile, target: &Target) -> (Rings, usize) {
     let t = &target.transport;
     let base = t.common.addr;
     h.restore_function(t.function);
@@ -144,10 +156,17 @@ fn prepare_queue(values: &mut Values, target: &Target, index: u16) -> Option<Rin
         values.prng.below(vectors + 1) as u16,
     );
     let ring = values.rings + STRIDE * u64::from(index);
+    // A used ring over the descriptor table, or over the available ring, which it then feeds: used
+    // elements make descriptors of the lowest memory only.
+    let used = match values.prng.below(16) {
+        0 => 0,
+        1 => AVAIL,
+        _ => USED,
+    };
     for (register, addr) in [
         (common::QUEUE_DESC, ring),
         (common::QUEUE_DRIVER, ring + AVAIL),
-        (common::QUEUE_DEVICE, ring + USED),
+        (common::QUEUE_DEVICE, ring + used),
     ] {
         let wrong = values.prng.one_in(16);
         let addr = if wrong { values.addr() } else { addr };
@@ -207,10 +226,10 @@ fn chains(values: &mut Values, ring: &Ring) {
         if kind == 5 {
             addr = table(values);
             flags = flag::INDIRECT | values.prng.below(4) as u16;
-            len = if values.prng.one_in(4) {
-                values.len()
-            } else {
-                16 * values.prng.below(64) as u32
+            len = match values.prng.below(8) {
+                0 | 1 => values.len(),
+                2 => 16 * (u32::from(u16::MAX) + values.prng.below(2) as u32),
+                _ => 16 * values.prng.below(64) as u32,
             };
         }
         describe(ring.base, slot, addr, len, flags, next);
@@ -326,8 +345,8 @@ fn net_header(values: &mut Values, header: u64) {
     }
 }
 
-/// Heads and a new index: mostly few, sometimes more than the ring has.
-fn offer(values: &mut Values, ring: &mut Ring) {
+/// Heads and a new index: mostly few, sometimes more than the ring has. Returns how many.
+pub fn offer(values: &mut Values, ring: &mut Ring) -> u64 {
     let step = match values.prng.below(8) {
         0 => values.prng.next() as u16,
         1 => ring.size,
@@ -347,9 +366,11 @@ fn offer(values: &mut Values, ring: &mut Ring) {
     phys::w16(ring.base + AVAIL + 2, ring.avail);
     let event = ring.base + AVAIL + 4 + 2 * u64::from(ring.size);
     phys::w16(event, values.prng.next() as u16);
+    step.min(ring.size).into()
 }
 
-fn kick(h: &mut Hostile, ring: &Ring) {
+/// Notifies, now and then from CPL 0.
+pub fn kick(h: &mut Hostile, ring: &Ring) {
     h.accesses += 1;
     if h.values.prng.one_in(10) {
         cpu::kernel_store(ring.notify, 2, ring.index.into());
