@@ -33,7 +33,7 @@ pub enum ReadDocumentError {
 }
 
 /// Parses one document. Duplicate keys, further documents and alias bombs are errors.
-pub(super) fn parse(bytes: &[u8]) -> Result<Value, ReadDocumentError> {
+pub fn parse(bytes: &[u8]) -> Result<Value, ReadDocumentError> {
     if bytes.len() > MAX_DOCUMENT {
         return Err(ReadDocumentError::TooLarge);
     }

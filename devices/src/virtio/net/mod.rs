@@ -41,6 +41,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_S_LINK_UP};
 
+pub use self::answers::Answer;
 use self::answers::Answers;
 use self::features::has;
 use self::guard::Guard;

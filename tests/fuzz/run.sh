@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Fuzzes with libFuzzer: run.sh SECONDS [TARGET…] runs one target after the other, each for SECONDS,
+# at the lowest priority. It begins with the kept corpus; what it finds goes to target/fuzz.
+# run.sh keep [TARGET…] puts the inputs of target/fuzz that matter into the kept corpus.
+set -euo pipefail
+cd "$(dirname "$0")"
+work=$(cd ../.. && pwd)/target/fuzz
+targets=(queue block net rng pci legacy vmi quantity dhcp control)
+# Most that is kept of a target, KiB.
+keep_kib=40
+# libFuzzer's instrumentation is a nightly feature, which this makes the stable compiler accept.
+export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$work/build
+
+what=${1:?usage: run.sh SECONDS|keep [TARGET…]}
+shift
+[ $# -gt 0 ] && targets=("$@")
+cargo fuzz build --fuzz-dir libfuzzer
+built=$work/build/$(rustc -vV | sed -n 's/^host: //p')/release
+
+for target in "${targets[@]}"; do
+    found=$work/corpus/$target
+    mkdir -p "$found" "$work/artifacts/$target"
+    if [ "$what" = keep ]; then
+        rm -rf "$found.min" && mkdir "$found.min"
+        "$built/$target" -merge=1 "$found.min" "corpus/$target" "$found"
+        # The smallest first, as far as there is room.
+        (cd "$found.min" && ls -Sr) | while read -r name; do
+            used=$(cat "corpus/$target"/* | wc -c)
+            [ $((used + $(stat -c %s "$found.min/$name"))) -le $((keep_kib * 1024)) ] || break
+            cp -n "$found.min/$name" "corpus/$target/"
+        done
+        continue
+    fi
+    options=(-max_total_time="$what" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1)
+    [ ! -f "dict/$target" ] || options+=(-dict="dict/$target")
+    nice -n 19 chrt -i 0 "$built/$target" "$found" "corpus/$target" "${options[@]}" \
+        -artifact_prefix="$work/artifacts/$target/"
+done

@@ -1,0 +1,36 @@
+//! What is done with a fuzzer's input. `tests/fuzz/libfuzzer` feeds these functions from libFuzzer,
+//! `tests/corpus.rs` from the kept corpus.
+//!
+//! A target panics where podvisor's promise is broken: besides crashes and hangs, that a driver that
+//! behaves finds a working device after everything that another one did to it.
+
+pub mod block;
+pub mod control;
+pub mod dhcp;
+mod dhcpv6;
+pub mod input;
+pub mod legacy;
+pub mod memory;
+pub mod net;
+pub mod pci;
+pub mod queue;
+pub mod rig;
+pub mod rng;
+pub mod vmi;
+
+/// A target: its name, which is that of its corpus, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("queue", queue::run),
+    ("block", block::run),
+    ("net", net::run),
+    ("rng", rng::run),
+    ("pci", pci::run),
+    ("legacy", legacy::run),
+    ("vmi", vmi::run),
+    ("quantity", vmi::run_quantity),
+    ("dhcp", dhcp::run),
+    ("control", control::run),
+];
