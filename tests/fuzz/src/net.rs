@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use devices::virtio::VirtioDevice;
 use devices::virtio::net::tap::{self, HEADER_SIZE};
-use devices::virtio::net::{Net, NetSpec};
+use devices::virtio::net::{Backend, Net, NetSpec};
 use devices::virtio::testing::Buffer;
 use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket,
@@ -51,7 +51,7 @@ impl Nic {
             mac: GUEST,
             mtu: 1500,
             queue_pairs: PAIRS,
-            taps,
+            backend: Backend::Taps(taps),
             link_up: true,
             lease: Some(dhcp::plain_lease()),
             lease6: Some(dhcpv6::plain_lease()),

@@ -128,7 +128,7 @@ impl<D: VirtioDevice> Rig<D> {
         };
         let handlers = self.device.activate(activation).expect("queues are right");
         let handler = |handler: Box<dyn QueueHandler>| Handler {
-            tokens: handler.fds().into_iter().map(|(_, token)| token).collect(),
+            tokens: handler.fds().into_iter().map(|watch| watch.token).collect(),
             handler,
             failed: false,
         };
