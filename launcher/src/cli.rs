@@ -94,6 +94,9 @@ pub struct RunArgs {
     /// Listen for commands, one JSON object a line, on this socket (unix:PATH).
     #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
     pub control: Option<PathBuf>,
+    /// Write where the time of the start goes: a drawing if the name ends in .svg, else JSON.
+    #[arg(long, value_name = "FILE")]
+    pub boot_trace: Option<PathBuf>,
     /// Least severity of messages on standard error.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log_level: LogLevel,

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod boot_trace;
 pub mod cli;
 pub mod commands;
 pub mod exit;

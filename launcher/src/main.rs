@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     {
         return supervise::enter();
     }
+    vmm::trace::mark("start");
     match commands::execute(Cli::parse()) {
         Ok(exit) => exit.into(),
         Err(error) => {

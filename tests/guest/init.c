@@ -191,6 +191,8 @@ static int button(const char *path)
 
 	if (fd < 0)
 		return failed("open", fd);
+	/* A press before this is told to nobody. */
+	say("WAITING\n");
 	do {
 		err = call(__NR_read, fd, &event, sizeof(event));
 		if (err != sizeof(event))

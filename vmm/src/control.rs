@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use devices::virtio::DeviceStats;
+pub use kvm_bindings::kvm_cpuid_entry2 as CpuidEntry;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::plan::MachinePlan;
+use crate::trace::Mark;
 
 /// Largest message, bytes; a plan with a 64 KiB command line and 31 devices is far below.
 pub const MAX_MESSAGE: usize = 128 * 1024;
@@ -28,7 +30,7 @@ pub const MAX_MESSAGE: usize = 128 * 1024;
 pub const MAX_FDS: usize = 253;
 
 /// Launcher to vm process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "command")]
 pub enum Command {
     /// Build the machine from the plan and the descriptors that come with this message, and run
@@ -38,12 +40,16 @@ pub enum Command {
         plan: Box<MachinePlan>,
         /// What each descriptor is, in order.
         fds: Vec<FdRole>,
+        /// What KVM can show guests by CPUID.
+        cpuid: Vec<CpuidEntry>,
         /// Log level for the vm process (`error` to `trace`).
         log_level: String,
         /// Log as JSON lines.
         log_json: bool,
         /// End the run at a guest reset instead of restarting in place.
         exit_on_reboot: bool,
+        /// Send [`Event::BootTrace`].
+        boot_trace: bool,
     },
     /// Stop the vCPUs and the devices.
     Pause,
@@ -142,6 +148,12 @@ pub enum Event {
     },
     /// The user typed the console's escape sequence to stop.
     ConsoleEscape,
+    /// The steps of the start so far; sent if [`Command::Create`] asks for it, when the vCPUs run and
+    /// again at the end.
+    BootTrace {
+        /// The steps in order.
+        marks: Vec<Mark>,
+    },
     /// Answer to [`Command::Stats`].
     Stats(Box<Stats>),
 }

@@ -25,3 +25,4 @@ pub mod pci;
 pub mod plan;
 pub mod process;
 pub mod steward;
+pub mod trace;

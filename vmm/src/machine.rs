@@ -18,7 +18,7 @@ use devices::virtio::net::{Backend, BuildNetError, NetSpec};
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
 use devices::virtio::rng::Rng;
 use devices::virtio::{DeviceStats, VirtioDevice};
-use kvm_bindings::{CpuId, kvm_clock_data};
+use kvm_bindings::{CpuId, kvm_clock_data, kvm_cpuid_entry2};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 
@@ -34,11 +34,14 @@ use crate::memory::Ram;
 use crate::pci::{AttachError, ConfigPorts, Ecam, PciRoot, Window};
 use crate::plan::{DiskPlan, MachinePlan, NicPlan};
 use crate::steward::Steward;
+use crate::trace;
 
 /// What outlives a reset: opened once, by the launcher.
 pub struct Resources {
     /// The hypervisor.
     pub kvm: Kvm,
+    /// What it can show guests by CPUID.
+    pub cpuid: Vec<kvm_cpuid_entry2>,
     /// Guest RAM.
     pub ram: Ram,
     /// Kernel image.
@@ -143,6 +146,7 @@ impl Machine {
         let topology = Topology::new(&plan.cpu);
         let apic_ids = topology.apic_ids();
         let vm = kvm::create_vm(&resources.kvm, &resources.ram)?;
+        trace::mark("VM");
         let memory = resources.ram.memory().clone();
         let entry = boot::load(
             &memory,
@@ -154,18 +158,23 @@ impl Machine {
                 ram_bytes: resources.ram.bytes(),
             },
         )?;
+        trace::mark("kernel loaded");
         let pci = Arc::new(attach_devices(plan, resources, &vm, hook)?);
         let legacy = Legacy::new(&vm, resources)?;
         let ports = legacy.ports(&pci)?;
         let mmio = mmio_bus(&pci)?;
-        let template = CpuidTemplate::new(&resources.kvm, &plan.cpu)?;
+        trace::mark("devices");
+        let template = CpuidTemplate::new(&resources.cpuid, &plan.cpu)?;
         template.verify(&resources.kvm, &plan.cpu)?;
         let vcpus = create_vcpus(&vm, &template, &apic_ids)?;
         if let Some(boot_vcpu) = vcpus.first() {
             regs::set_entry(boot_vcpu, &memory, entry)?;
         }
+        trace::mark("vCPUs");
+        let vcpus = Vcpus::spawn(vcpus, ports, mmio, memory, hook)?;
+        trace::mark("threads");
         Ok(Self {
-            vcpus: Vcpus::spawn(vcpus, ports, mmio, memory, hook)?,
+            vcpus,
             pci,
             power: legacy.power,
             serial: legacy.serial,

@@ -10,6 +10,8 @@ use std::{io, panic};
 
 use devices::thread::Executor;
 
+use crate::trace;
+
 /// Stack of the thread, bytes.
 const STACK_SIZE: usize = 128 * 1024;
 
@@ -44,6 +46,7 @@ fn serve(queue: &Receiver<Job>) {
     for job in queue {
         // A panic aborts the process in release builds; elsewhere the asker must not hang.
         let _ = panic::catch_unwind(panic::AssertUnwindSafe(job.work));
+        trace::mark("device work");
         let _ = job.done.send(());
     }
 }

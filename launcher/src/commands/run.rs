@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use vmm::control::{Command, FdRole};
 use vmm::plan::NicPlan;
+use vmm::trace;
 
 use super::CommandError;
+use crate::boot_trace::BootTrace;
 use crate::cli::{ConsoleTarget, LogFormat, RunArgs};
 use crate::exit::Exit;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::plan::{LaunchPlan, NicSource};
-use crate::resources::{self, Console, Descriptors, ListenSocket};
+use crate::resources::{self, Console, Descriptors, ListenSocket, Resources};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Signals, VmProcess};
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
@@ -20,20 +22,26 @@ use crate::{logging, report};
 pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     logging::init(args.log_level, args.log_format);
     let mut plan = super::plan::load(&args.machine)?;
+    trace::mark("plan");
     let console = console_target(args, &plan)?;
     let signals = Signals::block().map_err(|source| CommandError::System {
         what: "wait for signals",
         source,
     })?;
-    let mut descriptors = resources::open(&mut plan)?;
+    let mut opened = resources::open(&mut plan)?;
     let mut console = resources::open_console(&console)?;
-    descriptors.append(std::mem::take(&mut console.descriptors));
+    opened
+        .descriptors
+        .append(std::mem::take(&mut console.descriptors));
     let control = open_control(args)?;
+    let boot_trace = open_boot_trace(args)?;
     tracing::debug!("resources are open");
+    trace::mark("resources");
 
-    let guard = prepare_network(&mut plan, &mut descriptors)?;
+    let guard = prepare_network(&mut plan, &mut opened.descriptors)?;
     tracing::debug!("the pod's network is ready");
-    let outcome = run_machine(args, plan, descriptors, &console, &signals, control);
+    trace::mark("network");
+    let outcome = run_machine(args, plan, opened, &console, &signals, control, boot_trace);
     drop(console);
     let restored = guard.map_or(Ok(()), NetworkGuard::restore);
     let outcome = outcome?;
@@ -59,6 +67,14 @@ fn console_target(args: &RunArgs, plan: &LaunchPlan) -> Result<ConsoleTarget, Co
             })
         }
     }
+}
+
+fn open_boot_trace(args: &RunArgs) -> Result<Option<BootTrace>, CommandError> {
+    let created = args.boot_trace.as_deref().map(BootTrace::create);
+    created.transpose().map_err(|source| CommandError::System {
+        what: "create the boot trace's file",
+        source,
+    })
 }
 
 fn open_control(args: &RunArgs) -> Result<Option<ControlServer>, CommandError> {
@@ -126,21 +142,26 @@ fn network_request(nic: &NicSource) -> NetworkRequest {
 fn run_machine(
     args: &RunArgs,
     plan: LaunchPlan,
-    descriptors: Descriptors,
+    opened: Resources,
     console: &Console,
     signals: &Signals,
     control: Option<ControlServer>,
+    boot_trace: Option<BootTrace>,
 ) -> Result<Outcome, CommandError> {
+    let Resources { descriptors, cpuid } = opened;
     let orders = Orders {
         grace: Duration::from_secs(plan.grace_seconds),
         exit_on_reboot: plan.exit_on_reboot,
+        boot_trace,
     };
     let create = Command::Create {
         plan: Box::new(plan.machine),
         fds: descriptors.roles().to_vec(),
+        cpuid,
         log_level: args.log_level.name().to_owned(),
         log_json: args.log_format == LogFormat::Json,
         exit_on_reboot: plan.exit_on_reboot,
+        boot_trace: orders.boot_trace.is_some(),
     };
     let terminal = if console.on_terminal {
         RawTerminal::enter()
@@ -155,6 +176,7 @@ fn run_machine(
     vm.create(&create, &descriptors)?;
     drop((create, descriptors));
     tracing::debug!("the vm process has the machine");
+    trace::mark("handed over");
     Ok(supervise::supervise(&vm, orders, signals, control))
 }
 

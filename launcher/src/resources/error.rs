@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use vmm::kvm::KvmError;
 
 /// A resource of the host is missing or cannot be used.
 #[derive(Debug, Error)]
@@ -11,6 +12,9 @@ pub enum ResourceError {
     /// No KVM.
     #[error("Cannot open /dev/kvm")]
     Kvm(#[source] io::Error),
+    /// KVM does not say what it can do.
+    #[error("/dev/kvm is not usable")]
+    KvmCall(#[source] KvmError),
     /// Guest RAM cannot be made.
     #[error("Cannot make guest RAM of {} MiB", .bytes >> 20)]
     Memory {
@@ -113,6 +117,7 @@ impl ResourceError {
                 "Give this user read and write access to it, e.g. by the group kvm; in a pod, \
                  request the device devices.kubevirt.io/kvm."
             }
+            Self::KvmCall(_) => "Check that it is the device of this kernel's KVM.",
             Self::Memory { .. } => "Check the limits on memory of this process and its pod.",
             Self::HugePages { .. } => {
                 "Reserve more in /sys/kernel/mm/hugepages, or leave out \

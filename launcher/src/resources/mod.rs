@@ -12,6 +12,7 @@ mod socket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
+use vmm::control::CpuidEntry;
 use vmm::control::FdRole;
 
 pub use self::console::{Console, open_console};
@@ -51,11 +52,22 @@ impl Descriptors {
     }
 }
 
+/// What a machine is built from.
+#[derive(Debug)]
+pub struct Resources {
+    /// Everything that was opened.
+    pub descriptors: Descriptors,
+    /// What KVM can show guests by CPUID.
+    pub cpuid: Vec<CpuidEntry>,
+}
+
 /// Opens KVM, guest RAM, kernel, initial RAM disk and disks, and settles the cache mode of disks
 /// that left it open.
-pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
+pub fn open(plan: &mut LaunchPlan) -> Result<Resources, ResourceError> {
     let mut descriptors = Descriptors::default();
-    descriptors.push(FdRole::Kvm, open_kvm()?);
+    let kvm = open_kvm()?;
+    let cpuid = vmm::kvm::supported_cpuid(kvm.as_fd()).map_err(ResourceError::KvmCall)?;
+    descriptors.push(FdRole::Kvm, kvm);
     descriptors.push(FdRole::Memory, memory::create(&plan.machine.memory)?);
     descriptors.push(
         FdRole::Kernel,
@@ -72,7 +84,7 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
         disk.cache = cache;
         descriptors.push(FdRole::Disk { index }, image);
     }
-    Ok(descriptors)
+    Ok(Resources { descriptors, cpuid })
 }
 
 fn open_kvm() -> Result<OwnedFd, ResourceError> {

@@ -31,6 +31,7 @@ pub use self::vm_process::{VM_PROCESS, VmProcess, VmProcessError, enter};
 
 use self::control::{Answer, Request, State};
 use self::signals::Signal;
+use crate::boot_trace::BootTrace;
 
 /// How long the vm process may take to end once it is told to, or once its guest has ended.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,6 +43,8 @@ pub struct Orders {
     pub grace: Duration,
     /// A guest reset ends the run.
     pub exit_on_reboot: bool,
+    /// Where the steps of the start are to be written.
+    pub boot_trace: Option<BootTrace>,
 }
 
 /// How far the machine is from being stopped.
@@ -220,6 +223,10 @@ impl Supervisor<'_> {
             Event::ConsoleEscape => {
                 tracing::info!("escape key: stopping at once");
                 self.force_stop();
+            }
+            Event::BootTrace { marks } => {
+                let trace = &mut self.orders.boot_trace;
+                trace.iter_mut().for_each(|trace| trace.write(&marks));
             }
             Event::Stats(_) => {}
         }

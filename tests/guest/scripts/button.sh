@@ -11,6 +11,5 @@ find_button() {
 
 if [ "$name" = button ]; then
 	find_button || fail "no power button"
-	echo WAITING
 	guest button "$button" && result "button=pressed"
 fi

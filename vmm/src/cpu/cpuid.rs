@@ -8,7 +8,6 @@ use thiserror::Error;
 
 use super::features::{self, FeatureBit, Register};
 use super::probe::{Level, Probe, ProbeError};
-use crate::kvm::KvmError;
 use crate::plan::{CpuFeature, CpuPlan, FeaturePolicy};
 
 /// CPUID cannot be made as the plan says.
@@ -45,9 +44,6 @@ pub enum CpuidError {
         /// What guests see.
         shown: &'static str,
     },
-    /// KVM failed.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
     /// The table has no room for another leaf.
     #[error("The CPUID table has more than {KVM_MAX_CPUID_ENTRIES} entries")]
     Full,
@@ -137,14 +133,6 @@ pub struct CpuidTemplate {
 }
 
 impl CpuidTemplate {
-    /// Reads what KVM supports and applies the plan's features.
-    pub fn new(kvm: &Kvm, plan: &CpuPlan) -> Result<Self, CpuidError> {
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))?;
-        Self::from_host(cpuid, plan)
-    }
-
     /// Checks from inside a guest that the features which the plan changes are changed: a KVM that
     /// runs guests without hardware virtualization may show them the host's bits all the same.
     pub fn verify(&self, kvm: &Kvm, plan: &CpuPlan) -> Result<(), CpuidError> {
@@ -181,7 +169,9 @@ impl CpuidTemplate {
         Ok(())
     }
 
-    fn from_host(mut cpuid: CpuId, plan: &CpuPlan) -> Result<Self, CpuidError> {
+    /// Applies the plan to what KVM supports ([`kvm::supported_cpuid`](crate::kvm::supported_cpuid)).
+    pub fn new(supported: &[kvm_cpuid_entry2], plan: &CpuPlan) -> Result<Self, CpuidError> {
+        let mut cpuid = CpuId::from_entries(supported).map_err(|_| CpuidError::Full)?;
         hide_invariant_tsc(&mut cpuid, plan)?;
         for feature in &plan.features {
             apply(&mut cpuid, feature)?;
@@ -416,7 +406,7 @@ mod tests {
         }
     }
 
-    fn host() -> CpuId {
+    fn host() -> Vec<kvm_cpuid_entry2> {
         let entry = |function, index, eax, ecx, edx| kvm_cpuid_entry2 {
             function,
             index,
@@ -425,7 +415,7 @@ mod tests {
             edx,
             ..Default::default()
         };
-        CpuId::from_entries(&[
+        vec![
             entry(0, 0, 0x1f, 0, 0),
             entry(1, 0, 0, 1 << 13, 0),
             entry(4, 0, 1 | 1 << 5, 0, 0),
@@ -433,8 +423,7 @@ mod tests {
             entry(0xb, 0, 9, 9, 9),
             entry(0x8000_0008, 0, 0, 0, 0),
             entry(0x8000_001e, 0, 0, 0, 0),
-        ])
-        .expect("table")
+        ]
     }
 
     fn entry(cpuid: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
@@ -459,7 +448,7 @@ mod tests {
 
     #[test]
     fn leaves_show_the_topology() {
-        let template = CpuidTemplate::from_host(host(), &plan(2, 2, 2, &[])).expect("template");
+        let template = CpuidTemplate::new(&host(), &plan(2, 2, 2, &[])).expect("template");
         let cpuid = template.for_vcpu(5);
         assert_eq!(entry(&cpuid, 1, 0).ebx, 5 << 24 | 4 << 16);
         assert_eq!(entry(&cpuid, 1, 0).edx, 1 << 28);
@@ -490,7 +479,7 @@ mod tests {
 
     #[test]
     fn one_vcpu_has_no_siblings() {
-        let template = CpuidTemplate::from_host(host(), &plan(1, 1, 1, &[])).expect("template");
+        let template = CpuidTemplate::new(&host(), &plan(1, 1, 1, &[])).expect("template");
         let cpuid = template.for_vcpu(0);
         assert_eq!(entry(&cpuid, 1, 0).edx & 1 << 28, 0);
         assert_eq!(entry(&cpuid, 0xb, 0).ebx, 1);
@@ -501,7 +490,7 @@ mod tests {
     fn policies() {
         use FeaturePolicy::{Disable, Forbid, Force, Optional, Require};
         let ecx = |features: &[(&str, FeaturePolicy)]| {
-            CpuidTemplate::from_host(host(), &plan(1, 1, 1, features))
+            CpuidTemplate::new(&host(), &plan(1, 1, 1, features))
                 .map(|template| entry(&template.cpuid, 1, 0).ecx)
         };
         assert_eq!(ecx(&[("cx16", Require)]).expect("host has it"), 1 << 13);
@@ -529,7 +518,7 @@ mod tests {
             Err(CpuidError::Unknown { .. })
         ));
         assert!(ecx(&[("nonsense", Optional)]).is_ok());
-        let forced = CpuidTemplate::from_host(host(), &plan(1, 1, 1, &[("invtsc", Force)]));
+        let forced = CpuidTemplate::new(&host(), &plan(1, 1, 1, &[("invtsc", Force)]));
         assert_eq!(
             entry(&forced.expect("new leaf").cpuid, 0x8000_0007, 0).edx,
             1 << 8

@@ -28,6 +28,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::control::CrashReport;
+use crate::trace;
 
 /// Stack of a vCPU thread, bytes; exits are shallow.
 const STACK_SIZE: usize = 256 * 1024;
@@ -419,7 +420,9 @@ impl Vcpu {
     fn run_once(&mut self) -> Next {
         let page = self.page;
         let exit = self.fd.run();
-        self.exits.fetch_add(1, Ordering::Relaxed);
+        if self.exits.fetch_add(1, Ordering::Relaxed) == 0 {
+            trace::mark("first exit");
+        }
         match exit {
             Ok(VcpuExit::IoOut(port, data)) => {
                 for element in data.chunks_exact(page.io_size()) {

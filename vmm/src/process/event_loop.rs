@@ -15,6 +15,7 @@ use crate::control::{self, Command, CrashReport, Event, Stats};
 use crate::cpu::VcpuEvent;
 use crate::machine::{Machine, Resources};
 use crate::plan::MachinePlan;
+use crate::trace;
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(super) struct Process<'a> {
     /// The launcher knows that this machine's guest panicked and went on; a guest can say so
     /// without end.
     panic_noted: bool,
+    /// Tell the launcher the steps of the start.
+    pub(super) send_boot_trace: bool,
     /// The console's input is in the epoll set.
     input_watched: bool,
 }
@@ -83,6 +86,7 @@ impl<'a> Process<'a> {
             machine: Some(machine),
             paused: false,
             panic_noted: false,
+            send_boot_trace: false,
             input_watched: false,
         };
         process.watch(process.socket, Token::Control)?;
@@ -112,6 +116,8 @@ impl<'a> Process<'a> {
             self.start();
             self.send(&Event::Running)?;
         }
+        trace::mark("running");
+        self.send_boot_trace()?;
         let mut events = Vec::with_capacity(Token::ALL.len());
         loop {
             events.clear();
@@ -127,6 +133,7 @@ impl<'a> Process<'a> {
                 if let Some(token) = Token::of(event)
                     && let Some(last) = self.handle(token)?
                 {
+                    self.send_boot_trace()?;
                     return Ok(last);
                 }
             }
@@ -149,6 +156,14 @@ impl<'a> Process<'a> {
 
     fn send(&self, event: &Event) -> Result<(), ProcessError> {
         Ok(control::send(self.socket, event, &[])?)
+    }
+
+    fn send_boot_trace(&self) -> Result<(), ProcessError> {
+        if self.send_boot_trace {
+            let marks = trace::marks();
+            self.send(&Event::BootTrace { marks })?;
+        }
+        Ok(())
     }
 
     /// Handles one source; the last event if the run is over.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
 use devices::virtio::net::{Backend, Stream};
+use kvm_bindings::kvm_cpuid_entry2;
 
 use super::ProcessError;
 use crate::console::{Console, ConsoleFds};
@@ -16,6 +17,7 @@ use crate::machine::Resources;
 use crate::memory::Ram;
 use crate::plan::MachinePlan;
 use crate::steward::Steward;
+use crate::trace;
 
 /// Everything a run needs.
 pub(super) struct Inputs {
@@ -48,6 +50,7 @@ impl NicFds {
 /// Pairs each descriptor with its role and wraps it.
 pub(super) fn sort_fds(
     plan: MachinePlan,
+    cpuid: Vec<kvm_cpuid_entry2>,
     roles: Vec<FdRole>,
     fds: Vec<OwnedFd>,
     exit_on_reboot: bool,
@@ -91,13 +94,16 @@ pub(super) fn sort_fds(
             fds.backend(nic.queue_pairs).ok_or_else(missing)
         })
         .collect::<Result<_, _>>()?;
+    let ram = Ram::map(
+        memory.ok_or_else(|| missing("guest RAM"))?,
+        plan.memory.bytes,
+    )?;
+    trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {
         kvm: kvm::open(kvm.ok_or_else(|| missing("hypervisor"))?)?,
-        ram: Ram::map(
-            memory.ok_or_else(|| missing("guest RAM"))?,
-            plan.memory.bytes,
-        )?,
+        cpuid,
+        ram,
         kernel: kernel.ok_or_else(|| missing("kernel"))?,
         initrd,
         disks,

@@ -20,6 +20,7 @@ use crate::control::{self, Command, ControlError, Event};
 use crate::kvm::KvmError;
 use crate::machine::{BuildError, Machine};
 use crate::memory::MemoryError;
+use crate::trace;
 
 /// Why the vm process failed.
 #[derive(Debug, Error)]
@@ -88,6 +89,7 @@ pub struct Setup {
 
 /// Runs the vm process with its end of the control socket.
 pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
+    trace::mark("start");
     ignore_terminal_signals();
     match serve(&socket, setup) {
         Ok(last) => match control::send(socket.as_fd(), &last, &[]) {
@@ -144,18 +146,23 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     let Command::Create {
         plan,
         fds: roles,
+        cpuid,
         log_level,
         log_json,
         exit_on_reboot,
+        boot_trace,
     } = command
     else {
         return Err(ProcessError::Protocol);
     };
     (setup.log)(&log_level, log_json);
+    trace::mark("plan received");
     (setup.hook)(ThreadRole::EventLoop)?;
-    let mut inputs = sort_fds(*plan, roles, fds, exit_on_reboot)?;
+    trace::mark("jail");
+    let mut inputs = sort_fds(*plan, cpuid, roles, fds, exit_on_reboot)?;
     let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
     let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
+    process.send_boot_trace = boot_trace;
     let last = process.run();
     process.end();
     last
