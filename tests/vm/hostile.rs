@@ -13,6 +13,7 @@
 use std::fs;
 use std::path::Path;
 
+use podvisor_tests::PATIENCE;
 use podvisor_tests::footprint::{Footprint, Watch, mapped_files};
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::PodNetwork;
@@ -68,7 +69,8 @@ fn attack(memory: &str, secs: u64, seed: Option<&str>) {
     guest.wait_for("HOSTILE devices=4");
     let files = mapped_files(guest.vm_pid());
     let watches = [guest.vm_pid(), guest.pid()].map(Watch::start);
-    guest.wait_for("RESULT canary=ok");
+    wait_for_the_end(&guest);
+    assert_eq!(guest.result("canary"), "ok");
     let result = guest.wait_for("RESULT hostile=done");
     assert_eq!(mapped_files(guest.vm_pid()), files);
     let [vm, launcher] = watches.map(Watch::stop);
@@ -90,6 +92,16 @@ fn attack(memory: &str, secs: u64, seed: Option<&str>) {
     );
     assert_eq!(fs::metadata(&image).expect("the image").len(), MIB as u64);
     assert_eq!(network.snapshot(), before);
+}
+
+/// Waits as long as the guest says every few seconds that it goes on.
+fn wait_for_the_end(guest: &Guest) {
+    let said = |line: &str| match line {
+        line if line.starts_with("RESULT canary=") => Some(true),
+        line if line.starts_with("ROUND ") => Some(false),
+        _ => None,
+    };
+    while !guest.console.wait_for_match(said, PATIENCE) {}
 }
 
 #[track_caller]

@@ -30,14 +30,27 @@ impl Canary {
         }
     }
 
-    /// The first address that changed.
-    pub fn broken(&self) -> Option<u64> {
+    /// The first address that changed, and the last.
+    pub fn broken(&self) -> Option<(u64, u64)> {
+        let mut changed = self
+            .words()
+            .filter(|&(addr, value)| phys::r64(addr) != value);
+        let first = changed.next()?.0;
+        Some((first, changed.last().map_or(first, |(addr, _)| addr)))
+    }
+
+    /// Writes it anew.
+    pub fn mend(&self) {
+        self.words()
+            .for_each(|(addr, value)| phys::w64(addr, value));
+    }
+
+    /// Each word's address and what belongs there.
+    fn words(&self) -> impl Iterator<Item = (u64, u64)> {
         let high = (self.start..self.start + LEN).step_by(8);
         let low = (LOW_START..self.low_end).step_by(8);
         high.map(|addr| (addr, pattern(addr)))
             .chain(low.map(|addr| (addr, 0)))
-            .find(|&(addr, value)| phys::r64(addr) != value)
-            .map(|(addr, _)| addr)
     }
 }
 

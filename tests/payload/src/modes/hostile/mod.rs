@@ -76,6 +76,8 @@ struct Hostile {
     targets: [Option<Target>; MAX_TARGETS],
     saved: [Option<Saved>; MAX_FUNCTIONS],
     canary: Canary,
+    /// Times that the canary was found changed.
+    broken: u64,
     virtio_only: bool,
     accesses: u64,
     chains: u64,
@@ -123,15 +125,17 @@ pub fn run(machine: &Machine) {
                 hostile.accesses, hostile.chains
             );
             report = cpu::tsc() + time::from_ms(5000);
+            hostile.look_at_canary();
         }
     }
     racer::stop();
     let joined = smp::join(racers, 10_000);
     hostile.restore();
     serial::init();
-    match hostile.canary.broken() {
-        None => println!("\nRESULT canary=ok"),
-        Some(addr) => println!("\nRESULT canary={addr:#x}"),
+    hostile.look_at_canary();
+    match hostile.broken {
+        0 => println!("\nRESULT canary=ok"),
+        times => println!("\nRESULT canary=broken times={times}"),
     }
     println!(
         "\nRESULT hostile=done seed={seed} rounds={round} ms={} accesses={} chains={} needs_reset={} stuck_resets={} racers={racers} joined={joined} nmis={}",
@@ -201,6 +205,7 @@ impl Hostile {
             pci,
             targets,
             saved,
+            broken: 0,
             virtio_only: machine.cmdline.get("target") == Some("virtio"),
             accesses: 0,
             chains: 0,
@@ -208,6 +213,19 @@ impl Hostile {
             gave_up: 0,
             console: 0,
         }
+    }
+
+    /// Says what changed of memory that no device was told of.
+    fn look_at_canary(&mut self) {
+        let Some((first, last)) = self.canary.broken() else {
+            return;
+        };
+        self.broken += 1;
+        println!("CANARY first={first:#x} last={last:#x}");
+        for addr in (first..=last).step_by(8).take(8) {
+            println!("CANARY {addr:#x}: {:#018x}", phys::r64(addr));
+        }
+        self.canary.mend();
     }
 
     /// One of the devices.

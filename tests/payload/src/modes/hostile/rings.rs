@@ -156,10 +156,11 @@ fn prepare_queue(values: &mut Values, target: &Target, index: u16) -> Option<Rin
         values.prng.below(vectors + 1) as u16,
     );
     let ring = values.rings + STRIDE * u64::from(index);
-    // A used ring over the descriptor table, or over the available ring, which it then feeds: used
-    // elements make descriptors of the lowest memory only.
+    // A used ring over the descriptor table, such that a used element is the address of a
+    // descriptor: of the lowest bytes of memory, or beyond 4 GiB. Or over the available ring, which
+    // it then feeds.
     let used = match values.prng.below(16) {
-        0 => 0,
+        0 => 12,
         1 => AVAIL,
         _ => USED,
     };
