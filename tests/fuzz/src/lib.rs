@@ -16,6 +16,8 @@ pub mod pci;
 pub mod queue;
 pub mod rig;
 pub mod rng;
+mod sent;
+pub mod stream;
 pub mod vmi;
 
 /// A target: its name, which is that of its corpus, and what it does with an input.
@@ -26,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("queue", queue::run),
     ("block", block::run),
     ("net", net::run),
+    ("stream", stream::run),
     ("rng", rng::run),
     ("pci", pci::run),
     ("legacy", legacy::run),

@@ -8,9 +8,6 @@ use devices::virtio::VirtioDevice;
 use devices::virtio::net::tap::{self, HEADER_SIZE};
 use devices::virtio::net::{Backend, Net, NetSpec};
 use devices::virtio::testing::Buffer;
-use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket,
-};
 
 use crate::dhcp::{self, GUEST};
 use crate::dhcpv6;
@@ -18,8 +15,9 @@ use crate::input::Input;
 use crate::memory::{self, HEAP};
 use crate::rig::Rig;
 use crate::rng::thread_memory;
+use crate::sent::check_sent;
 
-const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
+pub(crate) const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
 const TAP: &str = "tap0";
 const PAIRS: u16 = 2;
 const RX: usize = 0;
@@ -142,7 +140,9 @@ pub fn run(bytes: &[u8]) {
         device.set_link(true);
         let features = device.features() & !u64::from(features);
         let mut rig = Rig::new(device, thread_memory(), features, ring & 1 != 0);
-        rig.play(&mut input, |rig, input| step(rig, &nic.peer, input));
+        rig.play(&mut input, |rig, input| {
+            step(rig, |frame| nic.peer.send(frame), input)
+        });
         while let Some(frame) = nic.peer.receive() {
             check_sent(&frame);
         }
@@ -151,24 +151,30 @@ pub fn run(bytes: &[u8]) {
     })
 }
 
-fn step(rig: &mut Rig<Net>, peer: &Peer, input: &mut Input<'_>) {
+/// A step of driver or network; `send` is how the network sends a frame.
+pub(crate) fn step(rig: &mut Rig<Net>, send: impl FnOnce(&[u8]), input: &mut Input<'_>) {
     match input.below(8) {
         0 => drop(rig.device.set_link(input.u8() & 1 != 0)),
         1 | 2 => {
             let len = usize::from(input.u16() % 2048);
             let mut frame = [&GUEST[..], &PEER[..]].concat();
             frame.extend(input.take(len));
-            peer.send(&frame);
+            send(&frame);
         }
         3 => command(rig, input),
         4 | 5 => {
             let len = memory::len(input);
             let buffer = Buffer::writable(memory::address(input), len);
-            let queue = 2 * usize::from(input.below(2));
+            let queue = 2 * pair(rig, input);
             rig.queues[queue].add(&[buffer]);
         }
         _ => packet(rig, input),
     }
+}
+
+fn pair(rig: &Rig<Net>, input: &mut Input<'_>) -> usize {
+    let pairs = (rig.queues.len() - 1) / 2;
+    usize::from(input.u8()) % pairs
 }
 
 /// A command on the control queue.
@@ -204,48 +210,8 @@ fn packet(rig: &mut Rig<Net>, input: &mut Input<'_>) {
         }
     }
     if !buffers.is_empty() {
-        rig.queues[1 + 2 * usize::from(input.below(2))].add(&buffers);
-    }
-}
-
-/// What leaves the guest is under its own address, and nothing that only servers and routers say,
-/// as another parser of packets sees it.
-fn check_sent(frame: &[u8]) {
-    let Ok(ethernet) = EthernetFrame::new_checked(frame) else {
-        return;
-    };
-    assert_eq!(
-        ethernet.src_addr().0,
-        GUEST,
-        "a frame under another address"
-    );
-    match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => {
-            let Ok(ip) = Ipv4Packet::new_checked(ethernet.payload()) else {
-                return;
-            };
-            if ip.frag_offset() == 0 {
-                check_payload(ip.next_header(), ip.payload(), 68);
-            }
-        }
-        EthernetProtocol::Ipv6 => {
-            if let Ok(ip) = Ipv6Packet::new_checked(ethernet.payload()) {
-                check_payload(ip.next_header(), ip.payload(), 546);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn check_payload(protocol: IpProtocol, payload: &[u8], client_port: u16) {
-    match protocol {
-        IpProtocol::Udp => {
-            if let Ok(udp) = UdpPacket::new_checked(payload) {
-                assert_ne!(udp.dst_port(), client_port, "an answer to a DHCP client");
-            }
-        }
-        IpProtocol::Icmpv6 => assert_ne!(payload.first(), Some(&134), "a router advertisement"),
-        _ => {}
+        let queue = 1 + 2 * pair(rig, input);
+        rig.queues[queue].add(&buffers);
     }
 }
 

@@ -167,6 +167,14 @@ impl<D: VirtioDevice> Rig<D> {
         self.settle();
     }
 
+    /// Every descriptor of every handler is ready.
+    pub fn all_ready(&mut self) {
+        for handler in &mut self.handlers {
+            (0..handler.tokens.len() as u8).for_each(|token| handler.readable(token));
+        }
+        self.settle();
+    }
+
     fn queue(&mut self, input: &mut Input<'_>) -> &mut GuestQueue {
         let index = usize::from(input.u8()) % self.queues.len();
         &mut self.queues[index]
