@@ -55,19 +55,18 @@ impl FromStr for Quantity {
         }
         let (mul, div) = scale(suffix).ok_or(Malformed)?;
         let whole = digits(whole).ok_or(TooLarge)?;
-        let units = whole
-            .checked_mul(mul)
-            .and_then(|n| n.checked_mul(NANOS))
-            .ok_or(TooLarge)?;
         let fraction = fraction.trim_end_matches('0');
         if fraction.len() > MAX_DIGITS {
             return Err(Malformed);
         }
         let parts = digits(fraction).ok_or(TooLarge)?;
         let parts = scaled_fraction(parts, fraction.len() as u32, mul).ok_or(TooLarge)?;
-        let nanos = units.checked_add(parts).ok_or(TooLarge)?;
-        // Below a billionth, Kubernetes rounds up.
-        let nanos = nanos / div + i128::from(nanos % div != 0);
+        // One of the two is 1, so the order does not matter, and dividing first does not overflow.
+        let (units, rest) = (whole / div, whole % div);
+        let units = units.checked_mul(mul).and_then(|n| n.checked_mul(NANOS));
+        let nanos = units
+            .and_then(|units| units.checked_add(divide(rest, parts, div)))
+            .ok_or(TooLarge)?;
         if nanos > i128::from(i64::MAX) * NANOS {
             return Err(TooLarge);
         }
@@ -76,6 +75,17 @@ impl FromStr for Quantity {
         }
         Ok(Self { nanos })
     }
+}
+
+/// `(rest + parts / NANOS) / div` in nanos, for a power of ten `div` and `rest` below it. Below a
+/// billionth, Kubernetes rounds up.
+fn divide(rest: i128, parts: i128, div: i128) -> i128 {
+    if div < NANOS {
+        let nanos = rest * NANOS + parts;
+        return nanos / div + i128::from(nanos % div != 0);
+    }
+    let div = div / NANOS;
+    rest / div + i128::from(rest % div != 0 || parts != 0)
 }
 
 fn digits(text: &str) -> Option<i128> {
@@ -175,6 +185,10 @@ mod tests {
             ("1.000000001Ki", 1025),
             ("0.000000000000000001", 1),
             ("9223372036854775807", i64::MAX as u64),
+            // Found by fuzzing: too large only until it is divided.
+            ("9223322337203685477587203685477E-33", 1),
+            ("99999999999999999999999999999999999999e-38", 1),
+            ("20000000000000000000000000000000000000e-37", 2),
         ] {
             assert_eq!(value(text), Ok(expected), "{text}");
         }

@@ -90,7 +90,7 @@ pub fn run_quantity(bytes: &[u8]) {
         }
         Err(ParseQuantityError::Malformed) => {}
         Err(ParseQuantityError::Negative) => assert!(text.starts_with('-')),
-        // Numbers of more digits than 128 bits hold with nine decimals are refused as they stand.
+        // Numbers that 128 bits do not hold are refused as they stand.
         Err(ParseQuantityError::TooLarge) if long(text) => {}
         Err(ParseQuantityError::TooLarge) => {
             let about = estimate(text).expect("a number");
@@ -100,7 +100,7 @@ pub fn run_quantity(bytes: &[u8]) {
 }
 
 fn long(text: &str) -> bool {
-    const DIGITS: usize = 29;
+    const DIGITS: usize = 38;
     let is_digit = |c: &char| c.is_ascii_digit();
     let number = text.trim_start_matches(['+', '-', '0']);
     number.chars().take_while(is_digit).count() >= DIGITS
