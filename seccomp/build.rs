@@ -1,86 +1,107 @@
 //! Compiles the reviewed filters of `filters/<arch>.json` to BPF, so that a thread only has to load
-//! its program.
+//! its program. Those of other architectures are compiled too, to see that they can be.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::{env, fs};
 
+use seccompiler::{BpfProgram, TargetArch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The file: rules of every thread, and of each role beside them.
+/// The architectures that have filters.
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+
+/// Process IDs are known only when a filter is installed. In the rules they are names, in the
+/// programs numbers that no process has, to be replaced.
+const PIDS: [(&str, u32); 2] = [("self", 0x7fff_fff1), ("vm", 0x7fff_fff2)];
+
+/// The file: rules of every thread, of each role of the vm process beside them, of the launcher, and
+/// of a launcher that has to put the pod's network back.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Filters {
     common: Vec<Value>,
     roles: BTreeMap<String, Vec<Value>>,
+    launcher: Vec<Value>,
+    restorer: Vec<Value>,
 }
 
 /// The role of the process's first thread, from which all others inherit: it may do what any may.
 const PROCESS: &str = "process";
 
 fn main() {
-    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
     let manifest = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
-    let source = Path::new(&manifest)
-        .join("filters")
-        .join(format!("{arch}.json"));
-    println!("cargo:rerun-if-changed={}", source.display());
     println!("cargo:rerun-if-changed=build.rs");
-    let text = fs::read_to_string(&source)
-        .unwrap_or_else(|error| panic!("no filters for {arch}: {}: {error}", source.display()));
-    let filters: Filters = serde_json::from_str(&text).expect("filters in their format");
-
-    let mut programs = BTreeMap::new();
-    for (role, rules) in &filters.roles {
-        let mut all = filters.common.clone();
-        all.extend(rules.iter().cloned());
-        if role == PROCESS {
-            let others = filters.roles.iter().filter(|(other, _)| *other != PROCESS);
-            all.extend(others.flat_map(|(_, rules)| rules.iter().cloned()));
-        }
-        programs.insert(
-            role.clone(),
-            filter("trap".into(), "allow".into(), distinct(all)),
-        );
-    }
-    let no_clone3 = vec![json!({"syscall": "clone3"})];
-    programs.insert(
-        "no_clone3".into(),
-        filter("allow".into(), json!({"errno": 38}), no_clone3),
-    );
-
-    let json = serde_json::to_vec(&programs).expect("plain data");
-    let arch = arch
-        .as_str()
-        .try_into()
-        .expect("an architecture that seccompiler knows");
-    let compiled = seccompiler::compile_from_json(json.as_slice(), arch).expect("filters compile");
-    let mut code = String::new();
-    for (name, program) in BTreeMap::from_iter(compiled) {
-        writeln!(code, "static {}: &[sock_filter] = &[", name.to_uppercase()).expect("String");
-        for instruction in program {
-            let seccompiler::sock_filter {
-                code: op,
-                jt,
-                jf,
-                k,
-            } = instruction;
-            writeln!(
-                code,
-                "    sock_filter {{ code: {op}, jt: {jt}, jf: {jf}, k: {k} }},"
-            )
-            .expect("String");
-        }
-        code.push_str("];\n");
-    }
+    let mut all: BTreeMap<_, _> = ARCHITECTURES
+        .into_iter()
+        .map(|arch| (arch, compile(Path::new(&manifest), arch)))
+        .collect();
+    let target = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
+    let programs = all
+        .remove(target.as_str())
+        .unwrap_or_else(|| panic!("there are no filters for {target}"));
     let out = env::var("OUT_DIR").expect("cargo sets it");
-    fs::write(Path::new(&out).join("programs.rs"), code).expect("output directory");
+    fs::write(Path::new(&out).join("programs.rs"), code(programs)).expect("output directory");
+}
+
+fn compile(manifest: &Path, arch: &str) -> BTreeMap<String, BpfProgram> {
+    let source = manifest.join("filters").join(format!("{arch}.json"));
+    println!("cargo:rerun-if-changed={}", source.display());
+    let text =
+        fs::read_to_string(&source).unwrap_or_else(|error| panic!("{}: {error}", source.display()));
+    let filters: Filters = serde_json::from_str(&text).expect("filters in their format");
+    let json = serde_json::to_vec(&programs(&filters)).expect("plain data");
+    let arch = TargetArch::try_from(arch).expect("an architecture that seccompiler knows");
+    let compiled = seccompiler::compile_from_json(json.as_slice(), arch).expect("filters compile");
+    compiled.into_iter().collect()
+}
+
+/// Each role's rules in full, in the form that seccompiler reads.
+fn programs(filters: &Filters) -> BTreeMap<String, Value> {
+    let mut programs = BTreeMap::new();
+    let mut add = |name: &str, own: &[Value]| {
+        let mut all = filters.common.clone();
+        all.extend_from_slice(own);
+        let rules = distinct(all.into_iter().map(plain).collect());
+        programs.insert(
+            name.to_owned(),
+            filter("trap".into(), "allow".into(), rules),
+        );
+    };
+    for (role, rules) in &filters.roles {
+        if role != PROCESS {
+            add(role, rules);
+        }
+    }
+    let every: Vec<_> = filters.roles.values().flatten().cloned().collect();
+    add(PROCESS, &every);
+    add("launcher", &filters.launcher);
+    let restorer = [&filters.launcher[..], &filters.restorer].concat();
+    add("restorer", &restorer);
+    let no_clone3 = vec![json!({"syscall": "clone3"})];
+    let no_clone3 = filter("allow".into(), json!({"errno": 38}), no_clone3);
+    programs.insert("no_clone3".to_owned(), no_clone3);
+    programs
 }
 
 fn filter(mismatch: Value, matched: Value, rules: Vec<Value>) -> Value {
     json!({"mismatch_action": mismatch, "match_action": matched, "filter": rules})
+}
+
+/// A rule without what is only for people, and with numbers for names of process IDs.
+fn plain(mut rule: Value) -> Value {
+    let fields = rule.as_object_mut().expect("a rule is an object");
+    fields.remove("unseen");
+    let conditions = fields.get_mut("args").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        let number = PIDS.iter().find(|(name, _)| condition["val"] == *name);
+        if let Some((_, number)) = number {
+            condition["val"] = json!(number);
+        }
+    }
+    rule
 }
 
 /// Leaves out rules that say the same for another reason.
@@ -95,4 +116,28 @@ fn distinct(rules: Vec<Value>) -> Vec<Value> {
         }
     }
     kept
+}
+
+/// The programs as Rust.
+fn code(programs: BTreeMap<String, BpfProgram>) -> String {
+    let mut code = String::new();
+    for (name, number) in PIDS {
+        let name = name.to_uppercase();
+        writeln!(code, "const {name}_PID: u32 = {number};").expect("String");
+    }
+    for (name, program) in programs {
+        writeln!(code, "static {}: &[sock_filter] = &[", name.to_uppercase()).expect("String");
+        for seccompiler::sock_filter {
+            code: op,
+            jt,
+            jf,
+            k,
+        } in program
+        {
+            let line = format!("    sock_filter {{ code: {op}, jt: {jt}, jf: {jf}, k: {k} }},");
+            writeln!(code, "{line}").expect("String");
+        }
+        code.push_str("];\n");
+    }
+    code
 }

@@ -30,7 +30,7 @@ pub enum Command {
     Plan(MachineArgs),
     /// Send a command to the control socket of a running machine.
     Ctl(CtlArgs),
-    /// Print the system call filters of the vm process.
+    /// Print the system call filters of the vm process and of the launcher.
     #[command(subcommand)]
     Seccomp(SeccompCommand),
 }
@@ -40,7 +40,8 @@ pub enum Command {
 pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
-        /// Only the rules of this role: process, vcpu, block, net or device.
+        /// Only the rules of this role: process, vcpu, block, net, device, launcher
+        /// or restorer.
         #[arg(value_parser = role)]
         role: Option<String>,
     },
@@ -50,7 +51,7 @@ fn role(text: &str) -> Result<String, &'static str> {
     let known = seccomp::Role::ALL.iter().any(|role| role.name() == text);
     known
         .then(|| text.to_owned())
-        .ok_or("expected process, vcpu, block, net or device")
+        .ok_or("expected process, vcpu, block, net, device, launcher or restorer")
 }
 
 /// A machine.
@@ -97,6 +98,14 @@ pub struct RunArgs {
     /// Write where the time of the start goes: a drawing if the name ends in .svg, else JSON.
     #[arg(long, value_name = "FILE")]
     pub boot_trace: Option<PathBuf>,
+    /// User that the machine runs as, by number [default: who called sudo, else 107].
+    ///
+    /// Only for a launcher that runs as root; any other shares its own user with the machine.
+    #[arg(long, value_name = "UID", requires = "gid", value_parser = id())]
+    pub uid: Option<u32>,
+    /// Group that the machine runs as, by number.
+    #[arg(long, value_name = "GID", requires = "uid", value_parser = id())]
+    pub gid: Option<u32>,
     /// Least severity of messages on standard error.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log_level: LogLevel,
@@ -226,6 +235,11 @@ fn volume(text: &str) -> Result<(String, PathBuf), &'static str> {
         }
         _ => Err("expected NAME=PATH"),
     }
+}
+
+/// A user or group that is not root; the largest number means none.
+fn id() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..i64::from(u32::MAX))
 }
 
 fn unix_path(text: &str) -> Result<PathBuf, &'static str> {

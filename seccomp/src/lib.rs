@@ -1,4 +1,4 @@
-//! What a thread of the vm process may ask of the kernel, and how the process gives up everything
+//! What a thread of podvisor may ask of the kernel, and how the vm process gives up everything
 //! else before a guest runs.
 //!
 //! The rules are data: `filters/<arch>.json`, each with its reason, compiled to BPF when this crate
@@ -14,13 +14,17 @@ use thiserror::Error;
 include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
 /// The rules as they are reviewed, for people.
+#[cfg(target_arch = "x86_64")]
 pub const RULES: &str = include_str!("../filters/x86_64.json");
+/// The rules as they are reviewed, for people.
+#[cfg(target_arch = "aarch64")]
+pub const RULES: &str = include_str!("../filters/aarch64.json");
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The event loop and the steward: what any thread may do, and building a machine. All other
-    /// threads inherit this filter and add their own.
+    /// threads of the vm process inherit this filter and add their own.
     Process,
     /// A vCPU.
     Vcpu,
@@ -30,16 +34,22 @@ pub enum Role {
     Net,
     /// Another virtio device's worker.
     Device,
+    /// The launcher while the machine runs.
+    Launcher,
+    /// The launcher if it has to put the pod's network back after that.
+    Restorer,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Process,
         Self::Vcpu,
         Self::Block,
         Self::Net,
         Self::Device,
+        Self::Launcher,
+        Self::Restorer,
     ];
 
     /// The name in the rules.
@@ -50,6 +60,8 @@ impl Role {
             Self::Block => "block",
             Self::Net => "net",
             Self::Device => "device",
+            Self::Launcher => "launcher",
+            Self::Restorer => "restorer",
         }
     }
 
@@ -60,6 +72,8 @@ impl Role {
             Self::Block => BLOCK,
             Self::Net => NET,
             Self::Device => DEVICE,
+            Self::Launcher => LAUNCHER,
+            Self::Restorer => RESTORER,
         }
     }
 }
@@ -75,14 +89,29 @@ pub struct InstallError {
     pub source: seccompiler::Error,
 }
 
-/// Restricts the calling thread, and those that it will make, for good.
-pub fn install(role: Role) -> Result<(), InstallError> {
+/// Restricts the calling thread, and those that it will make, for good. `vm_process` is the process
+/// that the launcher may kill; other roles have none.
+pub fn install(role: Role, vm_process: Option<u32>) -> Result<(), InstallError> {
     violation::set_role(role);
-    let load = |program| {
+    let load = |program: &[sock_filter]| {
         seccompiler::apply_filter(program).map_err(|source| InstallError { role, source })
     };
     if role == Role::Process {
         load(NO_CLONE3)?;
     }
-    load(role.program())
+    load(&with_pids(role.program(), vm_process))
+}
+
+/// The program with the numbers of processes in place of their stand-ins.
+fn with_pids(program: &[sock_filter], vm_process: Option<u32>) -> Vec<sock_filter> {
+    let own = std::process::id();
+    let mut program = program.to_vec();
+    for instruction in &mut program {
+        match (instruction.k, vm_process) {
+            (SELF_PID, _) => instruction.k = own,
+            (VM_PID, Some(vm)) => instruction.k = vm,
+            _ => {}
+        }
+    }
+    program
 }

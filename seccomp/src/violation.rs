@@ -3,12 +3,13 @@
 //! The filters answer with SIGSYS instead of killing at once, so that the process can say which
 //! call it was. The call itself is not made. The handler writes one message to the launcher and
 //! then makes a forbidden call with the signal blocked, which the kernel answers by killing the
-//! process with SIGSYS. A compromised thread can skip the report but gains nothing by it.
+//! process with SIGSYS. A compromised thread can skip the report but gains nothing by it. The launcher,
+//! which has nobody above it to tell, writes to its log and ends with status 1.
 
 use std::cell::Cell;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::OnceLock;
 
 use crate::Role;
 
@@ -16,16 +17,30 @@ thread_local! {
     static ROLE: Cell<Role> = const { Cell::new(Role::Process) };
 }
 
-static REPORT_FD: AtomicI32 = AtomicI32::new(-1);
+static REPORT: OnceLock<Report> = OnceLock::new();
+
+/// How a violation is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Report {
+    /// To the launcher, on a packet socket that stays open as long as the process: one JSON object,
+    /// `{"event":"seccompViolation","role":…,"syscall":…}`.
+    Event(RawFd),
+    /// To people, on standard error; the process then ends with status 1.
+    Message {
+        /// As a JSON object, like the rest of the log.
+        json: bool,
+        /// Tells the name of a call without allocation.
+        name: fn(u32) -> &'static str,
+    },
+}
 
 pub(crate) fn set_role(role: Role) {
     ROLE.set(role);
 }
 
-/// Has violations reported on `socket`, a packet socket that stays open as long as the process:
-/// one JSON object, `{"event":"seccompViolation","role":…,"syscall":…}`.
-pub fn report_to(socket: RawFd) -> io::Result<()> {
-    REPORT_FD.store(socket, Ordering::Relaxed);
+/// Has violations reported. Only the first call in a process counts.
+pub fn report_to(report: Report) -> io::Result<()> {
+    let _ = REPORT.set(report);
     // SAFETY: an all-zero sigaction is a valid value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handle as *const () as usize;
@@ -49,37 +64,63 @@ extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c
             .cast::<i32>()
             .read_unaligned()
     };
-    let mut message = Message::new();
-    message.push(b"{\"event\":\"seccompViolation\",\"role\":\"");
-    message.push(ROLE.get().name().as_bytes());
-    message.push(b"\",\"syscall\":");
-    message.push_number(syscall.unsigned_abs());
-    message.push(b"}");
-    let bytes = message.bytes();
-    // SAFETY: writes bytes of this stack frame. Whether it succeeds makes no difference here.
-    unsafe {
-        libc::write(
-            REPORT_FD.load(Ordering::Relaxed),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-        )
-    };
+    let number = syscall.unsigned_abs();
+    match REPORT.get() {
+        Some(Report::Event(socket)) => event(ROLE.get(), number).write_to(*socket),
+        Some(Report::Message { json, name }) => {
+            message(*json, ROLE.get(), number, name(number)).write_to(libc::STDERR_FILENO);
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(1) };
+        }
+        None => {}
+    }
     // SAFETY: no filter allows this call; with SIGSYS blocked in its handler the kernel kills.
     unsafe { libc::syscall(libc::SYS_setuid, 0) };
     // SAFETY: ends the process; reached only if no filter is installed.
     unsafe { libc::_exit(1) };
 }
 
+fn event(role: Role, number: u32) -> Message {
+    let mut message = Message::new();
+    message.push(b"{\"event\":\"seccompViolation\",\"role\":\"");
+    message.push(role.name().as_bytes());
+    message.push(b"\",\"syscall\":");
+    message.push_number(number);
+    message.push(b"}");
+    message
+}
+
+fn message(json: bool, role: Role, number: u32, name: &str) -> Message {
+    let (before, after): (&[u8], &[u8]) = if json {
+        (
+            b"{\"level\":\"ERROR\",\"fields\":{\"message\":\"The ",
+            b"\"}}\n",
+        )
+    } else {
+        (b"podvisor: The ", b"\n")
+    };
+    let mut message = Message::new();
+    message.push(before);
+    message.push(role.name().as_bytes());
+    message.push(b" made system call ");
+    message.push_number(number);
+    message.push(b" (");
+    message.push(name.as_bytes());
+    message.push(b"), which its seccomp filter forbids, and ends. This is a bug in podvisor.");
+    message.push(after);
+    message
+}
+
 /// A short text without allocation.
 struct Message {
-    buffer: [u8; 96],
+    buffer: [u8; 256],
     len: usize,
 }
 
 impl Message {
     fn new() -> Self {
         Self {
-            buffer: [0; 96],
+            buffer: [0; 256],
             len: 0,
         }
     }
@@ -105,6 +146,13 @@ impl Message {
         }
     }
 
+    /// Whether it succeeds makes no difference here.
+    fn write_to(&self, fd: RawFd) {
+        let bytes = self.bytes();
+        // SAFETY: writes bytes of this value.
+        unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    }
+
     fn bytes(&self) -> &[u8] {
         self.buffer.get(..self.len).unwrap_or_default()
     }
@@ -122,7 +170,7 @@ mod tests {
             assert_eq!(message.bytes(), number.to_string().as_bytes());
         }
         let mut message = Message::new();
-        message.push(&[b'x'; 200]);
-        assert_eq!(message.bytes().len(), 96);
+        message.push(&[b'x'; 300]);
+        assert_eq!(message.bytes().len(), 256);
     }
 }

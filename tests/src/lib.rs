@@ -16,6 +16,7 @@ pub mod footprint;
 pub mod guest;
 pub mod image;
 pub mod netns;
+pub mod proc;
 pub mod run;
 pub mod transcript;
 pub mod vmi;

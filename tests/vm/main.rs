@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod hardware;
 mod hostile;
+mod jail;
 mod network;
 mod pause;
 mod pod;

@@ -50,6 +50,8 @@ pub enum Command {
         exit_on_reboot: bool,
         /// Send [`Event::BootTrace`].
         boot_trace: bool,
+        /// No file needs to become larger than this, bytes; none if there is no telling.
+        file_size_limit: Option<u64>,
     },
     /// Stop the vCPUs and the devices.
     Pause,

@@ -9,7 +9,7 @@ use crate::exit::Exit;
 use crate::network::NetworkError;
 use crate::report;
 use crate::resources::ResourceError;
-use crate::supervise::VmProcessError;
+use crate::supervise::{ChooseUserError, RestrictError, VmProcessError};
 use crate::vmi::{ReadDocumentError, Report};
 
 /// A command cannot be done.
@@ -56,6 +56,12 @@ pub enum CommandError {
     /// The vm process cannot be started.
     #[error(transparent)]
     VmProcess(#[from] VmProcessError),
+    /// The options name a user that the vm process cannot become.
+    #[error(transparent)]
+    User(#[from] ChooseUserError),
+    /// The launcher cannot restrict itself.
+    #[error(transparent)]
+    Restrict(#[from] RestrictError),
     /// Something that should always work does not.
     #[error("Cannot {what}")]
     System {
@@ -83,12 +89,15 @@ impl CommandError {
     /// The exit status.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::NoVmi | Self::Document { .. } | Self::Refused { .. } => Exit::Refused,
+            Self::NoVmi | Self::Document { .. } | Self::Refused { .. } | Self::User(_) => {
+                Exit::Refused
+            }
             Self::Resource(_) | Self::Network(_) | Self::Input { .. } | Self::Control { .. } => {
                 Exit::HostResource
             }
             Self::Restore(_)
             | Self::VmProcess(_)
+            | Self::Restrict(_)
             | Self::System { .. }
             | Self::ControlRefused(_) => Exit::Internal,
         }
@@ -119,6 +128,7 @@ impl CommandError {
             Self::Refused { .. } => {
                 "Change these fields, or see `podvisor validate` for all that is accepted."
             }
+            Self::User(_) => "Leave both options out, or start podvisor as root.",
             Self::Resource(error) => error.way_out(),
             Self::Restore(_) => "Recreate the pod.",
             Self::Control { .. } => {

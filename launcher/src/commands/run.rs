@@ -1,7 +1,9 @@
 //! `podvisor run`: from a VMI to the end of its guest.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use seccomp::jail::User;
 use vmm::control::{Command, FdRole};
 use vmm::plan::NicPlan;
 use vmm::trace;
@@ -13,7 +15,7 @@ use crate::exit::Exit;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::{self, Console, Descriptors, ListenSocket, Resources};
-use crate::supervise::{self, ControlServer, Orders, Outcome, Signals, VmProcess};
+use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, VmProcess};
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
 use crate::{logging, report};
@@ -24,10 +26,13 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let mut plan = super::plan::load(&args.machine)?;
     trace::mark("plan");
     let console = console_target(args, &plan)?;
+    let user = supervise::choose_user(asked_user(args))?;
     let signals = Signals::block().map_err(|source| CommandError::System {
         what: "wait for signals",
         source,
     })?;
+    // Started early, since it restricts itself while resources are opened.
+    let vm = VmProcess::spawn(user)?;
     let mut opened = resources::open(&mut plan)?;
     let mut console = resources::open_console(&console)?;
     opened
@@ -41,13 +46,37 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let guard = prepare_network(&mut plan, &mut opened.descriptors)?;
     tracing::debug!("the pod's network is ready");
     trace::mark("network");
-    let outcome = run_machine(args, plan, opened, &console, &signals, control, boot_trace);
+    let inputs = Inputs {
+        plan,
+        opened,
+        control,
+        boot_trace,
+        remains: Remains {
+            network: guard.as_ref().map(|_| NetworkOptions::default().state_dir),
+            sockets: sockets(args),
+        },
+    };
+    let outcome = run_machine(args, vm, inputs, &console, &signals);
     drop(console);
     let restored = guard.map_or(Ok(()), NetworkGuard::restore);
     let outcome = outcome?;
     tell(&outcome);
     restored.map_err(CommandError::Restore)?;
     Ok(outcome.exit())
+}
+
+fn asked_user(args: &RunArgs) -> Option<User> {
+    let (uid, gid) = args.uid.zip(args.gid)?;
+    Some(User { uid, gid })
+}
+
+/// Paths of the sockets that the launcher listens on.
+fn sockets(args: &RunArgs) -> Vec<PathBuf> {
+    let console = match &args.console {
+        Some(ConsoleTarget::Unix(path)) => Some(path.clone()),
+        _ => None,
+    };
+    args.control.clone().into_iter().chain(console).collect()
 }
 
 /// A machine without a serial console cannot have it anywhere; otherwise it is on standard input
@@ -137,31 +166,41 @@ fn network_request(nic: &NicSource) -> NetworkRequest {
     }
 }
 
-/// Starts the vm process and waits for its end. The descriptors are closed as soon as the vm
-/// process has them: TAPs must be gone before the pod's network is restored.
-fn run_machine(
-    args: &RunArgs,
+/// What a machine is made of.
+struct Inputs {
     plan: LaunchPlan,
     opened: Resources,
-    console: &Console,
-    signals: &Signals,
     control: Option<ControlServer>,
     boot_trace: Option<BootTrace>,
+    remains: Remains,
+}
+
+/// Hands the machine to the vm process and waits for its end. The descriptors are closed as soon
+/// as the vm process has them: TAPs must be gone before the pod's network is restored.
+fn run_machine(
+    args: &RunArgs,
+    vm: VmProcess,
+    inputs: Inputs,
+    console: &Console,
+    signals: &Signals,
 ) -> Result<Outcome, CommandError> {
+    let Inputs { plan, opened, .. } = inputs;
     let Resources { descriptors, cpuid } = opened;
     let orders = Orders {
         grace: Duration::from_secs(plan.grace_seconds),
         exit_on_reboot: plan.exit_on_reboot,
-        boot_trace,
+        boot_trace: inputs.boot_trace,
     };
+    let json_log = args.log_format == LogFormat::Json;
     let create = Command::Create {
         plan: Box::new(plan.machine),
         fds: descriptors.roles().to_vec(),
         cpuid,
         log_level: args.log_level.name().to_owned(),
-        log_json: args.log_format == LogFormat::Json,
+        log_json: json_log,
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
+        file_size_limit: supervise::file_size_limit(&descriptors),
     };
     let terminal = if console.on_terminal {
         RawTerminal::enter()
@@ -172,12 +211,12 @@ fn run_machine(
         what: "set up the terminal",
         source,
     })?;
-    let vm = VmProcess::spawn()?;
     vm.create(&create, &descriptors)?;
     drop((create, descriptors));
     tracing::debug!("the vm process has the machine");
     trace::mark("handed over");
-    Ok(supervise::supervise(&vm, orders, signals, control))
+    supervise::restrict_launcher(&vm, &inputs.remains, json_log)?;
+    Ok(supervise::supervise(&vm, orders, signals, inputs.control))
 }
 
 /// Says how the run ended unless it ended as it should.

@@ -29,12 +29,19 @@ fn describe(role: Option<&str>) -> String {
         if role.is_none_or(|wanted| wanted == known.name()) {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{}:", known.name());
-            for rule in list(&rules["common"]).chain(list(&rules["roles"][known.name()])) {
+            let own = match known {
+                seccomp::Role::Launcher | seccomp::Role::Restorer => &rules[known.name()],
+                role => &rules["roles"][role.name()],
+            };
+            for rule in list(&rules["common"]).chain(list(own)) {
                 let _ = writeln!(text, "  {}", line(rule));
             }
-            if known == seccomp::Role::Process {
-                let _ = writeln!(text, "  and the rules of all other roles");
-            }
+            let more = match known {
+                seccomp::Role::Process => "  and the rules of all other roles of the vm process\n",
+                seccomp::Role::Restorer => "  and the rules of the launcher\n",
+                _ => "",
+            };
+            text.push_str(more);
         }
     }
     text

@@ -13,7 +13,9 @@
 //! loop ends when the vm process is reaped and its last message is read.
 
 pub mod control;
+mod identity;
 mod outcome;
+mod restrict;
 mod signals;
 mod vm_process;
 
@@ -25,7 +27,9 @@ use rustix::process::{WaitOptions, WaitStatus};
 use vmm::control::{Command, Event};
 
 pub use self::control::ControlServer;
+pub use self::identity::{ChooseUserError, choose_user};
 pub use self::outcome::Outcome;
+pub use self::restrict::{Remains, RestrictError, file_size_limit, restrict_launcher};
 pub use self::signals::Signals;
 pub use self::vm_process::{VM_PROCESS, VmProcess, VmProcessError, enter};
 

@@ -98,7 +98,8 @@ impl fmt::Display for Plain<'_> {
     }
 }
 
-fn syscall_name(number: u32) -> &'static str {
+/// The name of a system call by its number.
+pub(super) fn syscall_name(number: u32) -> &'static str {
     let known = syscalls::Sysno::new(number as usize);
     known.map_or("unknown", |syscall| syscall.name())
 }

@@ -1,22 +1,22 @@
 //! The vm process: this binary once more, with nothing but a socket.
 
-use std::error::Error;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use devices::thread::{ThreadRole, ThreadSetupError};
+use devices::thread::ThreadSetupError;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
-use seccomp::Role;
+use seccomp::jail::{self, User};
 use thiserror::Error as ThisError;
 use vmm::control::{self, Command, ControlError, Event};
 use vmm::process::Setup;
 
+use super::restrict::restrict_thread;
 use crate::resources::Descriptors;
 
 /// First argument of the vm process; not a subcommand for users.
@@ -44,12 +44,13 @@ pub enum VmProcessError {
 pub struct VmProcess {
     socket: OwnedFd,
     pid: Pid,
+    user: Option<User>,
 }
 
 impl VmProcess {
-    /// Starts a vm process: a clean environment, the socket as standard input, no output but
-    /// messages on standard error.
-    pub fn spawn() -> Result<Self, VmProcessError> {
+    /// Starts a vm process that will be `user`, or what the launcher is: a clean environment, the
+    /// socket as standard input, the log as both outputs.
+    pub fn spawn(user: Option<User>) -> Result<Self, VmProcessError> {
         let fail = |errno: rustix::io::Errno| VmProcessError::Socket(errno.into());
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) =
@@ -59,25 +60,30 @@ impl VmProcess {
         let child = std::process::Command::new("/proc/self/exe")
             .arg0("podvisor-vm")
             .arg(VM_PROCESS)
+            .args(user.map(|user| format!("{}:{}", user.uid, user.gid)))
             .env_clear()
             .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(io::stderr()))
             .spawn()
             .map_err(VmProcessError::Spawn)?;
         Ok(Self {
             socket: ours,
             pid: Pid::from_child(&child),
+            user,
         })
     }
 
-    /// Hands over the machine: the first message and all descriptors.
+    /// Hands over the machine: the first message and all descriptors. A vm process that ended
+    /// before is not an error: it said why, and [`VmProcess::receive`] tells.
     pub fn create(
         &self,
         command: &Command,
         descriptors: &Descriptors,
     ) -> Result<(), VmProcessError> {
-        control::send(self.socket.as_fd(), command, &descriptors.fds())
-            .map_err(VmProcessError::Create)
+        match control::send(self.socket.as_fd(), command, &descriptors.fds()) {
+            Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(VmProcessError::Create),
+        }
     }
 
     pub(super) fn send(&self, command: &Command) -> Result<(), ControlError> {
@@ -107,13 +113,18 @@ impl VmProcess {
     pub(super) fn pid(&self) -> Pid {
         self.pid
     }
+
+    /// The user that it became, if not the launcher's.
+    pub(super) fn user(&self) -> Option<User> {
+        self.user
+    }
 }
 
 /// The main function of the vm process.
 pub fn enter() -> ExitCode {
     // Executed through /proc/self/exe, it would be called "exe".
     let _ = rustix::thread::set_name(c"podvisor-vm");
-    seccomp::jail::close_inherited();
+    jail::close_inherited();
     let socket = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(socket) => socket,
         Err(error) => {
@@ -122,28 +133,27 @@ pub fn enter() -> ExitCode {
         }
     };
     let report_fd = socket.as_raw_fd();
+    let user = std::env::args().nth(2);
+    let user = match user.map(|text| parse_user(&text)) {
+        Some(None) => return ExitCode::FAILURE,
+        user => user.flatten(),
+    };
     let setup = Setup {
         log: crate::logging::init_by_name,
+        limit_file_size: |bytes| jail::limit_file_size(bytes).map_err(io::Error::other),
         hook: Arc::new(move |role| {
-            restrict(role, report_fd).map_err(|source| ThreadSetupError { role, source })
+            restrict_thread(role, user, report_fd)
+                .map_err(|source| ThreadSetupError { role, source })
         }),
     };
     vmm::process::main(socket, setup)
 }
 
-/// Restricts the calling thread to what its role needs; the first one gives up the rest of the
-/// process's privileges before.
-fn restrict(role: ThreadRole, report_fd: RawFd) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let role = match role {
-        ThreadRole::EventLoop => {
-            seccomp::jail::enter()?;
-            seccomp::violation::report_to(report_fd)?;
-            Role::Process
-        }
-        ThreadRole::Vcpu => Role::Vcpu,
-        ThreadRole::Block => Role::Block,
-        ThreadRole::Net => Role::Net,
-        ThreadRole::Device => Role::Device,
-    };
-    Ok(seccomp::install(role)?)
+/// What [`VmProcess::spawn`] wrote.
+fn parse_user(text: &str) -> Option<User> {
+    let (uid, gid) = text.split_once(':')?;
+    Some(User {
+        uid: uid.parse().ok()?,
+        gid: gid.parse().ok()?,
+    })
 }

@@ -55,6 +55,9 @@ pub enum ProcessError {
     /// A vCPU.
     #[error("A vCPU cannot go on")]
     Vcpu(#[source] Box<dyn Error + Send + Sync>),
+    /// The largest file size could not be limited.
+    #[error("Cannot limit the size of files")]
+    Limit(#[source] io::Error),
     /// The thread could not be restricted.
     #[error(transparent)]
     Restrict(#[from] devices::thread::ThreadSetupError),
@@ -82,15 +85,17 @@ impl From<Errno> for ProcessError {
 pub struct Setup {
     /// Starts logging to stderr: level and whether as JSON.
     pub log: fn(&str, bool),
-    /// Restricts each thread. Called with [`ThreadRole::EventLoop`] on this one before a descriptor
-    /// is touched, when there is no other thread; later threads inherit what it does.
+    /// Forbids to make any file larger than so many bytes.
+    pub limit_file_size: fn(u64) -> io::Result<()>,
+    /// Restricts each thread. Called with [`ThreadRole::EventLoop`] on this one before anything is
+    /// received, when there is no other thread; later threads inherit what it does.
     pub hook: ThreadHook,
 }
 
 /// Runs the vm process with its end of the control socket.
 pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
     trace::mark("start");
-    ignore_terminal_signals();
+    ignore_signals();
     match serve(&socket, setup) {
         Ok(last) => match control::send(socket.as_fd(), &last, &[]) {
             Ok(()) => ExitCode::SUCCESS,
@@ -112,14 +117,16 @@ pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
     }
 }
 
-/// A terminal sends its signals to both processes; only the launcher acts on them.
-fn ignore_terminal_signals() {
+/// A terminal sends its signals to both processes; only the launcher acts on them. A write that
+/// fails says so by itself.
+fn ignore_signals() {
     for signal in [
         libc::SIGINT,
         libc::SIGTERM,
         libc::SIGHUP,
         libc::SIGQUIT,
         libc::SIGPIPE,
+        libc::SIGXFSZ,
     ] {
         // Blocking one that is blocked is the only error, and no error to us.
         let _ = vmm_sys_util::signal::block_signal(signal);
@@ -142,6 +149,8 @@ fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
 
 /// Runs to the end; the last event of the run.
 fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
+    (setup.hook)(ThreadRole::EventLoop)?;
+    trace::mark("jail");
     let (command, fds) = control::receive::<Command>(socket.as_fd())?;
     let Command::Create {
         plan,
@@ -151,14 +160,16 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
         log_json,
         exit_on_reboot,
         boot_trace,
+        file_size_limit,
     } = command
     else {
         return Err(ProcessError::Protocol);
     };
     (setup.log)(&log_level, log_json);
     trace::mark("plan received");
-    (setup.hook)(ThreadRole::EventLoop)?;
-    trace::mark("jail");
+    if let Some(bytes) = file_size_limit {
+        (setup.limit_file_size)(bytes).map_err(ProcessError::Limit)?;
+    }
     let mut inputs = sort_fds(*plan, cpuid, roles, fds, exit_on_reboot)?;
     let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
     let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;

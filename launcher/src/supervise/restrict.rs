@@ -1,0 +1,125 @@
+//! What the processes of a run give up: the vm process before it has anything, the launcher once
+//! the machine has all it needs.
+
+use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use devices::thread::ThreadRole;
+use rustix::fs::{FileType, fstat};
+use rustix::thread::CapabilitySet;
+use seccomp::jail::{self, JailError, Use, User};
+use seccomp::violation::{self, Report};
+use seccomp::{InstallError, Role};
+use thiserror::Error as ThisError;
+use vmm::control::FdRole;
+
+use super::VmProcess;
+use crate::resources::Descriptors;
+
+/// The launcher cannot give up what it should.
+#[derive(Debug, ThisError)]
+pub enum RestrictError {
+    /// Privileges.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// The handler of violations.
+    #[error("Cannot report violations of the launcher's seccomp filter")]
+    Report(#[source] std::io::Error),
+    /// The filter.
+    #[error(transparent)]
+    Filter(#[from] InstallError),
+}
+
+/// Where the settings are that a restored network may need (`network::sysctl`).
+const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6/conf";
+
+/// What the launcher still has to do when the machine runs, beside watching it.
+#[derive(Debug, Default)]
+pub struct Remains {
+    /// The pod's network has to be put back; the directory of its saved state.
+    pub network: Option<PathBuf>,
+    /// Sockets to remove at the end.
+    pub sockets: Vec<PathBuf>,
+}
+
+impl Remains {
+    fn paths(&self) -> Vec<(PathBuf, Use)> {
+        let directory = |path: &PathBuf| match path.parent() {
+            Some(parent) if parent != Path::new("") => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let removed = self.sockets.iter().map(directory);
+        let mut paths: Vec<_> = removed
+            .chain(self.network.clone())
+            .map(|path| (path, Use::Remove))
+            .collect();
+        if self.network.is_some() {
+            paths.push((IPV6_SETTINGS.into(), Use::Change));
+        }
+        paths
+    }
+}
+
+/// Restricts the launcher to watching `vm` and to what remains to be done after it.
+pub fn restrict_launcher(
+    vm: &VmProcess,
+    remains: &Remains,
+    json_log: bool,
+) -> Result<(), RestrictError> {
+    let (role, kept) = match remains.network {
+        Some(_) => (Role::Restorer, CapabilitySet::NET_ADMIN),
+        None => (Role::Launcher, CapabilitySet::empty()),
+    };
+    jail::shrink(vm.user(), kept, &remains.paths())?;
+    let report = Report::Message {
+        json: json_log,
+        name: super::outcome::syscall_name,
+    };
+    violation::report_to(report).map_err(RestrictError::Report)?;
+    let pid = vm.pid().as_raw_nonzero().get().unsigned_abs();
+    Ok(seccomp::install(role, Some(pid))?)
+}
+
+/// Restricts the calling thread of the vm process to what its role needs; the first one gives up
+/// the rest of the process's privileges before.
+pub(super) fn restrict_thread(
+    role: ThreadRole,
+    user: Option<User>,
+    report_fd: RawFd,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let role = match role {
+        ThreadRole::EventLoop => {
+            jail::enter(user)?;
+            violation::report_to(Report::Event(report_fd))?;
+            Role::Process
+        }
+        ThreadRole::Vcpu => Role::Vcpu,
+        ThreadRole::Block => Role::Block,
+        ThreadRole::Net => Role::Net,
+        ThreadRole::Device => Role::Device,
+    };
+    Ok(seccomp::install(role, None)?)
+}
+
+/// Bytes beyond which the vm process need not make any file grow: the largest image's size. None
+/// if the console or the log goes to a file, which has no end.
+pub fn file_size_limit(descriptors: &Descriptors) -> Option<u64> {
+    let size = |fd: BorrowedFd<'_>| {
+        let stat = fstat(fd).ok()?;
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        regular.then_some(stat.st_size.unsigned_abs())
+    };
+    if size(std::io::stderr().as_fd()).is_some() {
+        return None;
+    }
+    let mut limit = 0;
+    for (role, fd) in descriptors.roles().iter().zip(descriptors.fds()) {
+        match (role, size(fd)) {
+            (FdRole::Disk { .. }, Some(bytes)) => limit = limit.max(bytes),
+            (FdRole::ConsoleOutput | FdRole::ConsoleLog, Some(_)) => return None,
+            _ => {}
+        }
+    }
+    Some(limit)
+}

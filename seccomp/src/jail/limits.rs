@@ -1,0 +1,46 @@
+//! Resource limits.
+
+use rustix::process::{Resource, Rlimit};
+
+use super::{JailError, call};
+
+/// Descriptors that a vm process may have open: 31 devices with 64 queues each have two eventfds
+/// for every queue.
+const MAX_DESCRIPTORS: u64 = 4096;
+
+/// Threads that a vm process may have: vCPUs, a worker for each queue, and the kernel's own for
+/// requests of io_uring that would block.
+const MAX_THREADS: u64 = 4096;
+
+/// Sets the limits that are the same for every machine. `alone` tells that nobody else counts as
+/// this user: elsewhere a limit on its processes would be shared with all pods of the node that
+/// run as the same number, and is left as it is.
+pub(super) fn set(alone: bool) -> Result<(), JailError> {
+    forbid_core_dumps()?;
+    lower(Resource::Nofile, MAX_DESCRIPTORS)?;
+    if alone {
+        lower(Resource::Nproc, MAX_THREADS)?;
+    }
+    Ok(())
+}
+
+pub(super) fn forbid_core_dumps() -> Result<(), JailError> {
+    lower(Resource::Core, 0)
+}
+
+/// Forbids to make any file larger than `bytes`: a disk image must not outgrow its volume.
+pub fn limit_file_size(bytes: u64) -> Result<(), JailError> {
+    lower(Resource::Fsize, bytes)
+}
+
+fn lower(resource: Resource, value: u64) -> Result<(), JailError> {
+    let maximum = rustix::process::getrlimit(resource)
+        .maximum
+        .unwrap_or(u64::MAX);
+    let value = Some(value.min(maximum));
+    let limit = Rlimit {
+        current: value,
+        maximum: value,
+    };
+    rustix::process::setrlimit(resource, limit).map_err(call("set a resource limit"))
+}

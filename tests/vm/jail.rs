@@ -1,0 +1,280 @@
+//! What is left to the two processes while a guest runs, read from `/proc`; and what happens to a
+//! thread that wants more.
+
+use std::process::{Child, Command, Stdio};
+
+use podvisor_tests::PATIENCE;
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::netns::PodNetwork;
+use podvisor_tests::proc::Process;
+use podvisor_tests::run::{Guest, Run};
+use podvisor_tests::vmi::{Disk, Vmi};
+use rustix::process::Signal;
+
+const NONE: &str = "0000000000000000";
+const NET_ADMIN: &str = "0000000000001000";
+
+/// All capability sets but the bounding set.
+const SETS: [&str; 4] = ["CapInh", "CapPrm", "CapEff", "CapAmb"];
+
+#[test]
+fn a_whole_machine_keeps_nothing() {
+    let network = PodNetwork::new();
+    let vmi = Vmi::new("jail").topology(1, 2, 1).rng().network();
+    let run = Run::new(&vmi.disk(Disk::new("root")).grace_seconds(0));
+    let image = image::zeros(&run.dir(), "root.img", MIB);
+    // A descriptor, a variable and a supplementary group that somebody let slip.
+    let slip = "exec 9</etc/passwd; exec setpriv --groups 4,5 env SLIPPED=1 \"$0\" \"$@\"";
+    let mut words = network.wrapper();
+    words.extend(["sh", "-ec", slip].map(str::to_owned));
+    let run = run.volume("root", &image).payload("ticker secs=100000");
+    let mut guest = run.within(words).start();
+    guest.wait_for("TICK");
+    let (launcher, vm) = (Process::new(guest.pid()), Process::new(guest.vm_pid()));
+
+    let threads = vm.threads();
+    let names: Vec<_> = threads.iter().map(Process::name).collect();
+    for name in ["podvisor-vm", "steward", "vcpu0", "vcpu1"] {
+        assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
+    }
+    for thread in &threads {
+        has_no_privileges(thread, "107 107 107 107");
+        // Two of the process, and one of the thread's own.
+        let own = !["podvisor-vm", "steward"].contains(&thread.name().as_str());
+        let filters = if own { "3" } else { "2" };
+        assert_eq!(
+            thread.status("Seccomp_filters"),
+            filters,
+            "{}",
+            thread.name()
+        );
+    }
+    assert_eq!(vm.read("environ"), "");
+    has_known_descriptors(&vm, &image.to_string_lossy());
+    has_tight_limits(&vm, MIB);
+    is_alone(&vm, &launcher);
+
+    assert_eq!(launcher.status("Uid"), "107 0 0 0");
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(launcher.status(set), NET_ADMIN, "{set} of the launcher");
+    }
+    is_filtered(&launcher);
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+}
+
+/// Without a network to restore, the launcher keeps no capability. The users are those asked for.
+#[test]
+fn a_user_of_its_own() {
+    let vmi = Vmi::new("user").grace_seconds(0);
+    let run = Run::new(&vmi).payload("ticker secs=100000");
+    let run = ["--uid", "12345", "--gid", "23456"]
+        .into_iter()
+        .fold(run, Run::arg);
+    let mut guest = run.start();
+    guest.wait_for("TICK");
+    let (launcher, vm) = (Process::new(guest.pid()), Process::new(guest.vm_pid()));
+    has_no_privileges(&vm, "12345 12345 12345 12345");
+    assert_eq!(vm.status("Gid"), "23456 23456 23456 23456");
+    for set in [&SETS[..], &["CapBnd"]].concat() {
+        assert_eq!(launcher.status(set), NONE, "{set} of the launcher");
+    }
+    is_filtered(&launcher);
+
+    // The launcher may still kill it.
+    podvisor_tests::host("kill", &["-s", "STOP", &vm.id()]);
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+    guest.log_has(&["the vm process did not end in time: killing it"]);
+}
+
+/// Who called `sudo` has the machine, not KubeVirt's user.
+#[test]
+fn the_user_of_sudo() {
+    let vmi = Vmi::new("sudo").grace_seconds(0);
+    let run = Run::new(&vmi).payload("ticker secs=100000");
+    let words = ["env", "SUDO_UID=12345", "SUDO_GID=23456"];
+    let mut guest = run.within(words).start();
+    guest.wait_for("TICK");
+    let vm = Process::new(guest.vm_pid());
+    has_no_privileges(&vm, "12345 12345 12345 12345");
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+}
+
+#[test]
+fn a_user_that_it_cannot_become() {
+    let script = "exec setpriv --reuid 12345 --regid 23456 --clear-groups \"$0\" \"$@\"";
+    let vmi = format!("STANDALONE_VMI={}", Vmi::new("nobody").to_yaml());
+    let run = Run::with_arguments(["run"]).kernel("/proc/self/exe".as_ref());
+    let run = ["--uid", "107", "--gid", "107"]
+        .into_iter()
+        .fold(run, Run::arg);
+    let mut podvisor = run
+        .within(["env", &vmi, "sh", "-ec", script])
+        .start_at_once();
+    podvisor.exits_with(2);
+    podvisor.log_has(&["--uid and --gid need a launcher", "12345:23456"]);
+}
+
+#[test]
+fn root_is_no_user_for_a_machine() {
+    let args = ["run", "--uid", "0", "--gid", "107"];
+    let mut podvisor = Run::with_arguments(args).start_at_once();
+    podvisor.exits_with(2);
+    podvisor.log_has(&["--uid", "0 is not in 1.."]);
+}
+
+/// A call that its filter forbids, put in the place of one that it makes, ends the run with a
+/// report of what it was.
+#[test]
+fn each_role_is_killed_and_reported() {
+    let network = PodNetwork::new();
+    for (thread, role) in [
+        ("podvisor-vm", "process"),
+        ("steward", "process"),
+        ("vcpu0", "vcpu"),
+        ("blk-root", "block"),
+        ("net-default", "net"),
+        ("rng-rng", "device"),
+    ] {
+        let mut guest = hostile(&network);
+        let vm = Process::new(guest.vm_pid());
+        strike(&guest, &vm, thread);
+        guest.exits_with(1);
+        guest.log_has(&[
+            "killed by signal 31 (SIGSYS)",
+            &format!("a thread of role {role} made system call 107 (geteuid)"),
+        ]);
+    }
+}
+
+/// The launcher has nobody to report to but its log, and the guest goes down with it.
+#[test]
+fn the_launcher_is_stopped_too() {
+    let vmi = Vmi::new("watched").grace_seconds(0);
+    let mut guest = Run::new(&vmi).payload("ticker secs=100000").start();
+    guest.wait_for("TICK");
+    let launcher = Process::new(guest.pid());
+    let mut strace = inject(&launcher);
+    guest.control().tell("stats");
+    guest.exits_with(1);
+    guest.log_has(&[
+        "The launcher made system call 107 (geteuid), which its seccomp filter forbids",
+    ]);
+    strace.wait().expect("strace ends with the process");
+}
+
+/// A guest whose every device is busy.
+fn hostile(network: &PodNetwork) -> Guest {
+    let vmi = Vmi::new("busy").rng().network().disk(Disk::new("root"));
+    let run = Run::new(&vmi);
+    let image = image::zeros(&run.dir(), "root.img", MIB);
+    let run = run.volume("root", &image).payload("hostile secs=600");
+    let guest = run.within(network.wrapper()).start();
+    guest.wait_for("podvisor-payload");
+    guest
+}
+
+/// Strikes the thread `name` until the vm process is gone: device workers come and go, since this
+/// guest resets its devices all the time.
+fn strike(guest: &Guest, vm: &Process, name: &str) {
+    let start = std::time::Instant::now();
+    // For the one that waits for orders.
+    let mut control = guest.control();
+    while !vm.threads().is_empty() {
+        assert!(start.elapsed() < PATIENCE, "{name} was never struck");
+        let threads = vm.threads();
+        let Some(thread) = threads.iter().find(|thread| thread.name() == name) else {
+            continue;
+        };
+        let mut strace = inject(thread);
+        if name == "podvisor-vm" {
+            control.tell("stats");
+        }
+        strace.wait().expect("strace ends with the thread");
+    }
+}
+
+/// Turns the thread's next system call into a forbidden one. Its handler goes on to write and exit.
+fn inject(thread: &Process) -> Child {
+    let words = ["-qq", "-p", &thread.id(), "-e"];
+    Command::new("strace")
+        .args(words)
+        .arg("inject=!write,exit_group:retval=0:syscall=geteuid")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is there")
+}
+
+fn has_no_privileges(thread: &Process, uids: &str) {
+    let name = thread.name();
+    assert_eq!(thread.status("Uid"), uids, "{name}");
+    assert_eq!(thread.status("Groups"), "", "{name}");
+    for set in [&SETS[..], &["CapBnd"]].concat() {
+        assert_eq!(thread.status(set), NONE, "{set} of {name}");
+    }
+    is_filtered(thread);
+}
+
+fn is_filtered(thread: &Process) {
+    assert_eq!(thread.status("NoNewPrivs"), "1", "{}", thread.name());
+    assert_eq!(thread.status("Seccomp"), "2", "{}", thread.name());
+}
+
+/// The control socket as standard input and once more, the log as both outputs; then what the
+/// machine consists of.
+fn has_known_descriptors(vm: &Process, image: &str) {
+    let all = vm.descriptors();
+    let named = all
+        .iter()
+        .filter(|target| !target.starts_with("anon_inode:"));
+    let (sockets, rest): (Vec<_>, Vec<_>) = named
+        .cloned()
+        .partition(|target| target.starts_with("socket:"));
+    assert!(sockets.len() == 2 && sockets[0] == sockets[1], "{all:?}");
+    assert!(all[1].starts_with("pipe:") && all[1] == all[2], "{all:?}");
+    let count = |text: &str| {
+        rest.iter()
+            .filter(|target| target.starts_with(text))
+            .count()
+    };
+    let payload = podvisor_tests::guest::payload();
+    let expected = [
+        // The log twice, and the console.
+        ("pipe:", 3),
+        ("/dev/kvm", 1),
+        ("/memfd:guest-ram", 1),
+        (&payload.to_string_lossy(), 1),
+    ];
+    for (text, number) in expected {
+        assert_eq!(count(text), number, "{text} in {all:?}");
+    }
+    // Those of devices once for all and once more for the machine of this boot.
+    let (disk, tap) = (count(image), count("/dev/net/tun"));
+    assert!((1..=2).contains(&disk) && (1..=2).contains(&tap), "{all:?}");
+    assert_eq!(rest.len(), 6 + disk + tap, "{all:?}");
+}
+
+fn has_tight_limits(vm: &Process, image: usize) {
+    let both = |value: &str| (value.to_owned(), value.to_owned());
+    assert_eq!(vm.limit("Max core file size"), both("0"));
+    assert_eq!(vm.limit("Max open files"), both("4096"));
+    assert_eq!(vm.limit("Max processes"), both("4096"));
+    assert_eq!(vm.limit("Max file size"), both(&image.to_string()));
+}
+
+/// This host lets it make namespaces: nothing is mounted in its own.
+fn is_alone(vm: &Process, launcher: &Process) {
+    for kind in ["user", "mnt", "ipc", "uts", "cgroup"] {
+        assert_ne!(vm.namespace(kind), launcher.namespace(kind), "{kind}");
+    }
+    let mounts = vm.read("mounts");
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    assert!(
+        mounts.starts_with("none / tmpfs ro,nosuid,nodev,noexec"),
+        "{mounts}"
+    );
+}
