@@ -16,6 +16,7 @@ pub mod boot;
 pub mod console;
 pub mod control;
 pub mod cpu;
+pub mod footprint;
 pub mod interrupts;
 pub mod kvm;
 pub mod layout;

@@ -25,6 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus};
 use vmm::control::{Command, Event};
+use vmm::footprint;
 
 pub use self::control::ControlServer;
 pub use self::identity::{ChooseUserError, choose_user};
@@ -211,7 +212,11 @@ impl Supervisor<'_> {
 
     fn note(&mut self, event: Event) {
         match event {
-            Event::Running => self.state = State::Running,
+            Event::Running => {
+                self.state = State::Running;
+                // From now on there is little to do.
+                footprint::release_start_code();
+            }
             Event::Paused => self.state = State::Paused,
             Event::Reset if self.orders.exit_on_reboot => self.end(Outcome::Rebooted),
             Event::Reset => tracing::info!("the guest was reset"),

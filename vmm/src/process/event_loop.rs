@@ -13,6 +13,7 @@ use super::inputs::Inputs;
 use crate::console::{Console, InputResult};
 use crate::control::{self, Command, CrashReport, Event, Stats};
 use crate::cpu::VcpuEvent;
+use crate::footprint;
 use crate::machine::{Machine, Resources};
 use crate::plan::MachinePlan;
 use crate::trace;
@@ -118,6 +119,7 @@ impl<'a> Process<'a> {
         }
         trace::mark("running");
         self.send_boot_trace()?;
+        footprint::release_start_code();
         let mut events = Vec::with_capacity(Token::ALL.len());
         loop {
             events.clear();
