@@ -51,4 +51,4 @@ part() {
 }
 
 part kernel "$out/vmlinux" kernel.config patches
-part initrd "$out/initrd.cpio" init.c init.sh scripts
+part initrd "$out/initrd.cpio" dhcp6.c init.c init.sh scripts

@@ -9,11 +9,17 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1
 init=$out/init
+dhcp6=$out/dhcp6
 archive=$out/initrd.cpio.new
 
-gcc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie -mgeneral-regs-only \
-	-Wall -Wextra -Werror -s -Wl,--build-id=none -Wl,-z,noseparate-code \
-	-o "$init" "$here/init.c"
+# tool SOURCE PROGRAM
+tool() {
+	gcc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie \
+		-mgeneral-regs-only -Wall -Wextra -Werror -s -Wl,--build-id=none \
+		-Wl,-z,noseparate-code -o "$2" "$here/$1"
+}
+tool init.c "$init"
+tool dhcp6.c "$dhcp6"
 
 inode=0
 
@@ -57,6 +63,7 @@ link() {
 	entry dev/console $((0020600)) 0 5 1
 	file init "$init" $((0100755))
 	link bin/guest ../init
+	file bin/dhcp6 "$dhcp6" $((0100755))
 	file bin/busybox /bin/busybox $((0100755))
 	# Debian's shell finds the other applets in itself.
 	link bin/sh busybox
@@ -66,5 +73,5 @@ link() {
 	done
 	entry 'TRAILER!!!' 0 0
 } > "$archive"
-rm -f "$init"
+rm -f "$init" "$dhcp6"
 mv "$archive" "$out/initrd.cpio"

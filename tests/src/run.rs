@@ -261,6 +261,22 @@ impl Guest {
             .expect("the launcher has a vm process")
     }
 
+    /// The launcher's child whose name begins so.
+    #[track_caller]
+    pub fn child(&self, name: &str) -> Pid {
+        let pid = self.pid.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.expect("the launcher runs");
+        let found = children.split_whitespace().find(|child| {
+            let comm = fs::read_to_string(format!("/proc/{child}/comm"));
+            comm.is_ok_and(|comm| comm.starts_with(name))
+        });
+        let found = found
+            .and_then(|child| child.parse().ok())
+            .and_then(Pid::from_raw);
+        found.unwrap_or_else(|| panic!("the launcher has no child {name:?}"))
+    }
+
     /// Waits for the end and expects this exit status.
     #[track_caller]
     pub fn exits_with(&mut self, code: i32) {

@@ -35,6 +35,12 @@ const PATIENCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+/// How long it may take to end.
+const END_PATIENCE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
+
 /// MAC address of what the guest takes for its gateway, so that it is not the guest's own, which is
 /// the pod interface's.
 const GATEWAY_MAC: &str = "02:00:00:00:00:00";
@@ -98,13 +104,26 @@ impl Passt {
                  the interface's ports, or raise RLIMIT_NOFILE)"
             ));
         }
+        if reason.contains("user namespace") {
+            reason.push_str(
+                " (the pod's seccomp profile, or the node, must let it make a user namespace: system \
+                 call unshare, sysctl user.max_user_namespaces)",
+            );
+        }
         reason
     }
 
+    /// Kills it, if it has not ended with its stream. A launcher that has given up its capabilities
+    /// may not kill a passt that has become nobody; then the stream has to do.
     fn end(&self) {
-        // Gone already, or reaped already, is as good.
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
-        let _ = waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED);
+        let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
+        if poll(&mut fds, Some(&END_PATIENCE)) != Ok(1) {
+            tracing::warn!(nic = self.nic, "passt does not end");
+        }
+        // The supervisor may have reaped it.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let _ = waitid(WaitId::PidFd(self.process.as_fd()), options);
     }
 
     /// What it has said, without its complaints that a pod has no system log.

@@ -1,0 +1,220 @@
+//! A guest behind passt, in a pod without any capability.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use podvisor_tests::PATIENCE;
+use podvisor_tests::image;
+use podvisor_tests::netns::{DNS, GATEWAY, POD_ADDRESS, PodNetwork};
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::{Nic, Vmi};
+use rustix::process::Signal;
+
+/// Few: without offloads each packet costs a guest whose kernel is interpreted some 30 ms.
+const BYTES: usize = 256 << 10;
+const TO_GUEST: u16 = 5001;
+const FROM_GUEST: u16 = 5002;
+/// What our name server says of every name.
+const ANSWER: [u8; 4] = [192, 0, 2, 77];
+
+/// Runs a program in the pod without capabilities and without a way to get them.
+fn powerless(network: &PodNetwork) -> Vec<String> {
+    let mut words = network.wrapper();
+    let drop = [
+        "setpriv",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--no-new-privs",
+    ];
+    words.extend(drop.map(str::to_owned));
+    words
+}
+
+fn vmi(name: &str) -> Vmi {
+    let ports = format!("[{{port: {TO_GUEST}}}]");
+    Vmi::new(name).nic(Nic::new("passt").field("ports", &ports))
+}
+
+#[test]
+fn linux_behind_passt() {
+    let network = PodNetwork::new();
+    network.gateway.ip(&format!("address add {DNS}/32 dev lo"));
+    network.gateway.ip("link set lo up");
+    let before = network.pod.snapshot();
+    let name_server = network.gateway.enter(|| UdpSocket::bind((DNS, 53)));
+    let name_server = name_server.expect("the gateway has the name server's address");
+    thread::spawn(move || answer_names(&name_server));
+    let listener = network
+        .gateway
+        .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, FROM_GUEST)));
+    let listener = listener.expect("the gateway listens");
+
+    let run = Run::new(&vmi("passt"));
+    let sent = image::filled(&run.dir(), "sent", BYTES);
+    let mut guest = run
+        .linux("passt")
+        .cmdline(&format!(
+            "podvisor.name=peer.example podvisor.bytes={BYTES}"
+        ))
+        .within(powerless(&network))
+        .start();
+    guest.wait_for("GUEST-INIT-READY");
+    for (key, value) in [
+        ("ip", POD_ADDRESS),
+        ("prefix", "24"),
+        ("gw", GATEWAY),
+        ("dns", DNS),
+        ("search", "default.svc.cluster.local"),
+        ("mtu", "1400"),
+    ] {
+        assert_eq!(guest.result(key), value, "{key}");
+    }
+    assert!(
+        guest
+            .wait_for("RESULT lookup=192.0.2.77")
+            .contains("lookup")
+    );
+
+    guest.wait_for("LISTENING");
+    let address = |port| SocketAddr::new(POD_ADDRESS.parse().expect("an address"), port);
+    let (refused, stream) = network.gateway.enter(|| {
+        let refused = TcpStream::connect_timeout(&address(TO_GUEST + 9), Duration::from_secs(5));
+        (refused, TcpStream::connect(address(TO_GUEST)))
+    });
+    let refused = refused.expect_err("a port that is not listed").kind();
+    assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
+    let mut stream = stream.expect("passt listens");
+    stream
+        .set_write_timeout(Some(PATIENCE))
+        .expect("a timeout can be set");
+    stream
+        .write_all(&image::pattern(BYTES))
+        .expect("the guest receives");
+    drop(stream);
+    assert_eq!(guest.result("rx.bytes"), BYTES.to_string());
+    assert_eq!(guest.result("rx.sha256"), image::sha256(&sent));
+
+    let (mut stream, _) = listener.accept().expect("the guest connects");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a timeout can be set");
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).expect("the guest sends");
+    drop(stream);
+    assert_eq!(received.len(), BYTES);
+    assert!(
+        received == image::pattern(BYTES),
+        "what the guest sent differs"
+    );
+    assert_eq!(guest.result("tx.bytes"), BYTES.to_string());
+
+    // The network goes, the machine stays.
+    guest.wait_for("WAITING");
+    let nic = || guest.control().stats()["devices"]["default"].clone();
+    assert_eq!(
+        (&nic()["linkUp"], &nic()["dhcpReplies"]),
+        (&true.into(), &0.into())
+    );
+    rustix::process::kill_process(guest.child("passt"), Signal::KILL).expect("passt runs");
+    assert_eq!(guest.result("carrier"), "0");
+    guest.exits_with(0);
+    guest.log_has(&["the network's backend is gone"]);
+    network.pod.assert_is(&before);
+}
+
+#[test]
+fn passt_ends_with_its_guest() {
+    let network = PodNetwork::new();
+    let mut guest = Run::new(&vmi("ends").grace_seconds(0))
+        .payload("ticker")
+        .within(powerless(&network))
+        .start();
+    guest.wait_for("TICK");
+    let passt = guest.child("passt");
+    guest.control().tell("reset");
+    guest.wait_for("TICK");
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+    let gone = rustix::process::test_kill_process(passt);
+    assert_eq!(gone, Err(rustix::io::Errno::SRCH), "passt has ended");
+
+    let mut guest = Run::new(&vmi("killed"))
+        .payload("ticker")
+        .within(powerless(&network))
+        .start();
+    guest.wait_for("TICK");
+    let passt = guest.child("passt");
+    guest.signal(Signal::KILL);
+    guest.wait();
+    let ended = || rustix::process::test_kill_process(passt).is_err();
+    assert!((0..100).any(|_| ended() || {
+        thread::sleep(Duration::from_millis(50));
+        false
+    }));
+}
+
+#[test]
+fn what_passt_cannot_do_is_said() {
+    let network = PodNetwork::new();
+    let fails = |vmi: &Vmi, wrapper: Vec<String>, words: &[&str]| {
+        let mut run = Run::new(vmi)
+            .payload("sane")
+            .within(wrapper)
+            .start_at_once();
+        run.exits_with(5);
+        run.log_has(words);
+    };
+    let mut hidden = powerless(&network);
+    let at = hidden
+        .iter()
+        .position(|word| word == "setpriv")
+        .expect("it is there");
+    let hide = "mount --bind /dev/null /usr/bin/passt; exec \"$0\" \"$@\"";
+    hidden.splice(at..at, ["sh", "-ec", hide].map(str::to_owned));
+    fails(
+        &vmi("hidden"),
+        hidden,
+        &["needs the program passt", "Debian: passt"],
+    );
+
+    let low = Vmi::new("low").nic(Nic::new("passt").field("ports", "[{port: 80}]"));
+    fails(
+        &low,
+        powerless(&network),
+        &["Port 80", "ip_unprivileged_port_start"],
+    );
+
+    network.pod.namespace.ip("route del default");
+    network.pod.namespace.ip("-6 route del default");
+    fails(
+        &vmi("alone"),
+        powerless(&network),
+        &["passt of NIC \"default\" failed"],
+    );
+
+    let bridge = Vmi::new("bridge").nic(Nic::new("bridge"));
+    fails(
+        &bridge,
+        powerless(&network),
+        &["not permitted", "passt: {}"],
+    );
+}
+
+/// A name server that knows one address; for as long as the test runs.
+fn answer_names(socket: &UdpSocket) {
+    let mut buffer = [0; 512];
+    while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+        let is_a = buffer[..len].ends_with(&[0, 1, 0, 1]);
+        let mut answer = buffer[..len].to_vec();
+        answer[2..4].copy_from_slice(&[0x81, 0x80]);
+        answer[7] = u8::from(is_a);
+        if is_a {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            answer.extend(ANSWER);
+        }
+        // A lost answer is asked for again.
+        let _ = socket.send_to(&answer, from);
+    }
+}
