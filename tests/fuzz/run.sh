@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes with libFuzzer: run.sh SECONDS [TARGET…] runs one target after the other, each for SECONDS,
 # at the lowest priority. It begins with the kept corpus; what it finds goes to target/fuzz.
-# run.sh keep [TARGET…] puts the inputs of target/fuzz that matter into the kept corpus.
+# run.sh keep [TARGET…] keeps an input for each piece of code that was reached.
 set -euo pipefail
 cd "$(dirname "$0")"
 work=$(cd ../.. && pwd)/target/fuzz
@@ -22,7 +22,7 @@ for target in "${targets[@]}"; do
     mkdir -p "$found" "$work/artifacts/$target"
     if [ "$what" = keep ]; then
         rm -rf "$found.min" && mkdir "$found.min"
-        "$built/$target" -merge=1 "$found.min" "corpus/$target" "$found"
+        "$built/$target" -merge=1 -use_counters=0 "$found.min" "corpus/$target" "$found"
         # The smallest first, as far as there is room.
         (cd "$found.min" && ls -Sr) | while read -r name; do
             used=$(cat "corpus/$target"/* | wc -c)
