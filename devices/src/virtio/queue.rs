@@ -197,10 +197,17 @@ impl VirtQueue {
         }
     }
 
+    /// Whether there is something to take.
+    pub fn has_available(&self) -> bool {
+        self.ring.avail_idx(Ordering::Relaxed) != self.next_avail
+    }
+
     /// Tells the driver that it need not kick. Kicks may still come.
     pub fn disable_kicks(&mut self) {
-        // With event indexes the last event asked for has passed already, so no kick is due.
-        if !self.event_idx {
+        if self.event_idx {
+            // An event that has passed: the next to come is 65535 chains away.
+            self.ring.set_avail_event(self.next_avail.wrapping_sub(1));
+        } else {
             self.ring.set_kicks_off(true);
         }
     }
@@ -216,7 +223,7 @@ impl VirtQueue {
         // The wish must be visible before the index is read: the driver writes the index, then
         // reads the wish.
         fence(Ordering::SeqCst);
-        self.ring.avail_idx(Ordering::Relaxed) != self.next_avail
+        self.has_available()
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::error;
 use crate::thread::ThreadRole;
 use crate::virtio::block::bounce::Bounce;
 use crate::virtio::block::image::Image;
+use crate::virtio::block::patience::Patience;
 use crate::virtio::block::request::{HEADER_SIZE, ID_SIZE, Request, Rules, Status};
 use crate::virtio::block::ring::Ring;
 use crate::virtio::block::slots::{Slot, Slots, Step};
@@ -19,6 +20,10 @@ use crate::virtio::{QueueError, QueueHandler, Watch};
 
 /// Requests done one by one before the worker looks at its commands again.
 const SYNC_BUDGET: u16 = 16;
+
+/// Requests handed over at a time where the page cache answers during the call: so the driver sees
+/// the first answers, and makes new requests, while the next are worked on.
+const CACHED_BURST: u16 = 8;
 
 /// What a device's handlers share with it.
 pub(super) struct Shared {
@@ -42,6 +47,9 @@ pub(super) struct BlockHandler {
     dsync: bool,
     /// There may be chains that no kick will announce, because there was no slot for them.
     stalled: bool,
+    /// Requests to take before they are submitted.
+    burst: u16,
+    patience: Patience,
     shared: Arc<Shared>,
 }
 
@@ -55,6 +63,8 @@ impl BlockHandler {
         Self {
             chain: queue.new_chain(),
             slots: Slots::new(queue.size(), Arc::clone(queue.memory())),
+            burst: queue.size(),
+            patience: Patience::new(),
             queue,
             ring,
             bounce: Bounce::default(),
@@ -74,10 +84,13 @@ impl BlockHandler {
         self.stalled = false;
         loop {
             self.queue.disable_kicks();
-            self.take(&mut budget)?;
+            let taken = self.take(&mut budget)?;
             self.submit()?;
             self.reap()?;
             self.queue.notify();
+            if taken > 0 {
+                self.choose_burst();
+            }
             if budget == 0 {
                 self.queue.kick_self();
                 return Ok(());
@@ -86,19 +99,41 @@ impl BlockHandler {
                 self.stalled = true;
                 return Ok(());
             }
-            if !self.queue.enable_kicks() {
-                return Ok(());
+            if self.next_is_near() || self.queue.enable_kicks() {
+                continue;
             }
+            return Ok(());
         }
     }
 
-    fn take(&mut self, budget: &mut u16) -> Result<(), QueueError> {
+    /// Starts at most a burst of requests; how many.
+    fn take(&mut self, budget: &mut u16) -> Result<u16, QueueError> {
         let now = Instant::now();
-        while *budget > 0 && self.slots.has_room() && self.queue.next(&mut self.chain)? {
-            *budget -= 1;
+        let limit = self.burst.min(*budget);
+        let mut taken = 0;
+        while taken < limit && self.slots.has_room() && self.queue.next(&mut self.chain)? {
+            taken += 1;
             self.start(now)?;
         }
-        Ok(())
+        *budget -= taken;
+        Ok(taken)
+    }
+
+    /// Small bursts where requests are done by the time they are submitted, else all at once: a
+    /// device works best on many.
+    fn choose_burst(&mut self) {
+        self.burst = match self.slots.in_flight() {
+            0 => CACHED_BURST.min(self.queue.size()),
+            _ => self.queue.size(),
+        };
+    }
+
+    /// Whether a request is there, or comes so soon that sleeping is not worth it. With requests in
+    /// flight the thread must be found by their completions.
+    fn next_is_near(&mut self) -> bool {
+        let queue = &self.queue;
+        queue.has_available()
+            || self.slots.in_flight() == 0 && self.patience.wait(|| queue.has_available())
     }
 
     /// Starts the request in `self.chain`, or answers it at once.
@@ -320,6 +355,11 @@ impl QueueHandler for BlockHandler {
 
     fn readable(&mut self, _token: u16) -> Result<(), QueueError> {
         self.reap()?;
+        if self.slots.in_flight() == 0 {
+            // The driver is about to see its last completion: its next requests need no kick.
+            self.queue.disable_kicks();
+            self.stalled = true;
+        }
         self.queue.notify();
         if self.stalled { self.serve() } else { Ok(()) }
     }

@@ -11,6 +11,7 @@ mod bounce;
 mod config;
 mod handler;
 mod image;
+mod patience;
 mod request;
 mod ring;
 mod slots;
