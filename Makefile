@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell rustc -vV | sed -n 's/^host: //p')
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab test check fmt clippy unit vm-tests clean
+.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check fmt clippy unit vm-tests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ bench-build: build guest
 
 bench: bench-build ## Measure beside the peers: benches/results (BENCH= options; FIRECRACKER=, CLOUD_HYPERVISOR= binaries)
 	target/$(TARGET)/release/bench run $(BENCH)
+
+bench-micro: ## Time the queue, chain and request paths without a VM
+	$(CARGO) bench --locked -p podvisor-benches
 
 bench-ab: bench-build ## Compare with another revision: BASE=rev (AB= options, such as --cases start --rounds 30)
 	test -n "$(BASE)"
