@@ -10,7 +10,7 @@ pub struct Vmi {
     topology: [u32; 3],
     features: Vec<(String, String)>,
     disks: Vec<Disk>,
-    network: bool,
+    nics: Vec<Nic>,
     multi_queue: bool,
     rng: bool,
     grace_seconds: u64,
@@ -25,7 +25,7 @@ impl Vmi {
             topology: [1, 1, 1],
             features: Vec::new(),
             disks: Vec::new(),
-            network: false,
+            nics: Vec::new(),
             multi_queue: false,
             rng: false,
             grace_seconds: 30,
@@ -64,9 +64,14 @@ impl Vmi {
         self
     }
 
-    /// A NIC on the pod network.
-    pub fn network(mut self) -> Self {
-        self.network = true;
+    /// A NIC on the pod network with the bridge binding.
+    pub fn network(self) -> Self {
+        self.nic(Nic::new("bridge"))
+    }
+
+    /// One more NIC.
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nics.push(nic);
         self
     }
 
@@ -92,7 +97,7 @@ impl Vmi {
     pub fn to_yaml(&self) -> String {
         let [sockets, cores, threads] = self.topology;
         let (name, memory, grace) = (&self.name, &self.memory, self.grace_seconds);
-        let (network, queues) = (self.network, self.multi_queue);
+        let (network, queues) = (!self.nics.is_empty(), self.multi_queue);
         let mut yaml = format!(
             "apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance
@@ -130,11 +135,11 @@ spec:
         if self.rng {
             writeln!(yaml, "      rng: {{}}")?;
         }
-        if self.network {
-            writeln!(
-                yaml,
-                "      interfaces:\n      - name: default\n        bridge: {{}}"
-            )?;
+        if !self.nics.is_empty() {
+            writeln!(yaml, "      interfaces:")?;
+            self.nics
+                .iter()
+                .try_for_each(|nic| nic.write_interface(yaml))?;
         }
         if !self.disks.is_empty() {
             writeln!(yaml, "      disks:")?;
@@ -146,10 +151,58 @@ spec:
                 .iter()
                 .try_for_each(|disk| disk.write_volume(yaml))?;
         }
-        if self.network {
-            writeln!(yaml, "  networks:\n  - name: default\n    pod: {{}}")?;
+        if !self.nics.is_empty() {
+            writeln!(yaml, "  networks:")?;
+            self.nics
+                .iter()
+                .try_for_each(|nic| nic.write_network(yaml))?;
         }
         Ok(())
+    }
+}
+
+/// A NIC of a [`Vmi`].
+#[derive(Clone, Debug)]
+pub struct Nic {
+    name: String,
+    binding: String,
+    fields: Vec<(String, String)>,
+    network: String,
+}
+
+impl Nic {
+    /// A NIC on the pod network with this binding.
+    pub fn new(binding: &str) -> Self {
+        Self {
+            name: "default".to_owned(),
+            binding: binding.to_owned(),
+            fields: Vec::new(),
+            network: "pod: {}".to_owned(),
+        }
+    }
+
+    /// On the secondary network `name` in place of the pod network.
+    pub fn on(mut self, name: &str) -> Self {
+        self.name = name.to_owned();
+        self.network = format!("multus: {{networkName: {name}}}");
+        self
+    }
+
+    /// One more field of the interface.
+    pub fn field(mut self, name: &str, yaml: &str) -> Self {
+        self.fields.push((name.to_owned(), yaml.to_owned()));
+        self
+    }
+
+    fn write_interface(&self, yaml: &mut String) -> std::fmt::Result {
+        writeln!(yaml, "      - name: {}", self.name)?;
+        writeln!(yaml, "        {}: {{}}", self.binding)?;
+        let mut fields = self.fields.iter();
+        fields.try_for_each(|(name, value)| writeln!(yaml, "        {name}: {value}"))
+    }
+
+    fn write_network(&self, yaml: &mut String) -> std::fmt::Result {
+        writeln!(yaml, "  - name: {}\n    {}", self.name, self.network)
     }
 }
 

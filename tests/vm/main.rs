@@ -2,6 +2,7 @@
 //! they need. Linux guests take half a minute each where kernels are interpreted, so each serves
 //! several tests in one; the bare-metal payload does for the rest.
 
+mod answers;
 mod boot;
 mod console;
 mod crash;
@@ -10,6 +11,7 @@ mod hardware;
 mod hostile;
 mod jail;
 mod network;
+mod passt;
 mod pause;
 mod pod;
 mod status;
