@@ -14,7 +14,6 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::input::Input;
 use crate::memory::{self, HEAP};
 use crate::rig::Rig;
-use crate::rng::thread_memory;
 
 const IMAGE_LEN: usize = 64 << 10;
 const PATTERN: u8 = 0x5a;
@@ -127,7 +126,7 @@ pub fn run(bytes: &[u8]) {
         let device = disk.device.take().expect("put back after each input");
         let flush = if ring & 4 == 0 { F_FLUSH } else { 0 };
         let features = device.features() & !F_FLUSH | flush;
-        let mut rig = Rig::new(device, thread_memory(), features, ring & 1 != 0);
+        let mut rig = Rig::new(device, memory::of_this_thread(), features, ring & 1 != 0);
         rig.play(&mut input, request);
         disk.check();
         read_a_sector(&mut rig);

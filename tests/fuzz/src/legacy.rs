@@ -67,6 +67,7 @@ const PORTS: [u64; 10] = [
     pvpanic::PORT as u64,
 ];
 
+/// Mostly a port where somebody is, or the one after it.
 fn port(input: &mut Input<'_>) -> u64 {
     match input.u8() {
         choice if choice < 200 => {

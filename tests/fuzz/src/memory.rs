@@ -1,5 +1,6 @@
 //! Guest memory whose neighbourhood nobody may touch.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use devices::GuestMemory;
@@ -18,9 +19,22 @@ pub const HEAP: u64 = 0xc000;
 /// Bytes in the first two regions behind [`HEAP`].
 pub const HEAP_LEN: u64 = 0x2_0000 - HEAP;
 
+thread_local! {
+    static MEMORY: RefCell<Option<Arc<GuestMemory>>> = const { RefCell::new(None) };
+}
+
+/// Guest memory of this thread, cleared.
+pub fn of_this_thread() -> Arc<GuestMemory> {
+    MEMORY.with_borrow_mut(|memory| {
+        let memory = memory.get_or_insert_with(guarded);
+        clear(memory);
+        Arc::clone(memory)
+    })
+}
+
 /// Maps guest memory with inaccessible pages before and behind each region: an access beside guest
 /// memory ends the process, a system call's fails. It stays mapped for ever, so make few.
-pub fn guarded() -> Arc<GuestMemory> {
+fn guarded() -> Arc<GuestMemory> {
     let regions = REGIONS.iter().map(|&(base, size)| {
         let region = guarded_region(size);
         GuestRegionMmap::new(region, GuestAddress(base)).expect("below 2^64")
@@ -50,7 +64,7 @@ fn guarded_region(size: usize) -> MmapRegion {
 }
 
 /// Fills all of it with zeros.
-pub fn clear(memory: &GuestMemory) {
+fn clear(memory: &GuestMemory) {
     static ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
     for (base, size) in REGIONS {
         memory

@@ -14,7 +14,6 @@ use crate::dhcpv6;
 use crate::input::Input;
 use crate::memory::{self, HEAP};
 use crate::rig::Rig;
-use crate::rng::thread_memory;
 use crate::sent::check_sent;
 
 pub(crate) const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
@@ -139,7 +138,7 @@ pub fn run(bytes: &[u8]) {
         let mut device = nic.device.take().expect("put back after each input");
         device.set_link(true);
         let features = device.features() & !u64::from(features);
-        let mut rig = Rig::new(device, thread_memory(), features, ring & 1 != 0);
+        let mut rig = Rig::new(device, memory::of_this_thread(), features, ring & 1 != 0);
         rig.play(&mut input, |rig, input| {
             step(rig, |frame| nic.peer.send(frame), input)
         });

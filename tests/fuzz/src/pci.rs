@@ -18,7 +18,6 @@ use vmm::pci::{ConfigPorts, Ecam, PciRoot, Window};
 
 use crate::input::Input;
 use crate::memory::{self, HEAP};
-use crate::rng::thread_memory;
 
 const BAR_SIZE: u64 = 0x8000;
 const NOTIFY: u64 = 0x3000;
@@ -40,7 +39,7 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
-        let memory = thread_memory();
+        let memory = memory::of_this_thread();
         let doorbells = Arc::new(FakeDoorbells::default());
         let context = VirtioPciContext {
             mem: Arc::clone(&memory),

@@ -11,7 +11,6 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::input::Input;
 use crate::memory;
-use crate::rng::thread_memory;
 
 /// Chains taken of one queue at most: the driver may offer for ever.
 const CHAINS: usize = 256;
@@ -19,7 +18,7 @@ const CHAINS: usize = 256;
 /// Walks whatever is there.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let memory = thread_memory();
+    let memory = memory::of_this_thread();
     let layout = layout(&mut input);
     let mapped = VirtQueue::new(
         0,

@@ -14,19 +14,18 @@ use devices::virtio::testing::Buffer;
 use crate::dhcp::{self, GUEST};
 use crate::dhcpv6;
 use crate::input::Input;
-use crate::memory::HEAP;
+use crate::memory::{self, HEAP};
 use crate::net::{PEER, step};
 use crate::rig::Rig;
-use crate::rng::thread_memory;
 use crate::sent::check_sent;
 
 const HEADER_SIZE: usize = 12;
 const RX: usize = 0;
 const TX: usize = 1;
 
-/// Play the part of the peer at this value of the first byte: anything on the socket, out of step.
+/// Bit of the input's first byte: the peer may send anything, out of step.
 const RAW: u8 = 1;
-/// The peer sends and receives little at a time.
+/// The socket's buffer is small and the peer reads only now and then.
 const NARROW: u8 = 2;
 
 fn nic(socket: UnixStream) -> Net {
@@ -59,7 +58,7 @@ pub fn run(bytes: &[u8]) {
     }
     let device = nic(ours);
     let features = device.features() & !u64::from(features);
-    let mut rig = Rig::new(device, thread_memory(), features, kind & 4 != 0);
+    let mut rig = Rig::new(device, memory::of_this_thread(), features, kind & 4 != 0);
     let mut sent = Vec::new();
     rig.play(&mut input, |rig, input| {
         let raw = kind & RAW != 0 && input.u8() & 1 != 0;
