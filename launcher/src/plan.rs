@@ -56,7 +56,7 @@ pub struct LaunchPlan {
     pub initrd: Option<BootFile>,
     /// Sources of `machine.disks`, in the same order.
     pub disks: Vec<DiskSource>,
-    /// NICs in PCI slot order, after the disks.
+    /// NICs in PCI slot order, after the disks, unless they name a slot.
     pub nics: Vec<NicSource>,
     /// Host name for the guest; the pod's if unset.
     pub hostname: Option<String>,

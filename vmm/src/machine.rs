@@ -377,24 +377,32 @@ fn attach_devices(
         executor: steward,
     };
     let mut pci = PciRoot::new();
-    let mut attach = |device: Box<dyn VirtioDevice>| -> Result<(), BuildError> {
-        pci.attach(VirtioPciFunction::new(device, context.clone())?)?;
+    plan.nics
+        .iter()
+        .filter_map(|nic| nic.pci_slot)
+        .for_each(|slot| pci.reserve(slot));
+    let mut attach = |device: Box<dyn VirtioDevice>, slot| -> Result<(), BuildError> {
+        let function = VirtioPciFunction::new(device, context.clone())?;
+        match slot {
+            Some(slot) => pci.attach_at(slot, function)?,
+            None => pci.attach(function)?,
+        };
         Ok(())
     };
     for (disk, file) in plan.disks.iter().zip(&resources.disks) {
         let file = file
             .try_clone()
             .map_err(BuildError::host("duplicate a disk's descriptor"))?;
-        attach(Box::new(block_spec(disk, file).build()?))?;
+        attach(Box::new(block_spec(disk, file).build()?), None)?;
     }
     for (nic, backend) in plan.nics.iter().zip(&resources.nics) {
         let backend = backend
             .try_clone()
             .map_err(BuildError::host("duplicate a TAP's descriptor"))?;
-        attach(Box::new(net_spec(nic, backend).build()?))?;
+        attach(Box::new(net_spec(nic, backend).build()?), nic.pci_slot)?;
     }
     if plan.rng {
-        attach(Box::new(Rng::new("rng")))?;
+        attach(Box::new(Rng::new("rng")), None)?;
     }
     Ok(pci)
 }

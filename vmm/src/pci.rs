@@ -17,6 +17,9 @@ pub enum AttachError {
     /// All device numbers are taken.
     #[error("No free PCI slot: the bus holds {} devices", layout::MAX_PCI_DEVICES)]
     Full,
+    /// The device number asked for is taken, or there is no such one.
+    #[error("PCI slot {0} is not free")]
+    Taken(u8),
     /// The memory window is used up.
     #[error("No room for a BAR of {size} bytes in the PCI memory window")]
     Window {
@@ -34,7 +37,9 @@ struct Slot<F> {
 /// The bus. Built before the vCPUs run, then shared.
 pub struct PciRoot<F = VirtioPciFunction> {
     /// Device numbers 1 and up; 0 is the host bridge.
-    slots: Vec<Slot<F>>,
+    slots: [Option<Slot<F>>; layout::MAX_PCI_DEVICES],
+    /// Device numbers that only [`PciRoot::attach_at`] gives, as bits.
+    reserved: u32,
     next_bar: u64,
     config_address: AtomicU32,
 }
@@ -42,7 +47,8 @@ pub struct PciRoot<F = VirtioPciFunction> {
 impl<F> Default for PciRoot<F> {
     fn default() -> Self {
         Self {
-            slots: Vec::new(),
+            slots: [const { None }; layout::MAX_PCI_DEVICES],
+            reserved: 0,
             next_bar: layout::PCI_WINDOW,
             config_address: AtomicU32::new(0),
         }
@@ -55,11 +61,34 @@ impl<F: PciFunction> PciRoot<F> {
         Self::default()
     }
 
-    /// Puts `function` into the next slot and assigns its BAR; the device number.
-    pub fn attach(&mut self, mut function: F) -> Result<usize, AttachError> {
-        if self.slots.len() == layout::MAX_PCI_DEVICES {
-            return Err(AttachError::Full);
+    /// Keeps device number `slot` for [`PciRoot::attach_at`].
+    pub fn reserve(&mut self, slot: u8) {
+        self.reserved |= 1_u32.checked_shl(slot.into()).unwrap_or(0);
+    }
+
+    /// Puts `function` into the next slot that is neither taken nor reserved, and assigns its BAR;
+    /// the device number.
+    pub fn attach(&mut self, function: F) -> Result<usize, AttachError> {
+        let free =
+            |device: &usize| self.slots[device - 1].is_none() && self.reserved & 1 << device == 0;
+        let device = (1..=layout::MAX_PCI_DEVICES).find(free);
+        self.put(device.ok_or(AttachError::Full)?, function)
+    }
+
+    /// Puts `function` into the slot with device number `slot`, and assigns its BAR.
+    pub fn attach_at(&mut self, slot: u8, function: F) -> Result<usize, AttachError> {
+        let device = usize::from(slot);
+        match device
+            .checked_sub(1)
+            .and_then(|index| self.slots.get(index))
+        {
+            Some(None) => self.put(device, function),
+            _ => Err(AttachError::Taken(slot)),
         }
+    }
+
+    /// Puts `function` into a free slot.
+    fn put(&mut self, device: usize, mut function: F) -> Result<usize, AttachError> {
         let size = function.bar_size();
         let base = self.next_bar.next_multiple_of(size);
         let end = layout::PCI_WINDOW + layout::PCI_WINDOW_SIZE;
@@ -68,17 +97,17 @@ impl<F: PciFunction> PciRoot<F> {
         }
         function.assign_bar(base);
         self.next_bar = base + size;
-        self.slots.push(Slot {
+        self.slots[device - 1] = Some(Slot {
             bar: function.bar_address(),
             bar_size: size,
             function: Mutex::new(function),
         });
-        Ok(self.slots.len())
+        Ok(device)
     }
 
     /// Calls `action` on every function.
     pub fn for_each(&self, mut action: impl FnMut(&mut F)) {
-        for slot in &self.slots {
+        for slot in self.slots.iter().flatten() {
             action(&mut lock(slot));
         }
     }
@@ -91,7 +120,7 @@ impl<F: PciFunction> PciRoot<F> {
         match device.checked_sub(1) {
             None => host_bridge_read(offset, data),
             Some(index) => {
-                if let Some(slot) = self.slots.get(index) {
+                if let Some(Some(slot)) = self.slots.get(index) {
                     lock(slot).config_read(offset, data);
                 }
             }
@@ -102,7 +131,7 @@ impl<F: PciFunction> PciRoot<F> {
         if usize::from(offset) + data.len() > usize::from(CONFIG_SPACE_SIZE) {
             return;
         }
-        if let Some(slot) = device
+        if let Some(Some(slot)) = device
             .checked_sub(1)
             .and_then(|index| self.slots.get(index))
         {
@@ -111,7 +140,7 @@ impl<F: PciFunction> PciRoot<F> {
     }
 
     fn find_bar(&self, address: u64, len: usize) -> Option<(&Slot<F>, u64)> {
-        self.slots.iter().find_map(|slot| {
+        self.slots.iter().flatten().find_map(|slot| {
             let offset = address.checked_sub(slot.bar.get()?)?;
             let end = offset.checked_add(len as u64)?;
             (end <= slot.bar_size).then_some((slot, offset))
@@ -329,7 +358,8 @@ mod tests {
         assert_eq!(data, [0xff; 4], "crosses the end of the BAR");
         window.read(0x8000, &mut data);
         assert_eq!(data, [0xff; 4], "nobody there");
-        root.slots[1].bar.set(None);
+        let slot = root.slots[1].as_ref().expect("slot 2");
+        slot.bar.set(None);
         window.read(0x4000, &mut data);
         assert_eq!(data, [0xff; 4], "decoding off");
     }
@@ -341,5 +371,27 @@ mod tests {
             root.attach(probe()).expect("free slot");
         }
         assert!(matches!(root.attach(probe()), Err(AttachError::Full)));
+    }
+
+    #[test]
+    fn a_reserved_slot_is_left_free_for_its_device() {
+        let mut root = PciRoot::new();
+        root.reserve(2);
+        assert_eq!(root.attach(probe()).expect("a free slot"), 1);
+        assert_eq!(root.attach(probe()).expect("a free slot"), 3);
+        assert_eq!(root.attach_at(2, probe()).expect("a free slot"), 2);
+        assert!(matches!(
+            root.attach_at(2, probe()),
+            Err(AttachError::Taken(2))
+        ));
+        assert!(matches!(
+            root.attach_at(0, probe()),
+            Err(AttachError::Taken(0))
+        ));
+        assert!(matches!(
+            root.attach_at(32, probe()),
+            Err(AttachError::Taken(32))
+        ));
+        assert_eq!(root.attach_at(31, probe()).expect("a free slot"), 31);
     }
 }

@@ -20,7 +20,7 @@ pub struct MachinePlan {
     pub cmdline: String,
     /// Disks in PCI slot order.
     pub disks: Vec<DiskPlan>,
-    /// NICs in PCI slot order, after the disks.
+    /// NICs in PCI slot order, after the disks, unless they name a slot.
     pub nics: Vec<NicPlan>,
     /// A virtio-rng device.
     pub rng: bool,
@@ -135,6 +135,8 @@ pub struct NicPlan {
     pub queue_pairs: u16,
     /// Link state at start.
     pub link_up: bool,
+    /// Device number on the PCI bus, 1 to 31; the next free one if unset.
+    pub pci_slot: Option<u8>,
     /// What the guest's DHCP client is told; `None` leaves DHCP to the network.
     pub lease: Option<DhcpLease>,
     /// What the guest is told by DHCPv6 and router advertisements; `None` leaves both to the network.

@@ -140,6 +140,7 @@ fn prepare_network(
             mtu: network.mtu,
             queue_pairs: source.queue_pairs,
             link_up: source.link_up,
+            pci_slot: source.pci_slot,
             lease: network.lease,
             lease6: network.lease6,
             spoof_check: source.mac_spoof_check,

@@ -9,7 +9,7 @@ use super::reader::{Fields, Node, Object};
 pub struct Devices {
     /// Disks in PCI slot order.
     pub disks: Vec<Disk>,
-    /// NICs in PCI slot order.
+    /// NICs in the order of the VMI.
     pub interfaces: Vec<Interface>,
     /// Give the guest the pod network even if it names no interface.
     pub autoattach_pod_interface: bool,
