@@ -12,10 +12,13 @@
  *   guest button EVENT    until the power key of this input device goes down
  *   guest send IP PORT N  N bytes of the pattern over TCP
  *   guest receive PORT N  N bytes over TCP (all bytes if N is 0): count and SHA-256
+ *   guest echo PORT       tell every client, TCP or UDP, what address it has, for ever
+ *   guest ask tcp|udp IP PORT KEY [N]  ask such a server, with N bytes that no router may split
  *   guest digest DEV N [KEY]  SHA-256 of the first N MiB, by direct I/O
  */
 #include <asm/unistd.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/input-event-codes.h>
 #include <linux/reboot.h>
 #include <linux/socket.h>
@@ -27,9 +30,19 @@
 #define MS_NOSUID 2
 #define TCSBRK 0x5409
 #define AF_INET 2
+#define AF_INET6 10
 #define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define SOL_SOCKET 1
 #define SO_REUSEADDR 2
+#define SO_RCVTIMEO 20
+#define SO_SNDTIMEO 21
+#define SOL_IP 0
+#define IP_MTU_DISCOVER 10
+#define SOL_IPV6 41
+#define IPV6_MTU_DISCOVER 23
+#define PMTUDISC_DO 2
+#define POLLIN 1
 #define SHUT_WR 1
 
 typedef unsigned long word;
@@ -396,6 +409,147 @@ static int receive(const char *port, word total)
 	return 0;
 }
 
+/* Reads an IPv6 address, or an IPv4 address as a mapped one. */
+static void address_of(const char *s, unsigned char *to)
+{
+	const char *at = s;
+	int gap = -1, len = 0;
+	unsigned char part[16] = { 0 };
+
+	while (*at && *at != ':' && *at != '.')
+		at++;
+	for (int i = 0; i < 16; i++)
+		to[i] = 0;
+	if (*at == '.') {
+		to[10] = to[11] = 0xff;
+		for (int i = 12; i < 16; i++) {
+			to[i] = (unsigned char)number(s);
+			while (*s && *s++ != '.')
+				;
+		}
+		return;
+	}
+	while (*s && len < 16) {
+		unsigned int group = 0;
+
+		if (*s == ':') {
+			if (*++s == ':')
+				gap = len, s++;
+			continue;
+		}
+		for (; *s && *s != ':'; s++)
+			group = group * 16 + (unsigned int)(*s <= '9' ? *s - '0' : (*s | 32) - 'a' + 10);
+		part[len++] = (unsigned char)(group >> 8);
+		part[len++] = (unsigned char)group;
+	}
+	for (int i = 0; i < len; i++)
+		to[gap < 0 || i < gap ? i : 16 - len + i] = part[i];
+}
+
+/* Appends "ADDRESS PORT", a mapped address as IPv4. */
+static char *peer_text(char *to, const struct sockaddr_in6 *peer)
+{
+	const unsigned char *byte = peer->sin6_addr.s6_addr;
+	unsigned short port = peer->sin6_port;
+
+	if (byte[10] == 0xff && byte[11] == 0xff && !byte[0]) {
+		for (int i = 12; i < 16; i++) {
+			to = digits(to, byte[i], 1);
+			*to++ = i < 15 ? '.' : ' ';
+		}
+	} else {
+		for (int i = 0; i < 32; i++) {
+			*to++ = "0123456789abcdef"[byte[i / 2] >> (i % 2 ? 0 : 4) & 15];
+			if (i % 4 == 3)
+				*to++ = i < 31 ? ':' : ' ';
+		}
+	}
+	return digits(to, (word)(port >> 8 | (port & 0xff) << 8), 1);
+}
+
+/* A socket for both families whose packets no router may split. */
+static long whole_socket(int kind)
+{
+	long fd = call(__NR_socket, AF_INET6, kind, 0);
+	int whole = PMTUDISC_DO, on = 1;
+	struct timespec patience = { 20, 0 };
+
+	call6(__NR_setsockopt, (word)fd, SOL_IP, IP_MTU_DISCOVER, (word)&whole, sizeof(whole), 0);
+	call6(__NR_setsockopt, (word)fd, SOL_IPV6, IPV6_MTU_DISCOVER, (word)&whole, sizeof(whole), 0);
+	call6(__NR_setsockopt, (word)fd, SOL_SOCKET, SO_REUSEADDR, (word)&on, sizeof(on), 0);
+	call6(__NR_setsockopt, (word)fd, SOL_SOCKET, SO_RCVTIMEO, (word)&patience, sizeof(patience), 0);
+	call6(__NR_setsockopt, (word)fd, SOL_SOCKET, SO_SNDTIMEO, (word)&patience, sizeof(patience), 0);
+	return fd;
+}
+
+static int echo(const char *port)
+{
+	struct sockaddr_in6 self = { .sin6_family = AF_INET6, .sin6_port = port_of(port) }, peer;
+	struct {
+		int fd;
+		short events, revents;
+	} ready[2];
+	char *answer = (char *)chunk;
+
+	for (int i = 0; i < 2; i++) {
+		long fd = whole_socket(i ? SOCK_DGRAM : SOCK_STREAM);
+		long err = call(__NR_bind, fd, &self, sizeof(self));
+
+		if (err < 0)
+			return failed("bind", err);
+		ready[i].fd = (int)fd;
+		ready[i].events = POLLIN;
+	}
+	call(__NR_listen, ready[0].fd, 8, 0);
+	say("ECHOING\n");
+	for (;;) {
+		unsigned int size = sizeof(peer);
+		long fd, len;
+
+		call(__NR_poll, ready, 2, -1);
+		if (ready[0].revents) {
+			fd = call(__NR_accept, ready[0].fd, &peer, &size);
+			len = peer_text(answer, &peer) - answer;
+			answer[len] = '\n';
+			call(__NR_write, fd, answer, len + 1);
+			call(__NR_close, fd, 0, 0);
+		}
+		if (ready[1].revents) {
+			len = call6(__NR_recvfrom, (word)ready[1].fd, (word)answer, 65536, 0,
+				    (word)&peer, (word)&size);
+			*peer_text(answer, &peer) = '\n';
+			/* As long as the question, or as the answer needs. */
+			call6(__NR_sendto, (word)ready[1].fd, (word)answer,
+			      (word)(len < 64 ? 64 : len), 0, (word)&peer, size);
+		}
+	}
+}
+
+static int ask(const char *protocol, const char *ip, const char *port, const char *key, word size)
+{
+	struct sockaddr_in6 peer = { .sin6_family = AF_INET6, .sin6_port = port_of(port) };
+	long fd = whole_socket(same(protocol, "udp") ? SOCK_DGRAM : SOCK_STREAM), err, len = 0;
+	char line[160], *at = text(text(text(line, "RESULT "), key), "=");
+
+	address_of(ip, peer.sin6_addr.s6_addr);
+	err = call(__NR_connect, fd, &peer, sizeof(peer));
+	if (err >= 0 && same(protocol, "udp"))
+		err = call(__NR_write, fd, chunk, size);
+	if (err >= 0)
+		err = len = call(__NR_read, fd, chunk, sizeof(chunk));
+	if (err < 0) {
+		at = digits(text(at, "errno "), (word)-err, 1);
+	} else {
+		for (long i = 0; i < len && i < 64 && chunk[i] != '\n'; i++)
+			*at++ = (char)chunk[i];
+		if (size)
+			at = digits(text(at, " "), (word)len, 1);
+	}
+	*at++ = '\n';
+	call(__NR_write, 1, line, at - line);
+	return err < 0;
+}
+
 static int digest(const char *path, word mib, const char *key)
 {
 	struct sha sha;
@@ -428,6 +582,10 @@ static int tool(word argc, char **argv)
 		return send(argv[2], argv[3], number(argv[4]));
 	if (argc == 4 && same(argv[1], "receive"))
 		return receive(argv[2], number(argv[3]));
+	if (argc == 3 && same(argv[1], "echo"))
+		return echo(argv[2]);
+	if ((argc == 6 || argc == 7) && same(argv[1], "ask"))
+		return ask(argv[2], argv[3], argv[4], argv[5], argc == 7 ? number(argv[6]) : 0);
 	if ((argc == 4 || argc == 5) && same(argv[1], "digest"))
 		return digest(argv[2], number(argv[3]), argc == 5 ? argv[4] : "");
 	return failed("usage", 0);

@@ -52,6 +52,14 @@ impl Control {
         self.ask("stats", "stats")
     }
 
+    /// Sets the link state of a NIC.
+    #[track_caller]
+    pub fn set_link(&mut self, nic: &str, up: bool) {
+        let command = json!({ "command": "setLink", "nic": nic, "up": up });
+        let sent = writeln!(self.stream.get_mut(), "{command}");
+        sent.expect("the control socket takes a line");
+    }
+
     /// Sends a command that has no answer.
     #[track_caller]
     pub fn tell(&mut self, command: &str) {

@@ -11,11 +11,13 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod echo;
 pub mod elf;
 pub mod footprint;
 pub mod guest;
 pub mod image;
 pub mod netns;
+pub mod node;
 pub mod proc;
 pub mod run;
 pub mod transcript;

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
@@ -37,6 +38,11 @@ impl Namespace {
         let name = format!("pv-{}-{count}-{role}", std::process::id());
         host("ip", &["netns", "add", &name]);
         Self { name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Runs `ip -n NAME …`, its arguments as one string.
@@ -79,25 +85,132 @@ impl Drop for Namespace {
     }
 }
 
+/// A pod's network namespace, and what podvisor needs in it.
+#[derive(Debug)]
+pub struct Pod {
+    /// The namespace.
+    pub namespace: Namespace,
+    files: PathBuf,
+    state: TempDir,
+}
+
+impl Pod {
+    /// Makes an empty one with a resolver configuration.
+    #[track_caller]
+    pub fn new() -> Self {
+        let namespace = Namespace::new("pod");
+        let files = Path::new("/etc/netns").join(&namespace.name);
+        fs::create_dir_all(&files).expect("/etc/netns can be written");
+        let resolver = format!("search default.svc.cluster.local\nnameserver {DNS}\n");
+        fs::write(files.join("resolv.conf"), resolver).expect("/etc/netns can be written");
+        namespace.ip("link set lo up");
+        Self {
+            namespace,
+            files,
+            state: tempfile::tempdir().expect("a temporary directory"),
+        }
+    }
+
+    /// The words that run a program in the pod: in its network namespace, with its resolver
+    /// configuration, and with a `/run/podvisor` of its own.
+    pub fn wrapper(&self) -> Vec<String> {
+        let script = "mkdir -p /run/podvisor; mount --bind \"$0\" /run/podvisor; exec \"$@\"";
+        let words = [
+            "ip",
+            "netns",
+            "exec",
+            &self.namespace.name,
+            "sh",
+            "-ec",
+            script,
+        ];
+        let mut words = words.map(str::to_owned).to_vec();
+        words.push(self.state.path().to_string_lossy().into_owned());
+        words
+    }
+
+    /// Everything that a run has to put back: addresses, routes, nftables, IP settings.
+    pub fn snapshot(&self) -> Vec<Value> {
+        let commands = [
+            "-details address",
+            "route show table all",
+            "-6 route show table all",
+        ];
+        let mut snapshot = commands
+            .map(|command| json(&self.namespace.ip(&format!("-json {command}"))))
+            .to_vec();
+        for interface in snapshot[0].as_array_mut().into_iter().flatten() {
+            let addresses = interface["addr_info"].as_array_mut();
+            // Link-local addresses go and come with the link, by themselves.
+            addresses
+                .expect("a list")
+                .retain(|address| address["scope"] != "link");
+        }
+        for routes in &mut snapshot[1..] {
+            let routes = routes.as_array_mut().expect("a list");
+            routes.retain(|route| !is_link_local(route));
+            routes.sort_by_key(Value::to_string);
+        }
+        let run = |program: &[&str]| {
+            let mut words = vec!["netns", "exec", &self.namespace.name];
+            words.extend(program);
+            host("ip", &words)
+        };
+        snapshot.push(json(&run(&["nft", "--json", "list", "ruleset"])));
+        let settings =
+            "cd /proc/sys/net; cat ipv4/ip_forward; grep -rs . ipv4/conf ipv6/conf | sort";
+        snapshot.push(Value::from(run(&["sh", "-c", settings])));
+        snapshot
+    }
+
+    /// Expects the network to be as `before`, once the kernel has noticed the carrier.
+    #[track_caller]
+    pub fn assert_is(&self, before: &[Value]) {
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut now = self.snapshot();
+        while now != before && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(100));
+            now = self.snapshot();
+        }
+        for (now, before) in now.iter().zip(before) {
+            assert_eq!(now, before);
+        }
+    }
+}
+
+impl Default for Pod {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        // Left behind at worst.
+        let _ = fs::remove_dir_all(&self.files);
+    }
+}
+
+fn is_link_local(route: &Value) -> bool {
+    let destination = route["dst"].as_str().unwrap_or_default();
+    destination.starts_with("fe80:") || destination.starts_with("ff00:")
+}
+
 /// A pod with `eth0`, and its gateway at the other end of the cable.
 #[derive(Debug)]
 pub struct PodNetwork {
     /// The gateway.
     pub gateway: Namespace,
-    pod: Namespace,
-    files: PathBuf,
-    state: TempDir,
+    /// The pod.
+    pub pod: Pod,
 }
 
 impl PodNetwork {
     /// Makes both, with IPv4 and IPv6 addresses, default routes and a resolver configuration.
     #[track_caller]
     pub fn new() -> Self {
-        let (pod, gateway) = (Namespace::new("pod"), Namespace::new("gw"));
-        let files = Path::new("/etc/netns").join(&pod.name);
-        fs::create_dir_all(&files).expect("/etc/netns can be written");
-        let resolver = format!("search default.svc.cluster.local\nnameserver {DNS}\n");
-        fs::write(files.join("resolv.conf"), resolver).expect("/etc/netns can be written");
+        let (whole, gateway) = (Pod::new(), Namespace::new("gw"));
+        let pod = &whole.namespace;
         pod.ip(&format!(
             "link add eth0 type veth peer name pod netns {}",
             gateway.name
@@ -109,7 +222,6 @@ impl PodNetwork {
         // interpreted does; the large ones are what tests are about.
         gateway.sysctl("tcp_congestion_control", "reno");
         gateway.sysctl("tcp_min_tso_segs", "40");
-        pod.ip("link set lo up");
         pod.ip("link set eth0 mtu 1400 up");
         pod.ip(&format!("address add {POD_ADDRESS}/24 dev eth0"));
         pod.ip(&format!("address add {POD_ADDRESS6} dev eth0 nodad"));
@@ -117,58 +229,45 @@ impl PodNetwork {
         pod.ip(&format!("-6 route add default via {GATEWAY6}"));
         Self {
             gateway,
-            pod,
-            files,
-            state: tempfile::tempdir().expect("a temporary directory"),
+            pod: whole,
         }
     }
 
-    /// The words that run a program in the pod: in its network namespace, with its resolver
-    /// configuration, and with a `/run/podvisor` of its own.
+    /// Gives the pod a second interface, `name`, on a network of its own with the gateway.
+    #[track_caller]
+    pub fn add_secondary(&self, name: &str, mtu: u32) {
+        let (pod, gateway) = (&self.pod.namespace, &self.gateway);
+        pod.ip(&format!(
+            "link add {name} mtu {mtu} type veth peer name red mtu {mtu} netns {}",
+            gateway.name
+        ));
+        gateway.ip("address add 192.168.7.1/24 dev red");
+        gateway.ip("link set red up");
+        pod.ip(&format!("link set {name} up"));
+        pod.ip(&format!("address add 192.168.7.7/24 dev {name}"));
+        pod.ip(&format!("address add fd00:7::7/64 dev {name} nodad"));
+    }
+
+    /// See [`Pod::wrapper`].
     pub fn wrapper(&self) -> Vec<String> {
-        let script = "mkdir -p /run/podvisor; mount --bind \"$0\" /run/podvisor; exec \"$@\"";
-        let words = ["ip", "netns", "exec", &self.pod.name, "sh", "-ec", script];
-        let mut words = words.map(str::to_owned).to_vec();
-        words.push(self.state.path().to_string_lossy().into_owned());
-        words
+        self.pod.wrapper()
     }
 
     /// The MAC address of the pod's interface.
     pub fn mac(&self) -> String {
-        let links: Value = json(&self.pod.ip("-json link show eth0"));
+        let links: Value = json(&self.pod.namespace.ip("-json link show eth0"));
         links[0]["address"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Where the pod's network namespace is bound.
     pub fn pod_path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.pod.name)
-    }
-
-    /// Interfaces, addresses and routes of the pod, as far as they do not depend on the time.
-    pub fn snapshot(&self) -> Vec<Value> {
-        let commands = ["address", "route", "-6 route"];
-        let mut snapshot = commands.map(|command| json(&self.pod.ip(&format!("-json {command}"))));
-        for interface in snapshot[0].as_array_mut().into_iter().flatten() {
-            let addresses = interface["addr_info"].as_array_mut();
-            // Link-local addresses go and come with the link, by themselves.
-            addresses
-                .expect("a list")
-                .retain(|address| address["scope"] != "link");
-        }
-        snapshot.to_vec()
+        Path::new("/run/netns").join(&self.pod.namespace.name)
     }
 }
 
 impl Default for PodNetwork {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for PodNetwork {
-    fn drop(&mut self) {
-        // Left behind at worst.
-        let _ = fs::remove_dir_all(&self.files);
     }
 }
 

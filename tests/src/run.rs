@@ -236,6 +236,19 @@ impl Guest {
         Control::connect(&self.control)
     }
 
+    /// Kills the launcher, if it has not ended, and its vm process, if there is one. Whether the
+    /// launcher had not ended.
+    pub fn kill_both(&mut self) -> bool {
+        let vm = self.vm_pid_now();
+        // Not reaped yet, so the number is still the launcher's.
+        let _ = kill_process(self.pid, Signal::KILL);
+        if let Some(vm) = vm {
+            // It ends by itself when the launcher does, and may have.
+            let _ = kill_process(vm, Signal::KILL);
+        }
+        self.wait().code().is_none()
+    }
+
     /// Sends a signal to the launcher.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("the launcher runs");
@@ -249,16 +262,16 @@ impl Guest {
     /// The vm process.
     #[track_caller]
     pub fn vm_pid(&self) -> Pid {
+        self.vm_pid_now().expect("the launcher has a vm process")
+    }
+
+    /// The vm process, if there is one at the moment.
+    pub fn vm_pid_now(&self) -> Option<Pid> {
         let pid = self.pid.as_raw_nonzero();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let children = children.expect("the launcher runs");
-        let first = children
-            .split_whitespace()
-            .next()
-            .and_then(|pid| pid.parse().ok());
-        first
-            .and_then(Pid::from_raw)
-            .expect("the launcher has a vm process")
+        let children = children.ok()?;
+        let first = children.split_whitespace().next()?;
+        Pid::from_raw(first.parse().ok()?)
     }
 
     /// The launcher's child whose name begins so.

@@ -56,7 +56,7 @@ fn machine(memory: &str) -> Vmi {
 
 fn attack(memory: &str, secs: u64, seed: Option<&str>) {
     let network = PodNetwork::new();
-    let before = network.snapshot();
+    let before = network.pod.snapshot();
     let run = Run::new(&machine(memory));
     let image = image::zeros(&run.dir(), "root.img", MIB);
     let constant = image::filled(&run.dir(), "constant.img", MIB);
@@ -91,7 +91,7 @@ fn attack(memory: &str, secs: u64, seed: Option<&str>) {
         "the read-only disk was written"
     );
     assert_eq!(fs::metadata(&image).expect("the image").len(), MIB as u64);
-    assert_eq!(network.snapshot(), before);
+    network.pod.assert_is(&before);
 }
 
 /// Waits as long as the guest says every few seconds that it goes on.

@@ -11,6 +11,8 @@ mod hardware;
 mod hostile;
 mod jail;
 mod network;
+mod network_bindings;
+mod network_kill;
 mod passt;
 mod pause;
 mod pod;

@@ -21,7 +21,7 @@ const FROM_GUEST: u16 = 5002;
 #[test]
 fn linux_on_the_pod_network() {
     let network = PodNetwork::new();
-    let before = network.snapshot();
+    let before = network.pod.snapshot();
     let mac = network.mac();
     let run = Run::new(&Vmi::new("net").topology(1, 2, 1).multi_queue().network());
     let sent = image::filled(&run.dir(), "sent", BYTES);
@@ -82,7 +82,7 @@ fn linux_on_the_pod_network() {
     );
 
     guest.exits_with(0);
-    assert_eq!(network.snapshot(), before, "the pod gets its network back");
+    network.pod.assert_is(&before);
 }
 
 /// However the guest ends, the pod's network is as before; even a killed launcher's is put right
@@ -90,7 +90,7 @@ fn linux_on_the_pod_network() {
 #[test]
 fn the_network_is_given_back() {
     let network = PodNetwork::new();
-    let before = network.snapshot();
+    let before = network.pod.snapshot();
     let vmi = Vmi::new("back").network().grace_seconds(0);
     let start = |cmdline: &str| {
         Run::new(&vmi)
@@ -102,27 +102,23 @@ fn the_network_is_given_back() {
     let mut guest = start("ticker");
     guest.wait_for("TICK");
     assert_ne!(
-        network.snapshot(),
+        network.pod.snapshot(),
         before,
         "the guest has the pod's address"
     );
     guest.signal(Signal::TERM);
     guest.exits_with(4);
-    assert_eq!(network.snapshot(), before, "after a stop");
+    network.pod.assert_is(&before);
 
     let mut guest = start("crash how=triple");
     guest.exits_with(3);
-    assert_eq!(network.snapshot(), before, "after a crash");
+    network.pod.assert_is(&before);
 
     let mut guest = start("ticker");
     guest.wait_for("TICK");
     rustix::process::kill_process(guest.vm_pid(), Signal::KILL).expect("the vm process runs");
     guest.exits_with(1);
-    assert_eq!(
-        network.snapshot(),
-        before,
-        "after the vm process was killed"
-    );
+    network.pod.assert_is(&before);
 
     let mut guest = start("ticker");
     guest.wait_for("TICK");
@@ -131,11 +127,7 @@ fn the_network_is_given_back() {
     let mut guest = start("sane");
     guest.wait_for("RESULT sane=ok");
     guest.exits_with(0);
-    assert_eq!(
-        network.snapshot(),
-        before,
-        "after the launcher was killed and another ran"
-    );
+    network.pod.assert_is(&before);
 }
 
 /// Bytes of an average packet in one direction.

@@ -75,7 +75,7 @@ impl Drop for Container {
 #[test]
 fn entrypoint_with_disk_and_network() {
     let network = PodNetwork::new();
-    let before = network.snapshot();
+    let before = network.pod.snapshot();
     let vmi = Vmi::new("pod").disk(Disk::new("root")).network().rng();
     let run = Run::new(&vmi).payload("sane");
     let volume = volume(&run.dir());
@@ -94,7 +94,7 @@ fn entrypoint_with_disk_and_network() {
         .guest
         .wait_for("RESULT sane=ok devices=3 failed=0");
     container.guest.exits_with(0);
-    assert_eq!(network.snapshot(), before);
+    network.pod.assert_is(&before);
 }
 
 /// As KubeVirt runs its containers: without any capability, as a user who owns the device nodes.

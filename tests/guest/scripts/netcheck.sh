@@ -1,0 +1,41 @@
+# Leases on all cards, then questions to and from other hosts, on command from the
+# console: each line is run by the shell, `guest ask ...` among them.
+
+for card in /sys/class/net/*; do
+	[ ! -e "$card/device" ] || set -- "$@" "${card##*/}"
+done
+ip link set lo up
+for card; do
+	ip link set "$card" up
+	# Goes to the background with the lease.
+	udhcpc -i "$card" -n -t 5 -T 3 -O mtu -O staticroutes -O search \
+		-p "/tmp/$card.pid" -s /scripts/lease.sh || fail "no lease on $card"
+done
+guest echo 7000 &
+
+# Renews the lease of card $1.
+renew() { read -r pid < "/tmp/$1.pid" && kill -USR1 "$pid"; }
+
+# Adds IPv6 address $2 to card $1, usable at once.
+address6() { ip -6 addr add "$2" dev "$1" nodad; }
+
+# Prints which answers the name $1 has.
+lookup() {
+	nslookup "$1" > /tmp/lookup 2>&1
+	while read -r word answer; do
+		case $word in Address*) result "lookup=${answer#1: }" ;; esac
+	done < /tmp/lookup
+}
+
+# Prints the state of card $1.
+carrier() { read -r value < "/sys/class/net/$1/carrier" && result "carrier.$1=$value"; }
+
+# Prints the IPv6 default route.
+route6() { result "route6=$(ip -6 route show default)"; }
+
+echo READY
+while read -r line; do
+	[ "$line" != done ] || break
+	eval "$line"
+	echo "DID $line"
+done

@@ -1,0 +1,236 @@
+//! Two guests in two pods of a node, one behind address translation, one with its pod's address and
+//! a second card, and what they and a third pod reach of each other.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+
+use podvisor_tests::echo::{self, Seen, ask_tcp, ask_udp};
+use podvisor_tests::netns::{DNS, Namespace};
+use podvisor_tests::node::Node;
+use podvisor_tests::run::{Guest, Run};
+use podvisor_tests::vmi::{Nic, Vmi};
+
+/// Served by guests.
+const GUEST_PORT: u16 = 7000;
+/// Served by the node and the third pod.
+const PORT: u16 = 7001;
+
+const MASQUERADED: [&str; 2] = ["10.244.1.7", "fd00:10:244:1::7"];
+const THIRD: [&str; 2] = ["10.244.1.8", "fd00:10:244:1::8"];
+const BRIDGED: [&str; 2] = ["10.244.1.9", "fd00:10:244:1::9"];
+const INSIDE_GATEWAY: [&str; 2] = ["10.0.2.1", "fd10:0:2::1"];
+
+/// Bytes of IP and UDP headers.
+const HEADERS: [usize; 2] = [28, 48];
+
+#[test]
+fn two_guests_and_their_neighbours() {
+    let node = Node::new();
+    let (left, third, right) = (node.pod(7, 1400), node.pod(8, 9000), node.pod(9, 9000));
+    node.join_red(&right, "podb1f51a511f1", 9, 9000);
+    echo::serve(&third.namespace, PORT);
+    echo::serve(&node.namespace, PORT);
+    echo::serve_dns(&node.namespace, DNS, ip(THIRD[0]), ip(THIRD[1]));
+    let before = (left.snapshot(), right.snapshot());
+
+    let ports = "[{port: 7000}, {port: 7000, protocol: UDP}]";
+    let masquerade = Vmi::new("left").nic(Nic::new("masquerade").field("ports", ports));
+    let red = Nic::new("bridge")
+        .on("red")
+        .field("pciAddress", "\"0000:00:0a.0\"");
+    let bridge = Vmi::new("right").nic(Nic::new("bridge")).nic(red);
+    let start = |vmi: &Vmi, wrapper: Vec<String>| {
+        let run = Run::new(vmi).linux("netcheck").cmdline("ipv6.disable=0");
+        run.within(wrapper).with_input().start()
+    };
+    let mut masqueraded = start(&masquerade, left.wrapper());
+    let mut bridged = start(&bridge, right.wrapper());
+
+    check_lease(
+        &masqueraded,
+        &[("ip", "10.0.2.2"), ("gw", "10.0.2.1"), ("mtu", "1400")],
+    );
+    tell(&mut masqueraded, "address6 eth0 fd10:0:2::2/120");
+    tell(&mut masqueraded, "route6");
+    let route = masqueraded.result("route6");
+    assert!(route.contains("via fe80::ff:fe00:0"), "{route}");
+
+    check_lease(
+        &bridged,
+        &[("ip", BRIDGED[0]), ("gw", "10.244.1.1"), ("mtu", "9000")],
+    );
+    check_lease(&bridged, &[("ip", "192.168.7.9"), ("mtu", "9000")]);
+    tell(&mut bridged, "address6 eth0 fd00:10:244:1::9/64");
+    tell(
+        &mut bridged,
+        "result slot=$(readlink -f /sys/class/net/eth1)",
+    );
+    assert!(bridged.result("slot").contains("/0000:00:0a.0/virtio"));
+
+    reach_each_other(&mut masqueraded, &mut bridged, &third.namespace);
+    only_listed_ports_are_let_in(&third.namespace);
+    the_pod_reaches_its_guest(&left.namespace);
+    for (family, address) in MASQUERADED.into_iter().enumerate() {
+        let seen = guest_asks(&mut masqueraded, "tcp", address, GUEST_PORT, 0);
+        assert_eq!(
+            seen,
+            Some(ip(INSIDE_GATEWAY[family])),
+            "hairpin to {address}"
+        );
+    }
+    mtu_end_to_end(&mut masqueraded, &third.namespace, MASQUERADED, 1400);
+    mtu_end_to_end(&mut bridged, &third.namespace, BRIDGED, 9000);
+
+    let seen = guest_asks(&mut bridged, "udp", "192.168.7.1", PORT, 64);
+    assert_eq!(seen, Some(ip("192.168.7.9")), "the second card");
+    let seen = ask_tcp(&node.namespace, socket("192.168.7.9", GUEST_PORT));
+    assert_eq!(
+        seen.expect("the second card").by_server.ip(),
+        ip("192.168.7.1")
+    );
+
+    for guest in [&mut masqueraded, &mut bridged] {
+        names_are_found(guest);
+        leases_are_renewed(guest);
+        links_go_down_and_up(guest);
+    }
+    for mut guest in [masqueraded, bridged] {
+        guest.type_line("done");
+        guest.exits_with(0);
+    }
+    left.assert_is(&before.0);
+    right.assert_is(&before.1);
+}
+
+fn reach_each_other(masqueraded: &mut Guest, bridged: &mut Guest, pod: &Namespace) {
+    for family in [0, 1] {
+        let (left, right, third) = (MASQUERADED[family], BRIDGED[family], THIRD[family]);
+        for (guest, from, other) in [
+            (&mut *masqueraded, left, right),
+            (&mut *bridged, right, left),
+        ] {
+            for (to, port) in [(third, PORT), (other, GUEST_PORT)] {
+                for protocol in ["tcp", "udp"] {
+                    let seen = guest_asks(guest, protocol, to, port, 64);
+                    assert_eq!(seen, Some(ip(from)), "{protocol} from {from} to {to}");
+                }
+            }
+        }
+        for to in [left, right] {
+            let server = socket(to, GUEST_PORT);
+            for seen in [ask_tcp(pod, server), ask_udp(pod, server, 64)] {
+                let Seen {
+                    by_server,
+                    by_client,
+                } = seen.expect("the guest answers");
+                assert_eq!(by_server.ip(), ip(third), "to {to}");
+                assert_eq!(by_server.port(), by_client.port(), "to {to}");
+            }
+        }
+    }
+}
+
+fn only_listed_ports_are_let_in(third: &Namespace) {
+    for address in MASQUERADED {
+        let error = ask_tcp(third, socket(address, 22)).expect_err("nobody listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}");
+    }
+}
+
+fn the_pod_reaches_its_guest(pod: &Namespace) {
+    for (loopback, gateway) in ["127.0.0.1", "::1"].into_iter().zip(INSIDE_GATEWAY) {
+        let server = socket(loopback, GUEST_PORT);
+        for seen in [ask_tcp(pod, server), ask_udp(pod, server, 64)] {
+            let seen = seen.expect("the guest answers");
+            assert_eq!(seen.by_server.ip(), ip(gateway), "{loopback}");
+        }
+    }
+}
+
+/// The largest whole packet passes both ways, and the guest knows that a larger one would not.
+fn mtu_end_to_end(guest: &mut Guest, third: &Namespace, addresses: [&str; 2], mtu: usize) {
+    for (family, address) in addresses.into_iter().enumerate() {
+        let largest = mtu - HEADERS[family];
+        let seen = guest_asks(guest, "udp", THIRD[family], PORT, largest);
+        assert_eq!(
+            seen,
+            Some(ip(address)),
+            "{largest} bytes to {}",
+            THIRD[family]
+        );
+        let seen = guest_asks(guest, "udp", THIRD[family], PORT, largest + 1);
+        assert_eq!(seen, None, "{} bytes to {}", largest + 1, THIRD[family]);
+        let seen = ask_udp(third, socket(address, GUEST_PORT), largest);
+        assert_eq!(
+            seen.expect("the guest answers").by_server.ip(),
+            ip(THIRD[family])
+        );
+    }
+}
+
+fn names_are_found(guest: &mut Guest) {
+    guest.type_line("lookup web.default.svc.cluster.local");
+    let server = guest.result("lookup");
+    assert!(server.starts_with(DNS), "{server}");
+    let mut found = [guest.result("lookup"), guest.result("lookup")].map(|text| ip(&text));
+    found.sort();
+    assert_eq!(found, THIRD.map(ip));
+}
+
+fn leases_are_renewed(guest: &mut Guest) {
+    guest.type_line("renew eth0");
+    assert_eq!(guest.result("lease"), "86313600");
+}
+
+fn links_go_down_and_up(guest: &mut Guest) {
+    for (up, carrier) in [(false, "0"), (true, "1")] {
+        guest.control().set_link("default", up);
+        // The guest hears of it by an interrupt, at its own time.
+        for _ in 0..50 {
+            tell(guest, "carrier eth0");
+            if guest.result("carrier.eth0") == carrier {
+                break;
+            }
+        }
+        tell(guest, "carrier eth0");
+        assert_eq!(guest.result("carrier.eth0"), carrier);
+    }
+    let seen = guest_asks(guest, "tcp", THIRD[0], PORT, 0);
+    assert!(seen.is_some(), "the network works again");
+}
+
+#[track_caller]
+fn check_lease(guest: &Guest, expected: &[(&str, &str)]) {
+    for (key, value) in expected {
+        assert_eq!(guest.result(key), *value, "{key}");
+    }
+}
+
+/// Lets the guest do something and waits until it is done.
+#[track_caller]
+fn tell(guest: &mut Guest, line: &str) {
+    guest.type_line(line);
+    guest.wait_for(&format!("DID {}", line.split(' ').next().unwrap_or(line)));
+}
+
+/// What address a server sees when the guest asks it; `None` if there is no answer.
+#[track_caller]
+fn guest_asks(
+    guest: &mut Guest,
+    protocol: &str,
+    to: &str,
+    port: u16,
+    size: usize,
+) -> Option<IpAddr> {
+    guest.type_line(&format!("guest ask {protocol} {to} {port} seen {size}"));
+    let answer = guest.result("seen");
+    answer.split(' ').next()?.parse().ok()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn socket(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(address), port)
+}

@@ -1,0 +1,83 @@
+//! A run that is killed at any point is recovered from by the next, and nothing is left.
+
+use std::time::{Duration, Instant};
+
+use podvisor_tests::netns::PodNetwork;
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::{Nic, Vmi};
+
+const ROUNDS: u32 = 50;
+
+/// 50 times: launcher and vm process are killed, once or up to three times in a row, somewhere
+/// between start and the end of a clean exit; then a whole run succeeds and the pod's network is as
+/// it was. Both bindings in one guest.
+#[test]
+fn kills_at_random_points_are_recovered_from() {
+    let network = two_networks();
+    let before = network.pod.snapshot();
+    let vmi = Vmi::new("kill")
+        .memory("64Mi")
+        .grace_seconds(0)
+        .nic(Nic::new("bridge"))
+        .nic(Nic::new("masquerade").on("red"));
+    let start = || {
+        Run::new(&vmi)
+            .payload("sane")
+            .within(network.wrapper())
+            .start()
+    };
+    let whole = || {
+        let begin = Instant::now();
+        start().exits_with(0);
+        network.pod.assert_is(&before);
+        begin.elapsed()
+    };
+
+    let mut random = Random::from_environment();
+    let length = whole().min(whole());
+    println!("a run takes {length:?}");
+    let mut killed = 0;
+    for round in 0..ROUNDS {
+        for _ in 0..=random.below(3) {
+            let mut guest = start();
+            let delay = length * random.below(1100) / 1000;
+            std::thread::sleep(delay);
+            println!("round {round}: killed after {delay:?}");
+            killed += u32::from(guest.kill_both());
+        }
+        whole();
+    }
+    assert!(
+        killed >= ROUNDS,
+        "only {killed} runs were under way when killed"
+    );
+}
+
+/// A pod on the pod network and on a secondary one.
+fn two_networks() -> PodNetwork {
+    let network = PodNetwork::new();
+    network.add_secondary("podb1f51a511f1", 9000);
+    network
+}
+
+/// Numbers that look random (xorshift), the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    /// The seed is `PODVISOR_SEED`, or the time.
+    fn from_environment() -> Self {
+        let given = std::env::var("PODVISOR_SEED").ok();
+        let given = given.and_then(|text| text.parse().ok());
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+        let seed = given.unwrap_or(now.unwrap_or(Duration::ZERO).as_nanos() as u64 | 1);
+        println!("PODVISOR_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as u32 % limit
+    }
+}
