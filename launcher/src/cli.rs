@@ -30,9 +30,30 @@ pub enum Command {
     Plan(MachineArgs),
     /// Send a command to the control socket of a running machine.
     Ctl(CtlArgs),
+    /// Print what runs have prepared in this network namespace.
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Print the system call filters of the vm process and of the launcher.
     #[command(subcommand)]
     Seccomp(SeccompCommand),
+}
+
+/// What to print of the network.
+#[derive(Debug, Subcommand)]
+pub enum NetCommand {
+    /// Print guests' NICs: what was prepared, the leases given, what the end of the run restores.
+    Show(NetShowArgs),
+}
+
+/// Arguments of `net show`.
+#[derive(Debug, Args)]
+pub struct NetShowArgs {
+    /// Form of the answer.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: LogFormat,
+    /// Where runs keep what they have prepared.
+    #[arg(long, value_name = "DIRECTORY", default_value = crate::network::STATE_DIR)]
+    pub state_dir: PathBuf,
 }
 
 /// What to print of the filters.

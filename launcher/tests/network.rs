@@ -607,3 +607,43 @@ fn masquerade_adopts_what_the_node_agent_prepared() {
         "{answer}"
     );
 }
+
+#[test]
+fn net_show_says_what_is_prepared() {
+    let Some(pod) = Pod::new("show") else { return };
+    let state = pod.state.path().to_string_lossy().into_owned();
+    let show = |format: &str| {
+        let podvisor = env!("CARGO_BIN_EXE_podvisor");
+        let output = ["-o", format, "--state-dir", &state];
+        pod.inside(&[&[podvisor, "net", "show"], &output[..]].concat())
+    };
+    let nothing = "No guest's network is prepared in this namespace.\n";
+    assert_eq!(show("text"), nothing);
+    let launched = pod.launch_masquerade(&[]);
+    let text = show("text");
+    for expected in [
+        "default (masquerade) on eth0",
+        "state     running\n",
+        "MAC 0a:58:0a:09:00:05, MTU 1450, 1 queue pairs, tap0 on k6t-eth0",
+        "10.0.2.2/24 from 10.0.2.1, router 10.0.2.1, DNS 10.96.0.10, search a.svc.cluster.local",
+        "fd10:0:2::2/120, router advertisements",
+        "eth0 IPv4 forwarding 0, IPv6 all/forwarding 0",
+    ] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    launched.kill();
+    let nics: Value = serde_json::from_str(&show("json")).expect("JSON");
+    assert_eq!(nics[0]["running"], false);
+    assert_eq!(nics[0]["lease"]["address"], "10.0.2.2");
+    let launched = pod.launch(1);
+    let text = show("text");
+    for expected in [
+        "default (bridge) on eth0",
+        "10.9.0.5/24 from 169.254.75.10, router 10.9.0.1, 169.254.1.1/32 via 0.0.0.0",
+        "eth0 MAC 0a:58:0a:09:00:05 MTU 1450, 10.9.0.5/24, 10.9.7.7/32, fd00:9::5/64",
+    ] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    launched.restore();
+    assert_eq!(show("text"), nothing);
+}

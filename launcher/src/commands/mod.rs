@@ -3,12 +3,13 @@
 mod ctl;
 mod error;
 mod input;
+mod net;
 mod plan;
 mod run;
 mod seccomp;
 mod validate;
 
-use crate::cli::{Cli, Command, SeccompCommand};
+use crate::cli::{Cli, Command, NetCommand, SeccompCommand};
 use crate::exit::Exit;
 
 pub use self::error::CommandError;
@@ -20,6 +21,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         Command::Validate(args) => validate::validate(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Ctl(args) => ctl::ctl(&args),
+        Command::Net(NetCommand::Show(args)) => net::show(&args),
         Command::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),
     }
 }

@@ -49,6 +49,8 @@ pub struct NetworkGuard {
     pub(super) changed: Vec<Changed>,
     /// Ended with the guard.
     pub(super) passt: Vec<Passt>,
+    /// Files to remove.
+    pub(super) records: Vec<PathBuf>,
 }
 
 impl NetworkGuard {
@@ -59,6 +61,10 @@ impl NetworkGuard {
     }
 
     fn undo(&mut self) -> Result<(), NetworkError> {
+        for record in self.records.drain(..) {
+            // It may not have been written, and nobody depends on it.
+            let _ = fs::remove_file(record);
+        }
         let changed = std::mem::take(&mut self.changed);
         if changed.is_empty() {
             return Ok(());

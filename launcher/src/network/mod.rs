@@ -23,6 +23,7 @@ mod netlink;
 mod nft;
 mod passt;
 mod prepare;
+mod record;
 mod restore;
 mod state;
 mod sysctl;
@@ -38,11 +39,15 @@ use serde::Serialize;
 pub use self::error::{NetworkError, Step};
 pub use self::guard::NetworkGuard;
 pub use self::prepare::prepare;
+pub use self::record::{NicRecord, NicStatus, show};
 
 use crate::vmi::{DhcpOptions, Port, Subnet};
 
 /// Where KubeVirt's node agent says what the pod's interface was (contract 5.4).
 const VIF_CACHE_DIR: &str = "/var/run/kubevirt-private";
+
+/// Where runs keep what they need to put a pod's network back.
+pub const STATE_DIR: &str = "/run/podvisor";
 
 /// How a guest NIC joins the pod's network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -109,7 +114,7 @@ pub struct NetworkOptions {
 impl Default for NetworkOptions {
     fn default() -> Self {
         Self {
-            state_dir: PathBuf::from("/run/podvisor"),
+            state_dir: PathBuf::from(STATE_DIR),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             vif_cache_dir: PathBuf::from(VIF_CACHE_DIR),
             hostname: None,

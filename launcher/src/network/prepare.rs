@@ -13,6 +13,7 @@ use super::masquerade::{self, GATEWAY_MAC, PodAddresses};
 use super::names::{Names, server_address};
 use super::netlink::{Link, Netlink};
 use super::passt::{self, Passt};
+use super::record::NicRecord;
 use super::restore::{is_route_worth_saving, is_worth_saving};
 use super::state::{Change, Place, SavedInterface};
 use super::sysctl::{self, SavedSetting};
@@ -42,6 +43,7 @@ pub fn prepare(
     let mut guard = NetworkGuard {
         changed: Vec::new(),
         passt: Vec::new(),
+        records: Vec::new(),
     };
     if requests.is_empty() {
         return Ok((Vec::new(), guard));
@@ -126,6 +128,18 @@ impl<'a> Task<'a> {
     }
 
     async fn run(self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
+        let prepared = self.prepare(guard).await?;
+        let ours = |changed: &Changed| changed.names == self.names;
+        let adopted = !guard.changed.iter().any(ours);
+        let record = NicRecord::new(self.request, &self.names, &prepared, adopted);
+        let (directory, interface) = (&self.options.state_dir, &self.names.interface);
+        let file = self.place.record(directory, interface);
+        record.store(&file);
+        guard.records.push(file);
+        Ok(prepared)
+    }
+
+    async fn prepare(&self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
         if let Some(saved) = SavedInterface::load(&self.file, &self.place) {
             self.recover(saved).await?;
         }
@@ -145,8 +159,8 @@ impl<'a> Task<'a> {
             }
             (Binding::Bridge, Some(_), Some(_)) if nic.is_some() => self.adopt_bridge(link).await,
             (_, _, _) if nic.is_some() => Err(NetworkError::Unrecoverable {
-                interface: self.names.interface,
-                file: self.file,
+                interface: self.names.interface.clone(),
+                file: self.file.clone(),
             }),
             (Binding::Masquerade(masquerade), Some(bridge), Some(_)) => {
                 self.adopt_masquerade(link, bridge, masquerade).await

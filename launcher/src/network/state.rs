@@ -75,6 +75,18 @@ impl Place {
     }
 }
 
+impl Place {
+    /// How the names of all records in this place begin.
+    pub(super) fn record_prefix(&self) -> String {
+        format!("guest-{}-", self.namespace)
+    }
+
+    /// The record about `interface` in `directory`.
+    pub(super) fn record(&self, directory: &Path, interface: &str) -> PathBuf {
+        directory.join(format!("{}{interface}.json", self.record_prefix()))
+    }
+}
+
 impl SavedInterface {
     pub(super) fn new(
         place: Place,

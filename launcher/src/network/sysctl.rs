@@ -2,6 +2,7 @@
 //!
 //! `/proc/sys` is read-only in most containers that are not privileged.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,12 @@ pub(super) struct SavedSetting {
     /// Below [`IPV6`].
     name: String,
     value: String,
+}
+
+impl fmt::Display for SavedSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IPv6 {} {}", self.name, self.value)
+    }
 }
 
 impl SavedSetting {

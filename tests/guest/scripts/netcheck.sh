@@ -1,6 +1,7 @@
 # Leases on all cards, then questions to and from other hosts, on command from the
 # console: each line is run by the shell, `guest ask ...` among them.
 
+set --
 for card in /sys/class/net/*; do
 	[ ! -e "$card/device" ] || set -- "$@" "${card##*/}"
 done

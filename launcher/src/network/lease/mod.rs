@@ -133,6 +133,12 @@ fn with_routes(
     }
 }
 
+/// `ADDRESS/PREFIX` of an address.
+pub(super) fn text(message: &AddressMessage) -> Option<String> {
+    let (address, prefix_len) = ip(message)?;
+    Some(format!("{address}/{prefix_len}"))
+}
+
 /// Address and prefix length of a global IPv4 address.
 pub(super) fn global_ipv4(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
     match global(message)? {
@@ -154,9 +160,11 @@ pub(super) fn global_ipv6(message: &AddressMessage) -> Option<(Ipv6Addr, u8)> {
 }
 
 fn global(message: &AddressMessage) -> Option<(IpAddr, u8)> {
-    if message.header.scope != AddressScope::Universe {
-        return None;
-    }
+    let global = message.header.scope == AddressScope::Universe;
+    ip(message).filter(|_| global)
+}
+
+fn ip(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     // `Local` is ours; on point-to-point links `Address` is the peer's.
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
