@@ -222,6 +222,14 @@ impl Guest {
         self.log.wait_for("Running", PATIENCE);
     }
 
+    /// The value of the next line `RESULT key=value`; later calls look behind it.
+    #[track_caller]
+    pub fn next_result(&self, key: &str) -> String {
+        let start = format!("RESULT {key}=");
+        let value = |line: &str| line.strip_prefix(&start).map(str::to_owned);
+        self.console.wait_for_match(value, PATIENCE)
+    }
+
     /// Types a line.
     #[track_caller]
     pub fn type_line(&mut self, line: &str) {

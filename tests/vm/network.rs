@@ -8,7 +8,7 @@ use podvisor_tests::PATIENCE;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::{DNS, GATEWAY, POD_ADDRESS, PodNetwork};
 use podvisor_tests::run::Run;
-use podvisor_tests::vmi::Vmi;
+use podvisor_tests::vmi::{Nic, Vmi};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -128,6 +128,53 @@ fn the_network_is_given_back() {
     guest.wait_for("RESULT sane=ok");
     guest.exits_with(0);
     network.pod.assert_is(&before);
+}
+
+/// What KubeVirt's node agent has prepared needs no capability, and stays; without it the launcher
+/// says what is missing.
+#[test]
+fn the_node_agents_network_needs_no_capability() {
+    let network = PodNetwork::new();
+    let pod = &network.pod.namespace;
+    let start = |binding: &str| {
+        let mut wrapper = network.wrapper();
+        wrapper.extend(["setpriv", "--bounding-set=-all", "--inh-caps=-all"].map(str::to_owned));
+        let vmi = Vmi::new("agent").nic(Nic::new(binding));
+        Run::new(&vmi).payload("sane").within(wrapper).start()
+    };
+    let before = network.pod.snapshot();
+    for binding in ["bridge", "masquerade"] {
+        let mut guest = start(binding);
+        guest.exits_with(5);
+        guest.log_has(&[
+            "Cannot attach to TAP \"tap0\"",
+            "capabilities.add: [NET_ADMIN]",
+        ]);
+        network.pod.assert_is(&before);
+    }
+
+    pod.ip("link add k6t-eth0 address 02:00:00:00:00:00 mtu 1400 type bridge");
+    pod.ip("address add 10.0.2.1/24 dev k6t-eth0");
+    pod.ip("tuntap add dev tap0 mode tap user 0 group 0");
+    pod.ip("link set tap0 mtu 1400 master k6t-eth0 up");
+    pod.ip("link set k6t-eth0 up");
+    let adopted = |binding: &str| {
+        let before = network.pod.snapshot();
+        let mut guest = start(binding);
+        guest.exits_with(0);
+        guest.log_has(&["bridge and TAP adopted"]);
+        network.pod.assert_is(&before);
+    };
+    adopted("masquerade");
+
+    pod.ip("address delete 10.0.2.1/24 dev k6t-eth0");
+    pod.ip("link set eth0 down");
+    pod.ip("link set eth0 name eth0-nic");
+    pod.ip("address flush dev eth0-nic");
+    pod.ip("link set eth0-nic master k6t-eth0 up");
+    pod.ip("link add eth0 address 02:00:00:00:00:07 mtu 1400 type bridge");
+    pod.ip("address add 10.244.1.7/24 dev eth0");
+    adopted("bridge");
 }
 
 /// Bytes of an average packet in one direction.

@@ -50,6 +50,7 @@ fn two_guests_and_their_neighbours() {
         &masqueraded,
         &[("ip", "10.0.2.2"), ("gw", "10.0.2.1"), ("mtu", "1400")],
     );
+    masqueraded.wait_for("ECHOING");
     tell(&mut masqueraded, "address6 eth0 fd10:0:2::2/120");
     tell(&mut masqueraded, "route6");
     let route = masqueraded.result("route6");
@@ -60,6 +61,7 @@ fn two_guests_and_their_neighbours() {
         &[("ip", BRIDGED[0]), ("gw", "10.244.1.1"), ("mtu", "9000")],
     );
     check_lease(&bridged, &[("ip", "192.168.7.9"), ("mtu", "9000")]);
+    bridged.wait_for("ECHOING");
     tell(&mut bridged, "address6 eth0 fd00:10:244:1::9/64");
     tell(
         &mut bridged,
@@ -170,39 +172,45 @@ fn mtu_end_to_end(guest: &mut Guest, third: &Namespace, addresses: [&str; 2], mt
 
 fn names_are_found(guest: &mut Guest) {
     guest.type_line("lookup web.default.svc.cluster.local");
-    let server = guest.result("lookup");
+    let server = guest.next_result("lookup");
     assert!(server.starts_with(DNS), "{server}");
-    let mut found = [guest.result("lookup"), guest.result("lookup")].map(|text| ip(&text));
+    let mut found =
+        [guest.next_result("lookup"), guest.next_result("lookup")].map(|text| ip(&text));
     found.sort();
     assert_eq!(found, THIRD.map(ip));
 }
 
 fn leases_are_renewed(guest: &mut Guest) {
     guest.type_line("renew eth0");
-    assert_eq!(guest.result("lease"), "86313600");
+    assert_eq!(guest.next_result("lease"), "86313600");
 }
 
 fn links_go_down_and_up(guest: &mut Guest) {
     for (up, carrier) in [(false, "0"), (true, "1")] {
         guest.control().set_link("default", up);
+        let mut seen = String::new();
         // The guest hears of it by an interrupt, at its own time.
         for _ in 0..50 {
-            tell(guest, "carrier eth0");
-            if guest.result("carrier.eth0") == carrier {
+            seen = carrier_of(guest);
+            if seen == carrier {
                 break;
             }
         }
-        tell(guest, "carrier eth0");
-        assert_eq!(guest.result("carrier.eth0"), carrier);
+        assert_eq!(seen, carrier);
     }
     let seen = guest_asks(guest, "tcp", THIRD[0], PORT, 0);
     assert!(seen.is_some(), "the network works again");
 }
 
+fn carrier_of(guest: &mut Guest) -> String {
+    guest.type_line("carrier eth0");
+    guest.next_result("carrier.eth0")
+}
+
 #[track_caller]
 fn check_lease(guest: &Guest, expected: &[(&str, &str)]) {
     for (key, value) in expected {
-        assert_eq!(guest.result(key), *value, "{key}");
+        assert_eq!(guest.next_result(key), *value, "{key}");
     }
 }
 
@@ -223,7 +231,7 @@ fn guest_asks(
     size: usize,
 ) -> Option<IpAddr> {
     guest.type_line(&format!("guest ask {protocol} {to} {port} seen {size}"));
-    let answer = guest.result("seen");
+    let answer = guest.next_result("seen");
     answer.split(' ').next()?.parse().ok()
 }
 

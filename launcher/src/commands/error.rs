@@ -130,6 +130,7 @@ impl CommandError {
             }
             Self::User(_) => "Leave both options out, or start podvisor as root.",
             Self::Resource(error) => error.way_out(),
+            Self::Network(error) => error.way_out(),
             Self::Restore(_) => "Recreate the pod.",
             Self::Control { .. } => {
                 "Check that the machine runs and was started with this --control socket."

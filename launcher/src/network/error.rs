@@ -6,6 +6,11 @@ use std::path::PathBuf;
 use devices::virtio::net::tap::OpenTapError;
 use thiserror::Error;
 
+/// The way out where the pod's network may not be changed.
+const NEED_CAPABILITY: &str = "Use the binding passt: {}, which needs no capability, or give the \
+    container CAP_NET_ADMIN (securityContext.capabilities.add: [NET_ADMIN]), or let KubeVirt's node \
+    agent prepare the pod's network.";
+
 /// What was being done to an interface; the words of an error message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -66,9 +71,8 @@ pub enum NetworkError {
     },
     /// The kernel denied a change.
     #[error(
-        "Cannot {step} {interface:?}: not permitted; use the binding passt: {{}}, which needs no \
-         capability, or give the pod CAP_NET_ADMIN for the bridge and masquerade bindings \
-         (securityContext.capabilities.add: [NET_ADMIN])"
+        "Cannot {step} {interface:?}: not permitted; the bridge and masquerade bindings need \
+         CAP_NET_ADMIN in the pod's network namespace"
     )]
     NotPermitted {
         /// What was tried.
@@ -172,6 +176,18 @@ fn port_hint(error: &io::Error) -> &'static str {
 }
 
 impl NetworkError {
+    /// What the user can do about it; empty if the message says it all.
+    pub fn way_out(&self) -> &'static str {
+        match self {
+            Self::NotPermitted { .. } => NEED_CAPABILITY,
+            Self::Tap {
+                source: OpenTapError::Attach { source, .. },
+                ..
+            } if source.kind() == io::ErrorKind::PermissionDenied => NEED_CAPABILITY,
+            _ => "",
+        }
+    }
+
     /// The error of a change that the kernel refused.
     pub(super) fn of_io(step: Step, interface: &str, source: io::Error) -> Self {
         let interface = interface.to_owned();

@@ -18,7 +18,10 @@ guest echo 7000 &
 renew() { read -r pid < "/tmp/$1.pid" && kill -USR1 "$pid"; }
 
 # Adds IPv6 address $2 to card $1, usable at once.
-address6() { ip -6 addr add "$2" dev "$1" nodad; }
+address6() {
+	echo 0 > "/proc/sys/net/ipv6/conf/$1/accept_dad"
+	ip -6 addr add "$2" dev "$1"
+}
 
 # Prints which answers the name $1 has.
 lookup() {
