@@ -158,7 +158,7 @@ impl Pod {
         };
         snapshot.push(json(&run(&["nft", "--json", "list", "ruleset"])));
         let settings =
-            "cd /proc/sys/net; cat ipv4/ip_forward; grep -rs . ipv4/conf ipv6/conf | sort";
+            "cd /proc/sys/net; cat ipv4/ip_forward bridge/*; grep -rs . ipv4/conf ipv6/conf | sort";
         snapshot.push(Value::from(run(&["sh", "-c", settings])));
         snapshot
     }

@@ -140,12 +140,10 @@ fn only_listed_ports_are_let_in(third: &Namespace) {
 }
 
 fn the_pod_reaches_its_guest(pod: &Namespace) {
-    for (loopback, gateway) in ["127.0.0.1", "::1"].into_iter().zip(INSIDE_GATEWAY) {
-        let server = socket(loopback, GUEST_PORT);
-        for seen in [ask_tcp(pod, server), ask_udp(pod, server, 64)] {
-            let seen = seen.expect("the guest answers");
-            assert_eq!(seen.by_server.ip(), ip(gateway), "{loopback}");
-        }
+    let server = socket("127.0.0.1", GUEST_PORT);
+    for seen in [ask_tcp(pod, server), ask_udp(pod, server, 64)] {
+        let seen = seen.expect("the guest answers");
+        assert_eq!(seen.by_server.ip(), ip(INSIDE_GATEWAY[0]));
     }
 }
 

@@ -43,13 +43,17 @@ fn describe(nic: &NicStatus) -> String {
         (true, true) => "running; prepared by KubeVirt's node agent",
         (true, false) => "running",
     };
+    let behind = match (&record.tap, &record.bridge) {
+        (Some(tap), Some(bridge)) => format!(", {tap} on {bridge}"),
+        _ => ", addresses and leases from passt".to_owned(),
+    };
     let mut lines = vec![
         ("state", state.to_owned()),
         (
             "guest",
             format!(
-                "MAC {mac}, MTU {}, {} queue pairs, {} on {}",
-                record.mtu, record.queue_pairs, record.tap, record.bridge
+                "MAC {mac}, MTU {}, {} queue pairs{}",
+                record.mtu, record.queue_pairs, behind
             ),
         ),
     ];

@@ -10,6 +10,7 @@ use super::NetworkError;
 use super::names::Names;
 use super::netlink::Netlink;
 use super::passt::Passt;
+use super::record::Stored;
 use super::restore::restore;
 use super::state::SavedInterface;
 
@@ -49,8 +50,8 @@ pub struct NetworkGuard {
     pub(super) changed: Vec<Changed>,
     /// Ended with the guard.
     pub(super) passt: Vec<Passt>,
-    /// Files to remove.
-    pub(super) records: Vec<PathBuf>,
+    /// Removed with the guard.
+    pub(super) records: Vec<Stored>,
 }
 
 impl NetworkGuard {
@@ -61,10 +62,7 @@ impl NetworkGuard {
     }
 
     fn undo(&mut self) -> Result<(), NetworkError> {
-        for record in self.records.drain(..) {
-            // It may not have been written, and nobody depends on it.
-            let _ = fs::remove_file(record);
-        }
+        self.records.clear();
         let changed = std::mem::take(&mut self.changed);
         if changed.is_empty() {
             return Ok(());

@@ -74,6 +74,8 @@ pub(super) async fn set_up(
             sysctl::forward(&names.interface).map_err(refused)?;
         }
     }
+    sysctl::bypass_bridge_filter(saved.settings())
+        .map_err(|source| NetworkError::of_io(Step::Change, &names.bridge, source))?;
     let up = LinkUnspec::new_with_index(bridge).up().build();
     netlink.change(Step::Change, &names.bridge, up).await?;
     translate(names, masquerade, pod)?;
@@ -115,7 +117,7 @@ fn translate(
         let subnet = &masquerade.ipv4;
         let ends = Ends {
             pod: pod.into(),
-            loopback: Ipv4Addr::LOCALHOST.into(),
+            loopback: Some(Ipv4Addr::LOCALHOST.into()),
             gateway: subnet.gateway().into(),
             guest: subnet.guest().into(),
         };
@@ -125,7 +127,8 @@ fn translate(
         let subnet = &masquerade.ipv6;
         let ends = Ends {
             pod: pod.into(),
-            loopback: Ipv6Addr::LOCALHOST.into(),
+            // Linux takes no packet for it from another interface.
+            loopback: None,
             gateway: subnet.gateway().into(),
             guest: subnet.guest().into(),
         };
@@ -141,7 +144,7 @@ fn translate(
 /// The addresses of one family that translation is between.
 struct Ends {
     pod: IpAddr,
-    loopback: IpAddr,
+    loopback: Option<IpAddr>,
     gateway: IpAddr,
     guest: IpAddr,
 }
@@ -164,26 +167,22 @@ fn table(family: Family, names: &Names, ports: &[Port], ends: Ends) -> Table {
     let mut rules = vec![
         rule("prerouting", &[from_outside], Action::Jump(INBOUND)),
         rule(
-            "prerouting",
-            &[from_guest, Condition::Destination(ends.pod)],
-            Action::Jump(INBOUND),
-        ),
-        rule(
-            "output",
-            &[Condition::Destination(ends.loopback)],
-            Action::Jump(INBOUND),
-        ),
-        rule(
             "postrouting",
             &[Condition::Source(ends.guest)],
             Action::Masquerade,
         ),
-        rule(
-            "postrouting",
-            &[to_guest, Condition::Source(ends.loopback)],
-            Action::SetSource(ends.gateway),
-        ),
     ];
+    if sysctl::can_turn_back(family == Family::V6) {
+        let to_pod = [from_guest, Condition::Destination(ends.pod)];
+        rules.push(rule("prerouting", &to_pod, Action::Jump(INBOUND)));
+    }
+    if let Some(loopback) = ends.loopback {
+        let to_loopback = [Condition::Destination(loopback)];
+        let from_loopback = [to_guest, Condition::Source(loopback)];
+        let from_gateway = Action::SetSource(ends.gateway);
+        rules.push(rule("output", &to_loopback, Action::Jump(INBOUND)));
+        rules.push(rule("postrouting", &from_loopback, from_gateway));
+    }
     let let_in = Action::SetDestination(ends.guest);
     match ports {
         [] => rules.push(rule(INBOUND, &[], let_in)),

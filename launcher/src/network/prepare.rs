@@ -130,12 +130,11 @@ impl<'a> Task<'a> {
     async fn run(self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
         let prepared = self.prepare(guard).await?;
         let ours = |changed: &Changed| changed.names == self.names;
-        let adopted = !guard.changed.iter().any(ours);
+        let adopted = !prepared.taps.is_empty() && !guard.changed.iter().any(ours);
         let record = NicRecord::new(self.request, &self.names, &prepared, adopted);
         let (directory, interface) = (&self.options.state_dir, &self.names.interface);
         let file = self.place.record(directory, interface);
-        record.store(&file);
-        guard.records.push(file);
+        guard.records.extend(record.store(file));
         Ok(prepared)
     }
 
@@ -236,7 +235,8 @@ impl<'a> Task<'a> {
     ) -> Result<PreparedNetwork, NetworkError> {
         let addresses = self.netlink.addresses(link).await?;
         let mut pod = self.pod_addresses(&addresses, masquerade)?;
-        let settings = self.ipv6_settings(&mut pod)?;
+        let mut settings = self.ipv6_settings(&mut pod)?;
+        settings.append(&mut sysctl::bridge_filters());
         let common = self.common(link)?;
         let prepared = PreparedNetwork {
             lease: pod
@@ -316,9 +316,7 @@ impl<'a> Task<'a> {
         if pod.ipv6.is_none() {
             return Ok(Vec::new());
         }
-        let settings = sysctl::read(&self.names.interface)
-            .and_then(|settings| sysctl::check_writable(&settings).map(|()| settings));
-        match settings {
+        match sysctl::forwarding(&self.names.interface) {
             Ok(settings) => Ok(settings),
             Err(source) if pod.ipv4.is_none() => Err(NetworkError::Ipv6Forwarding { source }),
             Err(error) => {

@@ -1,17 +1,17 @@
 //! What a run has prepared and which leases it gives, written down for `podvisor net show`.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use devices::virtio::net::dhcp::DhcpLease;
 use devices::virtio::net::ipv6::Ipv6Lease;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::names::Names;
-use super::netlink::Netlink;
 use super::state::{Change, Place, SavedInterface};
-use super::{Binding, NetworkError, NetworkRequest, PreparedNetwork, guard};
+use super::{Binding, NetworkError, NetworkRequest, PreparedNetwork};
 
 /// One NIC of a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,14 +19,14 @@ use super::{Binding, NetworkError, NetworkRequest, PreparedNetwork, guard};
 pub struct NicRecord {
     /// Name of the interface in the VMI.
     pub nic: String,
-    /// `bridge` or `masquerade`.
+    /// `bridge`, `masquerade` or `passt`.
     pub binding: String,
     /// The pod's interface.
     pub pod_interface: String,
-    /// The bridge between pod and guest.
-    pub bridge: String,
-    /// The guest's TAP.
-    pub tap: String,
+    /// The bridge between pod and guest; none under passt.
+    pub bridge: Option<String>,
+    /// The guest's TAP; none under passt.
+    pub tap: Option<String>,
     /// KubeVirt's node agent has prepared it.
     pub adopted: bool,
     /// MAC address of the guest.
@@ -48,7 +48,7 @@ pub struct NicStatus {
     /// What was prepared.
     #[serde(flatten)]
     pub record: NicRecord,
-    /// The TAP is there, so the guest runs; else its run was killed.
+    /// The launcher runs; else it was killed.
     pub running: bool,
     /// What the end of the run, or the next run, puts back.
     pub restores: Vec<String>,
@@ -66,12 +66,13 @@ impl NicRecord {
             Binding::Masquerade(_) => "masquerade",
             Binding::Passt { .. } => "passt",
         };
+        let has_tap = !prepared.taps.is_empty();
         Self {
             nic: request.nic_name.clone(),
             binding: binding.to_owned(),
             pod_interface: names.interface.clone(),
-            bridge: names.bridge.clone(),
-            tap: names.tap.clone(),
+            bridge: has_tap.then(|| names.bridge.clone()),
+            tap: has_tap.then(|| names.tap.clone()),
             adopted,
             mac: prepared.mac,
             mtu: prepared.mtu,
@@ -81,38 +82,65 @@ impl NicRecord {
         }
     }
 
-    /// Writes it to `file`. Nothing but `net show` depends on it, so an error is only logged: a pod
-    /// of KubeVirt's may have nowhere to write.
-    pub(super) fn store(&self, file: &Path) {
-        let directory = file.parent().unwrap_or(Path::new("/"));
-        let stored = fs::create_dir_all(directory)
-            .and_then(|()| serde_json::to_vec(self).map_err(io::Error::from))
-            .and_then(|bytes| fs::write(file, bytes));
-        if let Err(error) = stored {
-            tracing::debug!(file = %file.display(), %error, "no record for `podvisor net show`");
+    /// Writes it to `path`, locked as long as the result lives. Nothing but `net show` depends on
+    /// it, so an error is only logged: a pod of KubeVirt's may have nowhere to write.
+    pub(super) fn store(&self, path: PathBuf) -> Option<Stored> {
+        match self.write(&path) {
+            Ok(file) => Some(Stored { path, _file: file }),
+            Err(error) => {
+                tracing::debug!(file = %path.display(), %error, "no record for `podvisor net show`");
+                None
+            }
         }
+    }
+
+    fn write(&self, path: &Path) -> io::Result<File> {
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+        let mut file = File::create(path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        Ok(file)
+    }
+}
+
+/// A record on the disk; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Stored {
+    path: PathBuf,
+    /// Locked, which shows that we live.
+    _file: File,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // Left behind at worst; it says then that its run was killed.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
 /// The NICs of guests in the current network namespace, in the order of the pod's interfaces.
 pub fn show(state_dir: &Path) -> Result<Vec<NicStatus>, NetworkError> {
     let place = Place::here().map_err(NetworkError::Netlink)?;
-    let links = guard::runtime()?.block_on(async { Netlink::connect()?.links().await })?;
-    let mut records: Vec<_> = files(state_dir, &place)
-        .iter()
-        .filter_map(|file| serde_json::from_slice::<NicRecord>(&fs::read(file).ok()?).ok())
-        .collect();
-    records.sort_by(|a, b| a.pod_interface.cmp(&b.pod_interface));
-    let status = |record: NicRecord| {
+    let mut records: Vec<_> = files(state_dir, &place).iter().filter_map(load).collect();
+    records.sort_by(|(a, _), (b, _)| a.pod_interface.cmp(&b.pod_interface));
+    let status = |(record, running): (NicRecord, bool)| {
         let file = place.file(state_dir, &record.pod_interface);
         let saved = SavedInterface::load(&file, &place);
         NicStatus {
-            running: links.iter().any(|link| link.name == record.tap),
+            running,
             restores: saved.map(|saved| restores(&saved)).unwrap_or_default(),
             record,
         }
     };
     Ok(records.into_iter().map(status).collect())
+}
+
+/// The record in a file, and whether its launcher runs.
+fn load(path: &PathBuf) -> Option<(NicRecord, bool)> {
+    let file = File::open(path).ok()?;
+    let running = flock(&file, FlockOperation::NonBlockingLockShared).is_err();
+    let record = serde_json::from_reader(BufReader::new(file)).ok()?;
+    Some((record, running))
 }
 
 fn files(state_dir: &Path, place: &Place) -> Vec<PathBuf> {

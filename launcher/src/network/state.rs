@@ -11,7 +11,7 @@ use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 use serde::{Deserialize, Serialize};
 
-use super::sysctl::SavedSetting;
+use super::sysctl::{self, SavedSetting};
 
 /// Version of the file's layout; others are ignored.
 const VERSION: u32 = 2;
@@ -46,7 +46,7 @@ pub(super) enum Change {
     Masquerade {
         /// Whether it forwarded IPv4 before.
         forwarding: bool,
-        /// IPv6 settings before, if they are changed.
+        /// Settings before, if they are changed.
         settings: Vec<SavedSetting>,
     },
 }
@@ -113,7 +113,15 @@ impl SavedInterface {
 
     /// Whether the namespace is made to forward IPv6.
     pub(super) fn changes_forwarding(&self) -> bool {
-        matches!(&self.change, Change::Masquerade { settings, .. } if !settings.is_empty())
+        sysctl::forwards(self.settings())
+    }
+
+    /// The settings to put back.
+    pub(super) fn settings(&self) -> &[SavedSetting] {
+        match &self.change {
+            Change::Bridge => &[],
+            Change::Masquerade { settings, .. } => settings,
+        }
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = AddressMessage> {
