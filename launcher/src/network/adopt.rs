@@ -1,9 +1,5 @@
 //! What KubeVirt's node agent has prepared is used as it is, without a capability.
 
-use std::fs::File;
-
-use devices::virtio::net::tap;
-
 use super::lease::{self, VifCache};
 use super::masquerade::GATEWAY_MAC;
 use super::names::server_address;
@@ -79,14 +75,6 @@ impl Task<'_> {
             self.unusable(format!(
                 "KubeVirt's file about it in {directory} is unreadable: {error}"
             ))
-        })
-    }
-
-    fn open_taps(&self) -> Result<Vec<File>, NetworkError> {
-        let taps = tap::open(&self.names.tap, self.request.queue_pairs);
-        taps.map_err(|source| NetworkError::Tap {
-            nic: self.request.nic_name.clone(),
-            source,
         })
     }
 }

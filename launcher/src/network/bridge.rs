@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 
-use devices::virtio::net::tap;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute,
@@ -16,34 +15,27 @@ use super::lease::global_ipv4;
 use super::names::Names;
 use super::netlink::{Link, Netlink, is_unsupported};
 use super::state::SavedInterface;
-use super::{NetworkError, NetworkRequest, Step};
+use super::{NetworkError, Step};
 
 /// `arp_ignore`: answer only for addresses of the interface that was asked through. Otherwise the
 /// pod would answer for the guest's address, which its placeholder still has.
 const ARP_IGNORE_OTHER_INTERFACES: i32 = 1;
 
-/// Makes bridge, TAP and placeholder, and joins the pod's NIC to them. Whatever happens,
+/// Makes bridge and placeholder, and joins TAP and the pod's NIC to them. Whatever happens,
 /// [`super::restore::restore`] with the same `saved` undoes it.
 pub(super) async fn set_up(
     netlink: &Netlink,
-    request: &NetworkRequest,
     names: &Names,
     saved: &SavedInterface,
     server: Ipv4Addr,
-) -> Result<Vec<File>, NetworkError> {
-    // First, as it is the likeliest to fail and changes nothing of the pod's.
-    let taps = tap::open(&names.tap, request.queue_pairs).map_err(|source| NetworkError::Tap {
-        nic: request.nic_name.clone(),
-        source,
-    })?;
+) -> Result<(), NetworkError> {
     let mac = random_mac().map_err(NetworkError::Netlink)?;
     let bridge = create_bridge(netlink, names, saved, mac).await?;
     move_nic(netlink, names, saved, mac).await?;
     create_placeholder(netlink, names, saved).await?;
     join_tap(netlink, names, saved, bridge.index).await?;
     join_nic(netlink, names, saved, bridge.index).await?;
-    start_bridge(netlink, &bridge, saved, server).await?;
-    Ok(taps)
+    start_bridge(netlink, &bridge, saved, server).await
 }
 
 /// A locally administered unicast address.

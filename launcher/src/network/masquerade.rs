@@ -1,9 +1,7 @@
 //! The masquerade binding: the guest is behind address translation, and the pod keeps its address.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use devices::virtio::net::tap;
 use rtnetlink::packet_route::link::{In6AddrGenMode, LinkAttribute};
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec};
 
@@ -12,7 +10,7 @@ use super::names::Names;
 use super::netlink::{DevConf, Netlink};
 use super::nft::{self, Action, Chain, Condition, Family, Hook, Rule, Table};
 use super::state::SavedInterface;
-use super::{Masquerade, NetworkError, NetworkRequest, Step, sysctl};
+use super::{Masquerade, NetworkError, Step, sysctl};
 use crate::vmi::Port;
 
 /// MAC address of the guest's gateway, as in KubeVirt.
@@ -29,21 +27,15 @@ pub(super) struct PodAddresses {
     pub(super) ipv6: Option<Ipv6Addr>,
 }
 
-/// Makes bridge and TAP, lets packets through the pod, and translates addresses. Whatever happens,
+/// Makes the bridge, joins the TAP, lets packets through the pod, and translates addresses. Whatever happens,
 /// [`super::restore::restore`] with the same `saved` undoes it.
 pub(super) async fn set_up(
     netlink: &Netlink,
-    request: &NetworkRequest,
     masquerade: &Masquerade,
     names: &Names,
     saved: &SavedInterface,
     pod: PodAddresses,
-) -> Result<Vec<File>, NetworkError> {
-    // First, as it is the likeliest to fail and changes nothing of the pod's.
-    let taps = tap::open(&names.tap, request.queue_pairs).map_err(|source| NetworkError::Tap {
-        nic: request.nic_name.clone(),
-        source,
-    })?;
+) -> Result<(), NetworkError> {
     let bridge = create_bridge(netlink, names, saved).await?;
     join_tap(netlink, names, saved, bridge).await?;
     if pod.ipv4.is_some() {
@@ -78,8 +70,7 @@ pub(super) async fn set_up(
         .map_err(|source| NetworkError::of_io(Step::Change, &names.bridge, source))?;
     let up = LinkUnspec::new_with_index(bridge).up().build();
     netlink.change(Step::Change, &names.bridge, up).await?;
-    translate(names, masquerade, pod)?;
-    Ok(taps)
+    translate(names, masquerade, pod)
 }
 
 /// The bridge routes between guest and pod, also from and to the pod's loopback addresses; the

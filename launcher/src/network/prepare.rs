@@ -1,9 +1,10 @@
 //! Prepares every NIC, or none.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use devices::virtio::net::tap;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 
@@ -139,8 +140,12 @@ impl<'a> Task<'a> {
     }
 
     async fn prepare(&self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
+        let needs_tap = !matches!(self.request.binding, Binding::Passt { .. });
         if let Some(saved) = SavedInterface::load(&self.file, &self.place) {
             self.recover(saved).await?;
+        } else if needs_tap && self.netlink.link(&self.names.bridge).await?.is_none() {
+            // A run that was killed before it saved anything may not be quite dead.
+            self.wait_for_stale_tap().await?;
         }
         let links = self.netlink.links().await?;
         let find = |name: &str| links.iter().find(|link| link.name == name);
@@ -221,8 +226,10 @@ impl<'a> Task<'a> {
         };
         addresses.retain(is_worth_saving);
         routes.retain(is_route_worth_saving);
+        // First, as it is the likeliest to fail, changes nothing, and goes with us.
+        let taps = self.open_taps()?;
         let saved = self.save(link, &addresses, &routes, Change::Bridge, guard)?;
-        let taps = bridge::set_up(self.netlink, self.request, &self.names, &saved, server).await?;
+        bridge::set_up(self.netlink, &self.names, &saved, server).await?;
         self.tell("pod interface handed to the guest");
         Ok(PreparedNetwork { taps, ..prepared })
     }
@@ -252,9 +259,9 @@ impl<'a> Task<'a> {
             forwarding,
             settings,
         };
+        let taps = self.open_taps()?;
         let saved = self.save(link, &[], &[], change, guard)?;
-        let (netlink, request, names) = (self.netlink, self.request, &self.names);
-        let taps = masquerade::set_up(netlink, request, masquerade, names, &saved, pod).await?;
+        masquerade::set_up(self.netlink, masquerade, &self.names, &saved, pod).await?;
         self.tell("guest put behind the pod's address");
         Ok(PreparedNetwork { taps, ..prepared })
     }
@@ -385,6 +392,14 @@ impl<'a> Task<'a> {
             subdomain: self.options.subdomain.clone(),
             mtu: self.mtu(link)?,
             options: self.request.dhcp_options.clone(),
+        })
+    }
+
+    pub(super) fn open_taps(&self) -> Result<Vec<File>, NetworkError> {
+        let taps = tap::open(&self.names.tap, self.request.queue_pairs);
+        taps.map_err(|source| NetworkError::Tap {
+            nic: self.request.nic_name.clone(),
+            source,
         })
     }
 
