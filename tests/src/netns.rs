@@ -140,6 +140,8 @@ impl Pod {
             .map(|command| json(&self.namespace.ip(&format!("-json {command}"))))
             .to_vec();
         for interface in snapshot[0].as_array_mut().into_iter().flatten() {
+            // Timers of bridges, and how the last reader of a TAP wanted its frames.
+            interface["linkinfo"] = interface["linkinfo"]["info_kind"].take();
             let addresses = interface["addr_info"].as_array_mut();
             // Link-local addresses go and come with the link, by themselves.
             addresses
