@@ -32,7 +32,7 @@ pub enum RestrictError {
 }
 
 /// Where the settings are that a restored network may need (`network::sysctl`).
-const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6/conf";
+const NETWORK_SETTINGS: [&str; 2] = ["/proc/sys/net/ipv6/conf", "/proc/sys/net/bridge"];
 
 /// What the launcher still has to do when the machine runs, beside watching it.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Remains {
             .map(|path| (path, Use::Remove))
             .collect();
         if self.network.is_some() {
-            paths.push((IPV6_SETTINGS.into(), Use::Change));
+            paths.extend(NETWORK_SETTINGS.map(|path| (path.into(), Use::Change)));
         }
         paths
     }
