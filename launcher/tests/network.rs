@@ -626,7 +626,7 @@ fn net_show_says_what_is_prepared() {
         "MAC 0a:58:0a:09:00:05, MTU 1450, 1 queue pairs, tap0 on k6t-eth0",
         "10.0.2.2/24 from 10.0.2.1, router 10.0.2.1, DNS 10.96.0.10, search a.svc.cluster.local",
         "fd10:0:2::2/120, router advertisements",
-        "eth0 IPv4 forwarding 0, ipv6/conf/all/forwarding 0",
+        "restores  eth0 IPv4 forwarding ",
     ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }
