@@ -15,18 +15,18 @@ use crate::vmm::{Kind, Vmm};
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRACE: &str = "boot-trace.json";
 
+/// The steps of one process, each from the end of the one before.
 #[derive(Deserialize)]
-struct Trace {
-    phases: Vec<Phase>,
+struct Timeline {
+    process: String,
+    marks: Vec<Mark>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Phase {
-    process: String,
-    name: String,
-    start_us: f64,
-    end_us: f64,
+struct Mark {
+    step: String,
+    at_ns: u64,
 }
 
 /// The phases of a start, as often as starts are measured.
@@ -42,7 +42,7 @@ pub fn run(bench: &mut Bench) {
     }
 }
 
-fn once(vmm: &Vmm) -> Result<Trace> {
+fn once(vmm: &Vmm) -> Result<Vec<Timeline>> {
     let options = vec!["--boot-trace".to_owned(), TRACE.to_owned()];
     let mut vm = Vm::start_with(vmm, &GuestSpec::payload("hello"), &options)?;
     vm.wait_for("PAYLOAD-DONE", PATIENCE)?;
@@ -51,13 +51,21 @@ fn once(vmm: &Vmm) -> Result<Trace> {
     serde_json::from_slice(&text).context("The trace is not understood")
 }
 
-fn record(bench: &mut Bench, vmm: &Vmm, round: u32, trace: Trace) {
-    for phase in trace.phases {
-        let case = format!("phases/{} {}", phase.process, phase.name);
-        let values = [("start_ms", phase.start_us), ("end_ms", phase.end_us)];
-        let values = values.map(|(name, us)| (name.to_owned(), us / 1000.0));
-        bench
-            .record
-            .add(&case, &vmm.name, round, Ok(Values::from(values)));
+fn record(bench: &mut Bench, vmm: &Vmm, round: u32, trace: Vec<Timeline>) {
+    let marks = || trace.iter().flat_map(|timeline| &timeline.marks);
+    let begin = marks().map(|mark| mark.at_ns).min().unwrap_or(0);
+    let ms = |at_ns: u64| (at_ns - begin) as f64 / 1e6;
+    for timeline in &trace {
+        for step in timeline.marks.windows(2) {
+            let case = format!("phases/{} {}", timeline.process, step[1].step);
+            let values = [
+                ("start_ms", ms(step[0].at_ns)),
+                ("end_ms", ms(step[1].at_ns)),
+            ];
+            let values = values.map(|(name, ms)| (name.to_owned(), ms));
+            bench
+                .record
+                .add(&case, &vmm.name, round, Ok(Values::from(values)));
+        }
     }
 }
