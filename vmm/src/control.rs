@@ -11,7 +11,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use devices::virtio::DeviceStats;
-pub use kvm_bindings::kvm_cpuid_entry2 as CpuidEntry;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -20,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::cpu::cpuid::CpuidLeaf;
 use crate::plan::MachinePlan;
 use crate::trace::Mark;
 
@@ -30,7 +30,7 @@ pub const MAX_MESSAGE: usize = 128 * 1024;
 pub const MAX_FDS: usize = 253;
 
 /// Launcher to vm process.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "command")]
 pub enum Command {
     /// Build the machine from the plan and the descriptors that come with this message, and run
@@ -41,7 +41,7 @@ pub enum Command {
         /// What each descriptor is, in order.
         fds: Vec<FdRole>,
         /// What KVM can show guests by CPUID.
-        cpuid: Vec<CpuidEntry>,
+        cpuid: Vec<CpuidLeaf>,
         /// Log level for the vm process (`error` to `trace`).
         log_level: String,
         /// Log as JSON lines.

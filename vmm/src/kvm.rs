@@ -3,10 +3,11 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use thiserror::Error;
 
+use crate::cpu::cpuid::CpuidLeaf;
 use crate::layout;
 use crate::memory::{MemoryError, Ram};
 
@@ -77,7 +78,7 @@ pub fn open(fd: OwnedFd) -> Result<Kvm, KvmError> {
 
 /// What this KVM can show guests by CPUID. The launcher asks, while the vm process starts: KVM takes
 /// a third of a millisecond to answer.
-pub fn supported_cpuid(fd: BorrowedFd<'_>) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
+pub fn supported_cpuid(fd: BorrowedFd<'_>) -> Result<Vec<CpuidLeaf>, KvmError> {
     let call = "KVM_GET_SUPPORTED_CPUID";
     let fd = fd
         .try_clone_to_owned()
@@ -87,7 +88,7 @@ pub fn supported_cpuid(fd: BorrowedFd<'_>) -> Result<Vec<kvm_cpuid_entry2>, KvmE
     let cpuid = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(KvmError::call(call))?;
-    Ok(cpuid.as_slice().to_vec())
+    Ok(cpuid.as_slice().iter().map(CpuidLeaf::from).collect())
 }
 
 /// Makes a VM with RAM and an in-kernel interrupt controller.

@@ -18,12 +18,12 @@ use devices::virtio::net::{Backend, BuildNetError, NetSpec};
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
 use devices::virtio::rng::Rng;
 use devices::virtio::{DeviceStats, VirtioDevice};
-use kvm_bindings::{CpuId, kvm_clock_data, kvm_cpuid_entry2};
+use kvm_bindings::{CpuId, kvm_clock_data};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 
 use crate::boot::{self, BootError, BootSource};
-use crate::cpu::cpuid::{CpuidError, CpuidTemplate, Topology};
+use crate::cpu::cpuid::{CpuidError, CpuidLeaf, CpuidTemplate, Topology};
 use crate::cpu::regs::{self, RegisterError};
 use crate::cpu::tsc;
 use crate::cpu::{SpawnError, Vcpus};
@@ -41,7 +41,7 @@ pub struct Resources {
     /// The hypervisor.
     pub kvm: Kvm,
     /// What it can show guests by CPUID.
-    pub cpuid: Vec<kvm_cpuid_entry2>,
+    pub cpuid: Vec<CpuidLeaf>,
     /// Guest RAM.
     pub ram: Ram,
     /// Kernel image.

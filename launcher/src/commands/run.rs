@@ -23,16 +23,18 @@ use crate::{logging, report};
 /// Runs the machine.
 pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     logging::init(args.log_level, args.log_format);
-    let mut plan = super::plan::load(&args.machine)?;
-    trace::mark("plan");
-    let console = console_target(args, &plan)?;
     let user = supervise::choose_user(asked_user(args))?;
     let signals = Signals::block().map_err(|source| CommandError::System {
         what: "wait for signals",
         source,
     })?;
-    // Started early, since it restricts itself while resources are opened.
+    // First of all, since it starts and restricts itself while the VMI is read and resources are
+    // opened. If there is nothing to run, it goes with its socket.
     let vm = VmProcess::spawn(user)?;
+    trace::mark("vm process started");
+    let mut plan = super::plan::load(&args.machine)?;
+    trace::mark("plan");
+    let console = console_target(args, &plan)?;
     let mut opened = resources::open(&mut plan)?;
     let mut console = resources::open_console(&console)?;
     opened

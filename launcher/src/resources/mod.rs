@@ -12,8 +12,8 @@ mod socket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
-use vmm::control::CpuidEntry;
 use vmm::control::FdRole;
+use vmm::cpu::cpuid::CpuidLeaf;
 
 pub use self::console::{Console, open_console};
 pub use self::error::ResourceError;
@@ -58,7 +58,7 @@ pub struct Resources {
     /// Everything that was opened.
     pub descriptors: Descriptors,
     /// What KVM can show guests by CPUID.
-    pub cpuid: Vec<CpuidEntry>,
+    pub cpuid: Vec<CpuidLeaf>,
 }
 
 /// Opens KVM, guest RAM, kernel, initial RAM disk and disks, and settles the cache mode of disks

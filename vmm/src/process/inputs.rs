@@ -7,11 +7,11 @@ use std::sync::Arc;
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
 use devices::virtio::net::{Backend, Stream};
-use kvm_bindings::kvm_cpuid_entry2;
 
 use super::ProcessError;
 use crate::console::{Console, ConsoleFds};
 use crate::control::FdRole;
+use crate::cpu::cpuid::CpuidLeaf;
 use crate::kvm;
 use crate::machine::Resources;
 use crate::memory::Ram;
@@ -50,7 +50,7 @@ impl NicFds {
 /// Pairs each descriptor with its role and wraps it.
 pub(super) fn sort_fds(
     plan: MachinePlan,
-    cpuid: Vec<kvm_cpuid_entry2>,
+    cpuid: Vec<CpuidLeaf>,
     roles: Vec<FdRole>,
     fds: Vec<OwnedFd>,
     exit_on_reboot: bool,
