@@ -2,7 +2,8 @@
 //!
 //! Called by the launcher, in the pod's network namespace, before the vm process starts. Needs
 //! `CAP_NET_ADMIN` and `/dev/net/tun` unless KubeVirt's node agent already made the TAP device
-//! (then the TAP is only opened). The layout is KubeVirt's, so that its tools read it:
+//! (then the TAP is only opened), or the guest is behind passt. The layout is KubeVirt's, so that its
+//! tools read it (`docs/network.md`); with the bridge binding:
 //!
 //! ```text
 //!   before                     while the guest runs
@@ -25,6 +26,7 @@ mod passt;
 mod prepare;
 mod record;
 mod restore;
+mod set_up;
 mod state;
 mod sysctl;
 
