@@ -14,20 +14,27 @@ newest() {
 	apt-cache depends "$1" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1
 }
 
-host=$(newest linux-image-amd64)
-stock=$(newest linux-image-cloud-amd64)
-[ -n "$host" ] && [ -n "$stock" ] || {
-	echo "tests/nested: the package lists are missing: apt-get update" >&2
+find_packages() {
+	host=$(newest linux-image-amd64)
+	stock=$(newest linux-image-cloud-amd64)
+	[ -n "$host" ] && [ -n "$stock" ]
+}
+find_packages || { apt-get update -q && find_packages; } || {
+	echo "tests/nested: no package linux-image-amd64 or linux-image-cloud-amd64" >&2
 	exit 1
 }
 key=$({ echo "$host $stock"; cd "$here" && sha256sum build.sh host-init.sh stock-init.sh; } | sha256sum)
 [ "$(cat "$out/.key" 2> /dev/null)" = "$key" ] && exit 0
 rm -f "$out/.key"
 
+download() { apt-get -q -o APT::Sandbox::User=root download "$1" > /dev/null; }
+
 # unpack PACKAGE: downloads a package and unpacks it to $out/tree-PACKAGE, without installing it.
 unpack() {
 	rm -rf "$out/tree-$1"
-	(cd "$out" && rm -f "$1"_*.deb && apt-get -q -o APT::Sandbox::User=root download "$1" > /dev/null)
+	rm -f "$out/$1"_*.deb
+	# The second time with new package lists, if the old ones name what is there no more.
+	(cd "$out" && download "$1") || { apt-get update -q && cd "$out" && download "$1"; }
 	dpkg-deb -x "$out/$1"_*.deb "$out/tree-$1"
 	rm -f "$out/$1"_*.deb
 }
