@@ -81,6 +81,7 @@ struct Hostile {
     virtio_only: bool,
     accesses: u64,
     chains: u64,
+    resets: u64,
     stuck: u64,
     gave_up: u64,
     console: u64,
@@ -138,10 +139,11 @@ pub fn run(machine: &Machine) {
         times => println!("\nRESULT canary=broken times={times}"),
     }
     println!(
-        "\nRESULT hostile=done seed={seed} rounds={round} ms={} accesses={} chains={} needs_reset={} stuck_resets={} racers={racers} joined={joined} nmis={}",
+        "\nRESULT hostile=done seed={seed} rounds={round} ms={} accesses={} chains={} resets={} needs_reset={} stuck_resets={} racers={racers} joined={joined} nmis={}",
         time::to_ns(cpu::tsc() - start) / 1_000_000,
         hostile.accesses,
         hostile.chains,
+        hostile.resets,
         hostile.gave_up,
         hostile.stuck,
         boot::nmi_count()
@@ -209,6 +211,7 @@ impl Hostile {
             virtio_only: machine.cmdline.get("target") == Some("virtio"),
             accesses: 0,
             chains: 0,
+            resets: 0,
             stuck: 0,
             gave_up: 0,
             console: 0,
@@ -244,6 +247,7 @@ impl Hostile {
         if target.device.status() == NOT_DECODED {
             self.restore_function(target.transport.function);
         }
+        self.resets += 1;
         if target.device.reset().is_err() {
             self.stuck += 1;
             serial::init();
