@@ -18,7 +18,7 @@ use podvisor_tests::footprint::{Footprint, Watch, mapped_files};
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::PodNetwork;
 use podvisor_tests::run::{Guest, Run};
-use podvisor_tests::vmi::{Disk, Vmi};
+use podvisor_tests::vmi::{Disk, Nic, Vmi};
 
 /// What each process may grow by.
 const MAX_GROWTH_KIB: u64 = 8 << 10;
@@ -34,30 +34,37 @@ const SECONDS: u64 = 60;
 fn a_hostile_driver_harms_only_itself() {
     let secs = std::env::var("HOSTILE_SECS").ok();
     match secs.map(|secs| secs.parse().expect("HOSTILE_SECS is a number")) {
-        Some(secs) => attack("256Mi", secs, std::env::var("HOSTILE_SEED").ok().as_deref()),
+        Some(secs) => {
+            let seed = std::env::var("HOSTILE_SEED").ok();
+            attack(&on_a_tap("256Mi"), secs, seed.as_deref());
+        }
         None => {
-            attack("256Mi", SECONDS, Some(SEED));
+            attack(&on_a_tap("256Mi"), SECONDS, Some(SEED));
             // Memory on both sides of the hole, and the time stamp counter for a seed.
-            attack("4Gi", SECONDS, None);
+            attack(&behind_passt("4Gi"), SECONDS, None);
         }
     }
 }
 
+fn on_a_tap(memory: &str) -> Vmi {
+    machine(memory).multi_queue().network()
+}
+
+fn behind_passt(memory: &str) -> Vmi {
+    machine(memory).nic(Nic::new("passt").field("ports", "[{port: 8080}]"))
+}
+
+/// All devices but a NIC.
 fn machine(memory: &str) -> Vmi {
-    let vmi = Vmi::new("hostile")
-        .memory(memory)
-        .topology(1, 2, 1)
-        .multi_queue()
-        .network()
-        .rng();
+    let vmi = Vmi::new("hostile").memory(memory).topology(1, 2, 1).rng();
     vmi.disk(Disk::new("root").serial("PV"))
         .disk(Disk::new("constant").read_only())
 }
 
-fn attack(memory: &str, secs: u64, seed: Option<&str>) {
+fn attack(vmi: &Vmi, secs: u64, seed: Option<&str>) {
     let network = PodNetwork::new();
     let before = network.pod.snapshot();
-    let run = Run::new(&machine(memory));
+    let run = Run::new(vmi);
     let image = image::zeros(&run.dir(), "root.img", MIB);
     let constant = image::filled(&run.dir(), "constant.img", MIB);
     let run = run.volume("root", &image).volume("constant", &constant);
@@ -67,12 +74,13 @@ fn attack(memory: &str, secs: u64, seed: Option<&str>) {
         .within(network.wrapper())
         .start();
     guest.wait_for("HOSTILE devices=4");
-    let files = mapped_files(guest.vm_pid());
-    let watches = [guest.vm_pid(), guest.pid()].map(Watch::start);
+    let vm = guest.child("podvisor-vm");
+    let files = mapped_files(vm);
+    let watches = [vm, guest.pid()].map(Watch::start);
     wait_for_the_end(&guest);
     assert_eq!(guest.result("canary"), "ok");
     let result = guest.wait_for("RESULT hostile=done");
-    assert_eq!(mapped_files(guest.vm_pid()), files);
+    assert_eq!(mapped_files(vm), files);
     let [vm, launcher] = watches.map(Watch::stop);
     guest.wait_for("RESULT sane_after=ok devices=4 failed=0");
     guest.wait_for("PAYLOAD-DONE");
@@ -145,7 +153,7 @@ fn resets_without_end_leak_nothing() {
     const RESETS: usize = 200;
     const WARM: usize = 20;
     let network = PodNetwork::new();
-    let run = Run::new(&machine("128Mi"));
+    let run = Run::new(&on_a_tap("128Mi"));
     let image = image::zeros(&run.dir(), "root.img", MIB);
     let constant = image::filled(&run.dir(), "constant.img", MIB);
     let run = run.volume("root", &image).volume("constant", &constant);
