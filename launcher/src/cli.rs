@@ -33,6 +33,14 @@ pub enum Command {
     /// Print what runs have prepared in this network namespace.
     #[command(subcommand)]
     Net(NetCommand),
+    /// Print what this host or pod offers and lacks, and what each thing is needed for.
+    ///
+    /// Exit status: 0 a machine with a disk and the pod network would run; 5 it would not.
+    CheckHost {
+        /// Form of the answer.
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: LogFormat,
+    },
     /// Print the system call filters of the vm process and of the launcher.
     #[command(subcommand)]
     Seccomp(SeccompCommand),

@@ -6,6 +6,7 @@
 //! names the call and the thread's role ([`violation`]).
 
 pub mod jail;
+pub mod probe;
 pub mod violation;
 
 use seccompiler::sock_filter;

@@ -64,7 +64,7 @@ extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c
             .cast::<i32>()
             .read_unaligned()
     };
-    let number = syscall.unsigned_abs();
+    let number = syscall.cast_unsigned();
     match REPORT.get() {
         Some(Report::Event(socket)) => event(ROLE.get(), number).write_to(*socket),
         Some(Report::Message { json, name }) => {

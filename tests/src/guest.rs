@@ -60,6 +60,7 @@ fn existing(path: PathBuf, remedy: &str) -> PathBuf {
     found.unwrap_or_else(|error| panic!("{path:?}: {error}: run `{remedy}` first"))
 }
 
-fn repository() -> &'static Path {
+/// The root of the repository.
+pub fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }

@@ -19,6 +19,7 @@ pub mod image;
 pub mod netns;
 pub mod node;
 pub mod proc;
+pub mod rules;
 pub mod run;
 pub mod transcript;
 pub mod vmi;

@@ -16,5 +16,6 @@ mod network_kill;
 mod passt;
 mod pause;
 mod pod;
+mod rules;
 mod status;
 mod stop;

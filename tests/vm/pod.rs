@@ -1,8 +1,8 @@
 //! podvisor as the entrypoint of a real container: process 1, no other program, a read-only root.
 
-use std::fs;
-use std::os::unix::fs::{chown, symlink};
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use podvisor_tests::image::{self, MIB};
@@ -11,6 +11,7 @@ use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
 use podvisor_tests::{guest, host};
 use rustix::process::Signal;
+use serde_json::Value;
 
 /// User and group of KubeVirt's containers.
 const KUBEVIRT: u32 = 107;
@@ -36,6 +37,11 @@ struct Container {
 impl Container {
     /// Starts `run` as the entrypoint. Its files have the paths that they have on the host.
     fn start(role: &str, run: Run, options: &[&str]) -> Self {
+        Self::start_as(0, role, run, options)
+    }
+
+    /// The same where the container's root is `root_id` on the node.
+    fn start_as(root_id: u32, role: &str, run: Run, options: &[&str]) -> Self {
         let name = format!("pv-{}-{role}", std::process::id());
         let dir = run.dir();
         let root = dir.join("root");
@@ -43,6 +49,10 @@ impl Container {
             fs::create_dir_all(root.join(part)).expect("the root can be made");
         }
         symlink("../run", root.join("var/run")).expect("the root can be made");
+        // Mount points are made by the container's root.
+        let owner = format!("{root_id}:{root_id}");
+        host("chown", &["-R", &owner, &root.to_string_lossy()]);
+        fs::set_permissions(&dir, Permissions::from_mode(0o755)).expect("ours");
         let configuration = dir.join("containers.conf");
         fs::write(&configuration, CONFIGURATION).expect("the configuration can be written");
 
@@ -101,6 +111,40 @@ fn entrypoint_with_disk_and_network() {
 /// The signal that ends a pod reaches process 1.
 #[test]
 fn entrypoint_without_privileges() {
+    // Podman's own profile has no io_uring either.
+    assert_eq!(run_unprivileged("user", KUBEVIRT, &[]), "sync");
+    let unconfined = ["--security-opt", "seccomp=unconfined"];
+    assert_eq!(run_unprivileged("free", KUBEVIRT, &unconfined), "ioUring");
+}
+
+/// The user is 107 in a user namespace, and nobody on the node.
+#[test]
+fn entrypoint_in_a_user_namespace() {
+    let map = ["--uidmap", "0:200000:65536", "--gidmap", "0:200000:65536"];
+    // Podman forgets this in a user namespace.
+    let device = ["--device-cgroup-rule", "c 10:232 rw"];
+    run_unprivileged(
+        "userns",
+        200_000 + KUBEVIRT,
+        &[map.as_slice(), &device].concat(),
+    );
+}
+
+/// Profiles of runtimes that refuse more: disks do without io_uring, the jail without namespaces,
+/// and on an old one without Landlock.
+#[test]
+fn entrypoint_under_strict_profiles() {
+    for profile in ["without-io-uring", "old-runtime"] {
+        let path = guest::repository().join(format!("tests/profiles/{profile}.json"));
+        let option = format!("seccomp={}", path.display());
+        let options = ["--security-opt", &option];
+        let engine = run_unprivileged(profile, KUBEVIRT, &options);
+        assert_eq!(engine, "sync", "{profile}");
+    }
+}
+
+/// Runs a machine in a container as user 107, who is `owner` on the node; the engine of its disk.
+fn run_unprivileged(role: &str, owner: u32, more: &[&str]) -> String {
     let vmi = Vmi::new("user")
         .disk(Disk::new("root"))
         .rng()
@@ -108,32 +152,228 @@ fn entrypoint_without_privileges() {
     let run = Run::new(&vmi).payload("ticker secs=100000");
     let dir = run.dir();
     let volume = volume(&dir);
-    let kvm = dir.join("kvm");
-    host(
-        "mknod",
-        &["-m", "600", &kvm.to_string_lossy(), "c", "10", "232"],
-    );
-    for path in [&dir, &kvm, &dir.join("disk.img")] {
-        chown(path, Some(KUBEVIRT), Some(KUBEVIRT)).expect("root may give files away");
+    let device = Device::new(role, owner);
+    for path in [&dir, &dir.join("disk.img")] {
+        chown(path, Some(owner), Some(owner)).expect("root may give files away");
     }
     let user = format!("{KUBEVIRT}:{KUBEVIRT}");
-    let device = format!("{}:/dev/kvm", kvm.display());
-    let options = [
-        "--network",
-        "none",
-        "--user",
-        &user,
-        "--device",
-        &device,
-        "--volume",
-        &volume,
-    ];
-    let mut container = Container::start("user", run, &options);
+    let options = ["--network", "none", "--user", &user];
+    let (mount, path) = (device.mount(), device.path());
+    let files = ["--device", &path, "--volume", &mount, "--volume", &volume];
+    let options = [&options[..], &files, more].concat();
+    let mut container = Container::start_as(owner - KUBEVIRT, role, run, &options);
     container.guest.wait_for("TICK");
-    container.guest.control().stats();
+    let stats = container.guest.control().stats();
     container.guest.signal(Signal::TERM);
     container.guest.exits_with(4);
     container.guest.log_has(&["did not power off"]);
+    let engine = stats["devices"]["root"]["engine"].as_str();
+    engine.expect("a disk has an engine").to_owned()
+}
+
+/// A Kubernetes Pod with the security context that the `restricted` standard asks for, its disk on
+/// a persistent volume claim, played by podman.
+#[test]
+fn a_pod_with_a_security_context() {
+    let name = format!("pv-{}-kube", std::process::id());
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    let pod = Pod::new(&name, dir);
+    let log = pod.play();
+    assert!(log.contains("PAYLOAD-DONE"), "{log}");
+    assert!(log.contains("RESULT sane=ok devices=2 failed=0"), "{log}");
+}
+
+/// What `kube play` made; removed when dropped.
+struct Pod {
+    name: String,
+    kvm: Device,
+    manifest: PathBuf,
+    configuration: PathBuf,
+}
+
+impl Pod {
+    fn new(name: &str, dir: &Path) -> Self {
+        let configuration = dir.join("containers.conf");
+        fs::write(&configuration, CONFIGURATION).expect("the configuration can be written");
+        let pod = Self {
+            name: name.to_owned(),
+            kvm: Device::new("kube", KUBEVIRT),
+            manifest: dir.join("pod.yaml"),
+            configuration,
+        };
+        pod.import_image(dir);
+        let volume = pod.podman(&["volume", "create", name]);
+        assert_eq!(volume.trim(), name);
+        let inspected = pod.podman(&["volume", "inspect", "--format", "{{.Mountpoint}}", name]);
+        let volume = Path::new(inspected.trim());
+        let image = image::zeros(volume, "disk.img", MIB);
+        for path in [volume, &image] {
+            chown(path, Some(KUBEVIRT), Some(KUBEVIRT)).expect("root may give files away");
+        }
+        let vmi = Vmi::new("kube").disk(Disk::new("root")).rng().to_yaml();
+        let manifest = MANIFEST
+            .replace("@NAME@", name)
+            .replace("@KVM@", &pod.kvm.path())
+            .replace("@VMI@", &serde_json::to_string(&vmi).expect("a string"));
+        fs::write(&pod.manifest, manifest).expect("the manifest can be written");
+        pod
+    }
+
+    /// An image of two files.
+    fn import_image(&self, dir: &Path) {
+        let root = dir.join("image");
+        for part in ["dev", "proc", "sys", "run", "tmp", "etc", "var"] {
+            fs::create_dir_all(root.join(part)).expect("the image can be made");
+        }
+        symlink("../run", root.join("var/run")).expect("the image can be made");
+        fs::copy(guest::podvisor(), root.join("podvisor")).expect("the image can be made");
+        fs::copy(guest::payload(), root.join("payload.elf")).expect("the image can be made");
+        let tar = dir.join("image.tar").to_string_lossy().into_owned();
+        host("tar", &["-C", &root.to_string_lossy(), "-cf", &tar, "."]);
+        self.podman(&[
+            "import",
+            "--quiet",
+            &tar,
+            &format!("localhost/{}:test", self.name),
+        ]);
+    }
+
+    /// Plays the manifest to its container's end; what that said.
+    fn play(&self) -> String {
+        self.podman(&["kube", "play", &self.manifest.to_string_lossy()]);
+        let container = format!("{}-compute", self.name);
+        let status = self.podman(&["wait", &container]);
+        let log = self.podman(&["logs", &container]);
+        assert_eq!(status.trim(), "0", "{log}");
+        log
+    }
+
+    #[track_caller]
+    fn podman(&self, args: &[&str]) -> String {
+        let configuration = format!("CONTAINERS_CONF={}", self.configuration.display());
+        host("env", &[&[&configuration, "podman"], args].concat())
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let image = format!("localhost/{}:test", self.name);
+        for args in [
+            &["pod", "rm", "--force", "--time", "0", &self.name][..],
+            &["volume", "rm", "--force", &self.name],
+            &["rmi", "--force", &image],
+        ] {
+            // Left behind at worst; a panic here would hide the one that may be under way.
+            let _ = Command::new("podman").args(args).output();
+        }
+    }
+}
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: @NAME@
+spec:
+  restartPolicy: Never
+  containers:
+  - name: compute
+    image: localhost/@NAME@:test
+    imagePullPolicy: Never
+    command: [/podvisor, run, --kernel, /payload.elf, --cmdline, sane]
+    env:
+    - {name: STANDALONE_VMI, value: @VMI@}
+    securityContext:
+      runAsUser: 107
+      runAsGroup: 107
+      runAsNonRoot: true
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: {drop: [ALL]}
+      seccompProfile: {type: RuntimeDefault}
+    volumeMounts:
+    - {name: root, mountPath: /run/kubevirt-private/vmi-disks/root}
+    - {name: kvm, mountPath: /dev/kvm}
+  volumes:
+  - name: root
+    persistentVolumeClaim: {claimName: @NAME@}
+  - name: kvm
+    hostPath: {path: @KVM@, type: CharDevice}
+"#;
+
+/// What `check-host` finds in a pod without any rights, and outside of it.
+#[test]
+fn check_host_tells_what_a_container_lacks() {
+    let mut outside = Run::with_arguments(["check-host", "--output", "json"]).start_at_once();
+    outside.exits_with(0);
+    let checks = checks(&outside);
+    for name in ["kvm", "tun", "network", "seccomp", "memory", "state"] {
+        assert_eq!(checks[name]["state"], "ok", "{name}");
+    }
+
+    let run = Run::with_arguments(["check-host", "--output", "json"]);
+    let device = Device::new("check", KUBEVIRT);
+    let user = format!("{KUBEVIRT}:{KUBEVIRT}");
+    let mount = device.mount();
+    let path = device.path();
+    let files = ["--device", &path, "--volume", &mount];
+    let options = [&["--network", "none", "--user", &user], &files[..]].concat();
+    let mut container = Container::start("check", run, &options);
+    container.guest.exits_with(5);
+    let checks = self::checks(&container.guest);
+    for (name, state) in [
+        ("kvm", "ok"),
+        ("seccomp", "ok"),
+        ("tun", "lacking"),
+        ("network", "lacking"),
+    ] {
+        assert_eq!(checks[name]["state"], state, "{name}");
+    }
+    let user = checks["user"]["found"].as_str().unwrap_or_default();
+    assert!(user.starts_with("107:107"), "{user}");
+}
+
+/// The list on standard output, by name.
+fn checks(podvisor: &Guest) -> serde_json::Map<String, Value> {
+    let lines = podvisor.console.lines();
+    let text: String = lines.iter().map(|line| line.text.as_str()).collect();
+    let list: Vec<Value> = serde_json::from_str(&text).expect("a list in JSON");
+    let named = list.into_iter();
+    named
+        .map(|check| (check["name"].as_str().unwrap_or_default().to_owned(), check))
+        .collect()
+}
+
+/// A `/dev/kvm` that belongs to a user, as KubeVirt's node agent makes one; removed when dropped.
+struct Device(PathBuf);
+
+impl Device {
+    fn new(role: &str, owner: u32) -> Self {
+        let path = PathBuf::from(format!("/dev/pv-{}-{role}", std::process::id()));
+        let device = Self(path);
+        host("mknod", &["-m", "600", &device.path(), "c", "10", "232"]);
+        chown(&device.0, Some(owner), Some(owner)).expect("root may give files away");
+        device
+    }
+
+    fn path(&self) -> String {
+        self.0.to_string_lossy().into_owned()
+    }
+
+    /// The value of an option `--volume` that takes it into a container. An option `--device` with
+    /// its own path opens the container's cgroup for it, too; with `/dev/kvm` as the path inside, runc
+    /// would take the node's own in a user namespace.
+    fn mount(&self) -> String {
+        format!("{}:/dev/kvm", self.path())
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // Left behind at worst.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Makes `disk.img` in `dir`; the option that mounts the directory as the volume `root`.

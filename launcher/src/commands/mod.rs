@@ -1,5 +1,6 @@
 //! The subcommands: each takes its arguments and returns an exit status or an error.
 
+mod check_host;
 mod ctl;
 mod error;
 mod input;
@@ -21,6 +22,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         Command::Validate(args) => validate::validate(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Ctl(args) => ctl::ctl(&args),
+        Command::CheckHost { output } => check_host::check_host(output),
         Command::Net(NetCommand::Show(args)) => net::show(&args),
         Command::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),
     }

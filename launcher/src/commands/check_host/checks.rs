@@ -1,0 +1,269 @@
+//! The things that are looked at.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Access, MemfdFlags, access};
+use rustix::process::{Resource, getegid, geteuid, getrlimit};
+use rustix::thread::CapabilitySet;
+use seccomp::probe;
+
+use super::{Check, State};
+use crate::network::NetworkOptions;
+use crate::report::chain;
+use crate::supervise::choose_user;
+
+/// All checks, in the order in which a run would need them.
+pub(super) fn all() -> Vec<Check> {
+    let mut checks = vec![kvm(), virtualization(), memory(), hugepages()];
+    checks.extend([tun(), net_admin(), state_directory(), io_uring()]);
+    checks.extend([
+        seccomp_filters(),
+        landlock(),
+        user(),
+        capabilities(),
+        descriptors(),
+    ]);
+    checks.extend(cgroup());
+    // Changes the process, so it is the last one.
+    checks.push(namespaces());
+    checks
+}
+
+fn check(
+    name: &'static str,
+    needed_for: &'static str,
+    required: bool,
+    found: Result<String, String>,
+) -> Check {
+    let (state, found) = match found {
+        Ok(found) => (State::Ok, found),
+        Err(reason) => (State::Lacking, reason),
+    };
+    Check {
+        name,
+        state,
+        required,
+        found,
+        needed_for,
+    }
+}
+
+fn info(name: &'static str, needed_for: &'static str, found: String) -> Check {
+    Check {
+        state: State::Info,
+        ..check(name, needed_for, false, Ok(found))
+    }
+}
+
+fn open(path: &str) -> io::Result<fs::File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn kvm() -> Check {
+    let found = open("/dev/kvm")
+        .map_err(|error| format!("/dev/kvm: {error}"))
+        .and_then(|file| vmm::kvm::open(file.into()).map_err(|error| chain(&error)))
+        .and_then(|kvm| {
+            kvm.create_vm()
+                .map_err(|error| format!("KVM_CREATE_VM: {error}"))
+        })
+        .map(|_| "/dev/kvm has all capabilities that podvisor uses, and makes a VM".to_owned());
+    check("kvm", "any machine", true, found)
+}
+
+/// Backends of KVM, as kernel modules or built in, and what they need of the processor.
+const BACKENDS: [(&str, &str); 2] = [("kvm_intel", "vmx"), ("kvm_amd", "svm")];
+
+fn virtualization() -> Check {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    let has =
+        |flag: &str| flags.is_some_and(|line| line.split_whitespace().any(|word| word == flag));
+    let loaded = |module: &str| Path::new("/sys/module").join(module).exists();
+    let used = BACKENDS
+        .iter()
+        .find(|(module, flag)| loaded(module) && has(flag));
+    let found = match used {
+        Some((module, flag)) => Ok(format!("{module}, with the processor's {flag}")),
+        None if loaded("kvm_pvm") => {
+            Err("kvm_pvm: guest kernels are interpreted, slowly".to_owned())
+        }
+        None => {
+            Err("neither vmx with kvm_intel nor svm with kvm_amd is to be seen here".to_owned())
+        }
+    };
+    check(
+        "virtualization",
+        "guest kernels at full speed",
+        false,
+        found,
+    )
+}
+
+fn memory() -> Check {
+    let found = rustix::fs::memfd_create("check", MemfdFlags::CLOEXEC)
+        .map(|_| "memory files can be made".to_owned())
+        .map_err(|errno| format!("memfd_create: {errno}"));
+    check("memory", "guest RAM", true, found)
+}
+
+fn hugepages() -> Check {
+    let sizes = fs::read_dir("/sys/kernel/mm/hugepages")
+        .into_iter()
+        .flatten();
+    let mut free: Vec<_> = sizes
+        .flatten()
+        .filter_map(|size| {
+            let count = fs::read_to_string(size.path().join("free_hugepages")).ok()?;
+            let count: u64 = count.trim().parse().ok().filter(|count| *count > 0)?;
+            let name = size.file_name().to_string_lossy().into_owned();
+            Some(format!(
+                "{count} of {}",
+                name.trim_start_matches("hugepages-")
+            ))
+        })
+        .collect();
+    free.sort();
+    let found = match free.as_slice() {
+        [] => Err("none are free".to_owned()),
+        free => Ok(format!("free: {}", free.join(", "))),
+    };
+    check("hugepages", "spec.domain.memory.hugepages", false, found)
+}
+
+fn tun() -> Check {
+    let found = open("/dev/net/tun")
+        .map(|_| "/dev/net/tun opens".to_owned())
+        .map_err(|error| format!("/dev/net/tun: {error}"));
+    check(
+        "tun",
+        "a network interface; without it autoattachPodInterface: false",
+        true,
+        found,
+    )
+}
+
+fn effective() -> CapabilitySet {
+    rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
+}
+
+fn net_admin() -> Check {
+    let found = match effective().contains(CapabilitySet::NET_ADMIN) {
+        true => Ok("CAP_NET_ADMIN".to_owned()),
+        false => Err("no CAP_NET_ADMIN".to_owned()),
+    };
+    check(
+        "network",
+        "handing the pod's interface to the guest",
+        true,
+        found,
+    )
+}
+
+fn state_directory() -> Check {
+    let directory = NetworkOptions::default().state_dir;
+    let writable = directory
+        .ancestors()
+        .find(|path| path.exists())
+        .is_some_and(|path| access(path, Access::WRITE_OK).is_ok());
+    let found = match writable {
+        true => Ok(format!("{} can be written", directory.display())),
+        false => Err(format!("{} cannot be written", directory.display())),
+    };
+    check(
+        "state",
+        "giving the pod its network back after a crash",
+        true,
+        found,
+    )
+}
+
+fn io_uring() -> Check {
+    let found = probe::io_uring()
+        .map(|()| "rings can be made".to_owned())
+        .map_err(|error| format!("{error}; disks use preadv2 and pwritev2"));
+    check("io_uring", "fast disks", false, found)
+}
+
+fn seccomp_filters() -> Check {
+    let found = probe::seccomp()
+        .map(|()| "filters can be installed".to_owned())
+        .map_err(|error| error.to_string());
+    check(
+        "seccomp",
+        "restricting every thread; podvisor does not run without",
+        true,
+        found,
+    )
+}
+
+fn landlock() -> Check {
+    let found = probe::landlock_abi()
+        .map(|abi| format!("ABI {abi}"))
+        .map_err(|error| format!("{error}; seccomp alone forbids to open paths"));
+    check(
+        "landlock",
+        "a second wall before paths, ports and signals",
+        false,
+        found,
+    )
+}
+
+fn user() -> Check {
+    let own = format!("{}:{}", geteuid().as_raw(), getegid().as_raw());
+    let found = match choose_user(None) {
+        Ok(Some(user)) => format!("{own}; machines run as {}:{}", user.uid, user.gid),
+        _ => format!("{own}, and so do machines"),
+    };
+    info("user", "who owns what the machine is", found)
+}
+
+fn capabilities() -> Check {
+    let found = format!("effective {:#x}; machines have none", effective().bits());
+    info(
+        "capabilities",
+        "preparing the network and changing the user",
+        found,
+    )
+}
+
+fn descriptors() -> Check {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let found = maximum.map_or("no limit".to_owned(), |limit| format!("at most {limit}"));
+    info("descriptors", "devices: two for each queue", found)
+}
+
+/// Version 2 of control groups, then version 1; as a container sees its own.
+const CGROUP: [(&str, &str, [&str; 2]); 3] = [
+    (
+        "memory limit",
+        "guest RAM and some 12 MiB beside it",
+        ["memory.max", "memory/memory.limit_in_bytes"],
+    ),
+    ("cpu limit", "vCPUs", ["cpu.max", "cpu/cpu.cfs_quota_us"]),
+    (
+        "pids limit",
+        "threads: one for each vCPU and each queue, and five",
+        ["pids.max", "pids/pids.max"],
+    ),
+];
+
+fn cgroup() -> impl Iterator<Item = Check> {
+    CGROUP.into_iter().map(|(name, needed_for, files)| {
+        let read = |file| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
+        let limit = files.into_iter().find_map(read);
+        let found = limit.map_or("none to be seen".to_owned(), |limit| {
+            limit.trim().to_owned()
+        });
+        info(name, needed_for, found)
+    })
+}
+
+fn namespaces() -> Check {
+    let found = probe::namespaces()
+        .map(|()| "user and mount namespaces can be made".to_owned())
+        .map_err(|error| format!("{error}; machines stay in the pod's"));
+    check("namespaces", "a machine without mounts", false, found)
+}
