@@ -177,6 +177,29 @@ fn the_node_agents_network_needs_no_capability() {
     adopted("bridge");
 }
 
+/// Where `/proc/sys` is read-only, as in most containers, IPv4 is translated all the same; IPv6 is not,
+/// and that is said.
+#[test]
+fn masquerade_with_read_only_settings() {
+    let network = PodNetwork::new();
+    let before = network.pod.snapshot();
+    let mut wrapper = network.wrapper();
+    let script =
+        "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec \"$@\"";
+    wrapper.extend(["sh", "-ec", script, "sh"].map(str::to_owned));
+    let vmi = Vmi::new("read-only").nic(Nic::new("masquerade"));
+    let mut guest = Run::new(&vmi).payload("ticker").within(wrapper).start();
+    guest.wait_for("TICK");
+    let rules = network.pod.snapshot()[3].to_string();
+    assert!(rules.contains("podvisor-eth0"), "{rules}");
+    assert!(!rules.contains("ip6"), "{rules}");
+    guest.signal(Signal::TERM);
+    guest.signal(Signal::INT);
+    guest.exits_with(4);
+    guest.log_has(&["the guest has no IPv6", "securityContext.sysctls"]);
+    network.pod.assert_is(&before);
+}
+
 /// The pod's interfaces and settings without what follows from a TAP's carrier.
 fn prepared(network: &PodNetwork) -> Vec<Value> {
     let mut snapshot = network.pod.snapshot();
