@@ -39,7 +39,8 @@ impl Patience {
                 self.skipped += 1;
                 return false;
             }
-            Duration::ZERO => SHORTEST,
+            // The driver may be on its way back from its own kick, which takes most of that.
+            Duration::ZERO => LONGEST,
             limit => limit,
         };
         self.skipped = 0;
@@ -47,7 +48,7 @@ impl Patience {
         loop {
             for _ in 0..LOOKS {
                 if ready() {
-                    self.limit = (limit * 2).min(LONGEST);
+                    self.limit = LONGEST;
                     return true;
                 }
                 spin_loop();
@@ -77,7 +78,7 @@ mod tests {
             assert!(!patience.wait(|| false));
         }
         assert_eq!(patience.limit, Duration::ZERO);
-        for _ in 0..RETRY - 4 {
+        for _ in 0..RETRY - 8 {
             assert!(!patience.wait(|| {
                 looked += 1;
                 true
@@ -86,8 +87,7 @@ mod tests {
         assert_eq!(looked, 0, "it waits without hope");
         let tries = (0..RETRY).find(|_| patience.wait(|| true));
         assert!(tries.is_some(), "it never tries again");
-        assert_eq!(patience.limit, SHORTEST * 2);
-        assert!(patience.wait(|| true));
+        assert_eq!(patience.limit, LONGEST);
     }
 
     #[test]
