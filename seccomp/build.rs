@@ -10,6 +10,12 @@ use seccompiler::{BpfProgram, TargetArch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+#[path = "build/refuse.rs"]
+mod refuse;
+
+/// What the kernel does for "trap" (`SECCOMP_RET_TRAP`).
+const TRAP: u32 = 0x0003_0000;
+
 /// The architectures that have filters.
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 
@@ -34,6 +40,7 @@ const PROCESS: &str = "process";
 fn main() {
     let manifest = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     let mut all: BTreeMap<_, _> = ARCHITECTURES
         .into_iter()
         .map(|arch| (arch, compile(Path::new(&manifest), arch)))
@@ -55,7 +62,10 @@ fn compile(manifest: &Path, arch: &str) -> BTreeMap<String, BpfProgram> {
     let json = serde_json::to_vec(&programs(&filters)).expect("plain data");
     let arch = TargetArch::try_from(arch).expect("an architecture that seccompiler knows");
     let compiled = seccompiler::compile_from_json(json.as_slice(), arch).expect("filters compile");
-    compiled.into_iter().collect()
+    compiled
+        .into_iter()
+        .map(|(role, program)| (role, refuse::first(&program, TRAP)))
+        .collect()
 }
 
 /// Each role's rules in full, in the form that seccompiler reads.

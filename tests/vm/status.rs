@@ -127,7 +127,7 @@ fn no_pod_interface() {
         .within(words)
         .start_at_once();
     podvisor.exits_with(5);
-    podvisor.log_has(&["no network interface \"pv-none0\""]);
+    podvisor.log_has(&["no network interface pv-none0"]);
 }
 
 /// Each line of a JSON log is an object, down to the last.
