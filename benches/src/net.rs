@@ -11,8 +11,9 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use devices::virtio::net::tap;
 use podvisor_tests::host;
 use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
@@ -89,6 +90,7 @@ impl Network {
             pod(&format!("link set {port} master br0 up"));
         }
         pod("link set br0 up");
+        wait_until_up(&network.name, "eth0")?;
         Ok(network)
     }
 
@@ -248,6 +250,18 @@ fn ip(namespace: &str, args: &str) {
     let mut words = vec!["-n", namespace];
     words.extend(args.split_whitespace());
     host("ip", &words);
+}
+
+/// Waits for a link that the kernel looks at once a second.
+fn wait_until_up(namespace: &str, link: &str) -> Result<()> {
+    let show = ["-n", namespace, "-brief", "link", "show", link];
+    for _ in 0..100 {
+        if host("ip", &show).split_whitespace().nth(1) == Some("UP") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bail!("{link} does not come up")
 }
 
 fn hex(mac: [u8; 6]) -> String {

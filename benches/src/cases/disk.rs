@@ -37,7 +37,7 @@ pub fn run(bench: &mut Bench) {
         Ok(image) => image,
         Err(error) => return bench.record.add("disk", "host", 0, Err(error)),
     };
-    for round in 0..bench.rounds(5) {
+    for round in 0..bench.rounds(3) {
         for direct in [true, false] {
             let mode = if direct { "direct" } else { "cached" };
             for vmm in &vmms {
