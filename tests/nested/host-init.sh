@@ -20,6 +20,9 @@ for name in proc sys dev; do /bin/busybox mount --move /$name /root/$name; done
 command=$(/bin/busybox sed -n 's/.*nested\.cmd=\([^ ]*\).*/\1/p' /root/proc/cmdline | /bin/busybox base64 -d)
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 /bin/busybox ip link set lo up
-/bin/busybox chroot /root /bin/sh -c "$command"
+# Not below a root of one's own only, as chroot alone would do: no user namespaces could be made there.
+cd /root
+/bin/busybox mount --move . /
+/bin/busybox chroot . /bin/sh -c "$command"
 echo "NESTED-STATUS $?"
-/bin/busybox poweroff -f
+/bin/busybox chroot . /bin/busybox poweroff -f

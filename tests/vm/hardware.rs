@@ -3,13 +3,14 @@
 //! test binary, on an emulated machine that has it (`tests/nested`).
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
 use podvisor_tests::run::Run;
-use podvisor_tests::vmi::{Disk, Vmi};
+use podvisor_tests::vmi::{Disk, Nic, Vmi};
 use podvisor_tests::{guest, host};
 use rustix::process::Signal;
 
@@ -192,6 +193,28 @@ fn the_tsc_stands_still_in_a_pause() {
     time_stands_still_in_a_pause(&terminal, &mut guest.control());
     guest.signal(Signal::TERM);
     guest.exits_with(0);
+}
+
+/// Without a list of ports passt takes all, for which it needs more descriptors than machines whose hard
+/// limit cannot be raised allow.
+#[test]
+#[ignore = "needs a machine whose limits can be raised"]
+fn passt_takes_all_ports() {
+    let network = PodNetwork::new();
+    let mut wrapper = network.wrapper();
+    let raise = ["sh", "-ec", "ulimit -n 1000000; exec \"$0\" \"$@\""];
+    wrapper.extend(raise.map(str::to_owned));
+    let vmi = Vmi::new("ports").nic(Nic::new("passt")).grace_seconds(0);
+    let mut guest = Run::new(&vmi).payload("ticker").within(wrapper).start();
+    guest.wait_for("TICK");
+    for port in [22, 8080, 40000] {
+        let connected = network
+            .gateway
+            .enter(|| TcpStream::connect((POD_ADDRESS, port)));
+        assert!(connected.is_ok(), "port {port}: {connected:?}");
+    }
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
 }
 
 /// The guest's kernel does not see what the VMI disables, and sees what it forces.
