@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use devices::GuestMemory;
-use devices::virtio::block::{BlockSpec, CacheMode, QUEUE_SIZE};
-use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
+use devices::virtio::block::QUEUE_SIZE;
+use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, block_spec, event_fd, guest_memory};
 use devices::virtio::{Activation, QueueHandler, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -93,18 +93,7 @@ fn handler(memory: &Arc<GuestMemory>, guest: &GuestQueue, sync: bool) -> Box<dyn
     }
     let image = tempfile::tempfile().expect("a temporary file");
     image.set_len(DEPTH << 12).expect("a file can grow");
-    let spec = BlockSpec {
-        name: "bench".into(),
-        file: image,
-        read_only: false,
-        cache: CacheMode::Writeback,
-        serial: None,
-        logical_block_size: 512,
-        physical_block_size: 512,
-        discard_granularity: None,
-        discard: true,
-        queues: 1,
-    };
+    let spec = block_spec(image, 1);
     let mut block = spec.build().expect("a good disk");
     if sync {
         block.force_sync();

@@ -5,9 +5,9 @@ mod counting;
 use std::sync::Arc;
 
 use devices::GuestMemory;
-use devices::virtio::block::{BlockSpec, CacheMode, QUEUE_SIZE};
+use devices::virtio::block::QUEUE_SIZE;
 use devices::virtio::rng::Rng;
-use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
+use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, block_spec, event_fd, guest_memory};
 use devices::virtio::{Activation, QueueHandler, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -74,18 +74,7 @@ fn counting_works() {
 fn check_block(sync: bool) {
     let image = tempfile::tempfile().expect("temporary file");
     image.set_len(1 << 20).expect("set size");
-    let spec = BlockSpec {
-        name: "root".into(),
-        file: image,
-        read_only: false,
-        cache: CacheMode::Writeback,
-        serial: None,
-        logical_block_size: 512,
-        physical_block_size: 512,
-        discard_granularity: None,
-        discard: true,
-        queues: 1,
-    };
+    let spec = block_spec(image, 1);
     let mut block = spec.build().expect("good spec");
     if sync {
         block.force_sync();

@@ -3,6 +3,7 @@
 //!
 //! Panics where a device must not: a test that lays out its memory wrongly has to fail.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::GuestMemory;
 use crate::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
 use crate::thread::Executor;
+use crate::virtio::block::{BlockSpec, CacheMode};
 use crate::virtio::queue::{QueueLayout, VirtQueue};
 
 /// `VIRTQ_DESC_F_NEXT`.
@@ -33,6 +35,22 @@ pub fn guest_memory(regions: &[(u64, usize)]) -> Arc<GuestMemory> {
         .map(|&(base, size)| (GuestAddress(base), size))
         .collect();
     Arc::new(GuestMemory::from_ranges(&regions).expect("test memory"))
+}
+
+/// A writable disk on `image` with ordinary blocks and discard.
+pub fn block_spec(image: File, queues: u16) -> BlockSpec {
+    BlockSpec {
+        name: "root".into(),
+        file: image,
+        read_only: false,
+        cache: CacheMode::Writeback,
+        serial: None,
+        logical_block_size: 512,
+        physical_block_size: 512,
+        discard_granularity: None,
+        discard: true,
+        queues,
+    }
 }
 
 /// A new eventfd as devices use them.

@@ -8,10 +8,11 @@ use devices::GuestMemory;
 use devices::bus::BusDevice;
 use devices::pci::PciFunction;
 use devices::virtio::VirtioDevice;
-use devices::virtio::block::{BlockSpec, CacheMode};
 use devices::virtio::pci::{VirtioPciContext, VirtioPciFunction};
 use devices::virtio::rng::Rng;
-use devices::virtio::testing::{Buffer, FakeDoorbells, FakeRouter, GuestQueue, InlineExecutor};
+use devices::virtio::testing::{
+    Buffer, FakeDoorbells, FakeRouter, GuestQueue, InlineExecutor, block_spec,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vmm::layout::PCI_WINDOW;
 use vmm::pci::{ConfigPorts, Ecam, PciRoot, Window};
@@ -86,18 +87,7 @@ impl Machine {
 fn disk() -> devices::virtio::block::Block {
     let image = std::fs::File::from(memfd_create("image", MemfdFlags::CLOEXEC).expect("memfd"));
     image.set_len(64 << 10).expect("memfd of 64 KiB");
-    let spec = BlockSpec {
-        name: "root".into(),
-        file: image,
-        read_only: false,
-        cache: CacheMode::Writeback,
-        serial: None,
-        logical_block_size: 512,
-        physical_block_size: 512,
-        discard_granularity: None,
-        discard: true,
-        queues: 2,
-    };
+    let spec = block_spec(image, 2);
     spec.build().expect("good spec")
 }
 
