@@ -133,6 +133,10 @@ impl<D: VirtioDevice> Rig<D> {
             failed: false,
         };
         self.handlers = handlers.into_iter().map(handler).collect();
+        // As a worker does first.
+        for handler in &mut self.handlers {
+            (0..handler.handler.queues().len()).for_each(|position| handler.kick(position));
+        }
     }
 
     /// Does what the input says until it ends; `more` is for what only this device has.

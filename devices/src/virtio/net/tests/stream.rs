@@ -187,6 +187,26 @@ fn a_reset_does_not_lose_the_step() {
     assert_eq!(bench.delivered(), Some(sent));
 }
 
+/// What the stream did not take of the old driver's frame follows without the new one's doing.
+#[test]
+fn a_reset_does_not_keep_the_rest_of_a_frame() {
+    let mut bench = Bench::stream();
+    bench.kick_all();
+    let sent = frame(GUEST, 60_000);
+    while bench.stats().tx_packets == 0 || bench.queues[TX].pop_used().is_some() {
+        bench.offer_tx(&sent, 4);
+        bench.kick(TX).expect("good chains");
+    }
+    let frames = bench.stats().tx_packets as usize;
+    bench.activate(MERGEABLE);
+    bench.kick_all();
+    let mut bytes = bench.received();
+    assert_ne!(bytes.len() % prefixed(&sent).len(), 0, "nothing is left");
+    bench.handlers[0].readable(0).expect("good chains");
+    bytes.extend(bench.received());
+    assert_eq!(bytes, prefixed(&sent).repeat(frames));
+}
+
 #[test]
 fn a_lost_peer_takes_the_link_down_and_nothing_else() {
     let closed = |bench: &mut Bench<UnixStream>| {
