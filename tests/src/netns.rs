@@ -250,6 +250,33 @@ impl PodNetwork {
         pod.ip(&format!("address add fd00:7::7/64 dev {name} nodad"));
     }
 
+    /// Makes bridge and TAP as KubeVirt's node agent does; the TAP is for `owner`.
+    #[track_caller]
+    pub fn add_tap(&self, owner: u32) {
+        let pod = &self.pod.namespace;
+        pod.ip("link add k6t-eth0 address 02:00:00:00:00:00 mtu 1400 type bridge");
+        pod.ip(&format!(
+            "tuntap add dev tap0 mode tap user {owner} group {owner}"
+        ));
+        pod.ip("link set tap0 mtu 1400 master k6t-eth0 up");
+        pod.ip("link set k6t-eth0 up");
+    }
+
+    /// Makes the pod's interface a port of the agent's bridge, and leaves a placeholder with `mac`, the
+    /// guest's.
+    #[track_caller]
+    pub fn give_interface_away(&self, mac: &str) {
+        let pod = &self.pod.namespace;
+        pod.ip("link set eth0 down");
+        pod.ip("link set eth0 name eth0-nic");
+        pod.ip("address flush dev eth0-nic");
+        pod.ip("link set eth0-nic master k6t-eth0 up");
+        pod.ip(&format!("link add eth0 address {mac} mtu 1400 type bridge"));
+        pod.ip(&format!("address add {POD_ADDRESS}/24 dev eth0"));
+        // The guest answers for the address, not the pod.
+        pod.sysctl("conf/all/arp_ignore", "1");
+    }
+
     /// See [`Pod::wrapper`].
     pub fn wrapper(&self) -> Vec<String> {
         self.pod.wrapper()

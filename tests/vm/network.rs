@@ -153,11 +153,8 @@ fn the_node_agents_network_needs_no_capability() {
         network.pod.assert_is(&before);
     }
 
-    pod.ip("link add k6t-eth0 address 02:00:00:00:00:00 mtu 1400 type bridge");
+    network.add_tap(0);
     pod.ip("address add 10.0.2.1/24 dev k6t-eth0");
-    pod.ip("tuntap add dev tap0 mode tap user 0 group 0");
-    pod.ip("link set tap0 mtu 1400 master k6t-eth0 up");
-    pod.ip("link set k6t-eth0 up");
     let adopted = |binding: &str| {
         let before = prepared(&network);
         let mut guest = start(binding);
@@ -168,12 +165,7 @@ fn the_node_agents_network_needs_no_capability() {
     adopted("masquerade");
 
     pod.ip("address delete 10.0.2.1/24 dev k6t-eth0");
-    pod.ip("link set eth0 down");
-    pod.ip("link set eth0 name eth0-nic");
-    pod.ip("address flush dev eth0-nic");
-    pod.ip("link set eth0-nic master k6t-eth0 up");
-    pod.ip("link add eth0 address 02:00:00:00:00:07 mtu 1400 type bridge");
-    pod.ip("address add 10.244.1.7/24 dev eth0");
+    network.give_interface_away("02:00:00:00:00:07");
     adopted("bridge");
 }
 

@@ -1,14 +1,16 @@
 //! podvisor as the entrypoint of a real container: process 1, no other program, a read-only root.
 
 use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use podvisor_tests::echo::{ask_tcp, ask_udp};
 use podvisor_tests::image::{self, MIB};
-use podvisor_tests::netns::PodNetwork;
+use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
 use podvisor_tests::run::{Guest, Run};
-use podvisor_tests::vmi::{Disk, Vmi};
+use podvisor_tests::vmi::{Disk, Nic, Vmi};
 use podvisor_tests::{guest, host};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -63,7 +65,8 @@ impl Container {
         words.extend(["podman", "run", "--rm", "--name", &name].map(str::to_owned));
         words.extend(["--read-only", "--tmpfs", "/run", "--cap-drop", "ALL"].map(str::to_owned));
         words.extend(["--security-opt", "no-new-privileges"].map(str::to_owned));
-        for path in [&dir, &guest::podvisor(), &guest::payload()] {
+        let guests = [guest::payload(), guest::vmlinux(), guest::initrd()];
+        for path in [&dir, &guest::podvisor()].into_iter().chain(&guests) {
             words.extend(["--volume".into(), format!("{0}:{0}", path.display())]);
         }
         words.extend(options.iter().map(|word| word.to_string()));
@@ -115,6 +118,50 @@ fn entrypoint_without_privileges() {
     assert_eq!(run_unprivileged("user", KUBEVIRT, &[]), "sync");
     let unconfined = ["--security-opt", "seccomp=unconfined"];
     assert_eq!(run_unprivileged("free", KUBEVIRT, &unconfined), "ioUring");
+}
+
+/// The node's agent has made the TAP for 107: a user without any right in a container has it in the guest,
+/// which gets the pod's address and is reached under it.
+#[test]
+fn entrypoint_with_a_tap_of_the_node() {
+    let network = PodNetwork::new();
+    network.add_tap(KUBEVIRT);
+    network.give_interface_away("02:00:00:00:00:07");
+    let run = Run::new(&Vmi::new("tap").nic(Nic::new("bridge")))
+        .linux("netcheck")
+        .cmdline("ipv6.disable=0")
+        .with_input();
+    chown(run.dir(), Some(KUBEVIRT), Some(KUBEVIRT)).expect("root may give files away");
+    let devices = [
+        Device::new("tap-kvm", KUBEVIRT),
+        Device::tun("tap-tun", KUBEVIRT),
+    ];
+    let (user, namespace) = (
+        format!("{KUBEVIRT}:{KUBEVIRT}"),
+        format!("ns:{}", network.pod_path().display()),
+    );
+    let mut options = vec!["--interactive", "--user", &user, "--network", &namespace];
+    let files = devices
+        .each_ref()
+        .map(|device| (device.path(), device.mount()));
+    for (path, mount) in &files {
+        options.extend(["--device", path, "--volume", mount]);
+    }
+    let mut container = Container::start("tap", run, &options);
+    let guest = &mut container.guest;
+    assert_eq!(guest.result("ip"), POD_ADDRESS);
+    guest.wait_for("ECHOING");
+    let server = SocketAddr::from((Ipv4Addr::new(10, 244, 1, 7), 7000));
+    for seen in [
+        ask_tcp(&network.gateway, server),
+        ask_udp(&network.gateway, server, 1000),
+    ] {
+        let seen = seen.expect("the guest answers").by_server.ip();
+        assert_eq!(seen.to_string(), GATEWAY);
+    }
+    guest.type_line("done");
+    guest.exits_with(0);
+    guest.log_has(&["bridge and TAP adopted"]);
 }
 
 /// The user is 107 in a user namespace, and nobody on the node.
@@ -345,34 +392,46 @@ fn checks(podvisor: &Guest) -> serde_json::Map<String, Value> {
         .collect()
 }
 
-/// A `/dev/kvm` that belongs to a user, as KubeVirt's node agent makes one; removed when dropped.
-struct Device(PathBuf);
+/// A `/dev/kvm` or `/dev/net/tun` that belongs to a user, as KubeVirt's node agent makes them; removed
+/// when dropped.
+struct Device {
+    path: PathBuf,
+    inside: &'static str,
+}
 
 impl Device {
     fn new(role: &str, owner: u32) -> Self {
+        Self::make(role, owner, "/dev/kvm", "232")
+    }
+
+    fn tun(role: &str, owner: u32) -> Self {
+        Self::make(role, owner, "/dev/net/tun", "200")
+    }
+
+    fn make(role: &str, owner: u32, inside: &'static str, minor: &str) -> Self {
         let path = PathBuf::from(format!("/dev/pv-{}-{role}", std::process::id()));
-        let device = Self(path);
-        host("mknod", &["-m", "600", &device.path(), "c", "10", "232"]);
-        chown(&device.0, Some(owner), Some(owner)).expect("root may give files away");
+        let device = Self { path, inside };
+        host("mknod", &["-m", "600", &device.path(), "c", "10", minor]);
+        chown(&device.path, Some(owner), Some(owner)).expect("root may give files away");
         device
     }
 
     fn path(&self) -> String {
-        self.0.to_string_lossy().into_owned()
+        self.path.to_string_lossy().into_owned()
     }
 
     /// The value of an option `--volume` that takes it into a container. An option `--device` with
     /// its own path opens the container's cgroup for it, too; with `/dev/kvm` as the path inside, runc
     /// would take the node's own in a user namespace.
     fn mount(&self) -> String {
-        format!("{}:/dev/kvm", self.path())
+        format!("{}:{}", self.path(), self.inside)
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         // Left behind at worst.
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
