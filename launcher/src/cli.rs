@@ -118,7 +118,8 @@ pub struct RunArgs {
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Where the serial console goes: stdio, none, file:PATH or unix:PATH [default: stdio].
+    /// Where the serial console goes: stdio, none, file:PATH (16 MiB at most) or unix:PATH
+    /// [default: stdio].
     #[arg(long, value_name = "WHERE")]
     pub console: Option<ConsoleTarget>,
     /// Listen for commands, one JSON object a line, on this socket (unix:PATH).

@@ -2,12 +2,12 @@
 //! at a time, and an optional log file. Runs on the event loop and never blocks it.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
@@ -16,6 +16,9 @@ use rustix::net::SocketFlags;
 const CHUNK: usize = 256;
 /// What the UART's FIFO holds.
 const INPUT_CHUNK: usize = 64;
+
+/// A file that output goes to is not made larger than this, bytes: guests write without end.
+pub const FILE_LIMIT: u64 = 16 << 20;
 
 /// Ctrl-A, the prefix of console commands, as in QEMU.
 const ESCAPE: u8 = 0x01;
@@ -62,6 +65,10 @@ pub struct Console {
     interactive: bool,
     escaped: bool,
     dropped_before: u64,
+    /// Output goes to a file.
+    to_file: bool,
+    /// The file took no more once, which was said.
+    file_was_full: bool,
 }
 
 impl Console {
@@ -72,6 +79,10 @@ impl Console {
             // The socket is this process's alone; if this fails, accepting just may wait.
             let _ = rustix::io::ioctl_fionbio(listener, true);
         }
+        let to_file = fds
+            .output
+            .as_ref()
+            .is_some_and(|output| file_size(output.as_fd()).is_some());
         Self {
             queue,
             fds,
@@ -80,6 +91,8 @@ impl Console {
             interactive,
             escaped: false,
             dropped_before: 0,
+            to_file,
+            file_was_full: false,
         }
     }
 
@@ -200,12 +213,17 @@ impl Console {
             if !is_ready(output, PollFlags::OUT, 0) {
                 return true;
             }
-            match rustix::io::write(output, &self.pending) {
+            let written = match self.to_file {
+                true => write_to_file(output, &self.pending),
+                false => rustix::io::write(output, &self.pending),
+            };
+            match written {
                 Ok(count) => {
                     self.pending.drain(..count);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return true,
+                Err(errno) if self.to_file => self.lose_output(errno),
                 Err(_) => {
                     // The reader is gone for good; later output has nowhere to go.
                     self.pending.clear();
@@ -217,6 +235,19 @@ impl Console {
         }
     }
 
+    /// The file takes no more for now; somebody may empty it.
+    fn lose_output(&mut self, errno: Errno) {
+        self.pending.clear();
+        if !self.file_was_full {
+            self.file_was_full = true;
+            tracing::warn!(
+                limit = FILE_LIMIT,
+                error = %errno,
+                "the console's file takes no more; output is lost until it is emptied"
+            );
+        }
+    }
+
     /// Takes the next chunk from the queue and logs it; false if there is none.
     fn refill(&mut self) -> bool {
         self.pending.resize(CHUNK, 0);
@@ -224,7 +255,7 @@ impl Console {
         self.pending.truncate(count);
         if count > 0
             && let Some(log) = &mut self.fds.log
-            && let Err(error) = log.write_all(&self.pending)
+            && let Err(error) = write_to_file(log.as_fd(), &self.pending)
         {
             tracing::warn!(%error, "console log cannot be written; no more is logged");
             self.fds.log = None;
@@ -247,6 +278,23 @@ impl Console {
             }
         }
     }
+}
+
+/// Bytes in a regular file; `None` if it is something else.
+fn file_size(fd: BorrowedFd<'_>) -> Option<u64> {
+    let stat = rustix::fs::fstat(fd).ok()?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    is_file.then_some(stat.st_size.unsigned_abs())
+}
+
+/// Writes as the kernel does beyond a limit of the process, `EFBIG` included.
+fn write_to_file(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
+    let room = FILE_LIMIT.saturating_sub(file_size(fd).unwrap_or(0));
+    let len = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+    if len == 0 {
+        return Err(Errno::FBIG);
+    }
+    rustix::io::write(fd, &bytes[..len])
 }
 
 fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout_ms: i32) -> bool {
@@ -311,6 +359,32 @@ mod tests {
         assert_eq!(console.unescape(b"\x01b", &mut keys), (2, false));
         assert_eq!(&keys[..2], b"\x01b");
         assert_eq!(console.unescape(b"c\x01x", &mut keys), (1, true));
+    }
+
+    #[test]
+    fn a_file_has_a_limit_and_is_used_again_when_it_is_emptied() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(FILE_LIMIT - 100).expect("sparse");
+        let mut options = std::fs::OpenOptions::new();
+        let output = options.append(true).open(file.path()).expect("open");
+        let (mut console, serial) = fixture(ConsoleFds {
+            output: Some(output.into()),
+            ..Default::default()
+        });
+        let size = || file.as_file().metadata().expect("metadata").len();
+        let mut write = |count: usize| {
+            (0..count).for_each(|_| serial.write(0, b"a"));
+            assert!(!console.write_output(), "there is nothing to wait for");
+        };
+        for _ in 0..3 {
+            write(70);
+        }
+        assert_eq!(size(), FILE_LIMIT);
+        write(70);
+        assert_eq!(size(), FILE_LIMIT);
+        file.as_file().set_len(0).expect("emptied");
+        write(70);
+        assert_eq!(size(), 70);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use seccomp::jail::{self, JailError, Use, User};
 use seccomp::violation::{self, Report};
 use seccomp::{InstallError, Role};
 use thiserror::Error as ThisError;
+use vmm::console::FILE_LIMIT;
 use vmm::control::FdRole;
 
 use super::VmProcess;
@@ -108,8 +109,8 @@ pub(super) fn restrict_thread(
     Ok(seccomp::install(role, None)?)
 }
 
-/// Bytes beyond which the vm process need not make any file grow: the largest image's size. None
-/// if the console or the log goes to a file, which has no end.
+/// Bytes beyond which the vm process need not make any file grow: the largest image's size, or what
+/// the console may write to one. None if the log goes to a file, which has no end.
 pub fn file_size_limit(descriptors: &Descriptors) -> Option<u64> {
     let size = |fd: BorrowedFd<'_>| {
         let stat = fstat(fd).ok()?;
@@ -123,7 +124,7 @@ pub fn file_size_limit(descriptors: &Descriptors) -> Option<u64> {
     for (role, fd) in descriptors.roles().iter().zip(descriptors.fds()) {
         match (role, size(fd)) {
             (FdRole::Disk { .. }, Some(bytes)) => limit = limit.max(bytes),
-            (FdRole::ConsoleOutput | FdRole::ConsoleLog, Some(_)) => return None,
+            (FdRole::ConsoleOutput | FdRole::ConsoleLog, Some(_)) => limit = limit.max(FILE_LIMIT),
             _ => {}
         }
     }
