@@ -1,10 +1,14 @@
 //! Messages on standard error, with seconds since the start of the process.
 
+mod limit;
+
 use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::time;
+use tracing_subscriber::layer::SubscriberExt;
 
+use self::limit::Limit;
 use crate::cli::{LogFormat, LogLevel};
 
 /// Sets up logging in the vm process, as the launcher tells it.
@@ -36,10 +40,13 @@ pub fn init(level: LogLevel, format: LogFormat) {
         .with_target(false);
     // A second call means that somebody else's subscriber is in place, which is as good.
     let _ = match format {
-        LogFormat::Json => tracing::subscriber::set_global_default(builder.json().finish()),
+        LogFormat::Json => {
+            let subscriber = builder.json().finish().with(Limit::default());
+            tracing::subscriber::set_global_default(subscriber)
+        }
         LogFormat::Text => {
             let builder = builder.with_ansi(io::stderr().is_terminal());
-            tracing::subscriber::set_global_default(builder.finish())
+            tracing::subscriber::set_global_default(builder.finish().with(Limit::default()))
         }
     };
 }

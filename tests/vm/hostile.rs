@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use podvisor_tests::PATIENCE;
 use podvisor_tests::footprint::{Footprint, Watch, mapped_files};
@@ -24,6 +25,10 @@ use podvisor_tests::vmi::{Disk, Nic, Vmi};
 const MAX_GROWTH_KIB: u64 = 8 << 10;
 /// Lines of log that a guest can cause without a reset of the machine.
 const MAX_LOG: usize = 200;
+/// What a file that is the console may grow to, bytes.
+const MAX_CONSOLE: u64 = 16 << 20;
+/// Lines of log alike in a minute, with the one that says that there are no more.
+const MAX_LIKE: usize = 11;
 /// Seed of the run that is the same every time.
 const SEED: &str = "20261124";
 /// Seconds of each run.
@@ -118,7 +123,8 @@ fn check_growth((first, most): &(Footprint, Footprint)) {
     assert!(growth <= MAX_GROWTH_KIB, "grew by {growth} KiB");
 }
 
-/// Nobody reads as fast as a guest can write, or nobody at all: output is lost then, not kept.
+/// Nobody reads as fast as a guest can write, or nobody at all: output is lost then, not kept. Nor does
+/// it fill the disk.
 #[test]
 fn a_flood_of_output_does_not_grow_the_processes() {
     for target in ["none", "unix", "file"] {
@@ -128,6 +134,11 @@ fn a_flood_of_output_does_not_grow_the_processes() {
             "none" => "none".to_owned(),
             kind => format!("{kind}:{}", dir.join("console").display()),
         };
+        let file = dir.join("console");
+        if target == "file" {
+            let file = fs::File::create(&file).expect("ours");
+            file.set_len(MAX_CONSOLE - 1000).expect("sparse");
+        }
         let mut guest = run.arg("--console").arg(console).start();
         guest.wait_until_running();
         let client = (target == "unix").then(|| silent_client(&dir.join("console")));
@@ -137,6 +148,13 @@ fn a_flood_of_output_does_not_grow_the_processes() {
         for footprint in watches.map(Watch::stop) {
             println!("{target}: {footprint:?}");
             check_growth(&footprint);
+        }
+        let full = "the console's file takes no more";
+        let said = guest.log.text().matches(full).count();
+        assert_eq!(said, usize::from(target == "file"), "{target}");
+        if target == "file" {
+            let size = fs::metadata(file).expect("the console's file").len();
+            assert_eq!(size, MAX_CONSOLE);
         }
     }
 }
@@ -157,6 +175,7 @@ fn resets_without_end_leak_nothing() {
     let image = image::zeros(&run.dir(), "root.img", MIB);
     let constant = image::filled(&run.dir(), "constant.img", MIB);
     let run = run.volume("root", &image).volume("constant", &constant);
+    let start = Instant::now();
     let mut guest = run.payload("storm").within(network.wrapper()).start();
     let warm = after_resets(&guest, WARM);
     let end = after_resets(&guest, RESETS - WARM);
@@ -170,6 +189,13 @@ fn resets_without_end_leak_nothing() {
     guest.control().tell("stop");
     guest.exits_with(4);
     assert_eq!(image::read(&constant), image::pattern(MIB));
+    let minutes = start.elapsed().as_secs() as usize / 60 + 1;
+    for message in ["the guest was reset", "guest restarted in place"] {
+        let log = guest.log.text();
+        let lines = log.lines().filter(|line| line.contains(message)).count();
+        assert!(lines <= MAX_LIKE * minutes, "{lines} times {message:?}");
+        guest.log_has(&[&format!("for a minute, no more of {message:?}")]);
+    }
 }
 
 /// The footprints of both processes when a machine that was reset `count` more times is built and
