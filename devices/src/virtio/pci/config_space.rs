@@ -14,6 +14,7 @@ const SUBSYSTEM: u16 = 0x1100;
 
 const COMMAND: usize = 0x04;
 const COMMAND_MEMORY: u8 = 1 << 1;
+const COMMAND_MASTER: u8 = 1 << 2;
 /// Memory, bus master, parity response, SERR, INTx disable.
 const COMMAND_WRITABLE: u16 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
 const STATUS: usize = 0x06;
@@ -52,7 +53,7 @@ const TYPE_PCI: u8 = 5;
 /// What a write touched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Touched {
-    /// The BAR or the command register: decoding may have changed.
+    /// The BAR or the command register: decoding or bus mastering may have changed.
     pub(super) decoding: bool,
     /// MSI-X message control.
     pub(super) msix: bool,
@@ -71,6 +72,8 @@ pub(super) struct Window {
 pub(super) struct ConfigSpace {
     bytes: [u8; SIZE],
     writable: [u8; SIZE],
+    /// The driver has taken bus mastering away.
+    silenced: bool,
 }
 
 impl ConfigSpace {
@@ -79,6 +82,7 @@ impl ConfigSpace {
         let mut space = Self {
             bytes: [0; SIZE],
             writable: [0; SIZE],
+            silenced: false,
         };
         space.header(device);
         space.msix(vectors);
@@ -156,7 +160,11 @@ impl ConfigSpace {
             let Some(mask) = self.writable.get(at) else {
                 return touched;
             };
-            self.bytes[at] = self.bytes[at] & !mask | byte & mask;
+            let old = self.bytes[at];
+            self.bytes[at] = old & !mask | byte & mask;
+            if at == COMMAND && (old ^ self.bytes[at]) & COMMAND_MASTER != 0 {
+                self.silenced = old & COMMAND_MASTER != 0;
+            }
             match at {
                 COMMAND | BAR..=0x17 => touched.decoding = true,
                 _ if at & !1 == MSIX_CONTROL => touched.msix = true,
@@ -180,6 +188,12 @@ impl ConfigSpace {
         let on = self.bytes[COMMAND] & COMMAND_MEMORY != 0;
         let usable = base != 0 && base.checked_add(layout::BAR_SIZE).is_some();
         (on && usable).then_some(base)
+    }
+
+    /// Whether the device may access memory (PCI 3.0, 6.2.2). Some drivers never allow it and expect it
+    /// all the same, so only one that takes it away means it.
+    pub(super) fn may_access_memory(&self) -> bool {
+        !self.silenced
     }
 
     /// MSI-X message control.

@@ -91,6 +91,8 @@ pub struct VirtioPciFunction {
     bar: Arc<BarAddress>,
     /// The workers, from `DRIVER_OK` to reset.
     running: Option<Running>,
+    /// The machine is paused.
+    paused: bool,
 }
 
 impl VirtioPciFunction {
@@ -116,6 +118,7 @@ impl VirtioPciFunction {
             msix,
             bar: Arc::default(),
             running: None,
+            paused: false,
             device,
             context,
         })
@@ -154,6 +157,19 @@ impl VirtioPciFunction {
                 running.place_doorbells(&*self.context.doorbells, self.bar.get());
             }
             Err(error) => self.interrupts.fail(&error),
+        }
+    }
+
+    /// Lets the workers work as long as machine and driver let them. A device that was started while it
+    /// might not access memory starts when it may.
+    fn update_work(&mut self) {
+        let working = !self.paused && self.config.may_access_memory();
+        match &mut self.running {
+            Some(running) => running.set_working(working),
+            None if working && self.registers.is_live() && !self.interrupts.needs_reset() => {
+                self.activate();
+            }
+            None => {}
         }
     }
 
@@ -234,6 +250,7 @@ impl PciFunction for VirtioPciFunction {
         let touched = self.config.write(offset, data);
         if touched.decoding {
             self.update_decoding();
+            self.update_work();
         }
         if touched.msix {
             self.msix.set_control(self.config.msix_control());
@@ -278,7 +295,7 @@ impl PciFunction for VirtioPciFunction {
         match region {
             Region::Common => match self.registers.write(offset, data, &self.interrupts) {
                 Some(Action::Reset) => self.reset(),
-                Some(Action::Activate) => self.activate(),
+                Some(Action::Activate) => self.update_work(),
                 None => {}
             },
             Region::Device => self.device.write_config(u64::from(offset), data),
@@ -293,15 +310,13 @@ impl PciFunction for VirtioPciFunction {
     }
 
     fn pause(&mut self) {
-        if let Some(running) = &self.running {
-            running.pause();
-        }
+        self.paused = true;
+        self.update_work();
     }
 
     fn resume(&mut self) {
-        if let Some(running) = &self.running {
-            running.resume();
-        }
+        self.paused = false;
+        self.update_work();
     }
 
     fn shutdown(&mut self) {

@@ -52,6 +52,8 @@ struct Doorbell {
 pub(super) struct Running {
     doorbells: Vec<Doorbell>,
     workers: Vec<Worker>,
+    /// The workers are not paused.
+    working: bool,
 }
 
 impl Running {
@@ -94,7 +96,11 @@ impl Running {
             .zip(handlers)
             .map(|(name, handler)| spawn(name, handler, context, interrupts))
             .collect::<Result<_, _>>()?;
-        Ok(Self { doorbells, workers })
+        Ok(Self {
+            doorbells,
+            workers,
+            working: true,
+        })
     }
 
     /// Connects the doorbells at the BAR's address `base`, or nowhere. A doorbell that the kernel
@@ -125,12 +131,16 @@ impl Running {
         }
     }
 
-    pub(super) fn pause(&self) {
-        self.workers.iter().for_each(Worker::pause);
-    }
-
-    pub(super) fn resume(&self) {
-        self.workers.iter().for_each(Worker::resume);
+    /// Lets the workers work, or waits until they have nothing in flight and do not.
+    pub(super) fn set_working(&mut self, working: bool) {
+        if self.working == working {
+            return;
+        }
+        self.working = working;
+        match working {
+            true => self.workers.iter().for_each(Worker::resume),
+            false => self.workers.iter().for_each(Worker::pause),
+        }
     }
 
     /// Ends the workers.

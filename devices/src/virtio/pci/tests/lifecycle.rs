@@ -66,6 +66,63 @@ fn pause_holds_requests_back() {
     assert_eq!(guest.log.handlers.load(Ordering::SeqCst), 0);
 }
 
+/// A kernel that loads another one takes bus mastering away, so that nothing is written to memory which
+/// is the other's.
+#[test]
+fn without_bus_mastering_nothing_is_taken_or_given_back() {
+    const COMMAND: u16 = 0x04;
+    let still = |queue: &mut GuestQueue| {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert_eq!(queue.pop_used(), None);
+    };
+    let mut guest = Guest::new();
+    guest.enable_interrupts();
+    guest.log.hold.store(true, Ordering::SeqCst);
+    let [mut queue, _] = guest.start();
+    queue.add(CHAIN);
+    guest.kick(0);
+    guest.set_config(COMMAND, 2);
+    // What was in flight is complete when the write is.
+    let taken = queue.pop_used();
+    assert!(matches!(taken, None | Some((_, 2))), "{taken:?}");
+    guest.log.hold.store(false, Ordering::SeqCst);
+    queue.add(CHAIN);
+    guest.kick(0);
+    still(&mut queue);
+    // The machine's pause and the driver's wish do not undo each other.
+    guest.function.pause();
+    guest.function.resume();
+    still(&mut queue);
+    guest.function.pause();
+    guest.set_config(COMMAND, 6);
+    still(&mut queue);
+    guest.function.resume();
+    queue.wait_used();
+
+    guest.set_config(COMMAND, 2);
+    let [mut queue, _] = guest.start();
+    assert_eq!(
+        (guest.status(), guest.log.handlers.load(Ordering::SeqCst)),
+        (0xf, 0)
+    );
+    queue.add(CHAIN);
+    guest.write(NOTIFY, 2, 0);
+    still(&mut queue);
+    guest.set_config(COMMAND, 6);
+    queue.wait_used();
+}
+
+/// Firmware and small kernels know no bus mastering, and other machines do not mind.
+#[test]
+fn a_driver_that_never_allows_bus_mastering_is_served() {
+    let mut guest = Guest::new();
+    guest.set_config(0x04, 2);
+    let [mut queue, _] = guest.start();
+    queue.add(CHAIN);
+    guest.kick(0);
+    queue.wait_used();
+}
+
 #[test]
 fn a_malformed_chain_needs_a_reset() {
     let mut guest = Guest::new();
