@@ -52,7 +52,8 @@ impl std::ops::AddAssign for Memory {
     }
 }
 
-/// Memory of `pids`. Mappings of at least `ram_kib`, which are guest RAM, do not count.
+/// Memory of `pids`. Guest RAM does not count: mappings of at least `ram_kib`, and what is not to be
+/// dumped, as podvisor marks its own, which has two parts.
 pub fn memory(pids: &[u32], ram_kib: u64) -> Result<Memory> {
     let mut total = Memory::default();
     for pid in pids {
@@ -65,18 +66,22 @@ pub fn memory(pids: &[u32], ram_kib: u64) -> Result<Memory> {
 
 fn without_ram(smaps: &str, ram_kib: u64) -> Memory {
     let mut total = Memory::default();
-    let mut is_ram = false;
+    let (mut size, mut mapping) = (0, Memory::default());
     for line in smaps.lines() {
         let Some((key, value)) = line.split_once(':') else {
             continue;
         };
-        let value = value.trim_end_matches("kB").trim().parse().unwrap_or(0);
+        let kib = || value.trim_end_matches("kB").trim().parse().unwrap_or(0);
         match key {
-            "Size" => is_ram = value >= ram_kib,
-            _ if is_ram => {}
-            "Pss" => total.pss += value,
-            "Rss" => total.rss += value,
-            "Private_Dirty" => total.private_dirty += value,
+            "Size" => size = kib(),
+            "Pss" => mapping.pss = kib(),
+            "Rss" => mapping.rss = kib(),
+            "Private_Dirty" => mapping.private_dirty = kib(),
+            // The last line of each.
+            "VmFlags" => {
+                let is_ram = size >= ram_kib || value.split(' ').any(|flag| flag == "dd");
+                total += if is_ram { Memory::default() } else { mapping };
+            }
             _ => {}
         }
     }
@@ -134,8 +139,11 @@ mod tests {
     #[test]
     fn guest_ram_does_not_count() {
         let smaps = "7f00-7f01 rw-p 00000000 00:00 0\nSize: 131072 kB\nRss: 900 kB\nPss: 900 kB\n\
-                     Private_Dirty: 900 kB\n7f02-7f03 rw-p 0 00:00 0 [heap]\nSize: 132 kB\n\
-                     Rss: 40 kB\nPss: 30 kB\nPrivate_Dirty: 20 kB\n";
+                     Private_Dirty: 900 kB\nVmFlags: rd wr mr\n\
+                     7f01-7f02 rw-p 0 00:00 0\nSize: 2048 kB\nRss: 500 kB\nPss: 500 kB\n\
+                     Private_Dirty: 500 kB\nVmFlags: rd wr mr dd \n\
+                     7f02-7f03 rw-p 0 00:00 0 [heap]\nSize: 132 kB\nRss: 40 kB\nPss: 30 kB\n\
+                     Private_Dirty: 20 kB\nVmFlags: rd wr mr \n";
         let expected = Memory {
             pss: 30,
             rss: 40,

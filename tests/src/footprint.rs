@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// A process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Anonymous resident memory, KiB. Guest RAM is shared memory, so not part of it.
+    /// Anonymous resident memory without guest RAM, KiB.
     pub anonymous_kib: u64,
     /// Open descriptors.
     pub descriptors: usize,
@@ -32,11 +32,29 @@ impl Footprint {
             line.split_whitespace().next()?.parse().ok()
         };
         Some(Self {
-            anonymous_kib: value("RssAnon:")?,
+            anonymous_kib: anonymous_kib(&fs::read_to_string(format!("{proc}/smaps")).ok()?),
             threads: value("Threads:")?,
             descriptors: fs::read_dir(format!("{proc}/fd")).ok()?.count(),
         })
     }
+}
+
+/// Anonymous memory in KiB by an `smaps`. Guest RAM is what is not to be dumped (`dd`).
+fn anonymous_kib(smaps: &str) -> u64 {
+    let (mut total, mut last) = (0, 0);
+    for line in smaps.lines() {
+        match line.split_once(':') {
+            Some(("Anonymous", value)) => {
+                let value = value.trim().trim_end_matches(" kB").parse();
+                last = value.unwrap_or(0);
+            }
+            Some(("VmFlags", flags)) if !flags.split_whitespace().any(|flag| flag == "dd") => {
+                total += last;
+            }
+            _ => {}
+        }
+    }
+    total
 }
 
 /// Files that a process has mapped, with the permissions of each mapping.
@@ -88,5 +106,17 @@ impl Watch {
         // Fails if the process has ended, and the thread with it.
         let _ = self.stop.send(());
         self.thread.join().expect("looking does not panic")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_ram_does_not_count() {
+        let smaps = "7f00-7f01 rw-p 00000000 00:00 0\nAnonymous: 900 kB\nVmFlags: rd wr dd hg\n\
+                     7f02-7f03 rw-p 0 00:00 0 [heap]\nAnonymous: 40 kB\nVmFlags: rd wr mr\n";
+        assert_eq!(anonymous_kib(smaps), 40);
     }
 }

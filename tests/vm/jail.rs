@@ -246,7 +246,6 @@ fn has_known_descriptors(vm: &Process, image: &str) {
         // The log twice, and the console.
         ("pipe:", 3),
         ("/dev/kvm", 1),
-        ("/memfd:guest-ram", 1),
         (&payload.to_string_lossy(), 1),
     ];
     for (text, number) in expected {
@@ -255,7 +254,7 @@ fn has_known_descriptors(vm: &Process, image: &str) {
     // Those of devices once for all and once more for the machine of this boot.
     let (disk, tap) = (count(image), count("/dev/net/tun"));
     assert!((1..=2).contains(&disk) && (1..=2).contains(&tap), "{all:?}");
-    assert_eq!(rest.len(), 6 + disk + tap, "{all:?}");
+    assert_eq!(rest.len(), 5 + disk + tap, "{all:?}");
 }
 
 fn has_tight_limits(vm: &Process, image: usize) {

@@ -80,8 +80,6 @@ pub enum Command {
 pub enum FdRole {
     /// `/dev/kvm`.
     Kvm,
-    /// memfd of guest RAM, sized as the plan says.
-    Memory,
     /// Kernel image.
     Kernel,
     /// Initial RAM disk.

@@ -1,31 +1,43 @@
-//! Guest RAM: mapped from the launcher's memfd, given to KVM as one slot per side of the hole.
+//! Guest RAM: memory of this process, given to KVM as one slot per side of the hole.
+//!
+//! It is private anonymous memory in huge pages where the kernel has them at hand, or hugetlb pages
+//! if the VMI asks for them. Host and guest addresses agree in their lower bits, so that KVM can map
+//! as large pages as the host has. The first 2 MiB are ordinary pages: boot structures touch a few
+//! of them, and clearing all would be felt at the start.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
 use std::sync::Arc;
 
 use devices::GuestMemory;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use rustix::fs::FallocateFlags;
 use thiserror::Error;
-use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::layout;
+use crate::plan::MemoryPlan;
+
+/// The usual large page, bytes.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Pages asked about at a time, 16 MiB.
+const ASKED: usize = 4096;
+
+const PAGE: usize = 4096;
 
 /// Guest RAM cannot be set up.
 #[derive(Debug, Error)]
 pub enum MemoryError {
-    /// The memfd cannot be mapped.
+    /// The host has no such memory.
     #[error("Cannot map {bytes} bytes of guest RAM")]
     Map {
         /// Bytes asked for.
         bytes: u64,
         /// The cause.
         #[source]
-        source: MmapRegionError,
+        source: io::Error,
     },
     /// The regions do not fit the guest's address space.
     #[error("Guest RAM of {bytes} bytes does not fit its address map")]
@@ -33,7 +45,7 @@ pub enum MemoryError {
         /// Size of the RAM.
         bytes: u64,
     },
-    /// The memfd could not be emptied.
+    /// The pages could not be given back.
     #[error("Cannot clear guest RAM")]
     Clear(#[source] io::Error),
     /// The mapping could not be marked as not to be dumped.
@@ -52,27 +64,29 @@ pub enum MemoryError {
     },
 }
 
-/// Guest RAM and the memfd behind it, which outlives machine resets.
+/// Guest RAM, which outlives machine resets. A process has one and never unmaps it, so that a
+/// pointer into it stays good.
 pub struct Ram {
-    file: Arc<File>,
     bytes: u64,
+    kind: Kind,
     memory: Arc<GuestMemory>,
 }
 
 impl Ram {
-    /// Maps `bytes` of `memfd` as guest RAM, shared, not reserved and not in core dumps.
-    pub fn map(memfd: OwnedFd, bytes: u64) -> Result<Self, MemoryError> {
-        let file = Arc::new(File::from(memfd));
-        let (below, above) = layout::split_ram(bytes);
-        let mut regions = vec![map_region(&file, 0, below, 0)?];
+    /// Maps guest RAM as `plan` says, not in core dumps. Ordinary pages are not reserved, hugetlb
+    /// pages are.
+    pub fn map(plan: &MemoryPlan) -> Result<Self, MemoryError> {
+        let kind = Kind::of(plan);
+        let (below, above) = layout::split_ram(plan.bytes);
+        let mut regions = vec![kind.map_region(below, 0)?];
         if above > 0 {
-            regions.push(map_region(&file, below, above, layout::HOLE_END)?);
+            regions.push(kind.map_region(above, layout::HOLE_END)?);
         }
-        let memory =
-            GuestMemory::from_regions(regions).map_err(|_| MemoryError::Arrange { bytes })?;
+        let arrange = |_| MemoryError::Arrange { bytes: plan.bytes };
+        let memory = GuestMemory::from_regions(regions).map_err(arrange)?;
         Ok(Self {
-            file,
-            bytes,
+            bytes: plan.bytes,
+            kind,
             memory: Arc::new(memory),
         })
     }
@@ -87,22 +101,25 @@ impl Ram {
         self.bytes
     }
 
-    /// Bytes that have been touched and so cost host memory.
+    /// Bytes that cost host memory now.
     pub fn resident(&self) -> u64 {
-        const BLOCK: u64 = 512;
-        rustix::fs::fstat(&self.file)
-            .map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK)
+        let mut pages = vec![0; ASKED];
+        self.memory
+            .iter()
+            .map(|region| resident(region, &mut pages))
+            .sum()
     }
 
     /// Gives all pages back to the host; they read as zero afterwards.
     pub fn clear(&self) -> Result<(), MemoryError> {
-        rustix::fs::fallocate(
-            &self.file,
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            0,
-            self.bytes,
-        )
-        .map_err(|errno| MemoryError::Clear(errno.into()))
+        for region in self.memory.iter() {
+            let advice = match self.kind {
+                Kind::Ordinary => libc::MADV_DONTNEED,
+                Kind::HugeTlb { .. } => libc::MADV_REMOVE,
+            };
+            advise(region.as_ptr(), region.len() as usize, advice).map_err(MemoryError::Clear)?;
+        }
+        Ok(())
     }
 
     /// Makes the RAM visible in `vm`. The caller keeps `self` alive as long as `vm`.
@@ -129,49 +146,134 @@ impl Ram {
     }
 }
 
-fn map_region(
-    file: &Arc<File>,
-    offset: u64,
-    bytes: u64,
-    base: u64,
-) -> Result<GuestRegionMmap<()>, MemoryError> {
-    let size = usize::try_from(bytes).map_err(|_| MemoryError::Arrange { bytes })?;
-    let mapping = MmapRegionBuilder::new(size)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-        .with_file_offset(FileOffset::from_arc(file.clone(), offset))
-        .build()
-        .map_err(|source| MemoryError::Map { bytes, source })?;
-    // SAFETY: the range is the mapping made above; MADV_DONTDUMP changes no contents.
-    let advised = unsafe { libc::madvise(mapping.as_ptr().cast(), size, libc::MADV_DONTDUMP) };
-    if advised != 0 {
-        return Err(MemoryError::DontDump(io::Error::last_os_error()));
+/// Where the pages come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Whatever the kernel has.
+    Ordinary,
+    /// Reserved huge pages of this size in bytes.
+    HugeTlb { page_size: u64 },
+}
+
+impl Kind {
+    fn of(plan: &MemoryPlan) -> Self {
+        let huge = |page_size| Self::HugeTlb { page_size };
+        plan.hugepage_size.map_or(Self::Ordinary, huge)
     }
-    GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or(MemoryError::Arrange { bytes })
+
+    /// Flags of `mmap`. Holes can be punched into hugetlb pages on any kernel if they are shared.
+    fn flags(self) -> i32 {
+        match self {
+            Self::Ordinary => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+            Self::HugeTlb { page_size } => {
+                let size = page_size.trailing_zeros() << libc::MAP_HUGE_SHIFT;
+                libc::MAP_SHARED | libc::MAP_HUGETLB | size as i32
+            }
+        }
+    }
+
+    /// Largest page there can be, bytes.
+    fn alignment(self) -> usize {
+        match self {
+            Self::Ordinary => HUGE_PAGE,
+            Self::HugeTlb { page_size } => page_size as usize,
+        }
+    }
+
+    fn map_region(self, bytes: u64, base: u64) -> Result<GuestRegionMmap<()>, MemoryError> {
+        let arrange = MemoryError::Arrange { bytes };
+        let Ok(size) = usize::try_from(bytes) else {
+            return Err(arrange);
+        };
+        let start = self
+            .map_aligned(size)
+            .map_err(|source| MemoryError::Map { bytes, source })?;
+        advise(start, size, libc::MADV_DONTDUMP).map_err(MemoryError::DontDump)?;
+        if self == Self::Ordinary && size > HUGE_PAGE {
+            // A kernel without huge pages refuses, and RAM is what it is.
+            let _ = advise(
+                start.wrapping_add(HUGE_PAGE),
+                size - HUGE_PAGE,
+                libc::MADV_HUGEPAGE,
+            );
+        }
+        // SAFETY: the range was mapped above and is never unmapped.
+        let mapping = unsafe { MmapRegionBuilder::new(size).with_raw_mmap_pointer(start) }
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(self.flags() | libc::MAP_ANONYMOUS)
+            .build();
+        let region = mapping
+            .ok()
+            .and_then(|mapping| GuestRegionMmap::new(mapping, GuestAddress(base)));
+        region.ok_or(arrange)
+    }
+
+    /// New memory at an address that is a multiple of the alignment.
+    fn map_aligned(self, size: usize) -> io::Result<*mut u8> {
+        let alignment = self.alignment();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let space = map(ptr::null_mut(), size + alignment, libc::PROT_NONE, flags)?;
+        let start = space.wrapping_add(space.align_offset(alignment));
+        let flags = self.flags() | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        map(start, size, libc::PROT_READ | libc::PROT_WRITE, flags)
+    }
+}
+
+/// Maps anonymous memory. With `MAP_FIXED` only where this module has reserved the addresses.
+fn map(address: *mut u8, size: usize, protection: i32, flags: i32) -> io::Result<*mut u8> {
+    // SAFETY: new addresses are nobody's, and those that `map_aligned` passes are its own.
+    let mapped = unsafe { libc::mmap(address.cast(), size, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(mapped.cast())
+}
+
+/// Advises the kernel about a part of guest RAM, whose contents may be lost.
+fn advise(start: *mut u8, len: usize, advice: i32) -> io::Result<()> {
+    // SAFETY: the range is guest RAM, to which Rust holds no reference and of whose contents it
+    // assumes nothing.
+    if unsafe { libc::madvise(start.cast(), len, advice) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Bytes of `region` that are in memory; `pages` is space for the answers.
+fn resident(region: &GuestRegionMmap<()>, pages: &mut [u8]) -> u64 {
+    let (start, len) = (region.as_ptr(), region.len() as usize);
+    let mut found = 0;
+    for offset in (0..len).step_by(pages.len() * PAGE) {
+        let part = (len - offset).min(pages.len() * PAGE);
+        let answers = &mut pages[..part.div_ceil(PAGE)];
+        let first = start.wrapping_add(offset).cast();
+        // SAFETY: the range is mapped, and there is a byte for each page of it.
+        if unsafe { libc::mincore(first, part, answers.as_mut_ptr()) } == 0 {
+            found += answers.iter().filter(|answer| **answer & 1 != 0).count();
+        }
+    }
+    (found * PAGE) as u64
 }
 
 impl std::fmt::Debug for Ram {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            formatter,
-            "Ram({} bytes, fd {})",
-            self.bytes,
-            self.file.as_raw_fd()
-        )
+        write!(formatter, "Ram({} bytes, {:?})", self.bytes, self.kind)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rustix::fs::MemfdFlags;
     use vm_memory::Bytes;
 
     use super::*;
 
     fn ram(bytes: u64) -> Ram {
-        let memfd = rustix::fs::memfd_create("ram", MemfdFlags::CLOEXEC).expect("memfd");
-        rustix::fs::ftruncate(&memfd, bytes).expect("size");
-        Ram::map(memfd, bytes).expect("map")
+        let hugepage_size = None;
+        Ram::map(&MemoryPlan {
+            bytes,
+            hugepage_size,
+        })
+        .expect("map")
     }
 
     #[test]
@@ -197,20 +299,31 @@ mod tests {
     }
 
     #[test]
+    fn large_pages_of_the_host_are_large_pages_of_the_guest() {
+        let ram = ram((3 << 30) + (4 << 20));
+        for region in ram.memory().iter() {
+            assert_eq!(region.as_ptr().align_offset(HUGE_PAGE), 0);
+            assert!(region.start_addr().0.is_multiple_of(HUGE_PAGE as u64));
+        }
+    }
+
+    #[test]
     fn untouched_ram_costs_nothing_and_clearing_gives_it_back() {
         let ram = ram(64 << 20);
         assert_eq!(ram.resident(), 0);
         ram.memory()
             .write_obj(1_u8, GuestAddress(0x5000))
             .expect("write");
-        assert_eq!(ram.resident(), 4096);
+        assert_eq!(ram.resident(), 4096, "the start is in small pages");
+        ram.memory()
+            .write_obj(1_u8, GuestAddress(40 << 20))
+            .expect("write");
+        assert!((8192..=(2 << 20) + 4096).contains(&ram.resident()));
         ram.clear().expect("clear");
         assert_eq!(ram.resident(), 0);
-        assert_eq!(
-            ram.memory()
-                .read_obj::<u8>(GuestAddress(0x5000))
-                .expect("read"),
-            0
-        );
+        for address in [0x5000, 40 << 20] {
+            let byte = ram.memory().read_obj::<u8>(GuestAddress(address));
+            assert_eq!(byte.expect("read"), 0);
+        }
     }
 }

@@ -15,15 +15,6 @@ pub enum ResourceError {
     /// KVM does not say what it can do.
     #[error("/dev/kvm is not usable")]
     KvmCall(#[source] KvmError),
-    /// Guest RAM cannot be made.
-    #[error("Cannot make guest RAM of {} MiB", .bytes >> 20)]
-    Memory {
-        /// Size.
-        bytes: u64,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
     /// Not enough huge pages.
     #[error(
         "Guest RAM needs {wanted} huge pages of {} MiB, of which the host has {free} free",
@@ -118,7 +109,6 @@ impl ResourceError {
                  request the device devices.kubevirt.io/kvm."
             }
             Self::KvmCall(_) => "Check that it is the device of this kernel's KVM.",
-            Self::Memory { .. } => "Check the limits on memory of this process and its pod.",
             Self::HugePages { .. } => {
                 "Reserve more in /sys/kernel/mm/hugepages, or leave out \
                  spec.domain.memory.hugepages."

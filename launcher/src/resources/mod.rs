@@ -61,14 +61,14 @@ pub struct Resources {
     pub cpuid: Vec<CpuidLeaf>,
 }
 
-/// Opens KVM, guest RAM, kernel, initial RAM disk and disks, and settles the cache mode of disks
+/// Opens KVM, kernel, initial RAM disk and disks, and settles the cache mode of disks
 /// that left it open.
 pub fn open(plan: &mut LaunchPlan) -> Result<Resources, ResourceError> {
     let mut descriptors = Descriptors::default();
     let kvm = open_kvm()?;
     let cpuid = vmm::kvm::supported_cpuid(kvm.as_fd()).map_err(ResourceError::KvmCall)?;
     descriptors.push(FdRole::Kvm, kvm);
-    descriptors.push(FdRole::Memory, memory::create(&plan.machine.memory)?);
+    memory::check(&plan.machine.memory)?;
     descriptors.push(
         FdRole::Kernel,
         file::open_boot_file("kernel", &plan.kernel)?,

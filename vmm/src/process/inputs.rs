@@ -58,14 +58,13 @@ pub(super) fn sort_fds(
     let missing = |what: &str| ProcessError::MissingFd {
         what: what.to_owned(),
     };
-    let (mut kvm, mut memory, mut kernel, mut initrd) = (None, None, None, None);
+    let (mut kvm, mut kernel, mut initrd) = (None, None, None);
     let mut disks: Vec<Option<File>> = plan.disks.iter().map(|_| None).collect();
     let mut nics: Vec<NicFds> = plan.nics.iter().map(|_| NicFds::default()).collect();
     let mut console = ConsoleFds::default();
     for (role, fd) in roles.into_iter().zip(fds) {
         match role {
             FdRole::Kvm => kvm = Some(fd),
-            FdRole::Memory => memory = Some(fd),
             FdRole::Kernel => kernel = Some(File::from(fd)),
             FdRole::Initrd => initrd = Some(File::from(fd)),
             FdRole::Disk { index } => {
@@ -94,10 +93,7 @@ pub(super) fn sort_fds(
             fds.backend(nic.queue_pairs).ok_or_else(missing)
         })
         .collect::<Result<_, _>>()?;
-    let ram = Ram::map(
-        memory.ok_or_else(|| missing("guest RAM"))?,
-        plan.memory.bytes,
-    )?;
+    let ram = Ram::map(&plan.memory)?;
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Access, MemfdFlags, access};
+use rustix::fs::{Access, access};
 use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use rustix::thread::CapabilitySet;
 use seccomp::probe;
@@ -103,10 +103,13 @@ fn virtualization() -> Check {
 }
 
 fn memory() -> Check {
-    let found = rustix::fs::memfd_create("check", MemfdFlags::CLOEXEC)
-        .map(|_| "memory files can be made".to_owned())
-        .map_err(|errno| format!("memfd_create: {errno}"));
-    check("memory", "guest RAM", true, found)
+    const MODE: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+    let found = match fs::read_to_string(MODE) {
+        Ok(mode) if mode.contains("[never]") => Err(format!("{MODE} says never")),
+        Ok(mode) => Ok(format!("transparent huge pages: {}", mode.trim())),
+        Err(error) => Err(format!("{MODE}: {error}")),
+    };
+    check("memory", "large pages for guest RAM", false, found)
 }
 
 fn hugepages() -> Check {
