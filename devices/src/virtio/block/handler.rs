@@ -9,7 +9,9 @@ use tracing::error;
 use crate::thread::ThreadRole;
 use crate::virtio::block::bounce::Bounce;
 use crate::virtio::block::image::Image;
+use crate::virtio::block::image::Op;
 use crate::virtio::block::patience::Patience;
+use crate::virtio::block::prompt::Prompt;
 use crate::virtio::block::request::{HEADER_SIZE, ID_SIZE, Request, Rules, Status};
 use crate::virtio::block::ring::Ring;
 use crate::virtio::block::slots::{Slot, Slots, Step};
@@ -50,6 +52,7 @@ pub(super) struct BlockHandler {
     /// Requests to take before they are submitted.
     burst: u16,
     patience: Patience,
+    prompt: Prompt,
     shared: Arc<Shared>,
 }
 
@@ -65,6 +68,7 @@ impl BlockHandler {
             slots: Slots::new(queue.size(), Arc::clone(queue.memory())),
             burst: queue.size(),
             patience: Patience::new(),
+            prompt: Prompt::default(),
             queue,
             ring,
             bounce: Bounce::default(),
@@ -190,8 +194,14 @@ impl BlockHandler {
             self.finish(index, step);
             return Ok(());
         }
+        let at_once = self.is_done_at_once(index, now);
         match &mut self.ring {
-            Some(ring) => ring.push(index, &self.slots).map_err(QueueError::Backend),
+            Some(ring) if !at_once => ring.push(index, &self.slots).map_err(QueueError::Backend),
+            Some(_) => {
+                let step = self.slots.perform(index, &self.shared.image);
+                self.finish(index, step);
+                Ok(())
+            }
             None => {
                 let step = self.slots.perform(index, &self.shared.image);
                 self.finish(index, step);
@@ -200,6 +210,15 @@ impl BlockHandler {
                 Ok(())
             }
         }
+    }
+
+    /// Whether this thread shall do the request in slot `index` itself.
+    fn is_done_at_once(&self, index: u16, now: Instant) -> bool {
+        let is_cached_write = |slot: &Slot| slot.op == Op::Write && !slot.dsync;
+        self.shared.image.is_cached()
+            && self.slots.get(index).is_some_and(|(slot, _)| {
+                is_cached_write(slot) && self.prompt.expects(slot.offset, slot.left, now)
+            })
     }
 
     fn aligned(&self, index: u16) -> bool {
@@ -268,7 +287,11 @@ impl BlockHandler {
         let counters = &self.shared.counters;
         let written = if status == Status::Ok {
             let (kind, bytes) = counted(&request);
-            counters.succeeded(kind, bytes, started);
+            let time = started.elapsed();
+            counters.succeeded(kind, bytes, time);
+            if matches!(kind, Counted::Write) {
+                self.prompt.took(started, time);
+            }
             written
         } else {
             counters.failed();

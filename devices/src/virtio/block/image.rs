@@ -79,6 +79,11 @@ impl Image {
         &self.file
     }
 
+    /// Whether writes end in the host's page cache.
+    pub(super) fn is_cached(&self) -> bool {
+        self.direct.is_none()
+    }
+
     /// Whether direct I/O takes a transfer at `offset` with these buffers as they are. Misaligned
     /// ones go through [`Bounce`](super::bounce::Bounce).
     pub(super) fn takes(&self, buffers: &[iovec]) -> bool {

@@ -1,7 +1,8 @@
 //! virtio-blk (virtio 1.2, 5.2) on a raw image: a regular file or a block device.
 //!
 //! A worker per request queue hands guest buffers to the kernel as they are, with io_uring, or with
-//! `preadv2` and `pwritev2` where the host refuses that.
+//! `preadv2` and `pwritev2` where the host refuses that, and for writes that the page cache takes at
+//! once.
 //!
 //! `FLUSH` makes durable what completed before it was made available. If a driver does not negotiate
 //! it, and with [`CacheMode::Writethrough`] (which does not offer it), each write is durable when it
@@ -12,6 +13,7 @@ mod config;
 mod handler;
 mod image;
 mod patience;
+mod prompt;
 mod request;
 mod ring;
 mod slots;

@@ -1,7 +1,7 @@
 //! Counters of a block device.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,8 +68,8 @@ struct Counter {
 }
 
 impl Counter {
-    fn add(&self, bytes: u64, start: Instant) {
-        let time = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    fn add(&self, bytes: u64, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.time_ns.fetch_add(time, Ordering::Relaxed);
@@ -92,13 +92,13 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Counts a request of `bytes` that succeeded, and was taken from its queue at `start`.
-    pub(super) fn succeeded(&self, kind: Counted, bytes: u64, start: Instant) {
+    /// Counts a request of `bytes` that succeeded `time` after it was taken from its queue.
+    pub(super) fn succeeded(&self, kind: Counted, bytes: u64, time: Duration) {
         match kind {
-            Counted::Read => self.reads.add(bytes, start),
-            Counted::Write => self.writes.add(bytes, start),
-            Counted::Flush => self.flushes.add(bytes, start),
-            Counted::Discard => self.discards.add(bytes, start),
+            Counted::Read => self.reads.add(bytes, time),
+            Counted::Write => self.writes.add(bytes, time),
+            Counted::Flush => self.flushes.add(bytes, time),
+            Counted::Discard => self.discards.add(bytes, time),
             Counted::Other => {}
         }
     }
