@@ -51,4 +51,4 @@ part() {
 }
 
 part kernel "$out/vmlinux" kernel.config patches
-part initrd "$out/initrd.cpio" dhcp6.c init.c init.sh scripts
+part initrd "$out/initrd.cpio" bare.h dhcp6.c forge.c init.c init.sh scripts

@@ -2,7 +2,7 @@
  * /init of the test guest, and the few tools that busybox lacks or forks for.
  *
  * Guest kernel code may be interpreted (about 100 ms per fork and exec), so what
- * every boot needs is done here with bare system calls. No libc: start-up
+ * every boot needs is done here with bare system calls. No libc (bare.h): start-up
  * is a handful of instructions and no CPUID bit can lead it astray.
  *
  *   /init                 mount the kernel's file systems, exec busybox sh /init.sh
@@ -12,11 +12,10 @@
  *   guest button EVENT    until the power key of this input device goes down
  *   guest send IP PORT N  N bytes of the pattern over TCP
  *   guest receive PORT N  N bytes over TCP (all bytes if N is 0): count and SHA-256
- *   guest echo PORT       tell every client, TCP or UDP, what address it has, for ever
+ *   guest echo PORT       tell every client that asks, TCP or UDP, what address it has, for ever
  *   guest ask tcp|udp IP PORT KEY [N]  ask such a server, with N bytes that no router may split
  *   guest digest DEV N [KEY]  SHA-256 of the first N MiB, by direct I/O
  */
-#include <asm/unistd.h>
 #include <linux/in.h>
 #include <linux/in6.h>
 #include <linux/input-event-codes.h>
@@ -24,18 +23,16 @@
 #include <linux/socket.h>
 #include <linux/time.h>
 
+#include "bare.h"
+
 #define O_RDONLY 0
 #define O_RDWR 2
 #define O_DIRECT 040000
 #define MS_NOSUID 2
 #define TCSBRK 0x5409
 #define AF_INET 2
-#define AF_INET6 10
 #define SOCK_STREAM 1
-#define SOCK_DGRAM 2
-#define SOL_SOCKET 1
 #define SO_REUSEADDR 2
-#define SO_RCVTIMEO 20
 #define SO_SNDTIMEO 21
 #define SOL_IP 0
 #define IP_MTU_DISCOVER 10
@@ -44,89 +41,6 @@
 #define PMTUDISC_DO 2
 #define POLLIN 1
 #define SHUT_WR 1
-
-typedef unsigned long word;
-
-static long call6(long nr, word a, word b, word c, word d, word e, word f)
-{
-	register word r10 __asm__("r10") = d;
-	register word r8 __asm__("r8") = e;
-	register word r9 __asm__("r9") = f;
-	long ret;
-
-	__asm__ volatile("syscall"
-			 : "=a"(ret)
-			 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-			 : "rcx", "r11", "memory");
-	return ret;
-}
-
-#define call(nr, a, b, c) call6(nr, (word)(a), (word)(b), (word)(c), 0, 0, 0)
-
-static word length(const char *s)
-{
-	word n = 0;
-
-	while (s[n])
-		n++;
-	return n;
-}
-
-static int same(const char *a, const char *b)
-{
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
-static void say(const char *s)
-{
-	call(__NR_write, 1, s, length(s));
-}
-
-static word number(const char *s)
-{
-	word n = 0;
-
-	while (*s >= '0' && *s <= '9')
-		n = n * 10 + (word)(*s++ - '0');
-	return n;
-}
-
-/* Writes n in decimal at `to`, padded with zeros to `width`; returns the end. */
-static char *digits(char *to, word n, int width)
-{
-	char reversed[20];
-	int len = 0;
-
-	do
-		reversed[len++] = (char)('0' + n % 10);
-	while (n /= 10);
-	while (len < width)
-		reversed[len++] = '0';
-	while (len)
-		*to++ = reversed[--len];
-	return to;
-}
-
-static char *text(char *to, const char *s)
-{
-	while (*s)
-		*to++ = *s++;
-	return to;
-}
-
-static int failed(const char *what, long err)
-{
-	char line[96], *at = text(line, "GUEST-TOOL-FAILED ");
-
-	at = text(at, what);
-	at = text(at, " errno=");
-	at = digits(at, (word)-err, 1);
-	at = text(at, "\n");
-	call(__NR_write, 2, line, at - line);
-	return 1;
-}
 
 static int down(const char *how)
 {
@@ -458,11 +372,8 @@ static char *peer_text(char *to, const struct sockaddr_in6 *peer)
 			*to++ = i < 15 ? '.' : ' ';
 		}
 	} else {
-		for (int i = 0; i < 32; i++) {
-			*to++ = "0123456789abcdef"[byte[i / 2] >> (i % 2 ? 0 : 4) & 15];
-			if (i % 4 == 3)
-				*to++ = i < 31 ? ':' : ' ';
-		}
+		to = address6_text(to, byte);
+		*to++ = ' ';
 	}
 	return digits(to, (word)(port >> 8 | (port & 0xff) << 8), 1);
 }
@@ -509,6 +420,8 @@ static int echo(const char *port)
 		call(__NR_poll, ready, 2, -1);
 		if (ready[0].revents) {
 			fd = call(__NR_accept, ready[0].fd, &peer, &size);
+			/* A question left unread would make the kernel reset the connection. */
+			call(__NR_read, fd, chunk, sizeof(chunk));
 			len = peer_text(answer, &peer) - answer;
 			answer[len] = '\n';
 			call(__NR_write, fd, answer, len + 1);
@@ -533,8 +446,8 @@ static int ask(const char *protocol, const char *ip, const char *port, const cha
 
 	address_of(ip, peer.sin6_addr.s6_addr);
 	err = call(__NR_connect, fd, &peer, sizeof(peer));
-	if (err >= 0 && same(protocol, "udp"))
-		err = call(__NR_write, fd, chunk, size);
+	if (err >= 0)
+		err = call(__NR_write, fd, chunk, same(protocol, "udp") ? size : 1);
 	if (err >= 0)
 		err = len = call(__NR_read, fd, chunk, sizeof(chunk));
 	if (err < 0) {
@@ -619,14 +532,7 @@ static int first(void)
 	return down("off");
 }
 
-__attribute__((used, noreturn)) static void start(word *stack)
+static int run(word argc, char **argv)
 {
-	word argc = stack[0];
-	char **argv = (char **)(stack + 1);
-	int status = same(argv[0], "/init") ? first() : tool(argc, argv);
-
-	for (;;)
-		call(__NR_exit_group, status, 0, 0);
+	return same(argv[0], "/init") ? first() : tool(argc, argv);
 }
-
-__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall start\n");

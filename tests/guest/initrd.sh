@@ -10,6 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=$1
 init=$out/init
 dhcp6=$out/dhcp6
+forge=$out/forge
 archive=$out/initrd.cpio.new
 
 # tool SOURCE PROGRAM
@@ -20,6 +21,7 @@ tool() {
 }
 tool init.c "$init"
 tool dhcp6.c "$dhcp6"
+tool forge.c "$forge"
 
 inode=0
 
@@ -64,6 +66,7 @@ link() {
 	file init "$init" $((0100755))
 	link bin/guest ../init
 	file bin/dhcp6 "$dhcp6" $((0100755))
+	file bin/forge "$forge" $((0100755))
 	file bin/busybox /bin/busybox $((0100755))
 	# Debian's shell finds the other applets in itself.
 	link bin/sh busybox
@@ -73,5 +76,5 @@ link() {
 	done
 	entry 'TRAILER!!!' 0 0
 } > "$archive"
-rm -f "$init" "$dhcp6"
+rm -f "$init" "$dhcp6" "$forge"
 mv "$archive" "$out/initrd.cpio"

@@ -2,7 +2,7 @@
 //! `guest echo` and `guest ask` in `tests/guest/init.c`.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::netns::Namespace;
@@ -27,7 +27,9 @@ pub fn serve(namespace: &Namespace, port: u16) {
     let (tcp, udp) = (tcp.expect("a free port"), udp.expect("a free port"));
     std::thread::spawn(move || {
         while let Ok((mut stream, peer)) = tcp.accept() {
-            // A client that has gone needs no answer.
+            // A client that has gone needs no answer; a question left unread would reset the
+            // connection.
+            let _ = stream.read(&mut [0; 64]);
             let _ = stream.write_all(text(peer).as_bytes());
         }
     });
@@ -44,14 +46,34 @@ pub fn serve(namespace: &Namespace, port: u16) {
 /// Asks a server over TCP, from within a namespace.
 pub fn ask_tcp(namespace: &Namespace, server: SocketAddr) -> io::Result<Seen> {
     namespace.enter(|| {
-        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(Seen {
-            by_server: parse(&answer)?,
-            by_client: stream.local_addr()?,
-        })
+        let mut stream = connect(server)?;
+        stream.write_all(b"?")?;
+        answer(stream)
+    })
+}
+
+/// The same by a client that closes its direction at once behind the question.
+pub fn ask_tcp_half_closed(namespace: &Namespace, server: SocketAddr) -> io::Result<Seen> {
+    namespace.enter(|| {
+        let mut stream = connect(server)?;
+        stream.write_all(b"?")?;
+        stream.shutdown(Shutdown::Write)?;
+        answer(stream)
+    })
+}
+
+fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+fn answer(mut stream: TcpStream) -> io::Result<Seen> {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(Seen {
+        by_server: parse(&answer)?,
+        by_client: stream.local_addr()?,
     })
 }
 

@@ -7,6 +7,7 @@ mod boot;
 mod console;
 mod crash;
 mod disk;
+mod forged;
 mod hardware;
 mod hostile;
 mod jail;

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
-use podvisor_tests::echo::{self, Seen, ask_tcp, ask_udp};
+use podvisor_tests::echo::{self, Seen, ask_tcp, ask_tcp_half_closed, ask_udp};
 use podvisor_tests::netns::{DNS, Namespace};
 use podvisor_tests::node::Node;
 use podvisor_tests::run::{Guest, Run};
@@ -105,7 +105,7 @@ fn two_guests_and_their_neighbours() {
 }
 
 /// Behind passt, without any capability, a guest reaches a pod by TCP and UDP of both families, and the
-/// pod the guest by UDP, under the pod's own addresses. TCP to the guest: see `passt.rs`.
+/// pod the guest, under the pod's own addresses.
 #[test]
 fn a_guest_behind_passt_and_its_neighbour() {
     let node = Node::new();
@@ -129,9 +129,15 @@ fn a_guest_behind_passt_and_its_neighbour() {
             let seen = patiently(|| guest_asks(&mut guest, protocol, other, PORT, 64));
             assert_eq!(seen, Some(ip(ours)), "{protocol} to {other}");
         }
-        let ask = || ask_udp(&third.namespace, socket(ours, GUEST_PORT), 64).ok();
-        let seen = patiently(ask).expect("the guest answers");
-        assert_eq!(seen.by_server.ip(), ip(other), "to {ours}");
+        let (from, server) = (&third.namespace, socket(ours, GUEST_PORT));
+        for seen in [
+            patiently(|| ask_tcp(from, server).ok()),
+            patiently(|| ask_tcp_half_closed(from, server).ok()),
+            patiently(|| ask_udp(from, server, 64).ok()),
+        ] {
+            let seen = seen.expect("the guest answers");
+            assert_eq!(seen.by_server.ip(), ip(other), "to {ours}");
+        }
     }
     guest.type_line("done");
     guest.exits_with(0);
@@ -159,7 +165,11 @@ fn reach_each_other(masqueraded: &mut Guest, bridged: &mut Guest, pod: &Namespac
         }
         for to in [left, right] {
             let server = socket(to, GUEST_PORT);
-            for seen in [ask_tcp(pod, server), ask_udp(pod, server, 64)] {
+            for seen in [
+                ask_tcp(pod, server),
+                ask_tcp_half_closed(pod, server),
+                ask_udp(pod, server, 64),
+            ] {
                 let Seen {
                     by_server,
                     by_client,
