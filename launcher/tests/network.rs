@@ -545,7 +545,9 @@ fn masquerade_rules_are_those_of_kubevirt() {
         "podvisor-eth0",
     ]);
     for rule in [
+        "ip6 daddr ::1 counter jump inbound",
         "ip6 saddr fd10:0:2::2 counter masquerade",
+        "oifname \"k6t-eth0\" ip6 saddr ::1 counter snat to fd10:0:2::1",
         "tcp dport 80 counter dnat to fd10:0:2::2",
     ] {
         assert!(rules.contains(rule), "{rule} in {rules}");

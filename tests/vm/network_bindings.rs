@@ -189,10 +189,18 @@ fn only_listed_ports_are_let_in(third: &Namespace) {
 }
 
 fn the_pod_reaches_its_guest(pod: &Namespace) {
-    let server = socket("127.0.0.1", GUEST_PORT);
-    for seen in [ask_tcp(pod, server), ask_udp(pod, server, 64)] {
-        let seen = seen.expect("the guest answers");
-        assert_eq!(seen.by_server.ip(), ip(INSIDE_GATEWAY[0]));
+    for (family, loopback) in ["127.0.0.1", "::1"].into_iter().enumerate() {
+        let server = socket(loopback, GUEST_PORT);
+        for seen in [ask_tcp(pod, server), ask_udp(pod, server, 64)] {
+            let seen = seen.expect("the guest answers");
+            assert_eq!(
+                seen.by_server.ip(),
+                ip(INSIDE_GATEWAY[family]),
+                "{loopback}"
+            );
+        }
+        let error = ask_tcp(pod, socket(loopback, 22)).expect_err("nobody listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{loopback}");
     }
 }
 

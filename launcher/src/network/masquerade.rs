@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::packet_route::link::{In6AddrGenMode, LinkAttribute};
-use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
+use rtnetlink::{
+    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+};
 
 use super::bridge::{join_tap, present, with_addr_gen_mode, without_dad};
 use super::names::Names;
@@ -19,6 +22,9 @@ pub(super) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
 /// The gateway's link-local address, made of its MAC address as on Linux (RFC 4291, appendix A).
 const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0);
 const LINK_LOCAL_PREFIX: u8 = 64;
+
+/// `RT_TABLE_LOCAL`: the namespace's own addresses.
+const LOCAL_TABLE: u32 = 255;
 
 /// The pod's global addresses; a family without one is not translated.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,27 +56,55 @@ pub(super) async fn set_up(
             .await?;
     }
     if pod.ipv6.is_some() {
-        let refused = |source| NetworkError::Ipv6Forwarding { source };
-        sysctl::enable_ipv6(&names.bridge).map_err(refused)?;
-        let gateway = (masquerade.ipv6.gateway(), masquerade.ipv6.prefix_len);
-        for (address, prefix_len) in [gateway, (GATEWAY_LINK_LOCAL, LINK_LOCAL_PREFIX)] {
-            let address = AddressMessageBuilder::<Ipv6Addr>::new()
-                .index(bridge)
-                .address(address, prefix_len)
-                .build();
-            netlink
-                .add_address(&names.bridge, without_dad(address))
-                .await?;
-        }
-        if saved.changes_forwarding() {
-            sysctl::forward(&names.interface).map_err(refused)?;
-        }
+        route_ipv6(netlink, masquerade, names, saved, bridge).await?;
     }
     sysctl::bypass_bridge_filter(saved.settings())
         .map_err(|source| NetworkError::of_io(Step::Change, &names.bridge, source))?;
     let up = LinkUnspec::new_with_index(bridge).up().build();
     netlink.change(Step::Change, &names.bridge, up).await?;
+    if pod.ipv6.is_some() && sysctl::can_turn_back(true) {
+        let loopback = loopback_behind(bridge);
+        netlink.add_route(&names.bridge, loopback).await?;
+    }
     translate(names, masquerade, pod)
+}
+
+/// Gives the bridge its IPv6 addresses, and lets packets through the pod.
+async fn route_ipv6(
+    netlink: &Netlink,
+    masquerade: &Masquerade,
+    names: &Names,
+    saved: &SavedInterface,
+    bridge: u32,
+) -> Result<(), NetworkError> {
+    let refused = |source| NetworkError::Ipv6Forwarding { source };
+    sysctl::enable_ipv6(&names.bridge).map_err(refused)?;
+    let gateway = (masquerade.ipv6.gateway(), masquerade.ipv6.prefix_len);
+    for (address, prefix_len) in [gateway, (GATEWAY_LINK_LOCAL, LINK_LOCAL_PREFIX)] {
+        let address = AddressMessageBuilder::<Ipv6Addr>::new()
+            .index(bridge)
+            .address(address, prefix_len)
+            .build();
+        netlink
+            .add_address(&names.bridge, without_dad(address))
+            .await?;
+    }
+    if saved.changes_forwarding() {
+        sysctl::forward(&names.interface).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// The route by which the guest's answers to a client at the loopback address are taken from the bridge,
+/// once they are translated back. Linux wants IPv6's loopback address to be at the interface that a
+/// packet came from; packets that have it on the wire it drops before.
+fn loopback_behind(bridge: u32) -> RouteMessage {
+    RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(Ipv6Addr::LOCALHOST, 128)
+        .output_interface(bridge)
+        .table_id(LOCAL_TABLE)
+        .kind(RouteType::Local)
+        .build()
 }
 
 /// The bridge routes between guest and pod, also from and to the pod's loopback addresses; the
@@ -118,8 +152,8 @@ fn translate(
         let subnet = &masquerade.ipv6;
         let ends = Ends {
             pod: pod.into(),
-            // Linux takes no packet for it from another interface.
-            loopback: None,
+            // Bridges that translate packets back hand them to IP as it drops them.
+            loopback: sysctl::can_turn_back(true).then(|| Ipv6Addr::LOCALHOST.into()),
             gateway: subnet.gateway().into(),
             guest: subnet.guest().into(),
         };

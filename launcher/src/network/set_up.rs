@@ -73,7 +73,6 @@ impl Task<'_> {
         Ok(PreparedNetwork { taps, ..prepared })
     }
 
-    /// The pod's interface stays as it is.
     /// The pod's addresses to translate to. They must not be the guest's own.
     fn pod_addresses(
         &self,
