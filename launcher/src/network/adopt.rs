@@ -1,11 +1,11 @@
 //! What KubeVirt's node agent has prepared is used as it is, without a capability.
 
 use super::lease::{self, VifCache};
-use super::masquerade::GATEWAY_MAC;
 use super::names::server_address;
 use super::netlink::Link;
 use super::prepare::Task;
 use super::{Masquerade, NetworkError, PreparedNetwork};
+use crate::vmi::GATEWAY_MAC;
 
 impl Task<'_> {
     /// The bridge binding: `placeholder` shows what the pod's NIC was, and so does a file.

@@ -14,10 +14,7 @@ use super::netlink::{DevConf, Netlink};
 use super::nft::{self, Action, Chain, Condition, Family, Hook, Rule, Table};
 use super::state::SavedInterface;
 use super::{Masquerade, NetworkError, Step, sysctl};
-use crate::vmi::Port;
-
-/// MAC address of the guest's gateway, as in KubeVirt.
-pub(super) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
+use crate::vmi::{GATEWAY_MAC, Port};
 
 /// The gateway's link-local address, made of its MAC address as on Linux (RFC 4291, appendix A).
 const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0);

@@ -23,7 +23,7 @@ use rustix::process::{
 use rustix::thread::CapabilitySet;
 
 use super::NetworkError;
-use crate::vmi::{Port, Protocol};
+use crate::vmi::{GATEWAY_MAC, Port, Protocol};
 
 /// Its name, and where it may be if not on the path of programs.
 const PROGRAM: &str = "passt";
@@ -40,10 +40,6 @@ const END_PATIENCE: Timespec = Timespec {
     tv_sec: 2,
     tv_nsec: 0,
 };
-
-/// MAC address of what the guest takes for its gateway, so that it is not the guest's own, which is
-/// the pod interface's.
-const GATEWAY_MAC: &str = "02:00:00:00:00:00";
 
 /// What passt is to do.
 pub(super) struct Spec<'a> {
@@ -222,7 +218,9 @@ fn arguments(spec: &Spec<'_>, keeps_user: bool) -> Vec<String> {
     let mut words = vec!["--foreground", "--quiet", "--stderr", "--fd", "0"];
     words.extend(["--pid", "/proc/self/fd/1", "--interface", spec.interface]);
     // The gateway's address is the gateway's, not a way to what listens on the pod's loopback.
-    words.extend(["--mac-addr", GATEWAY_MAC, "--no-map-gw"]);
+    // What the guest takes for its gateway must not have the guest's own address, the pod interface's.
+    let gateway = GATEWAY_MAC.map(|byte| format!("{byte:02x}")).join(":");
+    words.extend(["--mac-addr", &gateway, "--no-map-gw"]);
     if keeps_user {
         words.extend(["--runas", "0:0"]);
     }

@@ -5,7 +5,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 
 use super::guard::{Changed, NetworkGuard};
 use super::lease;
-use super::masquerade::{self, GATEWAY_MAC, PodAddresses};
+use super::masquerade::{self, PodAddresses};
 use super::names::server_address;
 use super::netlink::Link;
 use super::prepare::Task;
@@ -13,6 +13,7 @@ use super::restore::{is_route_worth_saving, is_worth_saving};
 use super::state::{Change, SavedInterface};
 use super::sysctl::{self, SavedSetting};
 use super::{Masquerade, NetworkError, PreparedNetwork, bridge};
+use crate::vmi::GATEWAY_MAC;
 
 impl Task<'_> {
     /// The guest takes the place of the pod's NIC.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::Vmi;
-use super::interfaces::{Interface, InterfaceBinding};
+use super::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding};
 use super::networks::{Network, NetworkSource};
 use super::report::Report;
 
@@ -58,6 +58,8 @@ pub(super) fn check(vmi: &Vmi, report: &RefCell<Report>) {
         ("spec.domain.devices.interfaces", &interfaces),
     );
 
+    check_masquerade(&devices.interfaces, report);
+    check_addresses(&devices.interfaces, report);
     check_subnets(vmi, report);
     check_slots(&devices.interfaces, report);
 
@@ -72,26 +74,43 @@ pub(super) fn check(vmi: &Vmi, report: &RefCell<Report>) {
     }
 }
 
-/// Subnets of guests are a matter of the masquerade binding, and each guest NIC needs its own: the
-/// pod must know through which one an address is reached.
+/// KubeVirt has the masquerade binding on the pod network alone. Here any network may have it, but one
+/// only: the pod must know through which NIC a subnet is reached.
+fn check_masquerade(interfaces: &[Interface], report: &mut Report) {
+    let all = interfaces.iter().enumerate();
+    let mut all = all.filter(|(_, nic)| nic.binding == InterfaceBinding::Masquerade);
+    let Some((_, first)) = all.next() else {
+        return;
+    };
+    for (index, _) in all {
+        report.error(
+            format!("spec.domain.devices.interfaces[{index}].masquerade"),
+            "a second masquerade binding",
+            format_args!("one, as in KubeVirt: {:?} has it", first.name),
+        );
+    }
+}
+
+/// The guest's gateway has this address if it is in the pod.
+fn check_addresses(interfaces: &[Interface], report: &mut Report) {
+    for (index, nic) in interfaces.iter().enumerate() {
+        if nic.binding != InterfaceBinding::Bridge && nic.mac == Some(GATEWAY_MAC) {
+            report.error(
+                format!("spec.domain.devices.interfaces[{index}].macAddress"),
+                "02:00:00:00:00:00",
+                "another address: the guest's gateway has this one",
+            );
+        }
+    }
+}
+
+/// Subnets of guests are a matter of the masquerade binding.
 fn check_subnets(vmi: &Vmi, report: &mut Report) {
     let masquerades = |network: &Network| {
         let mut nics = vmi.spec.devices.interfaces.iter();
         nics.any(|nic| nic.name == network.name && nic.binding == InterfaceBinding::Masquerade)
     };
-    let mut first: Option<&str> = None;
     for (index, network) in vmi.spec.networks.iter().enumerate() {
-        if masquerades(network) {
-            if let Some(first) = first {
-                report.error(
-                    format!("spec.networks[{index}].name"),
-                    format_args!("{:?} with the masquerade binding", network.name),
-                    format_args!("one masquerade binding: {first:?} has it"),
-                );
-            }
-            first.get_or_insert(&network.name);
-            continue;
-        }
         let NetworkSource::Pod { ipv4, ipv6 } = &network.source else {
             continue;
         };
@@ -99,7 +118,8 @@ fn check_subnets(vmi: &Vmi, report: &mut Report) {
             ("vmNetworkCIDR", ipv4.is_some()),
             ("vmIPv6NetworkCIDR", ipv6.is_some()),
         ];
-        for (field, _) in given.into_iter().filter(|(_, given)| *given) {
+        let useless = |(_, given): &(&str, bool)| *given && !masquerades(network);
+        for (field, _) in given.into_iter().filter(useless) {
             report.error(
                 format!("spec.networks[{index}].pod.{field}"),
                 "a subnet",
@@ -142,5 +162,43 @@ fn match_names(
                 accepted,
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    #[test]
+    fn a_second_masquerade_binding_is_refused_by_name() {
+        let document = json!({
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachineInstance",
+            "metadata": {"name": "two"},
+            "spec": {
+                "domain": {
+                    "memory": {"guest": "256Mi"},
+                    "devices": {"interfaces": [
+                        {"name": "default", "masquerade": {}},
+                        {"name": "red", "masquerade": {}, "macAddress": "02:00:00:00:00:00"},
+                    ]},
+                },
+                "networks": [
+                    {"name": "default", "pod": {}},
+                    {"name": "red", "multus": {"networkName": "red"}},
+                ],
+            },
+        });
+        let report = super::super::from_value(&document).expect_err("two bindings");
+        let errors: Vec<_> = report.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            errors,
+            [
+                "spec.domain.devices.interfaces[1].masquerade: found a second masquerade binding; \
+                 accepted: one, as in KubeVirt: \"default\" has it",
+                "spec.domain.devices.interfaces[1].macAddress: found 02:00:00:00:00:00; \
+                 accepted: another address: the guest's gateway has this one",
+            ]
+        );
     }
 }

@@ -69,6 +69,9 @@ pub enum Protocol {
     Sctp,
 }
 
+/// MAC address of a guest's gateway that is in the pod, as in KubeVirt.
+pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
+
 const BINDINGS: &str = "bridge, masquerade or passt";
 
 const INTERFACE: Fields = Fields {

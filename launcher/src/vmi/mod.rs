@@ -35,7 +35,7 @@ pub use self::dhcp_options::DhcpOptions;
 pub use self::disks::{BlockSize, Disk};
 pub use self::document::ReadDocumentError;
 pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS};
-pub use self::interfaces::{Interface, InterfaceBinding, Port, Protocol};
+pub use self::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding, Port, Protocol};
 pub use self::memory::Memory;
 pub use self::metadata::Metadata;
 pub use self::networks::{Address, Network, NetworkSource, Subnet};
