@@ -2,6 +2,7 @@
 //! they need. Linux guests take half a minute each where kernels are interpreted, so each serves
 //! several tests in one; the bare-metal payload does for the rest.
 
+mod adopted;
 mod answers;
 mod boot;
 mod console;

@@ -130,45 +130,6 @@ fn the_network_is_given_back() {
     network.pod.assert_is(&before);
 }
 
-/// What KubeVirt's node agent has prepared needs no capability, and stays; without it the launcher
-/// says what is missing.
-#[test]
-fn the_node_agents_network_needs_no_capability() {
-    let network = PodNetwork::new();
-    let pod = &network.pod.namespace;
-    let start = |binding: &str| {
-        let mut wrapper = network.wrapper();
-        wrapper.extend(["setpriv", "--bounding-set=-all", "--inh-caps=-all"].map(str::to_owned));
-        let vmi = Vmi::new("agent").nic(Nic::new(binding));
-        Run::new(&vmi).payload("sane").within(wrapper).start()
-    };
-    let before = network.pod.snapshot();
-    for binding in ["bridge", "masquerade"] {
-        let mut guest = start(binding);
-        guest.exits_with(5);
-        guest.log_has(&[
-            "Cannot attach to TAP \"tap0\"",
-            "capabilities.add: [NET_ADMIN]",
-        ]);
-        network.pod.assert_is(&before);
-    }
-
-    network.add_tap(0);
-    pod.ip("address add 10.0.2.1/24 dev k6t-eth0");
-    let adopted = |binding: &str| {
-        let before = prepared(&network);
-        let mut guest = start(binding);
-        guest.exits_with(0);
-        guest.log_has(&["bridge and TAP adopted"]);
-        assert_eq!(prepared(&network), before);
-    };
-    adopted("masquerade");
-
-    pod.ip("address delete 10.0.2.1/24 dev k6t-eth0");
-    network.give_interface_away("02:00:00:00:00:07");
-    adopted("bridge");
-}
-
 /// Where `/proc/sys` is read-only, as in most containers, IPv4 is translated all the same; IPv6 is not,
 /// and that is said.
 #[test]
@@ -190,18 +151,6 @@ fn masquerade_with_read_only_settings() {
     guest.exits_with(4);
     guest.log_has(&["the guest has no IPv6", "securityContext.sysctls"]);
     network.pod.assert_is(&before);
-}
-
-/// The pod's interfaces and settings without what follows from a TAP's carrier.
-fn prepared(network: &PodNetwork) -> Vec<Value> {
-    let mut snapshot = network.pod.snapshot();
-    for interface in snapshot[0].as_array_mut().into_iter().flatten() {
-        interface["flags"] = Value::Null;
-        interface["operstate"] = Value::Null;
-    }
-    // Routes show the carrier too.
-    snapshot.drain(1..3);
-    snapshot
 }
 
 /// Bytes of an average packet in one direction.
