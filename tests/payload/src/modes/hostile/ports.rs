@@ -39,7 +39,9 @@ pub fn attack(h: &mut Hostile) {
         }
         let value = h.values.word() as u32;
         h.accesses += 1;
-        match (h.values.prng.one_in(3), h.values.prng.one_in(10)) {
+        // The TSS's map of ports, by which programs may use them, has no port behind the last one.
+        let beyond = port.checked_add(u16::from(width) - 1).is_none();
+        match (h.values.prng.one_in(3), beyond || h.values.prng.one_in(10)) {
             (true, false) => drop(cpu::input(port, width)),
             (true, true) => drop(cpu::kernel_in(port, width)),
             (false, false) => cpu::out(port, width, value),
