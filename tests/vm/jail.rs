@@ -9,7 +9,8 @@ use podvisor_tests::netns::PodNetwork;
 use podvisor_tests::proc::Process;
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
+use serde_json::json;
 
 const NONE: &str = "0000000000000000";
 const NET_ADMIN: &str = "0000000000001000";
@@ -140,12 +141,41 @@ fn each_role_is_killed_and_reported() {
     ] {
         let mut guest = hostile(&network);
         let vm = Process::new(guest.vm_pid());
+        let mut control = guest.control();
+        // It is a client only when it is answered.
+        control.status();
         strike(&guest, &vm, thread);
+        let ended = control.wait_for("ended");
+        let call = json!({"role": role, "syscall": 107, "name": "geteuid"});
+        assert_eq!(
+            (&ended["exitStatus"], &ended["signal"], &ended["violation"]),
+            (&json!(1), &json!(31), &call)
+        );
         guest.exits_with(1);
         guest.log_has(&[
             "killed by signal 31 (SIGSYS)",
             &format!("a thread of role {role} made system call 107 (geteuid)"),
         ]);
+    }
+}
+
+/// Whatever kills the vm process, log and clients are told, and the run is over.
+#[test]
+fn a_killed_vm_process_is_reported() {
+    for (signal, name) in [(Signal::KILL, "SIGKILL"), (Signal::ABORT, "SIGABRT")] {
+        let mut guest = Run::new(&Vmi::new("killed"))
+            .payload("ticker secs=100000")
+            .start();
+        guest.wait_for("TICK");
+        let mut control = guest.control();
+        control.status();
+        kill_process(guest.vm_pid(), signal).expect("the vm process runs");
+        let ended = control.wait_for("ended");
+        let number = signal.as_raw();
+        assert_eq!(ended["exitStatus"], 1);
+        assert_eq!(ended["signal"], number);
+        guest.exits_with(1);
+        guest.log_has(&[&format!("killed by signal {number} ({name})")]);
     }
 }
 

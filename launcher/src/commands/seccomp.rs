@@ -66,3 +66,30 @@ fn line(rule: &Value) -> String {
     };
     format!("{call:<38} {}", word(&rule["comment"]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_shown_with_its_rules_and_reasons() {
+        let text = describe(Some("vcpu"));
+        assert!(text.starts_with("vcpu:\n"), "{text}");
+        let run = text.lines().find(|line| line.contains("ioctl(KVM_RUN)"));
+        assert!(
+            run.is_some_and(|line| line.ends_with("run the vCPU")),
+            "{text}"
+        );
+        assert!(text.contains("mmap(no PROT_EXEC)"), "{text}");
+        assert!(!text.contains("KVM_CREATE_VM"), "{text}");
+    }
+
+    #[test]
+    fn all_roles_are_shown() {
+        let text = describe(None);
+        for role in seccomp::Role::ALL {
+            let title = format!("{}:", role.name());
+            assert!(text.lines().any(|line| line == title), "{title}\n{text}");
+        }
+    }
+}

@@ -6,9 +6,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::process::WaitStatus;
 use serde::{Deserialize, Serialize};
 use vmm::control::Command;
 
+use super::outcome::{Outcome, syscall_name};
 use crate::resources::ListenSocket;
 
 /// Clients at a time.
@@ -64,7 +66,11 @@ impl Request {
 
 /// What the launcher says besides the machine's events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "event")]
+#[serde(
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    tag = "event"
+)]
 pub enum Answer {
     /// State of the machine.
     Status {
@@ -76,6 +82,51 @@ pub enum Answer {
         /// Why.
         message: String,
     },
+    /// The run is over. The last line.
+    Ended {
+        /// podvisor's exit status.
+        exit_status: u8,
+        /// The signal that killed the vm process.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
+        /// The system call that it was killed for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        violation: Option<Violation>,
+        /// How it ended, as in the log.
+        message: String,
+    },
+}
+
+/// A system call that a seccomp filter forbids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Violation {
+    /// Role of the thread that made it, as in `podvisor seccomp show`.
+    pub role: String,
+    /// Its number.
+    pub syscall: u32,
+    /// Its name, `unknown` if the number has none.
+    pub name: String,
+}
+
+impl Answer {
+    /// The last line of a run whose vm process had this wait status.
+    pub(super) fn ended(outcome: &Outcome, status: Option<WaitStatus>) -> Self {
+        let violation = match outcome {
+            Outcome::Violation { role, syscall } => Some(Violation {
+                role: role.clone(),
+                syscall: *syscall,
+                name: syscall_name(*syscall).to_owned(),
+            }),
+            _ => None,
+        };
+        Self::Ended {
+            exit_status: outcome.exit() as u8,
+            signal: status.and_then(WaitStatus::terminating_signal),
+            violation,
+            message: outcome.to_string(),
+        }
+    }
 }
 
 /// State of a machine.

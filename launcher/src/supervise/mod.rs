@@ -97,7 +97,12 @@ pub fn supervise(
     while supervisor.status.is_none() || supervisor.socket_open {
         supervisor.turn(signals);
     }
-    supervisor.outcome()
+    let (mut control, status) = (supervisor.control.take(), supervisor.status);
+    let outcome = supervisor.outcome();
+    if let Some(control) = &mut control {
+        control.broadcast(&Answer::ended(&outcome, status));
+    }
+    outcome
 }
 
 impl Supervisor<'_> {
