@@ -4,7 +4,7 @@ CARGO      ?= cargo
 GUEST_OUT  ?= $(CURDIR)/target/guest
 NESTED_OUT ?= $(CURDIR)/target/nested
 PODVISOR   ?= $(CURDIR)/target/podvisor
-TARGET     ?= $(shell rustc -vV | sed -n 's/^host: //p')
+TARGET     ?= $(shell examples/target.sh)
 export GUEST_OUT NESTED_OUT PODVISOR
 
 .PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check fmt clippy unit vm-tests clean

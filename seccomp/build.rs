@@ -71,10 +71,11 @@ fn compile(manifest: &Path, arch: &str) -> BTreeMap<String, BpfProgram> {
 /// Each role's rules in full, in the form that seccompiler reads.
 fn programs(filters: &Filters) -> BTreeMap<String, Value> {
     let mut programs = BTreeMap::new();
+    let libc = env::var("CARGO_CFG_TARGET_ENV").expect("cargo sets it");
+    let is_for_libc = |rule: &&Value| rule["libc"].is_null() || rule["libc"] == libc.as_str();
     let mut add = |name: &str, own: &[Value]| {
-        let mut all = filters.common.clone();
-        all.extend_from_slice(own);
-        let rules = distinct(all.into_iter().map(plain).collect());
+        let all = filters.common.iter().chain(own).filter(is_for_libc);
+        let rules = distinct(all.cloned().map(plain).collect());
         programs.insert(
             name.to_owned(),
             filter("trap".into(), "allow".into(), rules),
@@ -90,9 +91,11 @@ fn programs(filters: &Filters) -> BTreeMap<String, Value> {
     add("launcher", &filters.launcher);
     let restorer = [&filters.launcher[..], &filters.restorer].concat();
     add("restorer", &restorer);
-    let no_clone3 = vec![json!({"syscall": "clone3"})];
-    let no_clone3 = filter("allow".into(), json!({"errno": 38}), no_clone3);
-    programs.insert("no_clone3".to_owned(), no_clone3);
+    if libc == "gnu" {
+        let clone3 = vec![json!({"syscall": "clone3"})];
+        let refused = filter("allow".into(), json!({"errno": 38}), clone3);
+        programs.insert("no_clone3".to_owned(), refused);
+    }
     programs
 }
 
@@ -104,6 +107,7 @@ fn filter(mismatch: Value, matched: Value, rules: Vec<Value>) -> Value {
 fn plain(mut rule: Value) -> Value {
     let fields = rule.as_object_mut().expect("a rule is an object");
     fields.remove("unseen");
+    fields.remove("libc");
     let conditions = fields.get_mut("args").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten() {
         let number = PIDS.iter().find(|(name, _)| condition["val"] == *name);

@@ -14,6 +14,13 @@ use thiserror::Error;
 
 include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
+/// The C library that this was built for, as in the field `libc` of rules that only one needs.
+pub const LIBC: &str = if cfg!(target_env = "musl") {
+    "musl"
+} else {
+    "gnu"
+};
+
 /// The rules as they are reviewed, for people.
 #[cfg(target_arch = "x86_64")]
 pub const RULES: &str = include_str!("../filters/x86_64.json");
@@ -97,6 +104,8 @@ pub fn install(role: Role, vm_process: Option<u32>) -> Result<(), InstallError> 
     let load = |program: &[sock_filter]| {
         seccompiler::apply_filter(program).map_err(|source| InstallError { role, source })
     };
+    // glibc tries clone3 before clone.
+    #[cfg(target_env = "gnu")]
     if role == Role::Process {
         load(NO_CLONE3)?;
     }

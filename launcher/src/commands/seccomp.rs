@@ -33,7 +33,7 @@ fn describe(role: Option<&str>) -> String {
                 seccomp::Role::Launcher | seccomp::Role::Restorer => &rules[known.name()],
                 role => &rules["roles"][role.name()],
             };
-            for rule in list(&rules["common"]).chain(list(own)) {
+            for rule in list(&rules["common"]).chain(list(own)).filter(is_ours) {
                 let _ = writeln!(text, "  {}", line(rule));
             }
             let more = match known {
@@ -49,6 +49,11 @@ fn describe(role: Option<&str>) -> String {
 
 fn list(rules: &Value) -> impl Iterator<Item = &Value> {
     rules.as_array().into_iter().flatten()
+}
+
+/// Whether the rule is in this build's filters.
+fn is_ours(rule: &&Value) -> bool {
+    rule["libc"].is_null() || rule["libc"] == seccomp::LIBC
 }
 
 fn line(rule: &Value) -> String {

@@ -14,7 +14,7 @@ pub mod tsc;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -25,7 +25,7 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::control::CrashReport;
 use crate::trace;
@@ -156,11 +156,20 @@ impl RunPage {
     }
 }
 
+/// What a vCPU thread tells of itself.
+#[derive(Default)]
+struct Public {
+    /// Thread ID; 0 before it has looked at the target for the first time.
+    tid: AtomicI32,
+    /// Exits to user space.
+    exits: AtomicU64,
+}
+
 struct VcpuThread {
     handle: JoinHandle<VcpuFd>,
     fd: RawFd,
     page: RunPage,
-    exits: Arc<AtomicU64>,
+    public: Arc<Public>,
 }
 
 impl VcpuThread {
@@ -169,10 +178,17 @@ impl VcpuThread {
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 
+    /// The target was changed before, under the lock: a thread without an ID will see it.
     fn kick(&self) {
         self.page.immediate_exit().store(1, Ordering::Release);
-        // A thread that is gone needs no kick.
-        let _ = self.handle.kill(SIGRTMIN());
+        let tid = self.public.tid.load(Ordering::Acquire);
+        if tid == 0 {
+            return;
+        }
+        // Not pthread_kill: musl's is tkill(2), which cannot be limited to this process.
+        // SAFETY: the call reads no memory; the handler of this signal does nothing. A thread that
+        // is gone needs no kick, and no other process can have its ID within ours.
+        unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), tid, SIGRTMIN()) };
     }
 }
 
@@ -223,18 +239,20 @@ impl Vcpus {
     fn spawn_one(&self, index: u32, mut fd: VcpuFd, hook: ThreadHook) -> io::Result<VcpuThread> {
         let page = RunPage::of(&mut fd);
         let raw_fd = fd.as_raw_fd();
-        let exits = Arc::new(AtomicU64::new(0));
+        let public = Arc::new(Public::default());
         let mut vcpu = Vcpu {
             index,
             fd,
             page,
-            exits: exits.clone(),
+            public: public.clone(),
             shared: self.shared.clone(),
         };
         let handle = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(STACK_SIZE)
             .spawn(move || {
+                let tid = rustix::thread::gettid().as_raw_nonzero().get();
+                vcpu.public.tid.store(tid, Ordering::Release);
                 match hook(ThreadRole::Vcpu) {
                     Ok(()) => vcpu.serve(),
                     Err(error) => {
@@ -248,7 +266,7 @@ impl Vcpus {
             handle,
             fd: raw_fd,
             page,
-            exits,
+            public,
         })
     }
 
@@ -311,7 +329,7 @@ impl Vcpus {
     pub fn exits(&self) -> Vec<u64> {
         self.threads
             .iter()
-            .map(|thread| thread.exits.load(Ordering::Relaxed))
+            .map(|thread| thread.public.exits.load(Ordering::Relaxed))
             .collect()
     }
 
@@ -331,9 +349,11 @@ fn thread_cpu_time(handle: &JoinHandle<VcpuFd>) -> u64 {
         tv_sec: 0,
         tv_nsec: 0,
     };
+    // Where the C library is musl, the standard library has it as a number, libc as a pointer.
+    let thread = handle.as_pthread_t() as libc::pthread_t;
     // SAFETY: the handle is not joined, so its pthread is valid; both out-pointers are ours.
     let failed = unsafe {
-        libc::pthread_getcpuclockid(handle.as_pthread_t(), &raw mut clock) != 0
+        libc::pthread_getcpuclockid(thread, &raw mut clock) != 0
             || libc::clock_gettime(clock, &raw mut time) != 0
     };
     if failed {
@@ -359,7 +379,7 @@ struct Vcpu {
     index: u32,
     fd: VcpuFd,
     page: RunPage,
-    exits: Arc<AtomicU64>,
+    public: Arc<Public>,
     shared: Arc<Shared>,
 }
 
@@ -420,7 +440,7 @@ impl Vcpu {
     fn run_once(&mut self) -> Next {
         let page = self.page;
         let exit = self.fd.run();
-        if self.exits.fetch_add(1, Ordering::Relaxed) == 0 {
+        if self.public.exits.fetch_add(1, Ordering::Relaxed) == 0 {
             trace::mark("first exit");
         }
         match exit {
