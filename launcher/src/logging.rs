@@ -11,20 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use self::limit::Limit;
 use crate::cli::{LogFormat, LogLevel};
 
-/// Sets up logging in the vm process, as the launcher tells it.
-pub fn init_by_name(level: &str, json: bool) {
-    let level = <LogLevel as clap::ValueEnum>::from_str(level, false).unwrap_or(LogLevel::Warn);
-    init(
-        level,
-        if json {
-            LogFormat::Json
-        } else {
-            LogFormat::Text
-        },
-    );
-}
-
-/// Sets up logging for this process. Only the first call counts.
+/// Sets up logging for this process and its forks. Only the first call counts.
 pub fn init(level: LogLevel, format: LogFormat) {
     let filter = match level {
         LogLevel::Error => LevelFilter::ERROR,

@@ -5,17 +5,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use dlmalloc::GlobalDlmalloc;
 use launcher::cli::Cli;
-use launcher::{commands, report, supervise};
+use launcher::{commands, report};
+
+/// musl's allocator maps and unmaps a page or two for each of its first hundred blocks.
+#[global_allocator]
+static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    // The same binary is the vm process; it must not pay for the command line.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|arg| arg == supervise::VM_PROCESS)
-    {
-        return supervise::enter();
-    }
     vmm::trace::mark("start");
     match commands::execute(Cli::parse()) {
         Ok(exit) => exit.into(),

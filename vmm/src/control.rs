@@ -42,10 +42,6 @@ pub enum Command {
         fds: Vec<FdRole>,
         /// What KVM can show guests by CPUID.
         cpuid: Vec<CpuidLeaf>,
-        /// Log level for the vm process (`error` to `trace`).
-        log_level: String,
-        /// Log as JSON lines.
-        log_json: bool,
         /// End the run at a guest reset instead of restarting in place.
         exit_on_reboot: bool,
         /// Send [`Event::BootTrace`].

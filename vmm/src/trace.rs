@@ -21,6 +21,12 @@ pub struct Mark {
     pub at_ns: u64,
 }
 
+/// Begins the marks of a process, which may be a fork and have its parent's.
+pub fn begin() {
+    MARKS.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    mark("start");
+}
+
 /// Notes that a step is done.
 pub fn mark(step: &str) {
     let now = clock_gettime(ClockId::Monotonic);

@@ -199,8 +199,6 @@ fn run_machine(
         plan: Box::new(plan.machine),
         fds: descriptors.roles().to_vec(),
         cpuid,
-        log_level: args.log_level.name().to_owned(),
-        log_json: json_log,
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
         file_size_limit: supervise::file_size_limit(&descriptors),

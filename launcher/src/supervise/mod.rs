@@ -32,7 +32,7 @@ pub use self::identity::{ChooseUserError, choose_user};
 pub use self::outcome::Outcome;
 pub use self::restrict::{Remains, RestrictError, file_size_limit, restrict_launcher};
 pub use self::signals::Signals;
-pub use self::vm_process::{VM_PROCESS, VmProcess, VmProcessError, enter};
+pub use self::vm_process::{VmProcess, VmProcessError};
 
 use self::control::{Answer, Request, State};
 use self::signals::Signal;

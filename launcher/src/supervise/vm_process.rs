@@ -1,9 +1,7 @@
-//! The vm process: this binary once more, with nothing but a socket.
+//! The vm process: a fork of the launcher that has read nothing yet, with nothing but a socket.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +17,6 @@ use vmm::process::Setup;
 use super::restrict::restrict_thread;
 use crate::resources::Descriptors;
 
-/// First argument of the vm process; not a subcommand for users.
-pub const VM_PROCESS: &str = "vm-process";
-
 /// A vm process that does not read its commands for so long gets no more of them.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -32,8 +27,8 @@ pub enum VmProcessError {
     #[error("Cannot make a socket pair for the vm process")]
     Socket(#[source] io::Error),
     /// No process.
-    #[error("Cannot start the vm process from /proc/self/exe")]
-    Spawn(#[source] io::Error),
+    #[error("Cannot fork the vm process")]
+    Fork(#[source] io::Error),
     /// The first message did not get through.
     #[error("Cannot hand the machine to the vm process")]
     Create(#[source] ControlError),
@@ -48,8 +43,7 @@ pub struct VmProcess {
 }
 
 impl VmProcess {
-    /// Starts a vm process that will be `user`, or what the launcher is: a clean environment, the
-    /// socket as standard input, the log as both outputs.
+    /// Starts a vm process that will be `user`, or what the launcher is.
     pub fn spawn(user: Option<User>) -> Result<Self, VmProcessError> {
         let fail = |errno: rustix::io::Errno| VmProcessError::Socket(errno.into());
         let flags = SocketFlags::CLOEXEC;
@@ -57,18 +51,10 @@ impl VmProcess {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
                 .map_err(fail)?;
         sockopt::set_socket_timeout(&ours, Timeout::Send, Some(SEND_TIMEOUT)).map_err(fail)?;
-        let child = std::process::Command::new("/proc/self/exe")
-            .arg0("podvisor-vm")
-            .arg(VM_PROCESS)
-            .args(user.map(|user| format!("{}:{}", user.uid, user.gid)))
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::from(io::stderr()))
-            .spawn()
-            .map_err(VmProcessError::Spawn)?;
+        let pid = jail::fork(theirs, || enter(user)).map_err(VmProcessError::Fork)?;
         Ok(Self {
             socket: ours,
-            pid: Pid::from_child(&child),
+            pid,
             user,
         })
     }
@@ -120,26 +106,18 @@ impl VmProcess {
     }
 }
 
-/// The main function of the vm process.
-pub fn enter() -> ExitCode {
-    // Executed through /proc/self/exe, it would be called "exe".
+/// The main function of the vm process: whether it could say how it ended.
+fn enter(user: Option<User>) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-vm");
-    jail::close_inherited();
     let socket = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(socket) => socket,
         Err(error) => {
             eprintln!("podvisor: The vm process has no socket: {error}");
-            return ExitCode::FAILURE;
+            return false;
         }
     };
     let report_fd = socket.as_raw_fd();
-    let user = std::env::args().nth(2);
-    let user = match user.map(|text| parse_user(&text)) {
-        Some(None) => return ExitCode::FAILURE,
-        user => user.flatten(),
-    };
     let setup = Setup {
-        log: crate::logging::init_by_name,
         limit_file_size: |bytes| jail::limit_file_size(bytes).map_err(io::Error::other),
         hook: Arc::new(move |role| {
             restrict_thread(role, user, report_fd)
@@ -147,13 +125,4 @@ pub fn enter() -> ExitCode {
         }),
     };
     vmm::process::main(socket, setup)
-}
-
-/// What [`VmProcess::spawn`] wrote.
-fn parse_user(text: &str) -> Option<User> {
-    let (uid, gid) = text.split_once(':')?;
-    Some(User {
-        uid: uid.parse().ok()?,
-        gid: gid.parse().ok()?,
-    })
 }

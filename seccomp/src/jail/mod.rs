@@ -5,6 +5,7 @@
 //! kernel) is done without: each of these is one of several walls. What must not fail does.
 
 mod capabilities;
+mod fork;
 mod limits;
 mod namespaces;
 
@@ -20,6 +21,7 @@ use thiserror::Error;
 
 pub use rustix::thread::CapabilitySet;
 
+pub use self::fork::fork;
 pub use self::limits::limit_file_size;
 
 /// Something could not be given up.
@@ -53,15 +55,6 @@ pub struct User {
     pub uid: u32,
     /// Group ID.
     pub gid: u32,
-}
-
-/// Closes all descriptors above standard error, which somebody up the process tree let slip.
-/// Call before anything is opened.
-pub fn close_inherited() {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: nothing in this process has opened a descriptor yet, so none is owned. A kernel
-    // without the call (before 5.9) leaves them open, unknown and unused.
-    unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
 }
 
 /// Gives up what no thread of the vm process needs, and becomes `user` where one is given. The

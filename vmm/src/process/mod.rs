@@ -7,7 +7,6 @@ mod inputs;
 use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::ExitCode;
 
 use devices::thread::{ThreadHook, ThreadRole};
 use devices::virtio::block::BuildBlockError;
@@ -83,8 +82,6 @@ impl From<Errno> for ProcessError {
 
 /// What the binary gives to the vm process beside the socket.
 pub struct Setup {
-    /// Starts logging to stderr: level and whether as JSON.
-    pub log: fn(&str, bool),
     /// Forbids to make any file larger than so many bytes.
     pub limit_file_size: fn(u64) -> io::Result<()>,
     /// Restricts each thread. Called with [`ThreadRole::EventLoop`] on this one before anything is
@@ -92,17 +89,15 @@ pub struct Setup {
     pub hook: ThreadHook,
 }
 
-/// Runs the vm process with its end of the control socket.
-pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
-    trace::mark("start");
+/// Runs the vm process with its end of the control socket; whether its guest ended and the launcher
+/// was told.
+pub fn main(socket: OwnedFd, setup: Setup) -> bool {
+    trace::begin();
     ignore_signals();
     match serve(&socket, setup) {
-        Ok(last) => match control::send(socket.as_fd(), &last, &[]) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
+        Ok(last) => control::send(socket.as_fd(), &last, &[]).is_ok(),
         // Nobody is left to tell.
-        Err(ProcessError::Control(ControlError::Closed)) => ExitCode::FAILURE,
+        Err(ProcessError::Control(ControlError::Closed)) => false,
         Err(error) => {
             let causes = causes(&error);
             let last = if error.is_refusal() {
@@ -112,7 +107,7 @@ pub fn main(socket: OwnedFd, setup: Setup) -> ExitCode {
                 Event::InternalError { causes }
             };
             let _ = control::send(socket.as_fd(), &last, &[]);
-            ExitCode::FAILURE
+            false
         }
     }
 }
@@ -156,8 +151,6 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
         plan,
         fds: roles,
         cpuid,
-        log_level,
-        log_json,
         exit_on_reboot,
         boot_trace,
         file_size_limit,
@@ -165,7 +158,6 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     else {
         return Err(ProcessError::Protocol);
     };
-    (setup.log)(&log_level, log_json);
     trace::mark("plan received");
     if let Some(bytes) = file_size_limit {
         (setup.limit_file_size)(bytes).map_err(ProcessError::Limit)?;
