@@ -2,7 +2,7 @@
 //! message a packet, descriptors as `SCM_RIGHTS` of the first one.
 //!
 //! The launcher sends [`Command`]s, the vm process sends [`Event`]s. The first command is
-//! [`Command::Create`]; the vm process answers [`Event::Running`] (or `Paused`) once vCPUs can run.
+//! [`Command::Prepare`], the second [`Command::Create`]; the vm process answers [`Event::Running`] (or `Paused`) once vCPUs can run.
 //! Losing the socket ends the vm process; the launcher learns how from its wait status.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::cpu::cpuid::CpuidLeaf;
 use crate::plan::MachinePlan;
 use crate::trace::Mark;
 
@@ -33,6 +32,8 @@ pub const MAX_FDS: usize = 253;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "command")]
 pub enum Command {
+    /// Ask KVM, whose descriptor comes with this message, what can be asked before a plan is known.
+    Prepare,
     /// Build the machine from the plan and the descriptors that come with this message, and run
     /// it unless the plan says to start paused.
     Create {
@@ -40,8 +41,6 @@ pub enum Command {
         plan: Box<MachinePlan>,
         /// What each descriptor is, in order.
         fds: Vec<FdRole>,
-        /// What KVM can show guests by CPUID.
-        cpuid: Vec<CpuidLeaf>,
         /// End the run at a guest reset instead of restarting in place.
         exit_on_reboot: bool,
         /// Send [`Event::BootTrace`].
@@ -74,8 +73,6 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "fd")]
 pub enum FdRole {
-    /// `/dev/kvm`.
-    Kvm,
     /// Kernel image.
     Kernel,
     /// Initial RAM disk.

@@ -1,13 +1,12 @@
 //! The VM object: what KVM must offer, and the order in which the VM is made.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
-use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use thiserror::Error;
 
-use crate::cpu::cpuid::CpuidLeaf;
 use crate::layout;
 use crate::memory::{MemoryError, Ram};
 
@@ -62,51 +61,68 @@ impl KvmError {
     }
 }
 
-/// Wraps the launcher's `/dev/kvm` and checks what it offers.
-pub fn open(fd: OwnedFd) -> Result<Kvm, KvmError> {
-    // SAFETY: the descriptor is open and its ownership moves into Kvm.
-    let kvm = unsafe { <Kvm as FromRawFd>::from_raw_fd(fd.into_raw_fd()) };
-    let found = kvm.get_api_version();
-    if found != API_VERSION {
-        return Err(KvmError::ApiVersion { found });
-    }
-    match REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
-        Some((_, name)) => Err(KvmError::Capability { name }),
-        None => Ok(kvm),
-    }
+/// The host's KVM, and what can be asked of it and made before a machine is known.
+pub struct Hypervisor {
+    kvm: Kvm,
+    cpuid: CpuId,
+    /// The first machine's, without anything in it.
+    spare: Option<VmFd>,
 }
 
-/// What this KVM can show guests by CPUID. The launcher asks, while the vm process starts: KVM takes
-/// a third of a millisecond to answer.
-pub fn supported_cpuid(fd: BorrowedFd<'_>) -> Result<Vec<CpuidLeaf>, KvmError> {
-    let call = "KVM_GET_SUPPORTED_CPUID";
-    let fd = fd
-        .try_clone_to_owned()
-        .map_err(|error| KvmError::call(call)(error.into()))?;
-    // SAFETY: the descriptor is open and its ownership moves into Kvm.
-    let kvm = unsafe { <Kvm as FromRawFd>::from_raw_fd(fd.into_raw_fd()) };
-    let cpuid = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(KvmError::call(call))?;
-    Ok(cpuid.as_slice().iter().map(CpuidLeaf::from).collect())
-}
+impl Hypervisor {
+    /// Wraps the launcher's `/dev/kvm`, checks what it offers and makes the first VM. That takes half
+    /// a millisecond, in which the launcher reads the VMI.
+    pub fn open(fd: OwnedFd) -> Result<Self, KvmError> {
+        // SAFETY: the descriptor is open and its ownership moves into Kvm.
+        let kvm = unsafe { <Kvm as FromRawFd>::from_raw_fd(fd.into_raw_fd()) };
+        let found = kvm.get_api_version();
+        if found != API_VERSION {
+            return Err(KvmError::ApiVersion { found });
+        }
+        if let Some((_, name)) = REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+            return Err(KvmError::Capability { name });
+        }
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))?;
+        let spare = create_uninterrupted(&kvm).map_err(KvmError::call("KVM_CREATE_VM"))?;
+        Ok(Self {
+            kvm,
+            cpuid,
+            spare: Some(spare),
+        })
+    }
 
-/// Makes a VM with RAM and an in-kernel interrupt controller.
-///
-/// Memory slots come first: with interrupt controller and vCPUs present the same call costs 5 to
-/// 10 ms, because it then waits for readers on all CPUs.
-pub fn create_vm(kvm: &Kvm, ram: &Ram) -> Result<Arc<VmFd>, KvmError> {
-    let vm = create_uninterrupted(kvm).map_err(KvmError::call("KVM_CREATE_VM"))?;
-    ram.register(&vm)?;
-    let tss = usize::try_from(layout::KVM_TSS).map_err(|_| KvmError::Capability {
-        name: "a 64-bit host",
-    })?;
-    vm.set_tss_address(tss)
-        .map_err(KvmError::call("KVM_SET_TSS_ADDR"))?;
-    vm.create_irq_chip()
-        .map_err(KvmError::call("KVM_CREATE_IRQCHIP"))?;
-    tracing::debug!(fd = vm.as_raw_fd(), "VM created");
-    Ok(Arc::new(vm))
+    /// For questions.
+    pub fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+
+    /// What KVM can show guests by CPUID.
+    pub fn supported_cpuid(&self) -> &CpuId {
+        &self.cpuid
+    }
+
+    /// Makes a VM with RAM and an in-kernel interrupt controller.
+    ///
+    /// Memory slots come first: with interrupt controller and vCPUs present the same call costs 5 to
+    /// 10 ms, because it then waits for readers on all CPUs.
+    pub fn create_vm(&mut self, ram: &Ram) -> Result<Arc<VmFd>, KvmError> {
+        let vm = match self.spare.take() {
+            Some(vm) => vm,
+            None => create_uninterrupted(&self.kvm).map_err(KvmError::call("KVM_CREATE_VM"))?,
+        };
+        ram.register(&vm)?;
+        let tss = usize::try_from(layout::KVM_TSS).map_err(|_| KvmError::Capability {
+            name: "a 64-bit host",
+        })?;
+        vm.set_tss_address(tss)
+            .map_err(KvmError::call("KVM_SET_TSS_ADDR"))?;
+        vm.create_irq_chip()
+            .map_err(KvmError::call("KVM_CREATE_IRQCHIP"))?;
+        tracing::debug!(fd = vm.as_raw_fd(), "VM created");
+        Ok(Arc::new(vm))
+    }
 }
 
 /// A signal or a busy host makes the call give up half-way; it changed nothing then.

@@ -23,12 +23,12 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 
 use crate::boot::{self, BootError, BootSource};
-use crate::cpu::cpuid::{CpuidError, CpuidLeaf, CpuidTemplate, Topology};
+use crate::cpu::cpuid::{CpuidError, CpuidTemplate, Topology};
 use crate::cpu::regs::{self, RegisterError};
 use crate::cpu::tsc;
 use crate::cpu::{SpawnError, Vcpus};
 use crate::interrupts::{KvmInterrupts, Line};
-use crate::kvm::{self, KvmError};
+use crate::kvm::{Hypervisor, KvmError};
 use crate::layout;
 use crate::memory::Ram;
 use crate::pci::{AttachError, ConfigPorts, Ecam, PciRoot, Window};
@@ -39,9 +39,7 @@ use crate::trace;
 /// What outlives a reset: opened once, by the launcher.
 pub struct Resources {
     /// The hypervisor.
-    pub kvm: Kvm,
-    /// What it can show guests by CPUID.
-    pub cpuid: Vec<CpuidLeaf>,
+    pub hypervisor: Hypervisor,
     /// Guest RAM.
     pub ram: Ram,
     /// Kernel image.
@@ -145,7 +143,7 @@ impl Machine {
     ) -> Result<Self, BuildError> {
         let topology = Topology::new(&plan.cpu);
         let apic_ids = topology.apic_ids();
-        let vm = kvm::create_vm(&resources.kvm, &resources.ram)?;
+        let vm = resources.hypervisor.create_vm(&resources.ram)?;
         trace::mark("VM");
         let memory = resources.ram.memory().clone();
         let entry = boot::load(
@@ -164,8 +162,9 @@ impl Machine {
         let ports = legacy.ports(&pci)?;
         let mmio = mmio_bus(&pci)?;
         trace::mark("devices");
-        let template = CpuidTemplate::new(&resources.cpuid, &plan.cpu)?;
-        template.verify(&resources.kvm, &plan.cpu)?;
+        let hypervisor = &resources.hypervisor;
+        let template = CpuidTemplate::new(hypervisor.supported_cpuid(), &plan.cpu)?;
+        template.verify(hypervisor.kvm(), &plan.cpu)?;
         let vcpus = create_vcpus(&vm, &template, &apic_ids)?;
         if let Some(boot_vcpu) = vcpus.first() {
             regs::set_entry(boot_vcpu, &memory, entry)?;

@@ -1,5 +1,6 @@
 //! `podvisor run`: from a VMI to the end of its guest.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::cli::{ConsoleTarget, LogFormat, RunArgs};
 use crate::exit::Exit;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::plan::{LaunchPlan, NicSource};
-use crate::resources::{self, Console, Descriptors, ListenSocket, Resources};
+use crate::resources::{self, Console, Descriptors, ListenSocket};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, VmProcess};
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
@@ -31,26 +32,30 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     // First of all, since it starts and restricts itself while the VMI is read and resources are
     // opened. If there is nothing to run, it goes with its socket.
     let vm = VmProcess::spawn(user)?;
+    // What is wrong with the VMI is said before what is wrong with the host.
+    let kvm = resources::open_kvm();
+    if let Ok(kvm) = &kvm {
+        vm.prepare(kvm.as_fd())?;
+    }
     trace::mark("vm process started");
     let mut plan = super::plan::load(&args.machine)?;
     trace::mark("plan");
     let console = console_target(args, &plan)?;
-    let mut opened = resources::open(&mut plan)?;
+    drop(kvm?);
+    let mut descriptors = resources::open(&mut plan)?;
     let mut console = resources::open_console(&console)?;
-    opened
-        .descriptors
-        .append(std::mem::take(&mut console.descriptors));
+    descriptors.append(std::mem::take(&mut console.descriptors));
     let control = open_control(args)?;
     let boot_trace = open_boot_trace(args)?;
     tracing::debug!("resources are open");
     trace::mark("resources");
 
-    let guard = prepare_network(&mut plan, &mut opened.descriptors)?;
+    let guard = prepare_network(&mut plan, &mut descriptors)?;
     tracing::debug!("the pod's network is ready");
     trace::mark("network");
     let inputs = Inputs {
         plan,
-        opened,
+        descriptors,
         control,
         boot_trace,
         remains: Remains {
@@ -172,7 +177,7 @@ fn network_request(nic: &NicSource) -> NetworkRequest {
 /// What a machine is made of.
 struct Inputs {
     plan: LaunchPlan,
-    opened: Resources,
+    descriptors: Descriptors,
     control: Option<ControlServer>,
     boot_trace: Option<BootTrace>,
     remains: Remains,
@@ -187,8 +192,9 @@ fn run_machine(
     console: &Console,
     signals: &Signals,
 ) -> Result<Outcome, CommandError> {
-    let Inputs { plan, opened, .. } = inputs;
-    let Resources { descriptors, cpuid } = opened;
+    let Inputs {
+        plan, descriptors, ..
+    } = inputs;
     let orders = Orders {
         grace: Duration::from_secs(plan.grace_seconds),
         exit_on_reboot: plan.exit_on_reboot,
@@ -198,7 +204,6 @@ fn run_machine(
     let create = Command::Create {
         plan: Box::new(plan.machine),
         fds: descriptors.roles().to_vec(),
-        cpuid,
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
         file_size_limit: supervise::file_size_limit(&descriptors),

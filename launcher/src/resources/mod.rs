@@ -13,7 +13,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
 use vmm::control::FdRole;
-use vmm::cpu::cpuid::CpuidLeaf;
 
 pub use self::console::{Console, open_console};
 pub use self::error::ResourceError;
@@ -52,22 +51,10 @@ impl Descriptors {
     }
 }
 
-/// What a machine is built from.
-#[derive(Debug)]
-pub struct Resources {
-    /// Everything that was opened.
-    pub descriptors: Descriptors,
-    /// What KVM can show guests by CPUID.
-    pub cpuid: Vec<CpuidLeaf>,
-}
-
-/// Opens KVM, kernel, initial RAM disk and disks, and settles the cache mode of disks
+/// Opens kernel, initial RAM disk and disks, and settles the cache mode of disks
 /// that left it open.
-pub fn open(plan: &mut LaunchPlan) -> Result<Resources, ResourceError> {
+pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
-    let kvm = open_kvm()?;
-    let cpuid = vmm::kvm::supported_cpuid(kvm.as_fd()).map_err(ResourceError::KvmCall)?;
-    descriptors.push(FdRole::Kvm, kvm);
     memory::check(&plan.machine.memory)?;
     descriptors.push(
         FdRole::Kernel,
@@ -84,10 +71,11 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Resources, ResourceError> {
         disk.cache = cache;
         descriptors.push(FdRole::Disk { index }, image);
     }
-    Ok(Resources { descriptors, cpuid })
+    Ok(descriptors)
 }
 
-fn open_kvm() -> Result<OwnedFd, ResourceError> {
+/// Opens the hypervisor.
+pub fn open_kvm() -> Result<OwnedFd, ResourceError> {
     rustix::fs::open(
         "/dev/kvm",
         OFlags::RDWR | OFlags::CLOEXEC,

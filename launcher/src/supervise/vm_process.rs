@@ -29,7 +29,7 @@ pub enum VmProcessError {
     /// No process.
     #[error("Cannot fork the vm process")]
     Fork(#[source] io::Error),
-    /// The first message did not get through.
+    /// The first messages did not get through.
     #[error("Cannot hand the machine to the vm process")]
     Create(#[source] ControlError),
 }
@@ -59,14 +59,24 @@ impl VmProcess {
         })
     }
 
-    /// Hands over the machine: the first message and all descriptors. A vm process that ended
+    /// Hands over the hypervisor, with which the vm process has something to do until there is a
+    /// machine.
+    pub fn prepare(&self, kvm: BorrowedFd<'_>) -> Result<(), VmProcessError> {
+        self.hand_over(&Command::Prepare, &[kvm])
+    }
+
+    /// Hands over the machine: the second message and all descriptors. A vm process that ended
     /// before is not an error: it said why, and [`VmProcess::receive`] tells.
     pub fn create(
         &self,
         command: &Command,
         descriptors: &Descriptors,
     ) -> Result<(), VmProcessError> {
-        match control::send(self.socket.as_fd(), command, &descriptors.fds()) {
+        self.hand_over(command, &descriptors.fds())
+    }
+
+    fn hand_over(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> Result<(), VmProcessError> {
+        match control::send(self.socket.as_fd(), command, fds) {
             Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent.map_err(VmProcessError::Create),
         }

@@ -195,7 +195,7 @@ impl<'a> Process<'a> {
             return Ok(None);
         };
         match command {
-            Command::Create { .. } => return Err(ProcessError::Protocol),
+            Command::Prepare | Command::Create { .. } => return Err(ProcessError::Protocol),
             Command::Pause => {
                 if !self.paused {
                     machine.pause();
@@ -205,7 +205,7 @@ impl<'a> Process<'a> {
             }
             Command::Resume => {
                 if self.paused {
-                    machine.resume(&self.resources.kvm);
+                    machine.resume(self.resources.hypervisor.kvm());
                     self.paused = false;
                 }
                 self.send(&Event::Running)?;

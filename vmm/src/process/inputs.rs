@@ -11,8 +11,7 @@ use devices::virtio::net::{Backend, Stream};
 use super::ProcessError;
 use crate::console::{Console, ConsoleFds};
 use crate::control::FdRole;
-use crate::cpu::cpuid::CpuidLeaf;
-use crate::kvm;
+use crate::kvm::Hypervisor;
 use crate::machine::Resources;
 use crate::memory::Ram;
 use crate::plan::MachinePlan;
@@ -49,8 +48,8 @@ impl NicFds {
 
 /// Pairs each descriptor with its role and wraps it.
 pub(super) fn sort_fds(
+    hypervisor: Hypervisor,
     plan: MachinePlan,
-    cpuid: Vec<CpuidLeaf>,
     roles: Vec<FdRole>,
     fds: Vec<OwnedFd>,
     exit_on_reboot: bool,
@@ -58,13 +57,12 @@ pub(super) fn sort_fds(
     let missing = |what: &str| ProcessError::MissingFd {
         what: what.to_owned(),
     };
-    let (mut kvm, mut kernel, mut initrd) = (None, None, None);
+    let (mut kernel, mut initrd) = (None, None);
     let mut disks: Vec<Option<File>> = plan.disks.iter().map(|_| None).collect();
     let mut nics: Vec<NicFds> = plan.nics.iter().map(|_| NicFds::default()).collect();
     let mut console = ConsoleFds::default();
     for (role, fd) in roles.into_iter().zip(fds) {
         match role {
-            FdRole::Kvm => kvm = Some(fd),
             FdRole::Kernel => kernel = Some(File::from(fd)),
             FdRole::Initrd => initrd = Some(File::from(fd)),
             FdRole::Disk { index } => {
@@ -97,8 +95,7 @@ pub(super) fn sort_fds(
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {
-        kvm: kvm::open(kvm.ok_or_else(|| missing("hypervisor"))?)?,
-        cpuid,
+        hypervisor,
         ram,
         kernel: kernel.ok_or_else(|| missing("kernel"))?,
         initrd,

@@ -16,7 +16,7 @@ use thiserror::Error;
 use self::event_loop::Process;
 use self::inputs::sort_fds;
 use crate::control::{self, Command, ControlError, Event};
-use crate::kvm::KvmError;
+use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{BuildError, Machine};
 use crate::memory::MemoryError;
 use crate::trace;
@@ -27,8 +27,8 @@ pub enum ProcessError {
     /// The launcher broke the protocol or went away.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The first message was not [`Command::Create`].
-    #[error("The launcher's first command was not \"create\"")]
+    /// The first messages were not [`Command::Prepare`] and [`Command::Create`].
+    #[error("The launcher's first commands were not \"prepare\" and \"create\"")]
     Protocol,
     /// The descriptors do not match the plan.
     #[error("The launcher sent no descriptor for the {what}")]
@@ -142,15 +142,25 @@ fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
     causes
 }
 
+/// Receives the hypervisor.
+fn prepare(socket: &OwnedFd) -> Result<Hypervisor, ProcessError> {
+    let (command, mut fds) = control::receive::<Command>(socket.as_fd())?;
+    match (command, fds.pop()) {
+        (Command::Prepare, Some(kvm)) => Ok(Hypervisor::open(kvm)?),
+        _ => Err(ProcessError::Protocol),
+    }
+}
+
 /// Runs to the end; the last event of the run.
 fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     (setup.hook)(ThreadRole::EventLoop)?;
     trace::mark("jail");
+    let hypervisor = prepare(socket)?;
+    trace::mark("KVM");
     let (command, fds) = control::receive::<Command>(socket.as_fd())?;
     let Command::Create {
         plan,
         fds: roles,
-        cpuid,
         exit_on_reboot,
         boot_trace,
         file_size_limit,
@@ -162,7 +172,7 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     if let Some(bytes) = file_size_limit {
         (setup.limit_file_size)(bytes).map_err(ProcessError::Limit)?;
     }
-    let mut inputs = sort_fds(*plan, cpuid, roles, fds, exit_on_reboot)?;
+    let mut inputs = sort_fds(hypervisor, *plan, roles, fds, exit_on_reboot)?;
     let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
     let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
     process.send_boot_trace = boot_trace;

@@ -8,6 +8,7 @@ use rustix::fs::{Access, access};
 use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use rustix::thread::CapabilitySet;
 use seccomp::probe;
+use vmm::kvm::Hypervisor;
 
 use super::{Check, State};
 use crate::network::NetworkOptions;
@@ -64,11 +65,7 @@ fn open(path: &str) -> io::Result<fs::File> {
 fn kvm() -> Check {
     let found = open("/dev/kvm")
         .map_err(|error| format!("/dev/kvm: {error}"))
-        .and_then(|file| vmm::kvm::open(file.into()).map_err(|error| chain(&error)))
-        .and_then(|kvm| {
-            kvm.create_vm()
-                .map_err(|error| format!("KVM_CREATE_VM: {error}"))
-        })
+        .and_then(|file| Hypervisor::open(file.into()).map_err(|error| chain(&error)))
         .map(|_| "/dev/kvm has all capabilities that podvisor uses, and makes a VM".to_owned());
     check("kvm", "any machine", true, found)
 }
