@@ -3,6 +3,7 @@
 pub mod block;
 pub mod chain;
 pub mod net;
+mod patience;
 pub mod pci;
 pub mod queue;
 mod ring;

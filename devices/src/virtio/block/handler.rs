@@ -10,13 +10,13 @@ use crate::thread::ThreadRole;
 use crate::virtio::block::bounce::Bounce;
 use crate::virtio::block::image::Image;
 use crate::virtio::block::image::Op;
-use crate::virtio::block::patience::Patience;
 use crate::virtio::block::prompt::Prompt;
 use crate::virtio::block::request::{HEADER_SIZE, ID_SIZE, Request, Rules, Status};
 use crate::virtio::block::ring::Ring;
 use crate::virtio::block::slots::{Slot, Slots, Step};
 use crate::virtio::block::stats::{Counted, Counters};
 use crate::virtio::chain::Chain;
+use crate::virtio::patience::Patience;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{QueueError, QueueHandler, Watch};
 
@@ -67,7 +67,7 @@ impl BlockHandler {
             chain: queue.new_chain(),
             slots: Slots::new(queue.size(), Arc::clone(queue.memory())),
             burst: queue.size(),
-            patience: Patience::new(),
+            patience: Patience::default(),
             prompt: Prompt::default(),
             queue,
             ring,
@@ -103,7 +103,7 @@ impl BlockHandler {
                 self.stalled = true;
                 return Ok(());
             }
-            if self.next_is_near() || self.queue.enable_kicks() {
+            if self.next_is_near()? || self.queue.enable_kicks() {
                 continue;
             }
             return Ok(());
@@ -134,10 +134,12 @@ impl BlockHandler {
 
     /// Whether a request is there, or comes so soon that sleeping is not worth it. With requests in
     /// flight the thread must be found by their completions.
-    fn next_is_near(&mut self) -> bool {
+    fn next_is_near(&mut self) -> Result<bool, QueueError> {
         let queue = &self.queue;
-        queue.has_available()
-            || self.slots.in_flight() == 0 && self.patience.wait(|| queue.has_available())
+        if queue.has_available() || self.slots.in_flight() > 0 {
+            return Ok(queue.has_available());
+        }
+        self.patience.wait(|| Ok(queue.has_available()))
     }
 
     /// Starts the request in `self.chain`, or answers it at once.

@@ -12,7 +12,6 @@ mod bounce;
 mod config;
 mod handler;
 mod image;
-mod patience;
 mod prompt;
 mod request;
 mod ring;

@@ -1,9 +1,12 @@
 //! The worker of one queue pair; the first pair's serves the control queue too.
 
+mod stay;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
+use self::stay::Pace;
 use super::answers::{Answers, Protocol};
 use super::control::Control;
 use super::features::tap_offloads;
@@ -15,6 +18,7 @@ use super::stream::State;
 use super::tx::{Tx, TxEnd};
 use crate::irq::Irq;
 use crate::thread::ThreadRole;
+use crate::virtio::patience::Patience;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{QueueError, QueueHandler, Watch};
 
@@ -55,8 +59,12 @@ pub(super) struct PairHandler {
     answers: Arc<Answers>,
     config_irq: Arc<dyn Irq>,
     started: bool,
+    /// The last turn left packets to receive.
+    rx_left: bool,
     /// The last turn left packets to send.
     tx_left: bool,
+    patience: Patience,
+    pace: Pace,
     /// The last turn left commands.
     control_left: bool,
 }
@@ -96,7 +104,10 @@ impl PairHandler {
                 .flatten()
                 .collect(),
             started: false,
+            rx_left: false,
             tx_left: false,
+            patience: Patience::default(),
+            pace: Pace::new(),
             control_left: false,
         }
     }
@@ -131,10 +142,11 @@ impl PairHandler {
         let pair = self.pairs.get(self.pair);
         let link_up = self.pairs.link_up();
         let queue = &mut self.queues[RX];
-        match self
+        let end = self
             .rx
-            .run(queue, &pair.port, link_up, &pair.counters, BUDGET)?
-        {
+            .run(queue, &pair.port, link_up, &pair.counters, BUDGET)?;
+        self.rx_left = end == RxEnd::Budget;
+        match end {
             RxEnd::Budget => self.wake(),
             RxEnd::Lost => self.lose_link(),
             RxEnd::Empty | RxEnd::Starved => {}
@@ -249,7 +261,10 @@ impl QueueHandler for PairHandler {
         self.start()?;
         match position {
             RX => self.receive(),
-            TX => self.transmit(),
+            TX => {
+                self.transmit()?;
+                self.stay()
+            }
             _ => self.serve_control(),
         }
     }
@@ -266,7 +281,7 @@ impl QueueHandler for PairHandler {
         if token == WAKE && self.control_left {
             self.serve_control()?;
         }
-        Ok(())
+        self.stay()
     }
 
     /// Nothing is ever in flight: the kernel has copied a packet when a call returns.

@@ -1,4 +1,4 @@
-//! A short wait for the driver's next request without going to sleep.
+//! A short wait for the next request or packet without going to sleep.
 //!
 //! Putting the thread to sleep and having the driver wake it costs some 20 us on each side. A
 //! driver that answers completions at once with new requests takes a fraction of that, so it pays
@@ -23,21 +23,26 @@ pub(super) struct Patience {
     skipped: u32,
 }
 
-impl Patience {
+impl Default for Patience {
     /// No experience yet.
-    pub(super) fn new() -> Self {
+    fn default() -> Self {
         Self {
             limit: LONGEST,
             skipped: 0,
         }
     }
+}
 
+impl Patience {
     /// Waits until `ready` says true, as long as experience allows; whether it did.
-    pub(super) fn wait(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+    pub(super) fn wait<E>(
+        &mut self,
+        mut ready: impl FnMut() -> Result<bool, E>,
+    ) -> Result<bool, E> {
         let limit = match self.limit {
             Duration::ZERO if self.skipped < RETRY => {
                 self.skipped += 1;
-                return false;
+                return Ok(false);
             }
             // The driver may be on its way back from its own kick, which takes most of that.
             Duration::ZERO => LONGEST,
@@ -47,9 +52,9 @@ impl Patience {
         let begin = Instant::now();
         loop {
             for _ in 0..LOOKS {
-                if ready() {
+                if ready()? {
                     self.limit = LONGEST;
-                    return true;
+                    return Ok(true);
                 }
                 spin_loop();
             }
@@ -60,7 +65,7 @@ impl Patience {
                 } else {
                     less
                 };
-                return false;
+                return Ok(false);
             }
         }
     }
@@ -70,22 +75,29 @@ impl Patience {
 mod tests {
     use super::*;
 
+    /// Whether it sees something that is there, or not there, from the start.
+    fn sees(patience: &mut Patience, there: bool, looked: &mut u32) -> bool {
+        let look = || {
+            *looked += 1;
+            Ok::<_, ()>(there)
+        };
+        patience.wait(look).expect("looking does not fail")
+    }
+
     #[test]
     fn hope_goes_when_nothing_comes_and_returns_with_success() {
-        let mut patience = Patience::new();
+        let mut patience = Patience::default();
         let mut looked = 0;
         for _ in 0..8 {
-            assert!(!patience.wait(|| false));
+            assert!(!sees(&mut patience, false, &mut looked));
         }
         assert_eq!(patience.limit, Duration::ZERO);
+        looked = 0;
         for _ in 0..RETRY - 8 {
-            assert!(!patience.wait(|| {
-                looked += 1;
-                true
-            }));
+            assert!(!sees(&mut patience, true, &mut looked));
         }
         assert_eq!(looked, 0, "it waits without hope");
-        let tries = (0..RETRY).find(|_| patience.wait(|| true));
+        let tries = (0..RETRY).find(|_| sees(&mut patience, true, &mut looked));
         assert!(tries.is_some(), "it never tries again");
         assert_eq!(patience.limit, LONGEST);
     }
@@ -93,7 +105,12 @@ mod tests {
     #[test]
     fn a_wait_ends() {
         let begin = Instant::now();
-        assert!(!Patience::new().wait(|| false));
+        assert!(!sees(&mut Patience::default(), false, &mut 0));
         assert!(begin.elapsed() >= LONGEST);
+    }
+
+    #[test]
+    fn an_error_ends_it() {
+        assert_eq!(Patience::default().wait(|| Err("lost")), Err("lost"));
     }
 }
