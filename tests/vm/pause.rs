@@ -14,6 +14,16 @@ use crate::console::Terminal;
 /// How long guests are paused; that nothing happens can only be seen by waiting.
 const PAUSE: Duration = Duration::from_secs(3);
 
+/// A driver silences its device as a kernel does that is about to load another.
+#[test]
+fn a_device_without_bus_mastering_waits() {
+    let mut guest = Run::new(&Vmi::new("silent").rng())
+        .payload("silent")
+        .start();
+    assert_eq!(guest.result("silent"), "ok");
+    guest.exits_with(0);
+}
+
 /// A shell on a socket: input, output, a second client, counters, pause, and the power button.
 #[test]
 fn linux_shell_pause_and_power_button() {

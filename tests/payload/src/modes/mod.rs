@@ -8,6 +8,7 @@ mod hostile;
 mod memory;
 mod netbench;
 mod sane;
+mod silent;
 mod smp;
 mod storm;
 mod ticker;
@@ -25,6 +26,7 @@ const MODES: &[Mode] = &[
     ("crash", crash::run),
     ("sane", sane::run),
     ("hostile", hostile::run),
+    ("silent", silent::run),
     ("storm", storm::run),
     ("flood", flood::run),
     ("blkbench", blkbench::run),

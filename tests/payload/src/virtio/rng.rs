@@ -31,10 +31,20 @@ impl Rng {
 
     /// Asks for bytes and checks that some came.
     pub fn request(&mut self) -> Result<(), Failure> {
+        self.ask();
+        self.receive()
+    }
+
+    /// Asks for bytes.
+    pub fn ask(&mut self) {
         phys::fill(self.buffer, 0, LEN.into());
         self.queue.describe(0, self.buffer, LEN, flag::WRITE, 0);
         self.queue.offer(0);
         self.queue.publish();
+    }
+
+    /// Waits for what was asked for.
+    pub fn receive(&mut self) -> Result<(), Failure> {
         let (head, len) = self.queue.wait(10_000)?;
         let random = (0..u64::from(LEN) / 8).any(|i| phys::r64(self.buffer + 8 * i) != 0);
         if head == 0 && (1..=LEN).contains(&len) && random {
