@@ -17,9 +17,8 @@ use rustix::process::Pid;
 /// Fails with `EINVAL` where this process has more than one thread: the others, and the locks that
 /// they hold, would be missing in the new one.
 pub fn fork(socket: OwnedFd, child: impl FnOnce() -> bool) -> io::Result<Pid> {
-    // SAFETY: for a process with one thread this does nothing; for others it fails.
-    if unsafe { libc::unshare(libc::CLONE_THREAD) } != 0 {
-        return Err(io::Error::last_os_error());
+    if !has_one_thread()? {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     // SAFETY: there is one thread, so the child is a whole process and may do anything.
     match unsafe { libc::fork() } {
@@ -35,6 +34,21 @@ pub fn fork(socket: OwnedFd, child: impl FnOnce() -> bool) -> io::Result<Pid> {
         }
         // A process ID is positive.
         pid => Ok(Pid::from_raw(pid).unwrap_or(Pid::INIT)),
+    }
+}
+
+/// Whether this process has one thread: so the kernel says, or where a container's profile refuses the
+/// call (Docker's and containerd's do), the list of threads.
+fn has_one_thread() -> io::Result<bool> {
+    // SAFETY: for a process with one thread this does nothing; for others it fails.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => Ok(false),
+        Some(libc::EPERM | libc::ENOSYS) => Ok(std::fs::read_dir("/proc/self/task")?.count() == 1),
+        _ => Err(error),
     }
 }
 
