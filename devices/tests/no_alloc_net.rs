@@ -2,13 +2,10 @@
 
 mod counting;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-use devices::virtio::net::dhcp::{DhcpLease, DhcpOptions};
-use devices::virtio::net::ipv6::Ipv6Lease;
-use devices::virtio::net::{Backend, NetSpec, NetStats, tap};
+use devices::virtio::net::testing::{GUEST, Peer, dhcp_discover, enter_namespace, spec};
+use devices::virtio::net::{Backend, NetStats, tap};
 use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 use devices::virtio::{Activation, DeviceStats, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress};
@@ -20,50 +17,8 @@ const PACKET: u64 = 0x8_0000;
 const RX_BUFFERS: u64 = 0x10_0000;
 const BUFFER: u32 = 1536;
 const BATCH: u64 = 32;
-const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Where further packets to send go.
 const OTHERS: u64 = 0x9_0000;
-
-/// A packet socket on interface `name`, which it brings up.
-fn packet_socket(name: &str) -> OwnedFd {
-    // SAFETY: plain system calls on an owned descriptor and structures that outlive them.
-    unsafe {
-        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
-        assert!(fd >= 0);
-        let socket = OwnedFd::from_raw_fd(fd);
-        let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        assert_eq!(libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &request), 0);
-        assert_eq!(libc::ioctl(fd, libc::SIOCGIFINDEX as _, &mut request), 0);
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = request.ifr_ifru.ifru_ifindex;
-        let len = size_of::<libc::sockaddr_ll>() as u32;
-        assert_eq!(libc::bind(fd, (&raw const address).cast(), len), 0);
-        socket
-    }
-}
-
-fn send(socket: &OwnedFd, frame: &[u8]) {
-    // SAFETY: reads `frame` only.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-    assert_eq!(sent, frame.len() as isize);
-}
-
-/// The least that a client has to send.
-fn dhcp_discover() -> Vec<u8> {
-    let mut frame = [&[0xff; 6][..], &GUEST, &[0x08, 0x00, 0x45, 0, 1, 16]].concat();
-    frame.extend([0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]);
-    frame.extend([0, 68, 0, 67, 0, 252, 0, 0, 1, 1, 6, 0]);
-    frame.extend([0; 24]);
-    frame.extend(GUEST);
-    frame.extend([0; 202]);
-    frame.extend([99, 130, 83, 99, 53, 1, 1, 255]);
-    frame
-}
 
 /// ICMPv6 of this type, behind destination options if there are any.
 fn icmpv6(kind: u8, options: &[u8]) -> Vec<u8> {
@@ -98,40 +53,9 @@ fn router_advertisement(options: &[u8]) -> Vec<u8> {
     icmpv6(134, options)
 }
 
-fn lease() -> DhcpLease {
-    DhcpLease {
-        address: Ipv4Addr::new(10, 0, 2, 2),
-        prefix_len: 24,
-        server: Ipv4Addr::new(10, 0, 2, 1),
-        router: None,
-        routes: Vec::new(),
-        dns: Vec::new(),
-        hostname: None,
-        domain: None,
-        search: Vec::new(),
-        mtu: 1500,
-        options: DhcpOptions::default(),
-        any_client: true,
-    }
-}
-
-fn lease6() -> Ipv6Lease {
-    Ipv6Lease {
-        address: Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 2),
-        prefix_len: 120,
-        gateway_mac: [2, 0, 0, 0, 0, 0],
-        dns: Vec::new(),
-        search: Vec::new(),
-        mtu: 1500,
-        router_advertisements: true,
-    }
-}
-
 #[test]
 fn packets_both_ways() {
-    // SAFETY: moves only this thread into a network namespace that ends with it.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        eprintln!("skipped: {}", std::io::Error::last_os_error());
+    if !enter_namespace() {
         return;
     }
     let taps = match tap::open("tap0", 1) {
@@ -141,20 +65,8 @@ fn packets_both_ways() {
             return;
         }
     };
-    let peer = packet_socket("tap0");
-    let mut net = NetSpec {
-        name: "default".into(),
-        mac: GUEST,
-        mtu: 1500,
-        queue_pairs: 1,
-        backend: Backend::Taps(taps),
-        link_up: true,
-        lease: Some(lease()),
-        lease6: Some(lease6()),
-        spoof_check: true,
-    }
-    .build()
-    .expect("good spec");
+    let peer = Peer::new("tap0");
+    let mut net = spec(Backend::Taps(taps)).build().expect("good spec");
 
     let memory = guest_memory(&[(0, 0x40_0000)]);
     let irq = Arc::new(FakeIrq::default());
@@ -211,7 +123,7 @@ fn packets_both_ways() {
     for round in 0..20 {
         let before = counting::allocations();
         for _ in 0..BATCH {
-            send(&peer, &frame);
+            peer.send(&frame);
             guest[TX].add(&[
                 Buffer::readable(PACKET, 12),
                 Buffer::readable(PACKET + 12, 600),

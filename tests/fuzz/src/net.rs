@@ -1,22 +1,18 @@
 //! virtio-net on a real TAP device with a driver and a peer from the input.
 
 use std::cell::RefCell;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use devices::virtio::VirtioDevice;
 use devices::virtio::net::tap::{self, HEADER_SIZE};
-use devices::virtio::net::{Backend, Net, NetSpec};
+use devices::virtio::net::testing::{GUEST, PEER, Peer, enter_namespace, spec};
+use devices::virtio::net::{Backend, Net};
 use devices::virtio::testing::Buffer;
 
-use crate::dhcp::{self, GUEST};
-use crate::dhcpv6;
 use crate::input::Input;
 use crate::memory::{self, HEAP};
 use crate::rig::Rig;
 use crate::sent::check_sent;
 
-pub(crate) const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
 const TAP: &str = "tap0";
 const PAIRS: u16 = 2;
 const RX: usize = 0;
@@ -37,88 +33,16 @@ struct Nic {
 impl Nic {
     /// In a network namespace of this thread's own; `None` where that is not permitted.
     fn new() -> Option<Self> {
-        // SAFETY: changes only the calling thread.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        if !enter_namespace() {
             return None;
         }
         let taps = tap::open(TAP, PAIRS).ok()?;
-        let peer = Peer::new().expect("a socket in a namespace of our own");
-        let spec = NetSpec {
-            name: "default".into(),
-            mac: GUEST,
-            mtu: 1500,
-            queue_pairs: PAIRS,
-            backend: Backend::Taps(taps),
-            link_up: true,
-            lease: Some(dhcp::plain_lease()),
-            lease6: Some(dhcpv6::plain_lease()),
-            spoof_check: true,
-        };
+        let peer = Peer::new(TAP);
+        let device = spec(Backend::Taps(taps)).build().expect("good spec");
         Some(Self {
-            device: Some(spec.build().expect("good spec")),
+            device: Some(device),
             peer,
         })
-    }
-}
-
-/// A packet socket on the TAP's interface.
-struct Peer(OwnedFd);
-
-impl Peer {
-    /// Brings the interface up, without IPv6 so that it keeps quiet.
-    fn new() -> io::Result<Self> {
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{TAP}/disable_ipv6"), "1")?;
-        let check = |result: libc::c_int| match result {
-            0.. => Ok(result),
-            _ => Err(io::Error::last_os_error()),
-        };
-        // SAFETY: plain system calls on owned descriptors and structures that live long enough.
-        unsafe {
-            let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-            let fd = check(libc::socket(libc::AF_PACKET, kind, 0))?;
-            let socket = OwnedFd::from_raw_fd(fd);
-            let mut request: libc::ifreq = std::mem::zeroed();
-            for (to, from) in request.ifr_name.iter_mut().zip(TAP.bytes()) {
-                *to = from as libc::c_char;
-            }
-            request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-            check(libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &request))?;
-            check(libc::ioctl(fd, libc::SIOCGIFINDEX as _, &mut request))?;
-            let mut address: libc::sockaddr_ll = std::mem::zeroed();
-            address.sll_family = libc::AF_PACKET as u16;
-            address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-            address.sll_ifindex = request.ifr_ifru.ifru_ifindex;
-            let len = size_of::<libc::sockaddr_ll>() as u32;
-            check(libc::bind(fd, (&raw const address).cast(), len))?;
-            Ok(Self(socket))
-        }
-    }
-
-    /// The next frame that the guest sent.
-    fn receive(&self) -> Option<Vec<u8>> {
-        const OWN: u8 = libc::PACKET_OUTGOING;
-        loop {
-            let mut frame = vec![0; 70_000];
-            // SAFETY: writes at most the lengths of `frame` and of the address, for which zeros are
-            // valid.
-            let (len, from) = unsafe {
-                let mut from: libc::sockaddr_ll = std::mem::zeroed();
-                let mut size = size_of::<libc::sockaddr_ll>() as u32;
-                let (fd, data) = (self.0.as_raw_fd(), frame.as_mut_ptr().cast());
-                let address = (&raw mut from).cast();
-                let len = libc::recvfrom(fd, data, frame.len(), 0, address, &mut size);
-                (len, from)
-            };
-            frame.truncate(usize::try_from(len).ok()?);
-            if from.sll_pkttype != OWN {
-                return Some(frame);
-            }
-        }
-    }
-
-    fn send(&self, frame: &[u8]) {
-        // SAFETY: reads `frame` only. A frame that the kernel refuses is none.
-        unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     }
 }
 
@@ -140,7 +64,11 @@ pub fn run(bytes: &[u8]) {
         let features = device.features() & !u64::from(features);
         let mut rig = Rig::new(device, memory::of_this_thread(), features, ring & 1 != 0);
         rig.play(&mut input, |rig, input| {
-            step(rig, |frame| nic.peer.send(frame), input)
+            // A frame that the kernel refuses is none.
+            let send = |frame: &[u8]| {
+                nic.peer.try_send(frame);
+            };
+            step(rig, send, input)
         });
         while let Some(frame) = nic.peer.receive() {
             check_sent(&frame);

@@ -1,10 +1,9 @@
 //! What a guest may send, as another parser of packets sees it.
 
+use devices::virtio::net::testing::GUEST;
 use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket,
 };
-
-use crate::dhcp::GUEST;
 
 /// What leaves the guest is under its own address, and nothing that only servers and routers say,
 /// as another parser of packets sees it.

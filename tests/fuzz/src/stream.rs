@@ -8,14 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use devices::virtio::VirtioDevice;
-use devices::virtio::net::{Backend, Net, NetSpec, Stream};
+use devices::virtio::net::testing::{GUEST, PEER, spec};
+use devices::virtio::net::{Backend, Net, Stream};
 use devices::virtio::testing::Buffer;
 
-use crate::dhcp::{self, GUEST};
-use crate::dhcpv6;
 use crate::input::Input;
 use crate::memory::{self, HEAP};
-use crate::net::{PEER, step};
+use crate::net::step;
 use crate::rig::Rig;
 use crate::sent::check_sent;
 
@@ -30,17 +29,7 @@ const NARROW: u8 = 2;
 
 fn nic(socket: UnixStream) -> Net {
     let stream = Stream::new(File::from(OwnedFd::from(socket)));
-    let spec = NetSpec {
-        name: "default".into(),
-        mac: GUEST,
-        mtu: 1500,
-        queue_pairs: 1,
-        backend: Backend::Stream(Arc::new(stream)),
-        link_up: true,
-        lease: Some(dhcp::plain_lease()),
-        lease6: Some(dhcpv6::plain_lease()),
-        spoof_check: true,
-    };
+    let spec = spec(Backend::Stream(Arc::new(stream)));
     spec.build().expect("good spec")
 }
 

@@ -31,6 +31,8 @@ mod spec;
 mod stats;
 mod stream;
 pub mod tap;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tx;

@@ -1,22 +1,16 @@
 //! A NIC, a driver and a peer on the other side of the TAP.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::GuestMemory;
-use crate::virtio::net::dhcp::{DhcpLease, DhcpOptions};
-use crate::virtio::net::ipv6::Ipv6Lease;
 use crate::virtio::net::tap::HEADER_SIZE;
+pub(super) use crate::virtio::net::testing::*;
 use crate::virtio::net::{Backend, Net, NetSpec, NetStats, tap};
 use crate::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 use crate::virtio::{Activation, DeviceStats, QueueError, QueueHandler, VirtioDevice};
 
-pub(super) const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
-pub(super) const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
 /// An ethertype for experiments: the kernel leaves it alone.
 pub(super) const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 pub(super) const QUEUE_SIZE: u16 = 256;
@@ -28,123 +22,6 @@ const VERSION_1: u64 = 1 << 32;
 
 pub(super) const RX: usize = 0;
 pub(super) const TX: usize = 1;
-
-/// Moves the thread into a network namespace that ends with it; false, with the reason printed, if
-/// that is not permitted.
-pub(super) fn enter_namespace() -> bool {
-    // SAFETY: changes only the calling thread.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
-        return true;
-    }
-    eprintln!(
-        "skipped: no network namespace: {}",
-        io::Error::last_os_error()
-    );
-    false
-}
-
-pub(super) fn lease() -> DhcpLease {
-    DhcpLease {
-        address: Ipv4Addr::new(10, 0, 0, 2),
-        prefix_len: 24,
-        server: Ipv4Addr::new(169, 254, 75, 10),
-        router: Some(Ipv4Addr::new(10, 0, 0, 1)),
-        routes: Vec::new(),
-        dns: Vec::new(),
-        hostname: None,
-        domain: None,
-        search: Vec::new(),
-        mtu: 1500,
-        options: DhcpOptions::default(),
-        any_client: false,
-    }
-}
-
-pub(super) fn lease6() -> Ipv6Lease {
-    Ipv6Lease {
-        address: Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 2),
-        prefix_len: 120,
-        gateway_mac: [2, 0, 0, 0, 0, 0],
-        dns: Vec::new(),
-        search: Vec::new(),
-        mtu: 1500,
-        router_advertisements: true,
-    }
-}
-
-pub(super) fn spec(backend: Backend) -> NetSpec {
-    NetSpec {
-        name: "default".into(),
-        mac: GUEST,
-        mtu: 1500,
-        queue_pairs: backend.queues() as u16,
-        backend,
-        link_up: true,
-        lease: Some(lease()),
-        lease6: Some(lease6()),
-        spoof_check: true,
-    }
-}
-
-/// A packet socket on the TAP's interface: the network as the guest sees it.
-pub(super) struct Peer(OwnedFd);
-
-impl Peer {
-    /// Brings the interface up, without IPv6 so that it keeps quiet.
-    pub(super) fn new(name: &str) -> Self {
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
-        // SAFETY: plain system calls on owned descriptors and structures that live long enough.
-        unsafe {
-            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0);
-            assert!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
-            let socket = OwnedFd::from_raw_fd(fd);
-            let mut request: libc::ifreq = std::mem::zeroed();
-            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-                *to = from as libc::c_char;
-            }
-            assert_eq!(libc::ioctl(fd, libc::SIOCGIFFLAGS as _, &mut request), 0);
-            request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-            assert_eq!(libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &request), 0);
-            assert_eq!(libc::ioctl(fd, libc::SIOCGIFINDEX as _, &mut request), 0);
-            let mut address: libc::sockaddr_ll = std::mem::zeroed();
-            address.sll_family = libc::AF_PACKET as u16;
-            address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-            address.sll_ifindex = request.ifr_ifru.ifru_ifindex;
-            let len = size_of::<libc::sockaddr_ll>() as u32;
-            assert_eq!(libc::bind(fd, (&raw const address).cast(), len), 0);
-            Self(socket)
-        }
-    }
-
-    pub(super) fn send(&self, frame: &[u8]) {
-        // SAFETY: reads `frame` only.
-        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
-    }
-
-    /// The next frame of our ethertype or of IPv4; those sent by ourselves come back too.
-    pub(super) fn receive(&self) -> Option<Vec<u8>> {
-        loop {
-            let mut frame = vec![0; 70_000];
-            // SAFETY: writes at most the length of `frame`.
-            let len = unsafe {
-                libc::recv(
-                    self.0.as_raw_fd(),
-                    frame.as_mut_ptr().cast(),
-                    frame.len(),
-                    0,
-                )
-            };
-            frame.truncate(usize::try_from(len).ok()?);
-            let known = [ETHERTYPE, [0x08, 0]]
-                .iter()
-                .any(|kind| frame[12..14] == *kind);
-            if known && frame[6..12] == GUEST {
-                return Some(frame);
-            }
-        }
-    }
-}
 
 /// A frame from `from` to the other, `len` bytes long.
 pub(super) fn frame(from: [u8; 6], len: usize) -> Vec<u8> {
