@@ -360,11 +360,17 @@ static void address_of(const char *s, unsigned char *to)
 		to[gap < 0 || i < gap ? i : 16 - len + i] = part[i];
 }
 
+static word port_of_peer(const struct sockaddr_in6 *peer)
+{
+	unsigned short port = peer->sin6_port;
+
+	return (word)(port >> 8 | (port & 0xff) << 8);
+}
+
 /* Appends "ADDRESS PORT", a mapped address as IPv4. */
 static char *peer_text(char *to, const struct sockaddr_in6 *peer)
 {
 	const unsigned char *byte = peer->sin6_addr.s6_addr;
-	unsigned short port = peer->sin6_port;
 
 	if (byte[10] == 0xff && byte[11] == 0xff && !byte[0]) {
 		for (int i = 12; i < 16; i++) {
@@ -375,7 +381,7 @@ static char *peer_text(char *to, const struct sockaddr_in6 *peer)
 		to = address6_text(to, byte);
 		*to++ = ' ';
 	}
-	return digits(to, (word)(port >> 8 | (port & 0xff) << 8), 1);
+	return digits(to, port_of_peer(peer), 1);
 }
 
 /* A socket for both families whose packets no router may split. */
@@ -441,6 +447,8 @@ static int echo(const char *port)
 static int ask(const char *protocol, const char *ip, const char *port, const char *key, word size)
 {
 	struct sockaddr_in6 peer = { .sin6_family = AF_INET6, .sin6_port = port_of(port) };
+	struct sockaddr_in6 self = { 0 };
+	unsigned int self_size = sizeof(self);
 	long fd = whole_socket(same(protocol, "udp") ? SOCK_DGRAM : SOCK_STREAM), err, len = 0;
 	char line[160], *at = text(text(text(line, "RESULT "), key), "=");
 
@@ -457,6 +465,8 @@ static int ask(const char *protocol, const char *ip, const char *port, const cha
 			*at++ = (char)chunk[i];
 		if (size)
 			at = digits(text(at, " "), (word)len, 1);
+		call(__NR_getsockname, fd, &self, &self_size);
+		at = digits(text(at, " from "), port_of_peer(&self), 1);
 	}
 	*at++ = '\n';
 	call(__NR_write, 1, line, at - line);

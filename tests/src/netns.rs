@@ -129,6 +129,19 @@ impl Pod {
         words
     }
 
+    /// The same without any capability, and without a way to get one.
+    pub fn powerless(&self) -> Vec<String> {
+        let mut words = self.wrapper();
+        let drop = [
+            "setpriv",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+            "--no-new-privs",
+        ];
+        words.extend(drop.map(str::to_owned));
+        words
+    }
+
     /// Everything that a run has to put back: addresses, routes, nftables, IP settings.
     pub fn snapshot(&self) -> Vec<Value> {
         let commands = [

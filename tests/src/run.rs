@@ -230,6 +230,14 @@ impl Guest {
         self.console.wait_for_match(value, PATIENCE)
     }
 
+    /// Expects these values of the next lines `RESULT key=value`, in this order.
+    #[track_caller]
+    pub fn says(&self, results: &[(&str, &str)]) {
+        for (key, value) in results {
+            assert_eq!(self.next_result(key), *value, "{key}");
+        }
+    }
+
     /// Types a line.
     #[track_caller]
     pub fn type_line(&mut self, line: &str) {

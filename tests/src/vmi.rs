@@ -14,6 +14,7 @@ pub struct Vmi {
     multi_queue: bool,
     rng: bool,
     grace_seconds: u64,
+    fields: Vec<(String, String)>,
 }
 
 impl Vmi {
@@ -29,6 +30,7 @@ impl Vmi {
             multi_queue: false,
             rng: false,
             grace_seconds: 30,
+            fields: Vec::new(),
         }
     }
 
@@ -90,6 +92,12 @@ impl Vmi {
     /// Seconds between the power button and the forced stop.
     pub fn grace_seconds(mut self, seconds: u64) -> Self {
         self.grace_seconds = seconds;
+        self
+    }
+
+    /// One more field of `spec`.
+    pub fn field(mut self, name: &str, yaml: &str) -> Self {
+        self.fields.push((name.to_owned(), yaml.to_owned()));
         self
     }
 
@@ -157,7 +165,8 @@ spec:
                 .iter()
                 .try_for_each(|nic| nic.write_network(yaml))?;
         }
-        Ok(())
+        let mut fields = self.fields.iter();
+        fields.try_for_each(|(name, value)| writeln!(yaml, "  {name}: {value}"))
     }
 }
 
@@ -185,6 +194,12 @@ impl Nic {
     pub fn on(mut self, name: &str) -> Self {
         self.name = name.to_owned();
         self.network = format!("multus: {{networkName: {name}}}");
+        self
+    }
+
+    /// With these fields of the pod network.
+    pub fn pod(mut self, yaml: &str) -> Self {
+        self.network = format!("pod: {yaml}");
         self
     }
 

@@ -14,6 +14,7 @@ mod hostile;
 mod jail;
 mod network;
 mod network_bindings;
+mod network_fields;
 mod network_kill;
 mod passt;
 mod pause;

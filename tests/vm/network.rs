@@ -31,8 +31,7 @@ fn linux_on_the_pod_network() {
         .start();
 
     guest.wait_for("GUEST-INIT-READY");
-    guest.wait_for("LISTENING");
-    let expected = [
+    guest.says(&[
         ("mac.eth0", mac.as_str()),
         ("mtu.eth0", "1400"),
         ("ip", POD_ADDRESS),
@@ -42,10 +41,8 @@ fn linux_on_the_pod_network() {
         ("search", "default.svc.cluster.local"),
         ("mtu", "1400"),
         ("ping", "ok"),
-    ];
-    for (key, value) in expected {
-        assert_eq!(guest.result(key), value, "{key}");
-    }
+    ]);
+    guest.wait_for("LISTENING");
 
     // Listening before the guest is done receiving, so that it never finds nobody.
     let (listener, mut stream) = network.gateway.enter(|| {

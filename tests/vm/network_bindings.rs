@@ -46,21 +46,15 @@ fn two_guests_and_their_neighbours() {
     let mut masqueraded = start(&masquerade, left.wrapper());
     let mut bridged = start(&bridge, right.wrapper());
 
-    check_lease(
-        &masqueraded,
-        &[("ip", "10.0.2.2"), ("gw", "10.0.2.1"), ("mtu", "1400")],
-    );
+    masqueraded.says(&[("ip", "10.0.2.2"), ("gw", "10.0.2.1"), ("mtu", "1400")]);
     masqueraded.wait_for("ECHOING");
     tell(&mut masqueraded, "address6 eth0 fd10:0:2::2/120");
     tell(&mut masqueraded, "route6");
     let route = masqueraded.result("route6");
     assert!(route.contains("via fe80::ff:fe00:0"), "{route}");
 
-    check_lease(
-        &bridged,
-        &[("ip", BRIDGED[0]), ("gw", "10.244.1.1"), ("mtu", "9000")],
-    );
-    check_lease(&bridged, &[("ip", "192.168.7.9"), ("mtu", "9000")]);
+    bridged.says(&[("ip", BRIDGED[0]), ("gw", "10.244.1.1"), ("mtu", "9000")]);
+    bridged.says(&[("ip", "192.168.7.9"), ("mtu", "9000")]);
     bridged.wait_for("ECHOING");
     tell(&mut bridged, "address6 eth0 fd00:10:244:1::9/64");
     tell(
@@ -114,12 +108,9 @@ fn a_guest_behind_passt_and_its_neighbour() {
     let before = pod.snapshot();
     let ports = "[{port: 7000}, {port: 7000, protocol: UDP}]";
     let vmi = Vmi::new("passt").nic(Nic::new("passt").field("ports", ports));
-    let mut powerless = pod.wrapper();
-    let drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
-    powerless.extend(drop.map(str::to_owned));
     let run = Run::new(&vmi).linux("netcheck").cmdline("ipv6.disable=0");
-    let mut guest = run.within(powerless).with_input().start();
-    check_lease(&guest, &[("ip", MASQUERADED[0]), ("mtu", "1400")]);
+    let mut guest = run.within(pod.powerless()).with_input().start();
+    guest.says(&[("ip", MASQUERADED[0]), ("mtu", "1400")]);
     guest.wait_for("ECHOING");
     tell(&mut guest, "address6 eth0 fd00:10:244:1::7/64");
 
@@ -183,8 +174,11 @@ fn reach_each_other(masqueraded: &mut Guest, bridged: &mut Guest, pod: &Namespac
 
 fn only_listed_ports_are_let_in(third: &Namespace) {
     for address in MASQUERADED {
-        let error = ask_tcp(third, socket(address, 22)).expect_err("nobody listens");
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}");
+        let server = socket(address, 22);
+        for answer in [ask_tcp(third, server), ask_udp(third, server, 64)] {
+            let error = answer.expect_err("nobody listens");
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}");
+        }
     }
 }
 
@@ -260,13 +254,6 @@ fn links_go_down_and_up(guest: &mut Guest) {
 fn carrier_of(guest: &mut Guest) -> String {
     guest.type_line("carrier eth0");
     guest.next_result("carrier.eth0")
-}
-
-#[track_caller]
-fn check_lease(guest: &Guest, expected: &[(&str, &str)]) {
-    for (key, value) in expected {
-        assert_eq!(guest.next_result(key), *value, "{key}");
-    }
 }
 
 /// Lets the guest do something and waits until it is done.

@@ -1,10 +1,11 @@
 //! A guest behind passt, in a pod without any capability.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use podvisor_tests::echo::serve_dns;
 use podvisor_tests::image;
 use podvisor_tests::netns::{DNS, GATEWAY, POD_ADDRESS, PodNetwork};
 use podvisor_tests::run::Run;
@@ -17,20 +18,7 @@ const BYTES: usize = 256 << 10;
 const TO_GUEST: u16 = 5001;
 const FROM_GUEST: u16 = 5002;
 /// What our name server says of every name.
-const ANSWER: [u8; 4] = [192, 0, 2, 77];
-
-/// Runs a program in the pod without capabilities and without a way to get them.
-fn powerless(network: &PodNetwork) -> Vec<String> {
-    let mut words = network.wrapper();
-    let drop = [
-        "setpriv",
-        "--bounding-set=-all",
-        "--inh-caps=-all",
-        "--no-new-privs",
-    ];
-    words.extend(drop.map(str::to_owned));
-    words
-}
+const ANSWERS: [&str; 2] = ["192.0.2.77", "2001:db8::77"];
 
 fn vmi(name: &str) -> Vmi {
     let ports = format!("[{{port: {TO_GUEST}}}]");
@@ -57,9 +45,8 @@ fn linux_behind_passt() {
     network.gateway.ip(&format!("address add {DNS}/32 dev lo"));
     network.gateway.ip("link set lo up");
     let before = state(&network);
-    let name_server = network.gateway.enter(|| UdpSocket::bind((DNS, 53)));
-    let name_server = name_server.expect("the gateway has the name server's address");
-    thread::spawn(move || answer_names(&name_server));
+    let [ipv4, ipv6] = ANSWERS.map(|text| text.parse().expect("an address"));
+    serve_dns(&network.gateway, DNS, ipv4, ipv6);
     let listener = network
         .gateway
         .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, FROM_GUEST)));
@@ -72,24 +59,18 @@ fn linux_behind_passt() {
         .cmdline(&format!(
             "podvisor.name=peer.example podvisor.bytes={BYTES}"
         ))
-        .within(powerless(&network))
+        .within(network.pod.powerless())
         .start();
     guest.wait_for("GUEST-INIT-READY");
-    for (key, value) in [
+    guest.says(&[
         ("ip", POD_ADDRESS),
         ("prefix", "24"),
         ("gw", GATEWAY),
         ("dns", DNS),
         ("search", "default.svc.cluster.local"),
         ("mtu", "1400"),
-    ] {
-        assert_eq!(guest.result(key), value, "{key}");
-    }
-    assert!(
-        guest
-            .wait_for("RESULT lookup=192.0.2.77")
-            .contains("lookup")
-    );
+    ]);
+    guest.wait_for(&format!("RESULT lookup={}", ANSWERS[0]));
 
     guest.wait_for("LISTENING");
     let address = |port| SocketAddr::new(POD_ADDRESS.parse().expect("an address"), port);
@@ -143,7 +124,7 @@ fn passt_ends_with_its_guest() {
     let network = PodNetwork::new();
     let mut guest = Run::new(&vmi("ends").grace_seconds(0))
         .payload("ticker")
-        .within(powerless(&network))
+        .within(network.pod.powerless())
         .start();
     guest.wait_for("TICK");
     let passt = guest.child("passt");
@@ -156,7 +137,7 @@ fn passt_ends_with_its_guest() {
 
     let mut guest = Run::new(&vmi("killed"))
         .payload("ticker")
-        .within(powerless(&network))
+        .within(network.pod.powerless())
         .start();
     guest.wait_for("TICK");
     let passt = guest.child("passt");
@@ -180,7 +161,7 @@ fn what_passt_cannot_do_is_said() {
         run.exits_with(5);
         run.log_has(words);
     };
-    let mut hidden = powerless(&network);
+    let mut hidden = network.pod.powerless();
     let at = hidden
         .iter()
         .position(|word| word == "setpriv")
@@ -196,7 +177,7 @@ fn what_passt_cannot_do_is_said() {
     let low = Vmi::new("low").nic(Nic::new("passt").field("ports", "[{port: 80}]"));
     fails(
         &low,
-        powerless(&network),
+        network.pod.powerless(),
         &["Port 80", "ip_unprivileged_port_start"],
     );
 
@@ -204,31 +185,14 @@ fn what_passt_cannot_do_is_said() {
     ip(&network, "-6 route del default");
     fails(
         &vmi("alone"),
-        powerless(&network),
+        network.pod.powerless(),
         &["passt of NIC \"default\" failed"],
     );
 
     let bridge = Vmi::new("bridge").nic(Nic::new("bridge"));
     fails(
         &bridge,
-        powerless(&network),
+        network.pod.powerless(),
         &["not permitted", "passt: {}"],
     );
-}
-
-/// A name server that knows one address; for as long as the test runs.
-fn answer_names(socket: &UdpSocket) {
-    let mut buffer = [0; 512];
-    while let Ok((len, from)) = socket.recv_from(&mut buffer) {
-        let is_a = buffer[..len].ends_with(&[0, 1, 0, 1]);
-        let mut answer = buffer[..len].to_vec();
-        answer[2..4].copy_from_slice(&[0x81, 0x80]);
-        answer[7] = u8::from(is_a);
-        if is_a {
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-            answer.extend(ANSWER);
-        }
-        // A lost answer is asked for again.
-        let _ = socket.send_to(&answer, from);
-    }
 }

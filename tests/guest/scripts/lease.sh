@@ -45,6 +45,7 @@ RESULT dns=$dns
 RESULT search=${search:-$domain}
 RESULT hostname=$hostname
 RESULT mtu=$mtu
+RESULT options=$tftp $bootfile $ntpsrv $opt240
 RESULT lease=$lease
 RESULT server=$serverid"
 echo "gateway=${router%% *}" > /lease

@@ -1,16 +1,18 @@
-# Leases on all cards, then questions to and from other hosts, on command from the
-# console: each line is run by the shell, `guest ask ...` among them.
+# Leases on all cards that have a link, then questions to and from other hosts, on command from
+# the console: each line is run by the shell, `guest ask ...` among them.
 
-set --
-for card in /sys/class/net/*; do
-	[ ! -e "$card/device" ] || set -- "$@" "${card##*/}"
-done
+# Asks for a lease for card $1, and goes to the background with it.
+lease() {
+	udhcpc -i "$1" -n -t 5 -T 3 -O mtu -O staticroutes -O search -O tftp -O bootfile -O ntpsrv \
+		-p "/tmp/$1.pid" -s /scripts/lease.sh
+}
+
 ip link set lo up
-for card; do
-	ip link set "$card" up
-	# Goes to the background with the lease.
-	udhcpc -i "$card" -n -t 5 -T 3 -O mtu -O staticroutes -O search \
-		-p "/tmp/$card.pid" -s /scripts/lease.sh || fail "no lease on $card"
+for card in /sys/class/net/*; do
+	[ -e "$card/device" ] || continue
+	ip link set "${card##*/}" up
+	read -r link < "$card/carrier"
+	[ "$link" = 0 ] || lease "${card##*/}" || fail "no lease on ${card##*/}"
 done
 guest echo 7000 &
 
