@@ -2,7 +2,8 @@
 //! timer and one vCPU, whose first instructions send `!` to the serial port. No kernel image, no
 //! devices, no second process, no jail.
 //!
-//! The only argument is the guest's RAM in MiB.
+//! The first argument is the guest's RAM in MiB. With a second one, whatever it is, the guest then
+//! stands still for ever, else the program ends.
 
 use std::error::Error;
 use std::io::Write;
@@ -18,10 +19,9 @@ const ENTRY: u64 = 0x1000;
 const CODE: [u8; 9] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'!', 0xee, 0xf4, 0x90];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mib: usize = std::env::args()
-        .nth(1)
-        .ok_or("RAM in MiB is missing")?
-        .parse()?;
+    let mut arguments = std::env::args().skip(1);
+    let mib: usize = arguments.next().ok_or("RAM in MiB is missing")?.parse()?;
+    let stays = arguments.next().is_some();
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
     add_memory(&vm, mib << 20)?;
@@ -38,7 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             VcpuExit::IoOut(0x3f8, data) => {
                 let mut out = std::io::stdout();
                 out.write_all(data)?;
-                return Ok(out.flush()?);
+                out.flush()?;
+                if !stays {
+                    return Ok(());
+                }
             }
             VcpuExit::Intr => {}
             other => return Err(format!("unexpected exit: {other:?}").into()),

@@ -29,7 +29,7 @@ pub fn run(bench: &mut Bench) {
         };
         matches!(
             kind,
-            Kind::Podvisor | Kind::QemuMicrovm | Kind::CloudHypervisor
+            Kind::Podvisor | Kind::QemuMicrovm | Kind::CloudHypervisor | Kind::Bare
         ) || kind == firecracker
     });
     for round in 0..bench.rounds(3) {
@@ -79,7 +79,10 @@ fn start_all(vmm: &Vmm, guest: &GuestSpec, wanted: usize) -> Result<Vec<Vm>> {
     let work = || -> Result<()> {
         while next.fetch_add(1, Ordering::Relaxed) < wanted {
             let mut vm = Vm::start(vmm, guest)?;
-            vm.wait_for("CRASH how=halt", PATIENCE)?;
+            match vmm.kind {
+                Kind::Bare => vm.first_instruction(PATIENCE).map(drop)?,
+                _ => vm.wait_for("CRASH how=halt", PATIENCE).map(drop)?,
+            }
             machines
                 .lock()
                 .map_err(|_| anyhow!("another job panicked"))?

@@ -104,7 +104,7 @@ impl Vmm {
             Kind::QemuQ35 => Ok(qemu::arguments(guest, qemu::Machine::Q35)),
             Kind::Firecracker { pci, sync } => firecracker::arguments(guest, pci, sync, dir),
             Kind::CloudHypervisor => Ok(cloud_hypervisor::arguments(guest)),
-            Kind::Bare => Ok(vec![guest.ram_mib.to_string().into()]),
+            Kind::Bare => Ok(bare_arguments(guest)),
         };
         let arguments = arguments.with_context(|| format!("Cannot prepare {}", self.name))?;
         let wrapper = guest.nic.as_ref().map(|nic| nic.wrapper.as_slice());
@@ -136,6 +136,14 @@ impl Vmm {
     pub fn is_vcpu_thread(&self, name: &str) -> bool {
         name.starts_with("vcpu") || name.starts_with("fc_vcpu") || name.starts_with("CPU ")
     }
+}
+
+fn bare_arguments(guest: &GuestSpec) -> Vec<OsString> {
+    let stays = guest.cmdline.contains("halt").then_some("stay");
+    let ram = guest.ram_mib.to_string();
+    std::iter::once(ram.into())
+        .chain(stays.map(OsString::from))
+        .collect()
 }
 
 fn words(text: &str) -> Vec<OsString> {
