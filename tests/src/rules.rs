@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -89,7 +90,19 @@ impl Call {
     }
 }
 
-/// All rules of this machine's architecture.
+/// The C library that podvisor was built for.
+#[track_caller]
+fn libc() -> String {
+    let mut command = Command::new(guest::podvisor());
+    let output = command.args(["seccomp", "show"]).output().expect("starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let libc = text
+        .lines()
+        .find_map(|line| line.strip_prefix("C library: "));
+    libc.expect("a C library").to_owned()
+}
+
+/// All rules of this machine's architecture that podvisor was built with.
 #[derive(Debug)]
 pub struct Rules(Vec<Rule>);
 
@@ -105,8 +118,10 @@ impl Rules {
         let groups = whole
             .into_iter()
             .chain(roles.map(|(role, rules)| (role.as_str(), rules)));
+        let libc = libc();
         let rules = groups.flat_map(|(group, rules)| {
             let rules = rules.as_array().into_iter().flatten();
+            let rules = rules.filter(|rule| rule["libc"].is_null() || rule["libc"] == libc);
             rules.map(move |rule| Rule {
                 group: group.to_owned(),
                 rule: rule.clone(),

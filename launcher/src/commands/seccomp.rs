@@ -24,7 +24,7 @@ pub(super) fn show(role: Option<&str>) -> Result<Exit, CommandError> {
 fn describe(role: Option<&str>) -> String {
     // The file is part of the binary and was compiled to the filters.
     let rules: Value = serde_json::from_str(seccomp::RULES).unwrap_or_default();
-    let mut text = String::new();
+    let mut text = format!("C library: {}\n", seccomp::LIBC);
     for known in seccomp::Role::ALL {
         if role.is_none_or(|wanted| wanted == known.name()) {
             // Writing to a String cannot fail.
