@@ -225,11 +225,30 @@ pub fn send<T: Serialize>(
     .map_err(|errno| ControlError::Socket(errno.into()))
 }
 
+/// Waits for a message and tells its length in bytes; 0 at the end.
+fn next_len(socket: BorrowedFd<'_>) -> Result<usize, ControlError> {
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+    rustix::io::retry_on_intr(|| {
+        let none = &mut RecvAncillaryBuffer::default();
+        rustix::net::recvmsg(socket, &mut [], none, flags)
+    })
+    .map(|message| message.bytes)
+    .map_err(receive_error)
+}
+
+fn receive_error(errno: rustix::io::Errno) -> ControlError {
+    match errno {
+        rustix::io::Errno::CONNRESET => ControlError::Closed,
+        errno => ControlError::Socket(errno.into()),
+    }
+}
+
 /// Receives one message and the descriptors that came with it (close-on-exec).
 pub fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> Result<(T, Vec<OwnedFd>), ControlError> {
-    let mut bytes = vec![0; MAX_MESSAGE];
+    // Most messages are small, and pages that were touched once stay.
+    let mut bytes = vec![0; next_len(socket)?.min(MAX_MESSAGE)];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
@@ -240,10 +259,7 @@ pub fn receive<T: DeserializeOwned>(
             RecvFlags::CMSG_CLOEXEC,
         )
     })
-    .map_err(|errno| match errno {
-        rustix::io::Errno::CONNRESET => ControlError::Closed,
-        errno => ControlError::Socket(errno.into()),
-    })?;
+    .map_err(receive_error)?;
     if received.bytes == 0 {
         return Err(ControlError::Closed);
     }
