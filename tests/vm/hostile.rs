@@ -83,7 +83,7 @@ fn attack(vmi: &Vmi, secs: u64, seed: Option<&str>) {
     let files = mapped_files(vm);
     let watches = [vm, guest.pid()].map(Watch::start);
     wait_for_the_end(&guest);
-    assert_eq!(guest.result("canary"), "ok");
+    let canary = guest.result("canary");
     let result = guest.wait_for("RESULT hostile=done");
     assert_eq!(mapped_files(vm), files);
     let [vm, launcher] = watches.map(Watch::stop);
@@ -91,6 +91,10 @@ fn attack(vmi: &Vmi, secs: u64, seed: Option<&str>) {
     guest.wait_for("PAYLOAD-DONE");
     guest.exits_with(0);
     println!("{result}\nvm process {vm:?}\nlauncher {launcher:?}");
+    let lines = guest.console.lines();
+    let changed = lines.iter().filter(|line| line.text.contains("CANARY "));
+    changed.for_each(|line| println!("{}", line.text));
+    assert_eq!(canary, "ok");
     for word in ["stuck_resets=0 ", "racers=1 ", "joined=true "] {
         assert!(result.contains(word), "{word:?} is missing in {result:?}");
     }
