@@ -1,6 +1,6 @@
 //! A client of `podvisor run --control`.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -63,9 +63,14 @@ impl Control {
     /// Sends a command that has no answer.
     #[track_caller]
     pub fn tell(&mut self, command: &str) {
-        let line = format!("{}\n", json!({ "command": command }));
-        let sent = self.stream.get_mut().write_all(line.as_bytes());
+        let sent = self.try_tell(command);
         sent.expect("the control socket takes a line");
+    }
+
+    /// The same where the run may have ended.
+    pub fn try_tell(&mut self, command: &str) -> io::Result<()> {
+        let line = format!("{}\n", json!({ "command": command }));
+        self.stream.get_mut().write_all(line.as_bytes())
     }
 
     /// Waits for an event, passing over others.

@@ -227,7 +227,8 @@ fn strike(guest: &Guest, vm: &Process, name: &str) {
         };
         let mut strace = inject(thread);
         if name == "podvisor-vm" {
-            control.tell("stats");
+            // It may have died since it was listed.
+            let _ = control.try_tell("stats");
         }
         strace.wait().expect("strace ends with the thread");
     }
