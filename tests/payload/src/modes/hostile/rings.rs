@@ -160,6 +160,7 @@ fn prepare_queue(values: &mut Values, target: &Target, index: u16) -> Option<Rin
     // descriptor: of the lowest bytes of memory, or beyond 4 GiB. Or over the available ring, which
     // it then feeds.
     let used = match values.prng.below(16) {
+        _ if values.apart => USED,
         0 => 12,
         1 => AVAIL,
         _ => USED,
@@ -170,8 +171,13 @@ fn prepare_queue(values: &mut Values, target: &Target, index: u16) -> Option<Rin
         (common::QUEUE_DEVICE, ring + used),
     ] {
         let wrong = values.prng.one_in(16);
-        let addr = if wrong { values.addr() } else { addr };
-        let low = if wrong {
+        let apart = values.apart && register == common::QUEUE_DEVICE;
+        let addr = match wrong {
+            true if apart => values.nowhere(),
+            true => values.addr(),
+            false => addr,
+        };
+        let low = if wrong && !apart {
             values.addr_low()
         } else {
             addr as u32

@@ -14,17 +14,17 @@ const DATA: u64 = 4 << 20;
 const GUARD: u64 = 1 << 20;
 
 /// [`Values`] on their way to another CPU; the caller orders the accesses.
-pub struct Shared([AtomicU64; 5]);
+pub struct Shared([AtomicU64; 6]);
 
 impl Shared {
     /// Nothing yet.
     pub const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; 5])
+        Self([const { AtomicU64::new(0) }; 6])
     }
 
     /// What was shared last.
     pub fn take(&self) -> Values {
-        let [seed, rings, data, ram_end, low_end] =
+        let [seed, rings, data, ram_end, low_end, apart] =
             core::array::from_fn(|i| self.0[i].load(Ordering::Relaxed));
         Values {
             prng: Prng::new(seed),
@@ -32,6 +32,7 @@ impl Shared {
             data,
             ram_end,
             low_end,
+            apart: apart != 0,
         }
     }
 }
@@ -46,6 +47,9 @@ pub struct Values {
     pub data: u64,
     ram_end: u64,
     low_end: u64,
+    /// Used rings stay where nothing else reads: what a device writes there, taken for a descriptor, is
+    /// an address of any memory.
+    pub apart: bool,
 }
 
 impl Values {
@@ -59,6 +63,7 @@ impl Values {
             data,
             ram_end: machine.memory.end(),
             low_end: memmap::free().end,
+            apart: machine.cmdline.get("used") == Some("apart"),
         };
         for addr in (data..data + DATA).step_by(8) {
             phys::w64(addr, values.prng.next() | 0x8000_0000_8000_0000);
@@ -74,6 +79,7 @@ impl Values {
             self.data,
             self.ram_end,
             self.low_end,
+            self.apart.into(),
         ];
         for (to, word) in to.0.iter().zip(words) {
             to.store(word, Ordering::Relaxed);
@@ -110,6 +116,7 @@ impl Values {
         match self.prng.below(20) {
             0..=9 => self.buffer(),
             10 => (self.buffer() | 0xfff) - self.prng.below(16),
+            11 if self.apart => self.buffer(),
             11 => self.rings + self.prng.below(RINGS),
             12 => self.ram_end.wrapping_sub(near),
             13 => self.low_end.wrapping_sub(near),
@@ -121,6 +128,17 @@ impl Values {
             _ => self.prng.next() | 1 << 52,
         }
         .max(self.rings)
+    }
+
+    /// An address with no memory behind it, or not all of a ring.
+    pub fn nowhere(&mut self) -> u64 {
+        let near = self.prng.below(8192);
+        match self.prng.below(4) {
+            0 => (1 << 32) - 1 - near,
+            1 => u64::MAX - near,
+            2 => self.ram_end.max(1 << 32) + self.prng.below(1 << 40),
+            _ => self.prng.next() | 1 << 52,
+        }
     }
 
     /// The low half of an address, such that no high half makes it one of the image.
