@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 count=${1:-50}
-target=$(rustc -vV | sed -n 's/^host: //p')
+target=$(examples/target.sh)
 flags=CARGO_TARGET_$(echo "$target" | tr a-z- A-Z_)_RUSTFLAGS
 
 make build
