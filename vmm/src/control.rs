@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::cpu::cpuid::CpuidLeaf;
 use crate::plan::MachinePlan;
 use crate::trace::Mark;
 
@@ -32,7 +33,7 @@ pub const MAX_FDS: usize = 253;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "command")]
 pub enum Command {
-    /// Ask KVM, whose descriptor comes with this message, what can be asked before a plan is known.
+    /// Make with KVM, whose descriptor comes with this message, what can be made before a plan is known.
     Prepare,
     /// Build the machine from the plan and the descriptors that come with this message, and run
     /// it unless the plan says to start paused.
@@ -41,6 +42,8 @@ pub enum Command {
         plan: Box<MachinePlan>,
         /// What each descriptor is, in order.
         fds: Vec<FdRole>,
+        /// What KVM can show guests by CPUID.
+        cpuid: Vec<CpuidLeaf>,
         /// End the run at a guest reset instead of restarting in place.
         exit_on_reboot: bool,
         /// Send [`Event::BootTrace`].

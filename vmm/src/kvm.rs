@@ -1,12 +1,13 @@
 //! The VM object: what KVM must offer, and the order in which the VM is made.
 
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use thiserror::Error;
 
+use crate::cpu::cpuid::CpuidLeaf;
 use crate::layout;
 use crate::memory::{MemoryError, Ram};
 
@@ -64,14 +65,13 @@ impl KvmError {
 /// The host's KVM, and what can be asked of it and made before a machine is known.
 pub struct Hypervisor {
     kvm: Kvm,
-    cpuid: CpuId,
     /// The first machine's, without anything in it.
     spare: Option<VmFd>,
 }
 
 impl Hypervisor {
-    /// Wraps the launcher's `/dev/kvm`, checks what it offers and makes the first VM. That takes half
-    /// a millisecond, in which the launcher reads the VMI.
+    /// Wraps the launcher's `/dev/kvm`, checks what it offers and makes the first VM, while the
+    /// launcher reads the VMI.
     pub fn open(fd: OwnedFd) -> Result<Self, KvmError> {
         // SAFETY: the descriptor is open and its ownership moves into Kvm.
         let kvm = unsafe { <Kvm as FromRawFd>::from_raw_fd(fd.into_raw_fd()) };
@@ -82,13 +82,9 @@ impl Hypervisor {
         if let Some((_, name)) = REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
             return Err(KvmError::Capability { name });
         }
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))?;
         let spare = create_uninterrupted(&kvm).map_err(KvmError::call("KVM_CREATE_VM"))?;
         Ok(Self {
             kvm,
-            cpuid,
             spare: Some(spare),
         })
     }
@@ -96,11 +92,6 @@ impl Hypervisor {
     /// For questions.
     pub fn kvm(&self) -> &Kvm {
         &self.kvm
-    }
-
-    /// What KVM can show guests by CPUID.
-    pub fn supported_cpuid(&self) -> &CpuId {
-        &self.cpuid
     }
 
     /// Makes a VM with RAM and an in-kernel interrupt controller.
@@ -123,6 +114,21 @@ impl Hypervisor {
         tracing::debug!(fd = vm.as_raw_fd(), "VM created");
         Ok(Arc::new(vm))
     }
+}
+
+/// What this KVM can show guests by CPUID. The launcher asks, while the vm process restricts itself:
+/// KVM takes a third of a millisecond to answer.
+pub fn supported_cpuid(fd: BorrowedFd<'_>) -> Result<Vec<CpuidLeaf>, KvmError> {
+    let call = "KVM_GET_SUPPORTED_CPUID";
+    let fd = fd
+        .try_clone_to_owned()
+        .map_err(|error| KvmError::call(call)(error.into()))?;
+    // SAFETY: the descriptor is open and its ownership moves into Kvm.
+    let kvm = unsafe { <Kvm as FromRawFd>::from_raw_fd(fd.into_raw_fd()) };
+    let cpuid = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(KvmError::call(call))?;
+    Ok(cpuid.as_slice().iter().map(CpuidLeaf::from).collect())
 }
 
 /// A signal or a busy host makes the call give up half-way; it changed nothing then.

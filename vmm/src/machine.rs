@@ -23,7 +23,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 
 use crate::boot::{self, BootError, BootSource};
-use crate::cpu::cpuid::{CpuidError, CpuidTemplate, Topology};
+use crate::cpu::cpuid::{CpuidError, CpuidLeaf, CpuidTemplate, Topology};
 use crate::cpu::regs::{self, RegisterError};
 use crate::cpu::tsc;
 use crate::cpu::{SpawnError, Vcpus};
@@ -40,6 +40,8 @@ use crate::trace;
 pub struct Resources {
     /// The hypervisor.
     pub hypervisor: Hypervisor,
+    /// What it can show guests by CPUID.
+    pub cpuid: Vec<CpuidLeaf>,
     /// Guest RAM.
     pub ram: Ram,
     /// Kernel image.
@@ -163,7 +165,7 @@ impl Machine {
         let mmio = mmio_bus(&pci)?;
         trace::mark("devices");
         let hypervisor = &resources.hypervisor;
-        let template = CpuidTemplate::new(hypervisor.supported_cpuid(), &plan.cpu)?;
+        let template = CpuidTemplate::new(&resources.cpuid, &plan.cpu)?;
         template.verify(hypervisor.kvm(), &plan.cpu)?;
         let vcpus = create_vcpus(&vm, &template, &apic_ids)?;
         if let Some(boot_vcpu) = vcpus.first() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use seccomp::jail::User;
 use vmm::control::{Command, FdRole};
+use vmm::cpu::cpuid::CpuidLeaf;
 use vmm::plan::NicPlan;
 use vmm::trace;
 
@@ -41,8 +42,9 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let mut plan = super::plan::load(&args.machine)?;
     trace::mark("plan");
     let console = console_target(args, &plan)?;
-    drop(kvm?);
+    let kvm = kvm?;
     let mut descriptors = resources::open(&mut plan)?;
+    let cpuid = resources::supported_cpuid(kvm)?;
     let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
     let control = open_control(args)?;
@@ -56,6 +58,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let inputs = Inputs {
         plan,
         descriptors,
+        cpuid,
         control,
         boot_trace,
         remains: Remains {
@@ -178,6 +181,7 @@ fn network_request(nic: &NicSource) -> NetworkRequest {
 struct Inputs {
     plan: LaunchPlan,
     descriptors: Descriptors,
+    cpuid: Vec<CpuidLeaf>,
     control: Option<ControlServer>,
     boot_trace: Option<BootTrace>,
     remains: Remains,
@@ -193,7 +197,10 @@ fn run_machine(
     signals: &Signals,
 ) -> Result<Outcome, CommandError> {
     let Inputs {
-        plan, descriptors, ..
+        plan,
+        descriptors,
+        cpuid,
+        ..
     } = inputs;
     let orders = Orders {
         grace: Duration::from_secs(plan.grace_seconds),
@@ -204,6 +211,7 @@ fn run_machine(
     let create = Command::Create {
         plan: Box::new(plan.machine),
         fds: descriptors.roles().to_vec(),
+        cpuid,
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
         file_size_limit: supervise::file_size_limit(&descriptors),

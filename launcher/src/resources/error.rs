@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use vmm::kvm::KvmError;
 
 /// A resource of the host is missing or cannot be used.
 #[derive(Debug, Error)]
@@ -11,6 +12,9 @@ pub enum ResourceError {
     /// No KVM.
     #[error("Cannot open /dev/kvm")]
     Kvm(#[source] io::Error),
+    /// KVM does not say what it can do.
+    #[error("/dev/kvm is not usable")]
+    KvmCall(#[source] KvmError),
     /// Not enough huge pages.
     #[error(
         "Guest RAM needs {wanted} huge pages of {} MiB, of which the host has {free} free",
@@ -104,6 +108,7 @@ impl ResourceError {
                 "Give this user read and write access to it, e.g. by the group kvm; in a pod, \
                  request the device devices.kubevirt.io/kvm."
             }
+            Self::KvmCall(_) => "Check that it is the device of this kernel's KVM.",
             Self::HugePages { .. } => {
                 "Reserve more in /sys/kernel/mm/hugepages, or leave out \
                  spec.domain.memory.hugepages."

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
 use vmm::control::FdRole;
+use vmm::cpu::cpuid::CpuidLeaf;
 
 pub use self::console::{Console, open_console};
 pub use self::error::ResourceError;
@@ -72,6 +73,11 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
         descriptors.push(FdRole::Disk { index }, image);
     }
     Ok(descriptors)
+}
+
+/// Asks the hypervisor what it can show guests by CPUID.
+pub fn supported_cpuid(kvm: OwnedFd) -> Result<Vec<CpuidLeaf>, ResourceError> {
+    vmm::kvm::supported_cpuid(kvm.as_fd()).map_err(ResourceError::KvmCall)
 }
 
 /// Opens the hypervisor.

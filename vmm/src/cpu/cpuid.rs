@@ -4,6 +4,7 @@ use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
 use kvm_ioctls::Kvm;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::features::{self, FeatureBit, Register};
@@ -59,6 +60,43 @@ impl CpuidError {
                 | Self::Forbidden { .. }
                 | Self::Unchangeable { .. }
         )
+    }
+}
+
+/// A CPUID leaf as launcher and vm process pass it on: function, index, flags of KVM, then EAX, EBX,
+/// ECX, EDX. As plain numbers, because the table is most of the message that starts a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuidLeaf([u32; 7]);
+
+impl From<&kvm_cpuid_entry2> for CpuidLeaf {
+    fn from(entry: &kvm_cpuid_entry2) -> Self {
+        let kvm_cpuid_entry2 {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..
+        } = *entry;
+        Self([function, index, flags, eax, ebx, ecx, edx])
+    }
+}
+
+impl From<&CpuidLeaf> for kvm_cpuid_entry2 {
+    fn from(leaf: &CpuidLeaf) -> Self {
+        let [function, index, flags, eax, ebx, ecx, edx] = leaf.0;
+        Self {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        }
     }
 }
 
@@ -170,9 +208,10 @@ impl CpuidTemplate {
     }
 
     /// Applies the plan to what KVM supports
-    /// ([`Hypervisor::supported_cpuid`](crate::kvm::Hypervisor::supported_cpuid)).
-    pub fn new(supported: &CpuId, plan: &CpuPlan) -> Result<Self, CpuidError> {
-        let mut cpuid = supported.clone();
+    /// ([`kvm::supported_cpuid`](crate::kvm::supported_cpuid)).
+    pub fn new(supported: &[CpuidLeaf], plan: &CpuPlan) -> Result<Self, CpuidError> {
+        let entries: Vec<_> = supported.iter().map(kvm_cpuid_entry2::from).collect();
+        let mut cpuid = CpuId::from_entries(&entries).map_err(|_| CpuidError::Full)?;
         hide_invariant_tsc(&mut cpuid, plan)?;
         for feature in &plan.features {
             apply(&mut cpuid, feature)?;
@@ -407,7 +446,7 @@ mod tests {
         }
     }
 
-    fn host() -> CpuId {
+    fn host() -> Vec<CpuidLeaf> {
         let entry = |function, index, eax, ecx, edx| kvm_cpuid_entry2 {
             function,
             index,
@@ -425,7 +464,7 @@ mod tests {
             entry(0x8000_0008, 0, 0, 0, 0),
             entry(0x8000_001e, 0, 0, 0, 0),
         ];
-        CpuId::from_entries(&entries).expect("few")
+        entries.iter().map(CpuidLeaf::from).collect()
     }
 
     fn entry(cpuid: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {

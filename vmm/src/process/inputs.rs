@@ -11,6 +11,7 @@ use devices::virtio::net::{Backend, Stream};
 use super::ProcessError;
 use crate::console::{Console, ConsoleFds};
 use crate::control::FdRole;
+use crate::cpu::cpuid::CpuidLeaf;
 use crate::kvm::Hypervisor;
 use crate::machine::Resources;
 use crate::memory::Ram;
@@ -49,6 +50,7 @@ impl NicFds {
 /// Pairs each descriptor with its role and wraps it.
 pub(super) fn sort_fds(
     hypervisor: Hypervisor,
+    cpuid: Vec<CpuidLeaf>,
     plan: MachinePlan,
     roles: Vec<FdRole>,
     fds: Vec<OwnedFd>,
@@ -96,6 +98,7 @@ pub(super) fn sort_fds(
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {
         hypervisor,
+        cpuid,
         ram,
         kernel: kernel.ok_or_else(|| missing("kernel"))?,
         initrd,
