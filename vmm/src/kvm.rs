@@ -62,7 +62,7 @@ impl KvmError {
     }
 }
 
-/// The host's KVM, and what can be asked of it and made before a machine is known.
+/// The host's KVM, and what can be made with it before a machine is known.
 pub struct Hypervisor {
     kvm: Kvm,
     /// The first machine's, without anything in it.

@@ -164,9 +164,8 @@ impl Machine {
         let ports = legacy.ports(&pci)?;
         let mmio = mmio_bus(&pci)?;
         trace::mark("devices");
-        let hypervisor = &resources.hypervisor;
         let template = CpuidTemplate::new(&resources.cpuid, &plan.cpu)?;
-        template.verify(hypervisor.kvm(), &plan.cpu)?;
+        template.verify(resources.hypervisor.kvm(), &plan.cpu)?;
         let vcpus = create_vcpus(&vm, &template, &apic_ids)?;
         if let Some(boot_vcpu) = vcpus.first() {
             regs::set_entry(boot_vcpu, &memory, entry)?;

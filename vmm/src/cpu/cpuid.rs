@@ -207,8 +207,7 @@ impl CpuidTemplate {
         Ok(())
     }
 
-    /// Applies the plan to what KVM supports
-    /// ([`kvm::supported_cpuid`](crate::kvm::supported_cpuid)).
+    /// Applies the plan to what KVM supports ([`kvm::supported_cpuid`](crate::kvm::supported_cpuid)).
     pub fn new(supported: &[CpuidLeaf], plan: &CpuPlan) -> Result<Self, CpuidError> {
         let entries: Vec<_> = supported.iter().map(kvm_cpuid_entry2::from).collect();
         let mut cpuid = CpuId::from_entries(&entries).map_err(|_| CpuidError::Full)?;
@@ -447,15 +446,9 @@ mod tests {
     }
 
     fn host() -> Vec<CpuidLeaf> {
-        let entry = |function, index, eax, ecx, edx| kvm_cpuid_entry2 {
-            function,
-            index,
-            eax,
-            ecx,
-            edx,
-            ..Default::default()
-        };
-        let entries = [
+        let entry =
+            |function, index, eax, ecx, edx| CpuidLeaf([function, index, 0, eax, 0, ecx, edx]);
+        vec![
             entry(0, 0, 0x1f, 0, 0),
             entry(1, 0, 0, 1 << 13, 0),
             entry(4, 0, 1 | 1 << 5, 0, 0),
@@ -463,8 +456,7 @@ mod tests {
             entry(0xb, 0, 9, 9, 9),
             entry(0x8000_0008, 0, 0, 0, 0),
             entry(0x8000_001e, 0, 0, 0, 0),
-        ];
-        entries.iter().map(CpuidLeaf::from).collect()
+        ]
     }
 
     fn entry(cpuid: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
