@@ -14,11 +14,11 @@ mod handler;
 mod image;
 mod prompt;
 mod request;
-mod ring;
 mod slots;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod uring;
 
 use std::fs::File;
 use std::io;
@@ -33,8 +33,8 @@ use crate::virtio::block::config::{Config, F_FLUSH};
 use crate::virtio::block::handler::{BlockHandler, Shared};
 use crate::virtio::block::image::{Image, Limits};
 use crate::virtio::block::request::{ID_SIZE, Rules, SECTOR_SIZE};
-use crate::virtio::block::ring::Ring;
 pub use crate::virtio::block::stats::{BlockStats, EngineKind};
+use crate::virtio::block::uring::Ring;
 use crate::virtio::{
     ActivateError, Activation, DeviceStats, DeviceType, QueueHandler, VirtioDevice,
 };
