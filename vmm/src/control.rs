@@ -19,7 +19,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::cpu::cpuid::CpuidLeaf;
+use crate::arch::cpu::HostCpu;
+pub use crate::crash::CrashReport;
 use crate::plan::MachinePlan;
 use crate::trace::Mark;
 
@@ -42,8 +43,8 @@ pub enum Command {
         plan: Box<MachinePlan>,
         /// What each descriptor is, in order.
         fds: Vec<FdRole>,
-        /// What KVM can show guests by CPUID.
-        cpuid: Vec<CpuidLeaf>,
+        /// What KVM can show guests of the host's processor.
+        host_cpu: HostCpu,
         /// End the run at a guest reset instead of restarting in place.
         exit_on_reboot: bool,
         /// Send [`Event::BootTrace`].
@@ -152,22 +153,6 @@ pub enum Event {
     },
     /// Answer to [`Command::Stats`].
     Stats(Box<Stats>),
-}
-
-/// Why and where the guest crashed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CrashReport {
-    /// One sentence: triple fault, guest panic, KVM internal error with its suberror, …
-    pub reason: String,
-    /// The vCPU it happened on, if one did it.
-    pub vcpu: Option<u32>,
-    /// Its instruction pointer.
-    pub rip: u64,
-    /// Instruction bytes at `rip`, as far as they can be read.
-    pub instruction: Vec<u8>,
-    /// General, control and segment registers by name.
-    pub registers: BTreeMap<String, u64>,
 }
 
 /// Counters of a running machine.

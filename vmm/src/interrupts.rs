@@ -9,26 +9,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
 use devices::thread::execute;
-use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting,
-    kvm_irq_routing_entry,
-};
+use kvm_bindings::KvmIrqRouting;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::layout;
+use crate::arch::irq;
 use crate::steward::Steward;
 
 /// Most GSIs that KVM takes (`KVM_MAX_IRQ_ROUTES`).
 const MAX_GSI: u32 = 4096;
 
-/// A level of an I/O APIC pin, raised as an edge.
+/// A line of the interrupt controller, raised as an edge.
 pub struct Line {
     event: EventFd,
 }
 
 impl Line {
-    /// Connects a new eventfd to `gsi` of the in-kernel I/O APIC.
+    /// Connects a new eventfd to `gsi` of the in-kernel interrupt controller.
     pub fn connect(vm: &VmFd, gsi: u32) -> io::Result<Self> {
         let event = EventFd::new(EFD_NONBLOCK)?;
         vm.register_irqfd(&event, gsi).map_err(os_error)?;
@@ -62,10 +59,10 @@ struct Table {
 }
 
 impl KvmInterrupts {
-    /// No routes but the I/O APIC's.
+    /// No routes but the lines.
     pub fn new(vm: Arc<VmFd>, steward: Arc<Steward>) -> Self {
         let routes = Routes {
-            next: layout::IO_APIC_PINS,
+            next: irq::FIRST_MSI,
             ..Routes::default()
         };
         Self {
@@ -96,13 +93,12 @@ impl Table {
     }
 
     fn apply(&self, routes: &Routes) -> io::Result<()> {
-        let entries: Vec<_> = (0..layout::IO_APIC_PINS)
-            .map(io_apic_route)
+        let entries: Vec<_> = irq::lines()
             .chain(
                 routes
                     .messages
                     .iter()
-                    .map(|(gsi, message)| msi_route(*gsi, *message)),
+                    .map(|(gsi, message)| irq::message(*gsi, *message)),
             )
             .collect();
         let table = KvmIrqRouting::from_entries(&entries)
@@ -176,28 +172,4 @@ impl Doorbells for KvmInterrupts {
 
 fn os_error(error: kvm_ioctls::Error) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
-}
-
-fn io_apic_route(pin: u32) -> kvm_irq_routing_entry {
-    let mut entry = kvm_irq_routing_entry {
-        gsi: pin,
-        type_: KVM_IRQ_ROUTING_IRQCHIP,
-        ..Default::default()
-    };
-    entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
-    entry.u.irqchip.pin = pin;
-    entry
-}
-
-fn msi_route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
-    let mut entry = kvm_irq_routing_entry {
-        gsi,
-        type_: KVM_IRQ_ROUTING_MSI,
-        ..Default::default()
-    };
-    // The low half of each split value; the casts cut on purpose.
-    entry.u.msi.address_lo = message.address as u32;
-    entry.u.msi.address_hi = (message.address >> 32) as u32;
-    entry.u.msi.data = message.data;
-    entry
 }

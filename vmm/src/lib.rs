@@ -12,14 +12,13 @@
 //! [`plan::MachinePlan`] and open descriptors over [`control`], builds a [`machine::Machine`] and
 //! serves its events on one thread. vCPUs and device queues run on threads of their own.
 
-pub mod boot;
+pub mod arch;
 pub mod console;
 pub mod control;
-pub mod cpu;
+pub mod crash;
 pub mod footprint;
 pub mod interrupts;
 pub mod kvm;
-pub mod layout;
 pub mod machine;
 pub mod memory;
 pub mod pci;
@@ -27,3 +26,6 @@ pub mod plan;
 pub mod process;
 pub mod steward;
 pub mod trace;
+pub mod vcpu;
+
+pub use arch::layout;

@@ -7,10 +7,8 @@ use std::io;
 use std::sync::Arc;
 
 use devices::bus::{Bus, InsertError};
-use devices::legacy::cmos::{self, Cmos};
-use devices::legacy::power::{self, PowerControl, ResetPort, Signals};
-use devices::legacy::pvpanic::{self, PvPanic};
-use devices::legacy::serial::{self, ConsoleQueue, SerialConsole};
+use devices::legacy::power::{PowerControl, Signals};
+use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use devices::pci::PciFunction;
 use devices::thread::ThreadHook;
 use devices::virtio::block::{BlockSpec, BuildBlockError};
@@ -18,30 +16,29 @@ use devices::virtio::net::{Backend, BuildNetError, NetSpec};
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
 use devices::virtio::rng::Rng;
 use devices::virtio::{DeviceStats, VirtioDevice};
-use kvm_bindings::{CpuId, kvm_clock_data};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
 
-use crate::boot::{self, BootError, BootSource};
-use crate::cpu::cpuid::{CpuidError, CpuidLeaf, CpuidTemplate, Topology};
-use crate::cpu::regs::{self, RegisterError};
-use crate::cpu::tsc;
-use crate::cpu::{SpawnError, Vcpus};
-use crate::interrupts::{KvmInterrupts, Line};
+use crate::arch::boot::{self, BootError, BootSource};
+use crate::arch::clock;
+use crate::arch::cpu::{self, CpuError, HostCpu, Processors, RegisterError};
+use crate::arch::layout;
+use crate::arch::platform::Platform;
+use crate::interrupts::KvmInterrupts;
 use crate::kvm::{Hypervisor, KvmError};
-use crate::layout;
 use crate::memory::Ram;
-use crate::pci::{AttachError, ConfigPorts, Ecam, PciRoot, Window};
+use crate::pci::{AttachError, Ecam, PciRoot, Window};
 use crate::plan::{DiskPlan, MachinePlan, NicPlan};
 use crate::steward::Steward;
 use crate::trace;
+use crate::vcpu::{SpawnError, Vcpus};
 
 /// What outlives a reset: opened once, by the launcher.
 pub struct Resources {
     /// The hypervisor.
     pub hypervisor: Hypervisor,
-    /// What it can show guests by CPUID.
-    pub cpuid: Vec<CpuidLeaf>,
+    /// What it can show guests of the host's processor.
+    pub host_cpu: HostCpu,
     /// Guest RAM.
     pub ram: Ram,
     /// Kernel image.
@@ -69,9 +66,9 @@ pub enum BuildError {
     /// Guest RAM.
     #[error(transparent)]
     Memory(#[from] crate::memory::MemoryError),
-    /// CPUID.
+    /// The processors' features.
     #[error(transparent)]
-    Cpuid(#[from] CpuidError),
+    Cpu(#[from] CpuError),
     /// The kernel.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -113,15 +110,6 @@ impl BuildError {
     }
 }
 
-/// The guest's clocks when it was paused.
-struct Pause {
-    clock: Option<kvm_clock_data>,
-    /// The host's time stamp counter.
-    host_tsc: u64,
-    /// The vCPUs' from there; none where KVM does not tell.
-    tsc_offsets: Vec<u64>,
-}
-
 /// A built machine. Dropping it stops everything and closes the VM.
 pub struct Machine {
     // Field order is drop order: vCPUs end before devices, devices before the VM.
@@ -130,10 +118,9 @@ pub struct Machine {
     power: Arc<PowerControl>,
     serial: Arc<SerialConsole>,
     vm: Arc<VmFd>,
-    /// What vCPU 0 sees of its processor.
-    cpuid: CpuId,
-    /// The pause under way.
-    pause: Option<Pause>,
+    processors: Processors,
+    /// The clocks in the pause under way.
+    clocks: Option<clock::Stopped>,
 }
 
 impl Machine {
@@ -143,8 +130,6 @@ impl Machine {
         resources: &mut Resources,
         hook: &ThreadHook,
     ) -> Result<Self, BuildError> {
-        let topology = Topology::new(&plan.cpu);
-        let apic_ids = topology.apic_ids();
         let vm = resources.hypervisor.create_vm(&resources.ram)?;
         trace::mark("VM");
         let memory = resources.ram.memory().clone();
@@ -154,21 +139,21 @@ impl Machine {
                 kernel: &mut resources.kernel,
                 initrd: resources.initrd.as_mut(),
                 cmdline: &plan.cmdline,
-                apic_ids: &apic_ids,
+                cpu: &plan.cpu,
                 ram_bytes: resources.ram.bytes(),
             },
         )?;
         trace::mark("kernel loaded");
         let pci = Arc::new(attach_devices(plan, resources, &vm, hook)?);
-        let legacy = Legacy::new(&vm, resources)?;
-        let ports = legacy.ports(&pci)?;
-        let mmio = mmio_bus(&pci)?;
+        let platform = Platform::new(&vm, &resources.console, &resources.signals)
+            .map_err(BuildError::host("connect an interrupt line"))?;
+        let (ports, mmio) = buses(&platform, &pci)?;
         trace::mark("devices");
-        let template = CpuidTemplate::new(&resources.cpuid, &plan.cpu)?;
-        template.verify(resources.hypervisor.kvm(), &plan.cpu)?;
-        let vcpus = create_vcpus(&vm, &template, &apic_ids)?;
+        let kvm = resources.hypervisor.kvm();
+        let processors = Processors::new(kvm, &resources.host_cpu, &plan.cpu)?;
+        let vcpus = processors.create(&vm)?;
         if let Some(boot_vcpu) = vcpus.first() {
-            regs::set_entry(boot_vcpu, &memory, entry)?;
+            cpu::set_entry(boot_vcpu, &memory, entry)?;
         }
         trace::mark("vCPUs");
         let vcpus = Vcpus::spawn(vcpus, ports, mmio, memory, hook)?;
@@ -176,11 +161,11 @@ impl Machine {
         Ok(Self {
             vcpus,
             pci,
-            power: legacy.power,
-            serial: legacy.serial,
+            power: platform.power,
+            serial: platform.serial,
             vm,
-            cpuid: template.for_vcpu(0),
-            pause: None,
+            processors,
+            clocks: None,
         })
     }
 
@@ -203,50 +188,16 @@ impl Machine {
     pub fn pause(&mut self) {
         self.vcpus.park();
         self.pci.for_each(PciFunction::pause);
-        self.pause = Some(Pause {
-            clock: self.vm.get_clock().ok(),
-            host_tsc: tsc::host(),
-            tsc_offsets: self.vcpus.tsc_offsets().unwrap_or_default(),
-        });
+        self.clocks = Some(clock::Stopped::at(&self.vm, &self.vcpus));
     }
 
     /// Goes on where [`Machine::pause`] stopped.
     pub fn resume(&mut self, kvm: &Kvm) {
-        if let Some(pause) = self.pause.take() {
-            self.restore_tsc(kvm, &pause);
-            if let Some(mut clock) = pause.clock {
-                // Only the time is to be set; the flags say what else the kernel reported.
-                clock.flags = 0;
-                if let Err(error) = self.vm.set_clock(&clock) {
-                    tracing::warn!(%error, "guest clock jumps by the length of the pause");
-                }
-            }
+        if let Some(clocks) = self.clocks.take() {
+            clocks.go_on(kvm, &self.vm, &self.vcpus, &self.processors);
         }
         self.pci.for_each(PciFunction::resume);
         self.vcpus.run();
-    }
-
-    /// Lets the vCPUs' time stamp counters go on from where they stood. Set and not shifted: a KVM
-    /// whose host has unstable counters shifts them by itself. A guest that was not told that its
-    /// counter is invariant does not use it as a clock, so a KVM without offsets does little harm.
-    fn restore_tsc(&self, kvm: &Kvm, pause: &Pause) {
-        match tsc::is_adjustable(kvm, &self.cpuid) {
-            Ok(true) => {
-                let ticks = tsc::host().wrapping_sub(pause.host_tsc);
-                let offsets = pause.tsc_offsets.iter();
-                let offsets: Vec<_> = offsets.map(|offset| offset.wrapping_sub(ticks)).collect();
-                if let Err(error) = self.vcpus.set_tsc_offsets(&offsets) {
-                    tracing::warn!(%error, "guest TSC jumps by the length of the pause");
-                }
-            }
-            Ok(false) => {
-                tracing::info!("this KVM's guests see the host's TSC, which ran on in the pause");
-            }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "guest TSC jumps by the length of the pause");
-            }
-        }
     }
 
     /// Presses the ACPI power button.
@@ -282,82 +233,17 @@ impl Machine {
     }
 }
 
-fn create_vcpus(
-    vm: &VmFd,
-    template: &CpuidTemplate,
-    apic_ids: &[u8],
-) -> Result<Vec<VcpuFd>, BuildError> {
-    (0..)
-        .zip(apic_ids)
-        .map(|(index, apic_id)| {
-            let vcpu = vm
-                .create_vcpu(u64::from(*apic_id))
-                .map_err(KvmError::call("KVM_CREATE_VCPU"))?;
-            vcpu.set_cpuid2(&template.for_vcpu(index))
-                .map_err(KvmError::call("KVM_SET_CPUID2"))?;
-            regs::set_msrs(&vcpu)?;
-            regs::set_local_interrupts(&vcpu)?;
-            Ok(vcpu)
-        })
-        .collect()
-}
-
-/// Devices at fixed ports.
-struct Legacy {
-    serial: Arc<SerialConsole>,
-    power: Arc<PowerControl>,
-    signals: Arc<Signals>,
-}
-
-impl Legacy {
-    fn new(vm: &VmFd, resources: &Resources) -> Result<Self, BuildError> {
-        let connect = |gsi| {
-            Line::connect(vm, gsi)
-                .map(Arc::new)
-                .map_err(BuildError::host("connect an interrupt line"))
-        };
-        let serial = SerialConsole::new(&resources.console, connect(layout::GSI_SERIAL)?);
-        let power = PowerControl::new(resources.signals.clone(), connect(layout::GSI_EVENTS)?);
-        Ok(Self {
-            serial: Arc::new(serial),
-            power: Arc::new(power),
-            signals: resources.signals.clone(),
-        })
-    }
-
-    fn ports(&self, pci: &Arc<PciRoot>) -> Result<Bus, InsertError> {
-        let mut ports = Bus::new();
-        ports.insert(serial::PORT.into(), serial::LEN.into(), self.serial.clone())?;
-        ports.insert(layout::POWER_PORTS.into(), power::LEN, self.power.clone())?;
-        ports.insert(cmos::PORT, cmos::LEN, Arc::new(Cmos::default()))?;
-        ports.insert(
-            ResetPort::PORT,
-            1,
-            Arc::new(ResetPort::new(self.signals.clone())),
-        )?;
-        ports.insert(
-            pvpanic::PORT.into(),
-            1,
-            Arc::new(PvPanic::new(self.signals.clone())),
-        )?;
-        ports.insert(
-            layout::PCI_CONFIG_PORTS,
-            layout::PCI_CONFIG_PORTS_LEN,
-            Arc::new(ConfigPorts(pci.clone())),
-        )?;
-        Ok(ports)
-    }
-}
-
-fn mmio_bus(pci: &Arc<PciRoot>) -> Result<Bus, InsertError> {
-    let mut mmio = Bus::new();
+/// Ports and memory of everything.
+fn buses(platform: &Platform, pci: &Arc<PciRoot>) -> Result<(Bus, Bus), InsertError> {
+    let (mut ports, mut mmio) = (Bus::new(), Bus::new());
+    platform.attach(&mut ports, &mut mmio, pci)?;
     mmio.insert(
         layout::PCI_WINDOW,
         layout::PCI_WINDOW_SIZE,
         Arc::new(Window(pci.clone())),
     )?;
     mmio.insert(layout::ECAM, layout::ECAM_SIZE, Arc::new(Ecam(pci.clone())))?;
-    Ok(mmio)
+    Ok((ports, mmio))
 }
 
 /// Builds the virtio devices in the plan's order: disks, NICs, the others.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use seccomp::jail::User;
+use vmm::arch::cpu::HostCpu;
 use vmm::control::{Command, FdRole};
-use vmm::cpu::cpuid::CpuidLeaf;
 use vmm::plan::NicPlan;
 use vmm::trace;
 
@@ -44,7 +44,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let console = console_target(args, &plan)?;
     let kvm = kvm?;
     let mut descriptors = resources::open(&mut plan)?;
-    let cpuid = resources::supported_cpuid(kvm)?;
+    let host_cpu = resources::host_cpu(kvm)?;
     let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
     let control = open_control(args)?;
@@ -58,7 +58,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let inputs = Inputs {
         plan,
         descriptors,
-        cpuid,
+        host_cpu,
         control,
         boot_trace,
         remains: Remains {
@@ -181,7 +181,7 @@ fn network_request(nic: &NicSource) -> NetworkRequest {
 struct Inputs {
     plan: LaunchPlan,
     descriptors: Descriptors,
-    cpuid: Vec<CpuidLeaf>,
+    host_cpu: HostCpu,
     control: Option<ControlServer>,
     boot_trace: Option<BootTrace>,
     remains: Remains,
@@ -199,7 +199,7 @@ fn run_machine(
     let Inputs {
         plan,
         descriptors,
-        cpuid,
+        host_cpu,
         ..
     } = inputs;
     let orders = Orders {
@@ -211,7 +211,7 @@ fn run_machine(
     let create = Command::Create {
         plan: Box::new(plan.machine),
         fds: descriptors.roles().to_vec(),
-        cpuid,
+        host_cpu,
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
         file_size_limit: supervise::file_size_limit(&descriptors),

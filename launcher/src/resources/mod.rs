@@ -12,8 +12,8 @@ mod socket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
+use vmm::arch::cpu::HostCpu;
 use vmm::control::FdRole;
-use vmm::cpu::cpuid::CpuidLeaf;
 
 pub use self::console::{Console, open_console};
 pub use self::error::ResourceError;
@@ -75,9 +75,9 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     Ok(descriptors)
 }
 
-/// Asks the hypervisor what it can show guests by CPUID.
-pub fn supported_cpuid(kvm: OwnedFd) -> Result<Vec<CpuidLeaf>, ResourceError> {
-    vmm::kvm::supported_cpuid(kvm.as_fd()).map_err(ResourceError::KvmCall)
+/// Asks the hypervisor what it can show guests of the host's processor.
+pub fn host_cpu(kvm: OwnedFd) -> Result<HostCpu, ResourceError> {
+    HostCpu::ask(kvm.as_fd()).map_err(ResourceError::KvmCall)
 }
 
 /// Opens the hypervisor.

@@ -115,7 +115,7 @@ fn read_features(items: &[Node<'_>]) -> Vec<CpuFeature> {
         if features.iter().any(|feature| feature.name == text) {
             name.error("each feature once");
         }
-        if vmm::cpu::features::find(text).is_none() {
+        if !vmm::arch::cpu::is_known_feature(text) {
             name.error("a CPU feature by libvirt's name, such as cx16");
         }
         if let Some(policy) = policy {

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use devices::bus::Bus;
-use devices::legacy::power::{PowerControl, ResetPort, Signals};
-use devices::legacy::pvpanic::PvPanic;
+use devices::legacy::power::{PowerControl, Signals};
 use devices::legacy::serial::{ConsoleQueue, OUTPUT_CAPACITY, SerialConsole};
-use devices::legacy::{cmos, power, pvpanic, serial};
+use devices::legacy::x86_64::pvpanic::PvPanic;
+use devices::legacy::x86_64::reset_port::ResetPort;
+use devices::legacy::x86_64::{cmos, pvpanic};
+use devices::legacy::{power, serial};
 use devices::virtio::testing::FakeIrq;
 use vmm::layout::POWER_PORTS;
 

@@ -12,11 +12,11 @@ use super::ProcessError;
 use super::inputs::Inputs;
 use crate::console::{Console, InputResult};
 use crate::control::{self, Command, CrashReport, Event, Stats};
-use crate::cpu::VcpuEvent;
 use crate::footprint;
 use crate::machine::{Machine, Resources};
 use crate::plan::MachinePlan;
 use crate::trace;
+use crate::vcpu::VcpuEvent;
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use devices::legacy::serial::ConsoleQueue;
 use devices::virtio::net::{Backend, Stream};
 
 use super::ProcessError;
+use crate::arch::cpu::HostCpu;
 use crate::console::{Console, ConsoleFds};
 use crate::control::FdRole;
-use crate::cpu::cpuid::CpuidLeaf;
 use crate::kvm::Hypervisor;
 use crate::machine::Resources;
 use crate::memory::Ram;
@@ -50,7 +50,7 @@ impl NicFds {
 /// Pairs each descriptor with its role and wraps it.
 pub(super) fn sort_fds(
     hypervisor: Hypervisor,
-    cpuid: Vec<CpuidLeaf>,
+    host_cpu: HostCpu,
     plan: MachinePlan,
     roles: Vec<FdRole>,
     fds: Vec<OwnedFd>,
@@ -98,7 +98,7 @@ pub(super) fn sort_fds(
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {
         hypervisor,
-        cpuid,
+        host_cpu,
         ram,
         kernel: kernel.ok_or_else(|| missing("kernel"))?,
         initrd,

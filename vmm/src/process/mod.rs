@@ -67,7 +67,7 @@ impl ProcessError {
     fn is_refusal(&self) -> bool {
         match self {
             Self::Build(BuildError::Boot(error)) => error.is_refusal(),
-            Self::Build(BuildError::Cpuid(error)) => error.is_refusal(),
+            Self::Build(BuildError::Cpu(error)) => error.is_refusal(),
             Self::Build(BuildError::Disk(BuildBlockError::Ragged { .. })) => true,
             _ => false,
         }
@@ -161,7 +161,7 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     let Command::Create {
         plan,
         fds: roles,
-        cpuid,
+        host_cpu,
         exit_on_reboot,
         boot_trace,
         file_size_limit,
@@ -173,7 +173,7 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     if let Some(bytes) = file_size_limit {
         (setup.limit_file_size)(bytes).map_err(ProcessError::Limit)?;
     }
-    let mut inputs = sort_fds(hypervisor, cpuid, *plan, roles, fds, exit_on_reboot)?;
+    let mut inputs = sort_fds(hypervisor, host_cpu, *plan, roles, fds, exit_on_reboot)?;
     let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
     let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
     process.send_boot_trace = boot_trace;

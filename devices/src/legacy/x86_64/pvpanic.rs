@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::power::{Signal, Signals};
 use crate::bus::BusDevice;
+use crate::legacy::power::{Signal, Signals};
 
 /// I/O port, where every hypervisor with this device has it.
 pub const PORT: u16 = 0x505;

@@ -5,8 +5,9 @@ use linux_loader::loader::KernelLoaderResult;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{BootError, Initrd};
-use crate::layout::{self, RangeKind};
+use super::super::layout::{self, RangeKind};
+use super::BootError;
+use super::initrd::Initrd;
 
 /// `xloadflags`: the kernel has the 64-bit entry point at 0x200.
 pub(super) const XLF_KERNEL_64: u16 = 1 << 0;

@@ -1,106 +1,26 @@
 //! From a kernel image to a vCPU's first instruction: image, initrd, command line, boot protocol
 //! structures and ACPI tables in guest memory.
 
-pub mod acpi;
-mod linux;
+mod error;
+mod initrd;
+mod kernel;
 mod pvh;
+mod zero_page;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
 
 use devices::GuestMemory;
-use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::elf::PvhBootCapability;
-use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult};
-use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::layout;
+pub use self::error::BootError;
+use self::kernel::Limits;
+use super::cpu;
+use super::{acpi, layout};
+use crate::plan::CpuPlan;
 
 /// Offset of the 64-bit entry point in a bzImage (Linux `Documentation/arch/x86/boot.rst`).
 const BZIMAGE_ENTRY_64: u64 = 0x200;
-/// Highest initrd address for kernels that do not name one.
-const INITRD_ADDR_MAX: u64 = 0xffff_ffff;
-/// Longest command line of a kernel that does not name one (x86 `COMMAND_LINE_SIZE` less the NUL).
-const ELF_COMMAND_LINE_MAX: usize = 2047;
-const PAGE: u64 = 4096;
-
-/// A kernel cannot be booted.
-#[derive(Debug, Error)]
-pub enum BootError {
-    /// Neither ELF nor bzImage, or damaged.
-    #[error("The kernel image is neither a bootable x86-64 ELF file nor a bzImage")]
-    Kernel(#[source] linux_loader::loader::Error),
-    /// The image could not be read.
-    #[error("Cannot read the {what}")]
-    Read {
-        /// Kernel or initrd.
-        what: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The bzImage has no 64-bit entry point.
-    #[error(
-        "The bzImage has no 64-bit entry point (boot protocol {version:#x}, xloadflags {flags:#x})"
-    )]
-    No64BitEntry {
-        /// Boot protocol version.
-        version: u16,
-        /// Load flags.
-        flags: u16,
-    },
-    /// RAM is too small for kernel and initrd.
-    #[error(
-        "An initrd of {bytes} bytes does not fit into guest RAM above the kernel, which ends at {kernel_end:#x}"
-    )]
-    InitrdRoom {
-        /// Size of the initrd.
-        bytes: u64,
-        /// End of the kernel.
-        kernel_end: u64,
-    },
-    /// The command line is too long.
-    #[error("The kernel command line has {len} bytes; this kernel takes {max}")]
-    CommandLine {
-        /// Its length.
-        len: usize,
-        /// The kernel's limit.
-        max: usize,
-    },
-    /// Guest memory could not be written.
-    #[error("Cannot write the {what} to guest memory")]
-    Write {
-        /// The structure.
-        what: &'static str,
-        /// The cause.
-        #[source]
-        source: vm_memory::GuestMemoryError,
-    },
-    /// The ACPI tables are too large.
-    #[error("ACPI tables of {bytes} bytes do not fit below 1 MiB")]
-    Acpi {
-        /// Their size.
-        bytes: u64,
-    },
-}
-
-impl BootError {
-    /// Whether the fault is in the kernel, the initrd or the command line.
-    pub fn is_refusal(&self) -> bool {
-        matches!(
-            self,
-            Self::Kernel(_)
-                | Self::No64BitEntry { .. }
-                | Self::InitrdRoom { .. }
-                | Self::CommandLine { .. }
-        )
-    }
-
-    fn write(what: &'static str) -> impl FnOnce(vm_memory::GuestMemoryError) -> Self {
-        move |source| Self::Write { what, source }
-    }
-}
 
 /// How the boot vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,15 +37,6 @@ pub enum EntryPoint {
     },
 }
 
-/// Where an initrd lies in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Initrd {
-    /// Guest physical address.
-    pub address: u64,
-    /// Length in bytes.
-    pub len: u64,
-}
-
 /// What is booted.
 pub struct BootSource<'a> {
     /// Kernel image.
@@ -134,19 +45,19 @@ pub struct BootSource<'a> {
     pub initrd: Option<&'a mut File>,
     /// Command line.
     pub cmdline: &'a str,
-    /// Local APIC id of each vCPU.
-    pub apic_ids: &'a [u8],
+    /// The vCPUs.
+    pub cpu: &'a CpuPlan,
     /// Size of guest RAM in bytes.
     pub ram_bytes: u64,
 }
 
 /// Fills guest memory; the boot vCPU's entry point.
 pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, BootError> {
-    let kernel = load_kernel(memory, source.kernel)?;
+    let kernel = kernel::load(memory, source.kernel)?;
     let limits = Limits::of(kernel.setup_header.as_ref());
     write_command_line(memory, source.cmdline, limits.command_line)?;
     let initrd = match source.initrd {
-        Some(file) => Some(load_initrd(
+        Some(file) => Some(initrd::load(
             memory,
             file,
             &kernel,
@@ -155,12 +66,12 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         )?),
         None => None,
     };
-    let rsdp = acpi::write_tables(memory, source.apic_ids)?;
+    let rsdp = acpi::write_tables(memory, &cpu::apic_ids(source.cpu))?;
     if let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap {
         pvh::write(memory, source.ram_bytes, initrd, rsdp)?;
         return Ok(EntryPoint::Pvh { ip: entry.0 });
     }
-    linux::write(
+    zero_page::write(
         memory,
         source.ram_bytes,
         initrd,
@@ -175,56 +86,6 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
     Ok(EntryPoint::Linux64 {
         ip: kernel.kernel_load.0 + offset,
     })
-}
-
-fn load_kernel(memory: &GuestMemory, file: &mut File) -> Result<KernelLoaderResult, BootError> {
-    const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
-    let read_error = |source| BootError::Read {
-        what: "kernel image",
-        source,
-    };
-    let mut magic = [0; 4];
-    file.rewind()
-        .and_then(|()| file.read_exact(&mut magic))
-        .map_err(read_error)?;
-    let high_ram = Some(GuestAddress(layout::HIGH_RAM));
-    if magic == ELF_MAGIC {
-        return Elf::load(memory, None, file, high_ram).map_err(BootError::Kernel);
-    }
-    let kernel = BzImage::load(memory, None, file, high_ram).map_err(BootError::Kernel)?;
-    match kernel.setup_header {
-        Some(header) if header.xloadflags & linux::XLF_KERNEL_64 == 0 => {
-            Err(BootError::No64BitEntry {
-                version: header.version,
-                flags: header.xloadflags,
-            })
-        }
-        _ => Ok(kernel),
-    }
-}
-
-struct Limits {
-    initrd_addr_max: u64,
-    command_line: usize,
-    /// Memory that the kernel needs from its load address on before it reads the map.
-    init_size: u64,
-}
-
-impl Limits {
-    fn of(header: Option<&setup_header>) -> Self {
-        match header {
-            Some(header) => Self {
-                initrd_addr_max: u64::from(header.initrd_addr_max),
-                command_line: usize::try_from(header.cmdline_size).unwrap_or(usize::MAX),
-                init_size: u64::from(header.init_size),
-            },
-            None => Self {
-                initrd_addr_max: INITRD_ADDR_MAX,
-                command_line: ELF_COMMAND_LINE_MAX,
-                init_size: 0,
-            },
-        }
-    }
 }
 
 fn write_command_line(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), BootError> {
@@ -243,43 +104,6 @@ fn write_command_line(memory: &GuestMemory, cmdline: &str, max: usize) -> Result
         .map_err(BootError::write("command line"))
 }
 
-/// Puts the initrd as high as RAM below the hole and the kernel allow.
-fn load_initrd(
-    memory: &GuestMemory,
-    file: &mut File,
-    kernel: &KernelLoaderResult,
-    limits: &Limits,
-    ram_bytes: u64,
-) -> Result<Initrd, BootError> {
-    let read_error = |source| BootError::Read {
-        what: "initrd",
-        source,
-    };
-    let len = file.seek(SeekFrom::End(0)).map_err(read_error)?;
-    file.rewind().map_err(read_error)?;
-    let kernel_end = kernel
-        .kernel_end
-        .max(kernel.kernel_load.0.saturating_add(limits.init_size));
-    let (below, _) = layout::split_ram(ram_bytes);
-    let top = below.min(limits.initrd_addr_max.saturating_add(1));
-    let address = top
-        .checked_sub(len)
-        .map(|address| address & !(PAGE - 1))
-        .filter(|address| *address >= kernel_end)
-        .ok_or(BootError::InitrdRoom {
-            bytes: len,
-            kernel_end,
-        })?;
-    let count = usize::try_from(len).map_err(|_| BootError::InitrdRoom {
-        bytes: len,
-        kernel_end,
-    })?;
-    memory
-        .read_exact_volatile_from(GuestAddress(address), file, count)
-        .map_err(BootError::write("initrd"))?;
-    Ok(Initrd { address, len })
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -290,6 +114,13 @@ mod tests {
     use super::*;
 
     const RAM: u64 = 64 << 20;
+
+    static ONE_VCPU: CpuPlan = CpuPlan {
+        sockets: 1,
+        cores: 1,
+        threads: 1,
+        features: Vec::new(),
+    };
 
     fn memory() -> GuestMemory {
         GuestMemory::from_ranges(&[(GuestAddress(0), RAM as usize)]).expect("memory")
@@ -310,7 +141,7 @@ mod tests {
             kernel,
             initrd,
             cmdline,
-            apic_ids: &[0],
+            cpu: &ONE_VCPU,
             ram_bytes: RAM,
         }
     }
@@ -408,7 +239,7 @@ mod tests {
         let mut kernel = file(&bzimage(1));
         let entry = load(&memory, source(&mut kernel, None, "quiet")).expect("load");
         assert_eq!(entry, EntryPoint::Linux64 { ip: 0x10_0200 });
-        let zero = linux::read_zero_page(&memory);
+        let zero = zero_page::read_zero_page(&memory);
         assert_eq!({ zero.hdr.cmd_line_ptr }, 0x2_0000);
         assert_eq!({ zero.hdr.type_of_loader }, 0xff);
         assert_eq!(zero.e820_entries, 4);

@@ -6,9 +6,9 @@ use kvm_ioctls::VcpuFd;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::boot::EntryPoint;
+use super::boot::EntryPoint;
+use super::layout;
 use crate::kvm::KvmError;
-use crate::layout;
 
 /// The boot state cannot be set.
 #[derive(Debug, Error)]

@@ -18,11 +18,12 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use devices::GuestMemory;
-use devices::legacy::{cmos, power, pvpanic, serial};
+use devices::legacy::x86_64::{cmos, pvpanic};
+use devices::legacy::{power, serial};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::BootError;
-use crate::layout;
+use super::boot::BootError;
+use super::layout;
 
 const OEM_ID: [u8; 6] = *b"PODVSR";
 const OEM_TABLE_ID: [u8; 8] = *b"PODVISOR";

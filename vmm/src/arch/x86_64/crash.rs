@@ -7,7 +7,7 @@ use devices::GuestMemory;
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::control::CrashReport;
+use crate::crash::CrashReport;
 
 /// Longest x86 instruction.
 const INSTRUCTION_MAX: u64 = 15;
@@ -48,8 +48,9 @@ pub fn internal_error_reason(suberror: u32, data: &[u64]) -> String {
     reason
 }
 
-/// Reads the vCPU's registers and the instruction it was at. What cannot be read is left out.
-pub fn report(vcpu: &VcpuFd, memory: &GuestMemory, index: u32, reason: String) -> CrashReport {
+/// The vCPU's registers and the instruction it was at, in a report without a reason. What cannot be
+/// read is left out.
+pub fn registers(vcpu: &VcpuFd, memory: &GuestMemory) -> CrashReport {
     let mut registers = BTreeMap::new();
     let mut add = |name: &str, value: u64| {
         registers.insert(name.to_owned(), value);
@@ -83,11 +84,10 @@ pub fn report(vcpu: &VcpuFd, memory: &GuestMemory, index: u32, reason: String) -
         named.iter().for_each(|(name, value)| add(name, *value));
     }
     CrashReport {
-        reason,
-        vcpu: Some(index),
         rip,
         instruction: instruction_bytes(vcpu, memory, fetch),
         registers,
+        ..CrashReport::default()
     }
 }
 

@@ -10,7 +10,8 @@
 //! 0x1_0000_0000  RAM above the hole
 //! ```
 
-use devices::legacy::{cmos, power, pvpanic, serial};
+use devices::legacy::x86_64::{cmos, pvpanic};
+use devices::legacy::{power, serial};
 
 /// Memory below the legacy video hole that the map calls usable, bytes.
 pub const LOW_RAM_END: u64 = 0x9_fc00;

@@ -6,8 +6,9 @@ use linux_loader::loader::elf::start_info::{
 };
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{BootError, Initrd};
-use crate::layout::{self, RangeKind};
+use super::super::layout::{self, RangeKind};
+use super::BootError;
+use super::initrd::Initrd;
 
 const MAGIC: u32 = 0x336e_c578;
 const VERSION: u32 = 1;

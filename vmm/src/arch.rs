@@ -1,0 +1,18 @@
+//! What differs between processor architectures. The folder is chosen here and nowhere else; the
+//! rest of the crate calls the modules by these names.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`layout`] | the guest physical address map and interrupt numbers |
+//! | [`vm`] | what KVM must offer, and what a VM gets before devices and vCPUs |
+//! | [`cpu`] | the host's processor, features, vCPUs and their first registers |
+//! | [`boot`] | kernel, initrd, tables and entry point in guest memory |
+//! | [`platform`] | devices at fixed addresses |
+//! | [`irq`] | routes of lines and messages |
+//! | [`clock`] | guest clocks over a pause |
+//! | [`crash`] | registers of a guest that died |
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::{boot, clock, cpu, crash, irq, layout, platform, vm};

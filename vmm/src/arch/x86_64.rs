@@ -1,0 +1,15 @@
+//! x86-64 PCs: CPUID, local APIC and I/O APIC of KVM, ACPI, PVH and Linux boot protocols.
+
+pub mod boot;
+pub mod clock;
+pub mod cpu;
+pub mod crash;
+pub mod irq;
+pub mod layout;
+pub mod platform;
+pub mod vm;
+
+mod acpi;
+mod probe;
+mod regs;
+mod tsc;

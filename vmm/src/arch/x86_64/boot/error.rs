@@ -1,0 +1,84 @@
+//! Why a kernel cannot be booted.
+
+use std::io;
+
+use thiserror::Error;
+
+/// A kernel cannot be booted.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// Neither ELF nor bzImage, or damaged.
+    #[error("The kernel image is neither a bootable x86-64 ELF file nor a bzImage")]
+    Kernel(#[source] linux_loader::loader::Error),
+    /// The image could not be read.
+    #[error("Cannot read the {what}")]
+    Read {
+        /// Kernel or initrd.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The bzImage has no 64-bit entry point.
+    #[error(
+        "The bzImage has no 64-bit entry point (boot protocol {version:#x}, xloadflags {flags:#x})"
+    )]
+    No64BitEntry {
+        /// Boot protocol version.
+        version: u16,
+        /// Load flags.
+        flags: u16,
+    },
+    /// RAM is too small for kernel and initrd.
+    #[error(
+        "An initrd of {bytes} bytes does not fit into guest RAM above the kernel, which ends at {kernel_end:#x}"
+    )]
+    InitrdRoom {
+        /// Size of the initrd.
+        bytes: u64,
+        /// End of the kernel.
+        kernel_end: u64,
+    },
+    /// The command line is too long.
+    #[error("The kernel command line has {len} bytes; this kernel takes {max}")]
+    CommandLine {
+        /// Its length.
+        len: usize,
+        /// The kernel's limit.
+        max: usize,
+    },
+    /// Guest memory could not be written.
+    #[error("Cannot write the {what} to guest memory")]
+    Write {
+        /// The structure.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: vm_memory::GuestMemoryError,
+    },
+    /// The ACPI tables are too large.
+    #[error("ACPI tables of {bytes} bytes do not fit below 1 MiB")]
+    Acpi {
+        /// Their size.
+        bytes: u64,
+    },
+}
+
+impl BootError {
+    /// Whether the fault is in the kernel, the initrd or the command line.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Kernel(_)
+                | Self::No64BitEntry { .. }
+                | Self::InitrdRoom { .. }
+                | Self::CommandLine { .. }
+        )
+    }
+
+    pub(in super::super) fn write(
+        what: &'static str,
+    ) -> impl FnOnce(vm_memory::GuestMemoryError) -> Self {
+        move |source| Self::Write { what, source }
+    }
+}

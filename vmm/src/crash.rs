@@ -1,0 +1,21 @@
+//! What the launcher is told of a guest that crashed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Why and where the guest crashed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CrashReport {
+    /// One sentence: triple fault, guest panic, KVM internal error with its suberror, …
+    pub reason: String,
+    /// The vCPU it happened on, if one did it.
+    pub vcpu: Option<u32>,
+    /// Its instruction pointer.
+    pub rip: u64,
+    /// Instruction bytes at `rip`, as far as they can be read.
+    pub instruction: Vec<u8>,
+    /// General, control and segment registers by name.
+    pub registers: BTreeMap<String, u64>,
+}

@@ -1,0 +1,151 @@
+//! One vCPU on its thread: runs the guest, answers its exits, stands still when told.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::page::RunPage;
+use super::shared::{Shared, Target, VcpuEvent};
+use crate::arch::{clock, crash};
+use crate::crash::CrashReport;
+use crate::kvm::KvmError;
+use crate::trace;
+
+/// What a vCPU thread tells of itself.
+#[derive(Default)]
+pub(super) struct Public {
+    /// Thread ID; 0 before it has looked at the target for the first time.
+    pub(super) tid: AtomicI32,
+    /// Exits to user space.
+    pub(super) exits: AtomicU64,
+}
+
+/// One vCPU on its thread.
+pub(super) struct Vcpu {
+    pub(super) index: u32,
+    pub(super) fd: VcpuFd,
+    pub(super) page: RunPage,
+    pub(super) public: Arc<Public>,
+    pub(super) shared: Arc<Shared>,
+}
+
+enum Next {
+    Go,
+    /// Something final was reported; wait for the end.
+    Halt,
+}
+
+impl Vcpu {
+    pub(super) fn serve(&mut self) {
+        let mut first = true;
+        while self.shared.park() == Target::Run {
+            if !first {
+                clock::tell_of_pause(&self.fd);
+            }
+            first = false;
+            if let Next::Halt = self.run_until_kicked() {
+                self.wait_for_end();
+                return;
+            }
+        }
+    }
+
+    /// Counts as parked for the rest of the machine's life.
+    pub(super) fn wait_for_end(&self) {
+        let mut parked = self.shared.parked();
+        *parked += 1;
+        self.shared.changed.notify_all();
+        while self.shared.target() != Target::End {
+            parked = self
+                .shared
+                .changed
+                .wait(parked)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn run_until_kicked(&mut self) -> Next {
+        loop {
+            // Cleared before the target is read: a kick after this point stops the next KVM_RUN.
+            self.page.immediate_exit().store(0, Ordering::SeqCst);
+            if self.shared.target() != Target::Run {
+                return Next::Go;
+            }
+            while self.page.immediate_exit().load(Ordering::Acquire) == 0 {
+                if let Next::Halt = self.run_once() {
+                    return Next::Halt;
+                }
+            }
+            // A pending port or MMIO access must complete in the kernel before the vCPU stands
+            // still; KVM_RUN with immediate_exit does just that.
+            let _ = self.fd.run();
+        }
+    }
+
+    fn run_once(&mut self) -> Next {
+        let page = self.page;
+        let exit = self.fd.run();
+        if self.public.exits.fetch_add(1, Ordering::Relaxed) == 0 {
+            trace::mark("first exit");
+        }
+        match exit {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                for element in data.chunks_exact(page.io_size()) {
+                    self.shared.ports.write(u64::from(port), element);
+                }
+                Next::Go
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                for element in data.chunks_exact_mut(page.io_size()) {
+                    if !self.shared.ports.read(u64::from(port), element) {
+                        element.fill(0xff);
+                    }
+                }
+                Next::Go
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                self.shared.mmio.write(address, data);
+                Next::Go
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                if !self.shared.mmio.read(address, data) {
+                    data.fill(0xff);
+                }
+                Next::Go
+            }
+            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => Next::Go,
+            Ok(VcpuExit::Shutdown) => self.crash("triple fault".into()),
+            Ok(VcpuExit::InternalError) => {
+                let (suberror, data) = page.internal_error();
+                self.crash(crash::internal_error_reason(suberror, &data))
+            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => self.crash(format!(
+                "KVM could not enter the guest (hardware reason {reason:#x}, host CPU {cpu})"
+            )),
+            Ok(VcpuExit::SystemEvent(kind, _)) => self.crash(format!("KVM system event {kind}")),
+            Ok(other) => {
+                let reason = format!("unexpected KVM exit {other:?}");
+                self.crash(reason)
+            }
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Next::Go,
+            Err(error) => {
+                let error = KvmError::call("KVM_RUN")(error);
+                self.shared.report(VcpuEvent::Failed(Box::new(error)));
+                Next::Halt
+            }
+        }
+    }
+
+    fn crash(&mut self, reason: String) -> Next {
+        let state = crash::registers(&self.fd, &self.shared.memory);
+        let report = CrashReport {
+            reason,
+            vcpu: Some(self.index),
+            ..state
+        };
+        self.shared.report(VcpuEvent::Crashed(Box::new(report)));
+        Next::Halt
+    }
+}
