@@ -2,7 +2,7 @@
 
 use vmm::plan::{CpuFeature, FeaturePolicy};
 
-use super::reader::{Fields, Node, Object};
+use super::reader::{Node, Object};
 use super::resources::Resources;
 
 /// Most vCPUs of a machine.
@@ -39,31 +39,9 @@ impl Cpu {
     }
 }
 
-const CPU: Fields = Fields {
-    honoured: &["cores", "features", "model", "sockets", "threads"],
-    accepted: &[(
-        "maxSockets",
-        "there is no CPU hotplug: the guest keeps `sockets`",
-    )],
-    refused: &[
-        ("dedicatedCpuPlacement", "vCPUs are not pinned"),
-        ("isolateEmulatorThread", "vCPUs are not pinned"),
-        ("numa", "there is one NUMA node"),
-        ("realtime", "real-time scheduling is not supported"),
-    ],
-};
-
-const FEATURE: Fields = Fields {
-    honoured: &["name", "policy"],
-    accepted: &[],
-    refused: &[],
-};
-
-const POLICIES: &[&str] = &["force", "require", "optional", "disable", "forbid"];
-
 /// Reads the topology; without one, one socket for each CPU that `resources` gives.
 pub(super) fn read(node: Option<&Node<'_>>, resources: &Resources<'_>) -> Cpu {
-    let object = node.map(|node| node.object(&CPU));
+    let object = node.map(|node| node.object());
     let (mut sockets, cores, threads) = object.as_ref().map(read_counts).unwrap_or_default();
     let mut said_at = node;
     if let (0, 0, 0, Some(cpu)) = (sockets, cores, threads, &resources.cpu) {
@@ -79,7 +57,7 @@ pub(super) fn read(node: Option<&Node<'_>>, resources: &Resources<'_>) -> Cpu {
         return Cpu::default();
     }
     if let Some(model) = object.as_ref().and_then(|cpu| cpu.get("model")) {
-        model.word(&["host-model", "host-passthrough"]);
+        model.word();
     }
     let features = object.map(|cpu| read_features(&cpu.items("features")));
     // Their product is at most MAX_VCPUS, so the casts are exact.
@@ -103,9 +81,9 @@ fn read_counts(cpu: &Object<'_>) -> (u64, u64, u64) {
 fn read_features(items: &[Node<'_>]) -> Vec<CpuFeature> {
     let mut features: Vec<CpuFeature> = Vec::new();
     for item in items {
-        let feature = item.object(&FEATURE);
+        let feature = item.object();
         let policy = match feature.get("policy") {
-            Some(policy) => policy.word(POLICIES).and_then(policy_of),
+            Some(policy) => policy.word().and_then(policy_of),
             None => Some(FeaturePolicy::Require),
         };
         let Some(name) = feature.require("name", "the name of a CPU feature, such as cx16") else {

@@ -2,7 +2,7 @@
 
 use super::disks::{self, Disk};
 use super::interfaces::{self, Interface};
-use super::reader::{Fields, Node, Object};
+use super::reader::Node;
 
 /// Devices of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,49 +37,6 @@ impl Default for Devices {
     }
 }
 
-const DEVICES: Fields = Fields {
-    honoured: &[
-        "autoattachGraphicsDevice",
-        "autoattachMemBalloon",
-        "autoattachPodInterface",
-        "autoattachSerialConsole",
-        "blockMultiQueue",
-        "disks",
-        "interfaces",
-        "logSerialConsole",
-        "networkInterfaceMultiqueue",
-        "rng",
-    ],
-    accepted: &[
-        (
-            "autoattachInputDevice",
-            "there is no graphics device and so no input device",
-        ),
-        ("disableHotplug", "there is no hotplug"),
-        ("panicDevices", "there is always one pvpanic device"),
-    ],
-    refused: &[
-        ("autoattachVSOCK", "there is no vsock device"),
-        ("clientPassthrough", "there is no USB"),
-        ("downwardMetrics", "there is no virtio-serial"),
-        ("filesystems", "file system sharing is not supported"),
-        ("gpus", "host devices are not supported"),
-        ("hostDevices", "host devices are not supported"),
-        ("inputs", "there are no input devices"),
-        ("sound", "there is no sound device"),
-        ("tpm", "there is no TPM"),
-        ("useVirtioTransitional", "devices are virtio 1.2"),
-        ("video", "there is no graphics device"),
-        ("watchdog", "there is no watchdog"),
-    ],
-};
-
-const RNG: Fields = Fields {
-    honoured: &[],
-    accepted: &[],
-    refused: &[],
-};
-
 impl Devices {
     /// Adds KubeVirt's default interface to a machine that says nothing about networks.
     pub(super) fn add_default_interface(&mut self, has_networks: bool) -> bool {
@@ -93,27 +50,15 @@ impl Devices {
 }
 
 pub(super) fn read(node: &Node<'_>) -> Devices {
-    let object = node.object(&DEVICES);
+    let object = node.object();
     if let Some(rng) = object.get("rng") {
-        rng.object(&RNG);
+        rng.object();
     }
-    note_unless_off(
-        &object,
-        "autoattachGraphicsDevice",
-        "there is no graphics device: use the serial console",
-    );
-    note_unless_off(
-        &object,
-        "autoattachMemBalloon",
-        "there is no balloon device",
-    );
-    if object.boolean("logSerialConsole") == Some(true) {
-        object.note(
-            "logSerialConsole",
-            "no log is kept: use --console to say where output goes",
-        );
-    }
-    let flag = |name, default| object.boolean(name).unwrap_or(default);
+    // Nothing but what the table says about them follows from these.
+    object.boolean_or("autoattachGraphicsDevice", true);
+    object.boolean_or("autoattachMemBalloon", true);
+    object.boolean("logSerialConsole");
+    let flag = |name, default| object.boolean_or(name, default);
     Devices {
         disks: disks::read(&object.items("disks")),
         interfaces: interfaces::read(&object.items("interfaces")),
@@ -122,11 +67,5 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         serial_console: flag("autoattachSerialConsole", true),
         block_multi_queue: flag("blockMultiQueue", false),
         network_multi_queue: flag("networkInterfaceMultiqueue", false),
-    }
-}
-
-fn note_unless_off(object: &Object<'_>, name: &'static str, note: &str) {
-    if object.boolean(name).unwrap_or(true) {
-        object.note(name, note);
     }
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 pub use devices::virtio::net::dhcp::DhcpOptions;
 
-use super::reader::{Fields, Node};
+use super::reader::Node;
 
 /// Longest value of a DHCP option, bytes.
 const MAX_OPTION: usize = 255;
@@ -13,25 +13,8 @@ const PRIVATE: std::ops::RangeInclusive<u64> = 224..=254;
 /// Four bytes each in one option.
 const MAX_NTP_SERVERS: usize = MAX_OPTION / 4;
 
-const OPTIONS: Fields = Fields {
-    honoured: &[
-        "bootFileName",
-        "ntpServers",
-        "privateOptions",
-        "tftpServerName",
-    ],
-    accepted: &[],
-    refused: &[],
-};
-
-const PRIVATE_OPTION: Fields = Fields {
-    honoured: &["option", "value"],
-    accepted: &[],
-    refused: &[],
-};
-
 pub(super) fn read(node: &Node<'_>) -> DhcpOptions {
-    let object = node.object(&OPTIONS);
+    let object = node.object();
     let text = |name| object.get(name).and_then(|node| read_text(&node));
     let mut options = DhcpOptions {
         boot_file_name: text("bootFileName"),
@@ -68,7 +51,7 @@ pub(super) fn read(node: &Node<'_>) -> DhcpOptions {
 }
 
 fn read_private(item: &Node<'_>) -> Option<(u8, String)> {
-    let object = item.object(&PRIVATE_OPTION);
+    let object = item.object();
     let number = object.require("option", "an option number")?;
     let number = number.integer(PRIVATE);
     let value = read_text(&object.require("value", "the option's text")?);

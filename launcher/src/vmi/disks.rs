@@ -2,7 +2,7 @@
 
 use vmm::plan::CacheMode;
 
-use super::reader::{Fields, Node, Object};
+use super::reader::{Node, Object};
 
 /// A virtio-blk disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,66 +36,10 @@ const MAX_SERIAL: usize = 20;
 /// Largest physical block and discard granularity, as in KubeVirt.
 const MAX_PHYSICAL: u64 = 2 << 20;
 
-const DISK: Fields = Fields {
-    honoured: &[
-        "blockSize",
-        "cache",
-        "disk",
-        "errorPolicy",
-        "name",
-        "serial",
-    ],
-    accepted: &[
-        ("bootOrder", "the kernel is booted directly"),
-        (
-            "dedicatedIOThread",
-            "each queue of a disk has a thread of its own",
-        ),
-        (
-            "io",
-            "io_uring is used where the pod may, else preadv and pwritev",
-        ),
-        ("tag", "there is no device metadata for it"),
-    ],
-    refused: &[
-        ("cdrom", "only `disk` is supported"),
-        ("changedBlockTracking", "changed blocks are not tracked"),
-        ("lun", "only `disk` is supported"),
-        ("shareable", "an image belongs to one machine"),
-    ],
-};
-
-const TARGET: Fields = Fields {
-    honoured: &["bus", "readonly"],
-    accepted: &[],
-    refused: &[(
-        "pciAddress",
-        "PCI addresses follow the order of the devices",
-    )],
-};
-
-const BLOCK_SIZE: Fields = Fields {
-    honoured: &["custom", "matchVolume"],
-    accepted: &[],
-    refused: &[],
-};
-
-const CUSTOM: Fields = Fields {
-    honoured: &["discardGranularity", "logical", "physical"],
-    accepted: &[],
-    refused: &[],
-};
-
-const MATCH_VOLUME: Fields = Fields {
-    honoured: &[],
-    accepted: &[],
-    refused: &[("enabled", "give the sizes in blockSize.custom")],
-};
-
 pub(super) fn read(items: &[Node<'_>]) -> Vec<Disk> {
     let mut disks: Vec<Disk> = Vec::new();
     for item in items {
-        let object = item.object(&DISK);
+        let object = item.object();
         let disk = read_disk(&object);
         let Some(name) = object.require("name", "the name of a volume") else {
             continue;
@@ -113,20 +57,13 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Disk> {
 }
 
 fn read_disk(object: &Object<'_>) -> Disk {
-    let target = object.get("disk").map(|disk| disk.object(&TARGET));
+    let target = object.get("disk").map(|disk| disk.object());
     match target.as_ref().and_then(|target| target.get("bus")) {
-        Some(bus) => drop(bus.word(&["virtio"])),
-        None => object.note(
-            "disk.bus",
-            "not set: virtio, though KubeVirt's default is sata",
-        ),
+        Some(bus) => drop(bus.word()),
+        None => object.note_unset("disk.bus"),
     }
-    if let Some(policy) = object.get("errorPolicy") {
-        policy.word(&["report"]);
-    }
-    let cache = object
-        .get("cache")
-        .and_then(|cache| cache.word(&["none", "writethrough", "writeback"]));
+    object.word("errorPolicy");
+    let cache = object.word("cache");
     Disk {
         name: String::new(),
         serial: object.get("serial").and_then(|serial| read_serial(&serial)),
@@ -162,11 +99,11 @@ fn read_serial(node: &Node<'_>) -> Option<String> {
 }
 
 fn read_block_size(node: &Node<'_>) -> Option<BlockSize> {
-    let object = node.object(&BLOCK_SIZE);
+    let object = node.object();
     if let Some(matched) = object.get("matchVolume") {
-        matched.object(&MATCH_VOLUME);
+        matched.object();
     }
-    let custom = object.get("custom")?.object(&CUSTOM);
+    let custom = object.get("custom")?.object();
     let logical = power_of_two(
         &custom.require("logical", "512, 1024, 2048, 4096")?,
         512..=4096,

@@ -2,7 +2,7 @@
 
 use super::dhcp_options::{self, DhcpOptions};
 use super::networks::unique_name;
-use super::reader::{Fields, Node, Object};
+use super::reader::{Node, Object};
 
 /// A virtio-net NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,72 +74,13 @@ pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
 
 const BINDINGS: &str = "bridge, masquerade or passt";
 
-const INTERFACE: Fields = Fields {
-    honoured: &[
-        "bridge",
-        "dhcpOptions",
-        "macAddress",
-        "masquerade",
-        "model",
-        "name",
-        "passt",
-        "passtBinding",
-        "pciAddress",
-        "ports",
-        "state",
-    ],
-    accepted: &[
-        ("bootOrder", "the kernel is booted directly"),
-        (
-            "tag",
-            "a tag goes to the guest in cloud-init's device metadata, which there is none of",
-        ),
-    ],
-    refused: &[
-        ("acpiIndex", "ACPI indices of NICs are not supported"),
-        (
-            "binding",
-            "binding plugins are not supported: use bridge, masquerade or passt",
-        ),
-        (
-            "macvtap",
-            "KubeVirt has removed it: use bridge, masquerade or passt",
-        ),
-        ("portRanges", "list each port in ports"),
-        (
-            "slirp",
-            "KubeVirt has removed it: use bridge, masquerade or passt",
-        ),
-        (
-            "sriov",
-            "there is no PCI passthrough: use bridge, masquerade or passt",
-        ),
-    ],
-};
-
-const EMPTY: Fields = Fields {
-    honoured: &[],
-    accepted: &[],
-    refused: &[],
-};
-
-const PORT: Fields = Fields {
-    honoured: &["name", "port", "protocol"],
-    accepted: &[],
-    refused: &[],
-};
-
 pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
     let mut interfaces: Vec<Interface> = Vec::new();
     for item in items {
-        let object = item.object(&INTERFACE);
+        let object = item.object();
         let binding = read_binding(item, &object);
-        if let Some(model) = object.get("model") {
-            model.word(&["virtio"]);
-        }
-        let state = object
-            .get("state")
-            .and_then(|state| state.word(&["up", "down"]));
+        object.word("model");
+        let state = object.word("state");
         let dhcp_options = object.get("dhcpOptions");
         let ports = object.items("ports");
         let names: Vec<_> = interfaces.iter().map(|nic| &*nic.name).collect();
@@ -184,7 +125,7 @@ fn read_binding(item: &Node<'_>, interface: &Object<'_>) -> Option<InterfaceBind
         }
         return None;
     };
-    node.object(&EMPTY);
+    node.object();
     if let Some((name, _, _)) = found.next() {
         item.error_found(format_args!("a second binding, {name}"), "one binding");
     }
@@ -210,23 +151,18 @@ fn check_passt(object: &Object<'_>, interface: &Interface, ports: &[Node<'_>]) {
 }
 
 fn read_port(item: &Node<'_>) -> Option<Port> {
-    let port = item.object(&PORT);
+    let port = item.object();
     if let Some(name) = port.get("name") {
         name.string();
     }
-    let protocol = port.get("protocol").map(|node| {
-        let word = node.string().map(str::to_ascii_uppercase);
-        let known = match word.as_deref() {
-            Some("TCP") => Some(Protocol::Tcp),
-            Some("UDP") => Some(Protocol::Udp),
-            Some("SCTP") => Some(Protocol::Sctp),
+    let protocol = port
+        .get("protocol")
+        .map(|node| match node.word_of_any_case()? {
+            "TCP" => Some(Protocol::Tcp),
+            "UDP" => Some(Protocol::Udp),
+            "SCTP" => Some(Protocol::Sctp),
             _ => None,
-        };
-        if known.is_none() && word.is_some() {
-            node.error("TCP, UDP, SCTP");
-        }
-        known
-    });
+        });
     let number = port
         .require("port", "a port number")?
         .integer(1..=u64::from(u16::MAX))?;

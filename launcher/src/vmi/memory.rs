@@ -1,7 +1,7 @@
 //! `spec.domain.memory`.
 
-use super::reader::{Fields, Node, Object};
-use super::resources::{OF_THE_POD, Resources};
+use super::reader::{Node, Object};
+use super::resources::Resources;
 
 /// Least guest RAM.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -21,27 +21,9 @@ pub struct Memory {
     pub hugepage_size: Option<u64>,
 }
 
-const MEMORY: Fields = Fields {
-    honoured: &["guest", "hugepages"],
-    accepted: &[
-        (
-            "maxGuest",
-            "there is no memory hotplug: the guest keeps `guest`",
-        ),
-        ("reservedOverhead", OF_THE_POD),
-    ],
-    refused: &[],
-};
-
-const HUGEPAGES: Fields = Fields {
-    honoured: &["pageSize"],
-    accepted: &[],
-    refused: &[],
-};
-
 /// Reads the size from `memory.guest`, else from the pod's resources.
 pub(super) fn read(domain: &Object<'_>, resources: &Resources<'_>) -> Memory {
-    let memory = domain.get("memory").map(|node| node.object(&MEMORY));
+    let memory = domain.get("memory").map(|node| node.object());
     let guest = memory.as_ref().and_then(|memory| memory.get("guest"));
     let hugepage_size = memory
         .as_ref()
@@ -64,7 +46,7 @@ pub(super) fn read(domain: &Object<'_>, resources: &Resources<'_>) -> Memory {
 }
 
 fn read_page_size(node: &Node<'_>) -> Option<u64> {
-    let size = node.object(&HUGEPAGES).require("pageSize", "2Mi, 1Gi")?;
+    let size = node.object().require("pageSize", "2Mi, 1Gi")?;
     match size.quantity()?.value() {
         bytes @ (0x20_0000 | 0x4000_0000) => Some(bytes),
         _ => {

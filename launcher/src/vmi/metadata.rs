@@ -1,6 +1,6 @@
 //! `metadata`: names, and annotations that would change the machine.
 
-use super::reader::{Fields, Node};
+use super::reader::Node;
 
 /// Who the VMI is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,43 +13,8 @@ pub struct Metadata {
     pub uid: Option<String>,
 }
 
-const FIELDS: Fields = Fields {
-    honoured: &[
-        "name",
-        "namespace",
-        "uid",
-        "annotations",
-        // Book-keeping of the API server and of controllers.
-        "labels",
-        "generateName",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "finalizers",
-        "generation",
-        "managedFields",
-        "ownerReferences",
-        "resourceVersion",
-        "selfLink",
-    ],
-    accepted: &[],
-    refused: &[],
-};
-
-/// Annotations that ask the launcher for something; all others are for somebody else.
-const REFUSED_ANNOTATIONS: &[(&str, &str)] = &[
-    (
-        "hooks.kubevirt.io/hookSidecars",
-        "hook sidecars edit libvirt's XML, which there is none of",
-    ),
-    (
-        "kubevirt.io/ignitiondata",
-        "Ignition data is not handed to the guest",
-    ),
-];
-
 pub(super) fn read(node: &Node<'_>) -> Metadata {
-    let metadata = node.object(&FIELDS);
+    let metadata = node.object();
     let name = metadata
         .require("name", "a name")
         .and_then(|name| object_name(&name));
@@ -57,17 +22,8 @@ pub(super) fn read(node: &Node<'_>) -> Metadata {
         Some(namespace) => namespace.label().map(str::to_owned),
         None => Some("default".to_owned()),
     };
-    for (name, annotation) in metadata
-        .get("annotations")
-        .map(|node| node.members())
-        .unwrap_or_default()
-    {
-        if let Some((_, why)) = REFUSED_ANNOTATIONS
-            .iter()
-            .find(|(refused, _)| *refused == name)
-        {
-            annotation.error_found("this annotation", format_args!("nothing, {why}"));
-        }
+    if let Some(annotations) = metadata.get("annotations") {
+        annotations.object();
     }
     Metadata {
         name: name.unwrap_or_default(),

@@ -2,8 +2,7 @@
 //!
 //! A VMI is untrusted: it passes the API server's schema, not ours. Reading it goes
 //! [`document`] (bytes to values, bounded) → `reader` (strict, every field claimed or reported) →
-//! the types here → `check` (what fields say together). Next to each reader function is a
-//! table of the object's fields in three lists: honoured, accepted without effect, refused.
+//! the types here → `check` (what fields say together). What becomes of each field is in [`fields`].
 
 mod check;
 mod cpu;
@@ -11,21 +10,22 @@ mod devices;
 mod dhcp_options;
 mod disks;
 pub mod document;
+pub mod fields;
 mod firmware;
 mod interfaces;
 mod memory;
 mod metadata;
+mod nearest;
 mod networks;
 mod object;
 pub mod quantity;
 mod reader;
 mod report;
 mod resources;
+mod seen;
 mod spec;
 mod volumes;
 mod words;
-
-use std::cell::RefCell;
 
 use serde_json::Value;
 
@@ -43,7 +43,8 @@ pub use self::report::{FieldError, Note, Report};
 pub use self::spec::{RebootPolicy, Spec};
 pub use self::volumes::{Volume, VolumeSource};
 
-use self::reader::{Fields, Node};
+use self::fields::ROOT;
+use self::reader::{Node, Reading};
 
 /// A VMI all of whose fields can be honoured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,12 +54,6 @@ pub struct Vmi {
     /// What it is to be.
     pub spec: Spec,
 }
-
-const FIELDS: Fields = Fields {
-    honoured: &["apiVersion", "kind", "metadata", "spec", "status"],
-    accepted: &[],
-    refused: &[],
-};
 
 /// Reads a VMI from YAML or JSON.
 ///
@@ -70,12 +65,13 @@ pub fn parse(bytes: &[u8]) -> Result<Result<(Vmi, Report), Report>, ReadDocument
 
 /// Reads a VMI from a tree of values.
 pub fn from_value(value: &Value) -> Result<(Vmi, Report), Report> {
-    let report = RefCell::default();
-    let vmi = read(&Node::root(value, &report));
-    if report.borrow().errors.is_empty() {
-        check::check(&vmi, &report);
+    let reading = Reading::default();
+    let vmi = read(&Node::root(value, &reading));
+    if reading.report.borrow().errors.is_empty() {
+        reading.seen.assert_complete("", &ROOT, value);
+        check::check(&vmi, &reading.report);
     }
-    let report = report.into_inner();
+    let report = reading.report.into_inner();
     if report.errors.is_empty() {
         Ok((vmi, report))
     } else {
@@ -84,12 +80,12 @@ pub fn from_value(value: &Value) -> Result<(Vmi, Report), Report> {
 }
 
 fn read(root: &Node<'_>) -> Vmi {
-    let vmi = root.object(&FIELDS);
+    let vmi = root.object();
     if let Some(version) = vmi.require("apiVersion", "kubevirt.io/v1") {
-        version.word(&["kubevirt.io/v1"]);
+        version.word();
     }
     if let Some(kind) = vmi.require("kind", "VirtualMachineInstance") {
-        kind.word(&["VirtualMachineInstance"]);
+        kind.word();
     }
     let metadata = vmi
         .require("metadata", "an object with a name")
@@ -99,7 +95,7 @@ fn read(root: &Node<'_>) -> Vmi {
         .map(|node| spec::read(&node));
     // What the cluster says about an earlier state of the VMI; nothing in it asks for anything.
     if let Some(status) = vmi.get("status") {
-        status.members();
+        status.object();
     }
     Vmi {
         metadata: metadata.unwrap_or_default(),

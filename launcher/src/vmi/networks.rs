@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::reader::{Fields, Node, Object};
+use super::reader::{Node, Object};
 
 /// A network that the pod is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,31 +134,10 @@ impl<A: Address> Subnet<A> {
     }
 }
 
-const NETWORK: Fields = Fields {
-    honoured: &["multus", "name", "pod"],
-    accepted: &[],
-    refused: &[(
-        "resourceClaim",
-        "only pod and multus networks are supported",
-    )],
-};
-
-const POD: Fields = Fields {
-    honoured: &["vmIPv6NetworkCIDR", "vmNetworkCIDR"],
-    accepted: &[],
-    refused: &[],
-};
-
-const MULTUS: Fields = Fields {
-    honoured: &["default", "networkName"],
-    accepted: &[],
-    refused: &[],
-};
-
 pub(super) fn read(items: &[Node<'_>]) -> Vec<Network> {
     let mut networks: Vec<Network> = Vec::new();
     for item in items {
-        let network = item.object(&NETWORK);
+        let network = item.object();
         let source = read_source(item, &network);
         let names: Vec<_> = networks.iter().map(|network| &*network.name).collect();
         let name = unique_name(&network, "the name of an interface", &names);
@@ -180,7 +159,7 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Network> {
 fn read_source(item: &Node<'_>, network: &Object<'_>) -> Option<NetworkSource> {
     match (network.get("pod"), network.get("multus")) {
         (Some(pod), None) => {
-            let pod = pod.object(&POD);
+            let pod = pod.object();
             Some(NetworkSource::Pod {
                 ipv4: pod
                     .get("vmNetworkCIDR")
@@ -191,7 +170,7 @@ fn read_source(item: &Node<'_>, network: &Object<'_>) -> Option<NetworkSource> {
             })
         }
         (None, Some(multus)) => {
-            let multus = multus.object(&MULTUS);
+            let multus = multus.object();
             multus
                 .require("networkName", "the name of a NetworkAttachmentDefinition")?
                 .string()?;

@@ -2,48 +2,34 @@
 
 use serde_json::{Map, Value};
 
+use super::fields::{Class, Field};
 use super::reader::Node;
 use super::words::join;
-
-/// The fields of one kind of object, by what becomes of them. A field in none of the lists is
-/// unknown and an error.
-pub(super) struct Fields {
-    /// Read by the code next to the table.
-    pub(super) honoured: &'static [&'static str],
-    /// Accepted without effect, and why that does no harm.
-    pub(super) accepted: &'static [(&'static str, &'static str)],
-    /// Known to KubeVirt but refused, and why.
-    pub(super) refused: &'static [(&'static str, &'static str)],
-}
 
 /// An object whose field names have been checked.
 pub(super) struct Object<'a> {
     node: Node<'a>,
     map: Option<&'a Map<String, Value>>,
-    fields: &'static Fields,
 }
 
 impl<'a> Object<'a> {
     /// Checks the names of an object's fields against the table. Another type of value reads as
     /// an empty object.
-    pub(super) fn check(
-        node: Node<'a>,
-        map: Option<&'a Map<String, Value>>,
-        fields: &'static Fields,
-    ) -> Self {
-        let object = Self { node, map, fields };
+    pub(super) fn check(node: Node<'a>, map: Option<&'a Map<String, Value>>) -> Self {
+        let object = Self { node, map };
         object.check_names();
         object
     }
 
-    /// The field `name`, which must be in the table's `honoured` list; `null` counts as missing.
+    /// The field `name`, which the table must call honoured; `null` counts as missing.
     pub(super) fn get(&self, name: &'static str) -> Option<Node<'a>> {
+        let field = self.node.field().child(name);
         debug_assert!(
-            self.fields.honoured.contains(&name),
-            "{name} is not in the table"
+            field.is_some_and(|field| matches!(field.class, Class::Honoured | Class::Adapted(_))),
+            "{name} is not honoured by the table"
         );
         let value = self.map?.get(name).filter(|value| !value.is_null())?;
-        Some(self.node.child(name, value))
+        Some(self.node.child(name, field?, value))
     }
 
     /// The field `name`; its absence is an error.
@@ -69,6 +55,20 @@ impl<'a> Object<'a> {
         self.node.report_note(path, note);
     }
 
+    /// Notes what the table says about a field, or a field of a field, that is not set.
+    pub(super) fn note_unset(&self, name: &str) {
+        let mut field = Some(self.node.field());
+        for name in name.split('.') {
+            field = field.and_then(|field| field.child(name));
+        }
+        let unset = field
+            .and_then(|field| field.value(""))
+            .map(|value| value.class);
+        if let Some(Class::Adapted(text) | Class::NoEffect(text)) = unset {
+            self.note(name, text);
+        }
+    }
+
     /// Path of a field or of a field of a field.
     fn path_of(&self, name: &str) -> String {
         let path = self.node.path().to_owned();
@@ -76,16 +76,36 @@ impl<'a> Object<'a> {
     }
 
     /// Whether an error says already why this object is of no known kind: it is no object, or it
-    /// has a field of the table's `refused` list.
+    /// has a field that the table refuses.
     pub(super) fn is_explained(&self) -> bool {
         let refused = |(name, value): (&String, &Value)| {
-            find(self.fields.refused, name).is_some() && !is_vacuous(value)
+            let field = self.node.field().child(name);
+            let refused = |field: &Field| matches!(field.class, Class::Refused { .. });
+            field.is_some_and(refused) && !is_vacuous(value)
         };
         self.map.is_none_or(|map| map.iter().any(refused))
     }
 
     pub(super) fn boolean(&self, name: &'static str) -> Option<bool> {
         self.get(name)?.boolean()
+    }
+
+    /// The field `name`, or `default` with whatever the table says about that value.
+    pub(super) fn boolean_or(&self, name: &'static str, default: bool) -> bool {
+        if let Some(node) = self.get(name) {
+            return node.boolean().unwrap_or(default);
+        }
+        let field = self.node.field().child(name);
+        let value = field.and_then(|field| field.value(if default { "true" } else { "false" }));
+        if let Some(Class::Adapted(text) | Class::NoEffect(text)) = value.map(|value| value.class) {
+            self.note(name, text);
+        }
+        default
+    }
+
+    /// The field `name` as one of the words in the table.
+    pub(super) fn word(&self, name: &'static str) -> Option<&'static str> {
+        self.get(name)?.word()
     }
 
     /// Elements of the list `name`; none when it is missing.
@@ -95,46 +115,52 @@ impl<'a> Object<'a> {
 
     fn check_names(&self) {
         for (name, value) in self.map.into_iter().flatten() {
-            if self.fields.honoured.contains(&name.as_str()) || value.is_null() {
+            if value.is_null() {
                 continue;
             }
-            let field = self.node.child(name, value);
-            if let Some((_, reason)) = find(self.fields.accepted, name) {
-                field.note(reason);
-            } else if let Some((_, reason)) = find(self.fields.refused, name) {
-                if !is_vacuous(value) {
-                    field.error(format_args!("nothing, {reason}"));
-                }
-            } else {
-                field.error_found(
-                    "an unknown field",
-                    format_args!("one of {}", self.known_names()),
-                );
+            match self.node.field().child(name) {
+                Some(field) => self.check_class(name, field, value),
+                None => self.report_unknown(name),
             }
         }
     }
 
+    fn check_class(&self, name: &str, field: &'static Field, value: &'a Value) {
+        let node = || self.node.child(name, field, value);
+        match field.class {
+            Class::Honoured | Class::OfTheCluster => {}
+            Class::Adapted(text) | Class::NoEffect(text) => node().note(text),
+            Class::OfThePod => node().note(OF_THE_POD),
+            Class::Refused { .. } if is_vacuous(value) => {}
+            Class::Refused { reason, way_out } => node().refuse("nothing", reason, way_out),
+        }
+    }
+
+    fn report_unknown(&self, name: &str) {
+        if self.node.report_is_full() {
+            return;
+        }
+        let found = match self.node.field().suggest(name) {
+            Some(meant) => format!("an unknown field (did you mean {meant}?)"),
+            None => "an unknown field".to_owned(),
+        };
+        let accepted = format_args!("one of {}", self.known_names());
+        self.node
+            .report_error(join(self.node.path(), name), found, accepted);
+    }
+
     fn known_names(&self) -> String {
-        let accepted = self.fields.accepted.iter().map(|(name, _)| *name);
-        self.fields
-            .honoured
-            .iter()
-            .copied()
-            .chain(accepted)
-            .collect::<Vec<_>>()
-            .join(", ")
+        let known = self.node.field().children();
+        let known = known.filter(|field| !matches!(field.class, Class::Refused { .. }));
+        known.map(Field::name).collect::<Vec<_>>().join(", ")
     }
 }
 
-fn find(
-    table: &'static [(&str, &str)],
-    name: &str,
-) -> Option<&'static (&'static str, &'static str)> {
-    table.iter().find(|(key, _)| *key == name)
-}
+/// Why fields about the pod have no effect here.
+const OF_THE_POD: &str = "concerns the pod, not the machine in it";
 
-/// Values that say the same as an absent field for everything in the `refused` lists: `false`,
-/// an empty list, an empty string.
+/// Values that say the same as an absent field for everything that the table refuses: `false`, an
+/// empty list, an empty string.
 fn is_vacuous(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,

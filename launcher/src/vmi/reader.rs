@@ -7,48 +7,65 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-pub(super) use super::object::{Fields, Object};
+use super::fields::{Class, Field, ROOT};
+pub(super) use super::object::Object;
 use super::quantity::{ParseQuantityError, Quantity};
 use super::report::Report;
+use super::seen::Seen;
 use super::words::{describe, join};
 
 /// Most elements of one list in a VMI.
 const MAX_ITEMS: usize = 256;
 
-/// A value in the document and where it is.
+/// What comes of reading a document besides its values.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// Errors and notes.
+    pub(super) report: RefCell<Report>,
+    /// What was read.
+    pub(super) seen: Seen,
+}
+
+/// A value in the document, where it is, and what the table says about it.
 #[derive(Clone)]
 pub(super) struct Node<'a> {
     path: String,
+    field: &'static Field,
     value: &'a Value,
-    report: &'a RefCell<Report>,
+    reading: &'a Reading,
 }
 
 impl<'a> Node<'a> {
     /// The root of a document.
-    pub(super) fn root(value: &'a Value, report: &'a RefCell<Report>) -> Self {
+    pub(super) fn root(value: &'a Value, reading: &'a Reading) -> Self {
         Self {
             path: String::new(),
+            field: &ROOT,
             value,
-            report,
+            reading,
         }
     }
 
     /// Records that this value cannot be honoured.
     pub(super) fn error(&self, accepted: impl fmt::Display) {
-        self.report
-            .borrow_mut()
-            .error(self.shown_path(), describe(self.value), accepted);
+        self.error_found(describe(self.value), accepted);
     }
 
     /// Records an error with words of the caller's for what was found.
     pub(super) fn error_found(&self, found: impl fmt::Display, accepted: impl fmt::Display) {
-        self.report
-            .borrow_mut()
-            .error(self.shown_path(), found, accepted);
+        self.report_error(self.shown_path().to_owned(), found, accepted);
+    }
+
+    /// Records that the table refuses what is here, though it accepts `accepted`.
+    pub(super) fn refuse(&self, accepted: &str, reason: &str, way_out: &str) {
+        match way_out {
+            "" => self.error(format_args!("{accepted}, {reason}")),
+            _ => self.error(format_args!("{accepted}, {reason}: {way_out}")),
+        }
     }
 
     pub(super) fn note(&self, note: impl fmt::Display) {
-        self.report.borrow_mut().note(self.shown_path(), note);
+        self.report_note(self.shown_path().to_owned(), note);
     }
 
     /// Records an error at another path.
@@ -58,12 +75,20 @@ impl<'a> Node<'a> {
         found: impl fmt::Display,
         accepted: impl fmt::Display,
     ) {
-        self.report.borrow_mut().error(path, found, accepted);
+        self.reading
+            .report
+            .borrow_mut()
+            .error(path, found, accepted);
+    }
+
+    /// Whether further errors would only be counted.
+    pub(super) fn report_is_full(&self) -> bool {
+        self.reading.report.borrow().is_full()
     }
 
     /// Records a note at another path.
     pub(super) fn report_note(&self, path: String, note: impl fmt::Display) {
-        self.report.borrow_mut().note(path, note);
+        self.reading.report.borrow_mut().note(path, note);
     }
 
     pub(super) fn path(&self) -> &str {
@@ -78,31 +103,29 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The table's entry for this place.
+    pub(super) fn field(&self) -> &'static Field {
+        self.field
+    }
+
+    fn read(&self) -> &'a Value {
+        self.reading.seen.insert(&self.path);
+        self.value
+    }
+
     /// The object here, its fields checked against the table. Another type is an error and reads
     /// as an empty object.
-    pub(super) fn object(&self, fields: &'static Fields) -> Object<'a> {
-        let map = self.value.as_object();
+    pub(super) fn object(&self) -> Object<'a> {
+        let map = self.read().as_object();
         if map.is_none() {
             self.error("an object");
         }
-        Object::check(self.clone(), map, fields)
-    }
-
-    /// The members of an object whose keys are free (labels, resource names).
-    pub(super) fn members(&self) -> Vec<(&'a str, Node<'a>)> {
-        let Some(map) = self.value.as_object() else {
-            self.error("an object");
-            return Vec::new();
-        };
-        map.iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key.as_str(), self.child(key, value)))
-            .collect()
+        Object::check(self.clone(), map)
     }
 
     /// The elements of the list here.
     pub(super) fn items(&self) -> Vec<Node<'a>> {
-        let Some(items) = self.value.as_array() else {
+        let Some(items) = self.read().as_array() else {
             self.error("a list");
             return Vec::new();
         };
@@ -115,14 +138,15 @@ impl<'a> Node<'a> {
         }
         let node = |(index, value)| Node {
             path: format!("{}[{index}]", self.path),
+            field: self.field,
             value,
-            report: self.report,
+            reading: self.reading,
         };
         items.iter().enumerate().map(node).collect()
     }
 
     pub(super) fn string(&self) -> Option<&'a str> {
-        let text = self.value.as_str();
+        let text = self.read().as_str();
         if text.is_none() {
             self.error("a string (put it in quotes)");
         }
@@ -130,15 +154,16 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn boolean(&self) -> Option<bool> {
-        let value = self.value.as_bool();
-        if value.is_none() {
+        let Some(value) = self.read().as_bool() else {
             self.error("true or false");
-        }
-        value
+            return None;
+        };
+        self.check_value(if value { "true" } else { "false" })
+            .then_some(value)
     }
 
     pub(super) fn integer(&self, range: RangeInclusive<u64>) -> Option<u64> {
-        let value = self.value.as_u64().filter(|value| range.contains(value));
+        let value = self.read().as_u64().filter(|value| range.contains(value));
         if value.is_none() {
             self.error(format_args!(
                 "a whole number from {} to {}",
@@ -151,7 +176,7 @@ impl<'a> Node<'a> {
 
     /// A Kubernetes quantity, as a string or a number.
     pub(super) fn quantity(&self) -> Option<Quantity> {
-        let parsed = match self.value {
+        let parsed = match self.read() {
             Value::String(text) => text.parse(),
             Value::Number(number) => number.to_string().parse(),
             _ => Err(ParseQuantityError::Malformed),
@@ -159,20 +184,54 @@ impl<'a> Node<'a> {
         parsed.map_err(|error| self.error(error)).ok()
     }
 
-    /// One of the given words.
-    pub(super) fn word(&self, words: &[&str]) -> Option<&'a str> {
-        let word = self.value.as_str().filter(|word| words.contains(word));
+    /// One of the words that the table has for this field.
+    pub(super) fn word(&self) -> Option<&'static str> {
+        let text = self.read().as_str();
+        let Some(entry) = text.and_then(|text| self.field.value(text)) else {
+            self.error(self.accepted_values());
+            return None;
+        };
+        let word = entry.value?;
+        self.check_value(word).then_some(word)
+    }
+
+    /// The same, in capitals or not.
+    pub(super) fn word_of_any_case(&self) -> Option<&'static str> {
+        let text = self.read().as_str();
+        let same = |word: &&'static str| text.is_some_and(|text| text.eq_ignore_ascii_case(word));
+        let word = self.field.values().iter().filter_map(|entry| entry.value);
+        let word = word.into_iter().find(same);
         if word.is_none() {
-            self.error(words.join(", "));
+            self.error(self.accepted_values());
         }
         word
+    }
+
+    /// Notes or refuses a value as the table has it; values without an entry pass.
+    fn check_value(&self, value: &str) -> bool {
+        match self.field.value(value).map(|entry| entry.class) {
+            Some(Class::Adapted(text) | Class::NoEffect(text)) => self.note(text),
+            Some(Class::Refused { reason, way_out }) => {
+                self.refuse(&self.accepted_values(), reason, way_out);
+                return false;
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn accepted_values(&self) -> String {
+        let values = self.field.values().iter();
+        let accepted = values.filter(|entry| !matches!(entry.class, Class::Refused { .. }));
+        let words = accepted.filter_map(|entry| entry.value.filter(|word| !word.is_empty()));
+        words.collect::<Vec<_>>().join(", ")
     }
 
     /// A DNS label (RFC 1123), which names of disks, volumes, networks and interfaces are. They
     /// become parts of paths, so nothing else may get through.
     pub(super) fn label(&self) -> Option<&'a str> {
         let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-        let label = self.value.as_str().filter(|label| {
+        let label = self.read().as_str().filter(|label| {
             (1..=63).contains(&label.len())
                 && label.bytes().all(allowed)
                 && !label.starts_with('-')
@@ -184,12 +243,13 @@ impl<'a> Node<'a> {
         label
     }
 
-    /// The field `name` of this object.
-    pub(super) fn child(&self, name: &str, value: &'a Value) -> Node<'a> {
+    /// The field `name` of this object, which is `field` in the table.
+    pub(super) fn child(&self, name: &str, field: &'static Field, value: &'a Value) -> Node<'a> {
         Node {
             path: join(&self.path, name),
+            field,
             value,
-            report: self.report,
+            reading: self.reading,
         }
     }
 }
@@ -200,48 +260,72 @@ mod tests {
 
     use super::*;
 
-    const FIELDS: Fields = Fields {
-        honoured: &["name", "count"],
-        accepted: &[("colour", "we see no colours")],
-        refused: &[("sound", "there is no sound")],
-    };
-
     fn check(value: Value) -> Report {
-        let report = RefCell::default();
-        static TABLE: Fields = FIELDS;
-        let object = Node::root(&value, &report).object(&TABLE);
+        let reading = Reading::default();
+        let object = Node::root(&value, &reading).object();
         object
-            .require("name", "a label")
-            .map(|name| name.label().map(str::to_owned));
-        object.get("count").map(|count| count.integer(1..=4));
-        report.into_inner()
+            .require("apiVersion", "a version")
+            .map(|node| node.word());
+        if let Some(spec) = object.get("spec") {
+            let spec = spec.object();
+            spec.get("hostname")
+                .map(|name| name.label().map(str::to_owned));
+            let grace = spec.get("terminationGracePeriodSeconds");
+            grace.map(|grace| grace.integer(1..=4));
+        }
+        reading.report.into_inner()
+    }
+
+    fn version(spec: Value) -> Value {
+        json!({"apiVersion": "kubevirt.io/v1", "spec": spec})
     }
 
     #[test]
     fn every_field_is_claimed_or_reported() {
-        let report = check(json!({"name": "a", "count": 9, "colour": 1, "sound": {}, "x\ny": 1}));
-        let paths: Vec<_> = report
-            .errors
-            .iter()
-            .map(|error| error.path.as_str())
-            .collect();
-        assert_eq!(paths, ["sound", "[\"x\\ny\"]", "count"]);
-        assert_eq!(report.notes[0].path, "colour");
+        let report = check(version(json!({
+            "hostname": "a",
+            "terminationGracePeriodSeconds": 9,
+            "affinity": {},
+            "utilityVolumes": [{}],
+            "x\ny": 1,
+        })));
+        let errors = report.errors.iter();
+        let paths: Vec<_> = errors.map(|error| error.path.as_str()).collect();
+        let expected = [
+            "spec.utilityVolumes",
+            "spec[\"x\\ny\"]",
+            "spec.terminationGracePeriodSeconds",
+        ];
+        assert_eq!(paths, expected);
+        assert_eq!(report.notes[0].path, "spec.affinity");
+    }
+
+    #[test]
+    fn unknown_fields_are_guessed_at() {
+        let found = |name: &str| {
+            let report = check(version(json!({name: 1})));
+            report.errors[0].found.clone()
+        };
+        assert_eq!(
+            found("hostName"),
+            "an unknown field (did you mean hostname?)"
+        );
+        assert_eq!(
+            found("memory"),
+            "an unknown field (did you mean spec.domain.memory?)"
+        );
+        assert_eq!(found("weather"), "an unknown field");
     }
 
     #[test]
     fn vacuous_values_of_refused_fields_pass() {
-        assert!(check(json!({"name": "a", "sound": []})).errors.is_empty());
-        assert!(
-            check(json!({"name": "a", "sound": false}))
-                .errors
-                .is_empty()
-        );
-        assert!(
-            check(json!({"name": "a", "unknown": null}))
-                .errors
-                .is_empty()
-        );
+        for spec in [
+            json!({"utilityVolumes": []}),
+            json!({"utilityVolumes": false}),
+            json!({"unknown": null}),
+        ] {
+            assert!(check(version(spec)).errors.is_empty());
+        }
     }
 
     #[test]
@@ -249,14 +333,14 @@ mod tests {
         let report = check(json!({}));
         assert_eq!(
             report.errors[0].to_string(),
-            "name: found nothing; accepted: a label"
+            "apiVersion: found nothing; accepted: a version"
         );
         let report = check(json!([]));
         assert_eq!(
             report.errors[0].to_string(),
             "(document): found a list; accepted: an object"
         );
-        let report = check(json!({"name": "../x"}));
+        let report = check(version(json!({"hostname": "../x"})));
         assert_eq!(report.errors[0].found, "\"../x\"");
     }
 }

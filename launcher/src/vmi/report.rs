@@ -53,6 +53,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether further errors are left out.
+    pub fn is_full(&self) -> bool {
+        self.errors.len() >= MAX_ERRORS
+    }
+
     /// Records an error.
     pub fn error(
         &mut self,
@@ -60,7 +65,7 @@ impl Report {
         found: impl fmt::Display,
         accepted: impl fmt::Display,
     ) {
-        if self.errors.len() < MAX_ERRORS {
+        if !self.is_full() {
             self.errors.push(FieldError {
                 path: path.into(),
                 found: found.to_string(),
@@ -89,7 +94,7 @@ impl fmt::Display for Report {
             }
             write!(f, "{error}")?;
         }
-        if self.errors.len() == MAX_ERRORS {
+        if self.is_full() {
             write!(f, "\n(further errors are not listed)")?;
         }
         Ok(())

@@ -5,8 +5,8 @@ use super::devices::{self, Devices};
 use super::firmware::{self, KernelBoot};
 use super::memory::{self, Memory};
 use super::networks::{self, Network};
-use super::reader::{Fields, Node, Object};
-use super::resources::{self, OF_THE_POD};
+use super::reader::{Node, Object};
+use super::resources;
 use super::volumes::{self, Volume};
 
 /// What the VMI is to be.
@@ -46,107 +46,16 @@ pub enum RebootPolicy {
     Terminate,
 }
 
-const SPEC: Fields = Fields {
-    honoured: &[
-        "architecture",
-        "domain",
-        "hostname",
-        "livenessProbe",
-        "networks",
-        "readinessProbe",
-        "startStrategy",
-        "subdomain",
-        "terminationGracePeriodSeconds",
-        "volumes",
-    ],
-    accepted: &[
-        ("affinity", OF_THE_POD),
-        ("dnsConfig", OF_THE_POD),
-        ("dnsPolicy", OF_THE_POD),
-        ("evictionStrategy", OF_THE_POD),
-        ("nodeSelector", OF_THE_POD),
-        ("priorityClassName", OF_THE_POD),
-        ("resourceClaims", OF_THE_POD),
-        ("schedulerName", OF_THE_POD),
-        ("serviceAccountName", OF_THE_POD),
-        ("tolerations", OF_THE_POD),
-        ("topologySpreadConstraints", OF_THE_POD),
-    ],
-    refused: &[
-        (
-            "accessCredentials",
-            "there is neither cloud-init nor a guest agent to hand them over",
-        ),
-        ("utilityVolumes", "there is no hotplug"),
-    ],
-};
-
-const PROBE: Fields = Fields {
-    honoured: &[],
-    accepted: &[
-        ("failureThreshold", OF_THE_POD),
-        ("httpGet", OF_THE_POD),
-        ("initialDelaySeconds", OF_THE_POD),
-        ("periodSeconds", OF_THE_POD),
-        ("successThreshold", OF_THE_POD),
-        ("tcpSocket", OF_THE_POD),
-        ("timeoutSeconds", OF_THE_POD),
-    ],
-    refused: &[
-        ("exec", "there is no guest agent to run it"),
-        ("guestAgentPing", "there is no guest agent to answer it"),
-    ],
-};
-
-const DOMAIN: Fields = Fields {
-    honoured: &[
-        "clock",
-        "cpu",
-        "devices",
-        "features",
-        "firmware",
-        "machine",
-        "memory",
-        "rebootPolicy",
-        "resources",
-    ],
-    accepted: &[
-        (
-            "chassis",
-            "not visible to the guest: there is no SMBIOS table",
-        ),
-        ("ioThreads", "each queue of a disk has a thread of its own"),
-        (
-            "ioThreadsPolicy",
-            "each queue of a disk has a thread of its own",
-        ),
-    ],
-    refused: &[("launchSecurity", "confidential guests are not supported")],
-};
-
-const MACHINE: Fields = Fields {
-    honoured: &[],
-    accepted: &[(
-        "type",
-        "there is one machine type: PCI Express, ACPI, no legacy devices but COM1",
-    )],
-    refused: &[],
-};
-
 pub(super) fn read(node: &Node<'_>) -> Spec {
-    let spec = node.object(&SPEC);
-    if let Some(architecture) = spec.get("architecture") {
-        architecture.word(&["amd64"]);
-    }
+    let spec = node.object();
+    spec.word("architecture");
     for probe in ["livenessProbe", "readinessProbe"] {
         if let Some(probe) = spec.get(probe) {
-            probe.object(&PROBE);
+            probe.object();
         }
     }
     let grace = spec.get("terminationGracePeriodSeconds");
-    let start = spec
-        .get("startStrategy")
-        .and_then(|strategy| strategy.word(&["Paused"]));
+    let start = spec.word("startStrategy");
     let mut read = Spec {
         grace_seconds: grace.and_then(|grace| grace.integer(0..=u64::from(u32::MAX))),
         start_paused: start.is_some(),
@@ -172,7 +81,7 @@ fn dns_name(spec: &Object<'_>, field: &'static str) -> Option<String> {
 }
 
 fn read_domain(node: &Node<'_>, spec: &mut Spec) {
-    let domain = node.object(&DOMAIN);
+    let domain = node.object();
     let resources = domain
         .get("resources")
         .map(|node| resources::read(&node))
@@ -189,12 +98,9 @@ fn read_domain(node: &Node<'_>, spec: &mut Spec) {
         firmware::read_features(&features);
     }
     if let Some(machine) = domain.get("machine") {
-        machine.object(&MACHINE);
+        machine.object();
     }
-    let policy = domain
-        .get("rebootPolicy")
-        .and_then(|policy| policy.word(&["Reboot", "Terminate"]));
-    if policy == Some("Terminate") {
+    if domain.word("rebootPolicy") == Some("Terminate") {
         spec.reboot_policy = RebootPolicy::Terminate;
     }
     spec.devices = match domain.get("devices") {

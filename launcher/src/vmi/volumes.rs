@@ -1,6 +1,6 @@
 //! `spec.volumes[]`.
 
-use super::reader::{Fields, Node, Object};
+use super::reader::{Node, Object};
 
 /// Where a disk's data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,53 +28,12 @@ pub enum VolumeSource {
 /// Longest name of a file.
 const NAME_MAX: usize = 255;
 
-const NO_IMAGES: &str = "images other than raw ones are not supported";
-const NO_ISO: &str = "disks made of files are not supported";
-
-const VOLUME: Fields = Fields {
-    honoured: &["dataVolume", "hostDisk", "name", "persistentVolumeClaim"],
-    accepted: &[],
-    refused: &[
-        ("cloudInitConfigDrive", NO_ISO),
-        ("cloudInitNoCloud", NO_ISO),
-        ("configMap", NO_ISO),
-        ("containerDisk", NO_IMAGES),
-        ("containerPath", "file system sharing is not supported"),
-        ("downwardAPI", NO_ISO),
-        ("downwardMetrics", NO_ISO),
-        ("emptyDisk", NO_IMAGES),
-        ("ephemeral", NO_IMAGES),
-        ("memoryDump", "memory dumps are not supported"),
-        ("secret", NO_ISO),
-        ("serviceAccount", NO_ISO),
-        ("sysprep", NO_ISO),
-    ],
-};
-
 const SOURCES: &str = "one of persistentVolumeClaim, dataVolume, hostDisk";
-
-const CLAIM: Fields = Fields {
-    honoured: &["claimName", "readOnly"],
-    accepted: &[],
-    refused: &[("hotpluggable", "there is no hotplug")],
-};
-
-const DATA_VOLUME: Fields = Fields {
-    honoured: &["name"],
-    accepted: &[],
-    refused: &[("hotpluggable", "there is no hotplug")],
-};
-
-const HOST_DISK: Fields = Fields {
-    honoured: &["path", "type"],
-    accepted: &[("capacity", "the image keeps its size")],
-    refused: &[("shared", "an image belongs to one machine")],
-};
 
 pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
     let mut volumes: Vec<Volume> = Vec::new();
     for item in items {
-        let volume = item.object(&VOLUME);
+        let volume = item.object();
         let name = volume.require("name", "the name of its disk");
         let source = read_source(item, &volume);
         let (Some(node), Some((source, read_only))) = (name, source) else {
@@ -96,7 +55,7 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
 
 fn read_source(item: &Node<'_>, volume: &Object<'_>) -> Option<(VolumeSource, bool)> {
     let claim = volume.get("persistentVolumeClaim").map(|claim| {
-        let claim = claim.object(&CLAIM);
+        let claim = claim.object();
         require_name(&claim, "claimName", "the name of a PersistentVolumeClaim");
         Some((
             VolumeSource::Claim,
@@ -104,11 +63,7 @@ fn read_source(item: &Node<'_>, volume: &Object<'_>) -> Option<(VolumeSource, bo
         ))
     });
     let data_volume = volume.get("dataVolume").map(|volume| {
-        require_name(
-            &volume.object(&DATA_VOLUME),
-            "name",
-            "the name of a DataVolume",
-        );
+        require_name(&volume.object(), "name", "the name of a DataVolume");
         Some((VolumeSource::Claim, false))
     });
     let host_disk = volume
@@ -138,9 +93,9 @@ fn require_name(source: &Object<'_>, field: &'static str, accepted: &str) {
 }
 
 fn read_host_disk(node: &Node<'_>) -> Option<VolumeSource> {
-    let disk = node.object(&HOST_DISK);
+    let disk = node.object();
     if let Some(kind) = disk.require("type", "Disk, DiskOrCreate") {
-        kind.word(&["Disk", "DiskOrCreate"]);
+        kind.word();
     }
     let path = disk.require("path", "the absolute path of an image")?;
     let file = path.string()?;

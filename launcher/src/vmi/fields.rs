@@ -1,0 +1,213 @@
+//! What becomes of each field of a VMI: one table, from which reading, `podvisor explain` and
+//! `docs/vmi-support.md` follow.
+
+mod table;
+
+use std::cmp::Ordering;
+use std::fmt;
+
+pub use self::table::FIELDS;
+use super::nearest::nearest;
+
+/// What becomes of a field, or of one of its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It does what it does in KubeVirt.
+    Honoured,
+    /// Something like it is done; the notice says what.
+    Adapted(&'static str),
+    /// Accepted, and why nothing follows from it.
+    NoEffect(&'static str),
+    /// It concerns the pod, not the machine in it.
+    OfThePod,
+    /// Book-keeping of the API server and of controllers.
+    OfTheCluster,
+    /// It cannot be honoured.
+    Refused {
+        /// Why.
+        reason: &'static str,
+        /// What to write instead; may be empty.
+        way_out: &'static str,
+    },
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Honoured => f.write_str("honoured"),
+            Self::Adapted(notice) => write!(f, "adapted: {notice}"),
+            Self::NoEffect(reason) => write!(f, "no effect: {reason}"),
+            Self::OfThePod => f.write_str("of the pod"),
+            Self::OfTheCluster => f.write_str("of the cluster"),
+            Self::Refused {
+                reason,
+                way_out: "",
+            } => {
+                write!(f, "refused: {reason}")
+            }
+            Self::Refused { reason, way_out } => write!(f, "refused: {reason}; {way_out}"),
+        }
+    }
+}
+
+/// A field of a VMI, or one of the values that it may have. A field with entries for values takes
+/// no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its place, `[]` for any index of a list and `*` for any other key of a map.
+    pub path: &'static str,
+    /// The value that the entry is about; empty for a field that is not set.
+    pub value: Option<&'static str>,
+    /// What becomes of it.
+    pub class: Class,
+    /// Release of podvisor since which that is so.
+    pub since: &'static str,
+}
+
+/// The document as a whole.
+pub(super) static ROOT: Field = table::field("", Class::Honoured);
+
+impl Field {
+    /// The field `name` of this object or list of objects; the entry for other keys if there is
+    /// none of its own.
+    pub(super) fn child(&self, name: &str) -> Option<&'static Field> {
+        find(self.path, name).or_else(|| find(self.path, "*"))
+    }
+
+    /// All fields of this object or list of objects.
+    pub(super) fn children(&self) -> impl Iterator<Item = &'static Field> {
+        let below = |path: &'static str| match self.path {
+            "" => Some(path),
+            parent => path.strip_prefix(parent)?.strip_prefix('.'),
+        };
+        let fields = FIELDS.iter().filter(|field| field.value.is_none());
+        fields.filter(move |field| below(field.path).is_some_and(|rest| !rest.contains('.')))
+    }
+
+    /// The path of the field that somebody may have meant by `name` here: one of this object that
+    /// is written like it, or one of that name elsewhere.
+    pub(super) fn suggest(&self, name: &str) -> Option<&'static str> {
+        let near = nearest(
+            name,
+            self.children().map(Field::name).filter(|name| *name != "*"),
+        );
+        if near.is_some() {
+            return near;
+        }
+        let mut fields = FIELDS.iter().filter(|field| field.value.is_none());
+        let elsewhere =
+            fields.find(|field| field.name() == name && field.path.starts_with("spec."));
+        elsewhere.map(|field| field.path)
+    }
+
+    /// Entries for values of this field.
+    pub fn values(&self) -> &'static [Field] {
+        let from = FIELDS.partition_point(|field| stem(field.path) < stem(self.path));
+        let same = |field: &&Field| field.path == self.path;
+        let all = FIELDS.get(from..).unwrap_or_default();
+        let count = all.iter().take_while(same).count();
+        // The first one is the field itself.
+        all.get(1..count).unwrap_or_default()
+    }
+
+    /// The entry for one value of this field.
+    pub(super) fn value(&self, value: &str) -> Option<&'static Field> {
+        let mut values = self.values().iter();
+        values.find(|field| field.value == Some(value))
+    }
+
+    /// Last part of the path.
+    pub(super) fn name(&self) -> &'static str {
+        let stem = stem(self.path);
+        stem.rsplit_once('.').map_or(stem, |(_, name)| name)
+    }
+}
+
+/// The field `name` of the object at `parent`.
+fn find(parent: &str, name: &str) -> Option<&'static Field> {
+    let at = FIELDS.partition_point(|field| order(field.path, parent, name) == Ordering::Less);
+    let found = FIELDS.get(at)?;
+    (order(found.path, parent, name) == Ordering::Equal).then_some(found)
+}
+
+/// How `path` compares with `parent.name`.
+fn order(path: &str, parent: &str, name: &str) -> Ordering {
+    let (path, parent, name) = (stem(path).as_bytes(), parent.as_bytes(), name.as_bytes());
+    if parent.is_empty() {
+        return path.cmp(name);
+    }
+    match path.split_at_checked(parent.len()) {
+        Some((head, [dot, rest @ ..])) => head
+            .cmp(parent)
+            .then_with(|| dot.cmp(&b'.'))
+            .then_with(|| rest.cmp(name)),
+        // A path no longer than the parent's comes before what is in the parent.
+        _ => path.cmp(parent).then(Ordering::Less),
+    }
+}
+
+/// A path without the mark of a list at its end, by which the table is sorted.
+fn stem(path: &str) -> &str {
+    path.strip_suffix("[]").unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_has_each_entry_once() {
+        let sorted = FIELDS.is_sorted_by(|one, other| match stem(one.path).cmp(stem(other.path)) {
+            Ordering::Less => true,
+            Ordering::Equal => one.path == other.path && other.value.is_some(),
+            Ordering::Greater => false,
+        });
+        assert!(sorted);
+        for (index, field) in FIELDS.iter().enumerate() {
+            assert!(!FIELDS[..index].contains(field), "{field:?} twice");
+        }
+    }
+
+    #[test]
+    fn every_field_is_found_in_its_object() {
+        for field in FIELDS.iter().filter(|field| field.value.is_none()) {
+            let parents = std::iter::once(&ROOT).chain(FIELDS);
+            let mut parents = parents.filter(|parent| parent.value.is_none());
+            // Names of annotations have dots, so the longest parent is not always the nearest.
+            let found = parents.any(|parent| {
+                let inside = match parent.path {
+                    "" => Some(field.path),
+                    path => field
+                        .path
+                        .strip_prefix(path)
+                        .and_then(|rest| rest.strip_prefix('.')),
+                };
+                inside.is_some_and(|name| find(parent.path, stem(name)) == Some(field))
+            });
+            assert!(found, "{field:?}");
+        }
+        assert_eq!(find("spec", "domain.").map(|field| field.path), None);
+        assert_eq!(find("spec.domai", "n"), None);
+        assert_eq!(find("spec.volumes", "name"), None);
+        let name = find("spec.volumes[]", "name").expect("a field");
+        assert_eq!((name.path, name.name()), ("spec.volumes[].name", "name"));
+    }
+
+    #[test]
+    fn values_belong_to_their_field() {
+        let bus = find("spec.domain.devices.disks[].disk", "bus").expect("a field");
+        assert!(bus.values().iter().all(|value| value.path == bus.path));
+        assert_eq!(
+            bus.value("virtio").map(|value| value.class),
+            Some(Class::Honoured)
+        );
+        assert_eq!(bus.value("ide"), None);
+        assert!(find("spec", "domain").expect("a field").values().is_empty());
+        let names: Vec<_> = find("spec.networks[]", "pod")
+            .expect("a field")
+            .children()
+            .map(Field::name)
+            .collect();
+        assert_eq!(names, ["vmIPv6NetworkCIDR", "vmNetworkCIDR"]);
+    }
+}
