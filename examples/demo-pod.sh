@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 
 guest=$(realpath "${GUEST_OUT:-target/guest}")
 podvisor=$(realpath "${PODVISOR:-target/podvisor}")
+. examples/host.sh
+require_host
 work=$(mktemp -d)
 name=pv-demo-pod-$$
 
@@ -47,7 +49,8 @@ podman run --name "$name" --rm --network "$name" --read-only --tmpfs /run \
     --volume "$work/volume:/run/kubevirt-private/vmi-disks/root" \
     --rootfs "$root" /podvisor run /boot/demo.yaml \
     --kernel /boot/vmlinux --initrd /boot/initrd.cpio \
-    --cmdline "$(cat tests/guest/cmdline) test=demo"
+    --cmdline "$(cat tests/guest/cmdline) test=demo" ||
+    run_failed $?
 
 echo "== what the guest left on its disk:"
 debugfs -R 'cat /visits' "$work/volume/disk.img" 2>/dev/null

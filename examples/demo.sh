@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 
 guest=${GUEST_OUT:-target/guest}
 podvisor=${PODVISOR:-target/podvisor}
+. examples/host.sh
+require_host
 work=$(mktemp -d)
 pod=pv-demo-$$
 host=pvd$$
@@ -37,7 +39,8 @@ ip netns exec "$pod" "$podvisor" run examples/demo.yaml \
     --kernel "$guest/vmlinux" \
     --initrd "$guest/initrd.cpio" \
     --cmdline "$(cat tests/guest/cmdline) test=demo" \
-    --volume root="$work/disk.img"
+    --volume root="$work/disk.img" ||
+    run_failed $?
 
 echo "== what the guest left on its disk:"
 debugfs -R 'cat /visits' "$work/disk.img" 2>/dev/null

@@ -56,6 +56,26 @@ fn a_required_feature_that_the_host_lacks() {
     podvisor.log_has(&["The machine cannot be built", "is required, but the host"]);
 }
 
+/// A machine that starts hides what its VMI disables. Where guests would see the processor's own bit,
+/// it does not start. Which of both depends on the processor's maker, the bit and KVM.
+#[test]
+fn a_feature_is_hidden_or_its_policy_refused() {
+    for name in ["cx16", "popcnt"] {
+        let vmi = Vmi::new("hidden").feature(name, "disable");
+        let mut podvisor = Run::new(&vmi).payload("hello").start();
+        if podvisor.wait().code() == Some(2) {
+            let refusal = format!(
+                "CPU feature \"{name}\" cannot have policy disable: this host's KVM shows guests \
+                 the host's own bit, which is set"
+            );
+            podvisor.log_has(&["The machine cannot be built", &refusal]);
+        } else {
+            podvisor.exits_with(0);
+            podvisor.wait_for("PAYLOAD-DONE");
+        }
+    }
+}
+
 #[test]
 fn missing_files() {
     let vmi = Vmi::new("missing").disk(Disk::new("root"));

@@ -2,13 +2,16 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use rustix::thread::CapabilitySet;
 use seccomp::probe;
-use vmm::kvm::Hypervisor;
+use vmm::arch::cpu::{HostCpu, Processors};
+use vmm::kvm::{Hypervisor, KvmError};
+use vmm::plan::{CpuFeature, CpuPlan, FeaturePolicy};
 
 use super::{Check, State};
 use crate::network::NetworkOptions;
@@ -17,7 +20,13 @@ use crate::supervise::choose_user;
 
 /// All checks, in the order in which a run would need them.
 pub(super) fn all() -> Vec<Check> {
-    let mut checks = vec![kvm(), virtualization(), memory(), hugepages()];
+    let mut checks = vec![
+        kvm(),
+        virtualization(),
+        cpu_features(),
+        memory(),
+        hugepages(),
+    ];
     checks.extend([tun(), net_admin(), state_directory(), io_uring()]);
     checks.extend([
         seccomp_filters(),
@@ -97,6 +106,50 @@ fn virtualization() -> Check {
         false,
         found,
     )
+}
+
+/// Bits that every processor has which podvisor runs on; which of them guests see whatever KVM is told
+/// depends on the maker.
+const ALWAYS_THERE: [&str; 2] = ["cx16", "popcnt"];
+
+fn cpu_features() -> Check {
+    let seen = open("/dev/kvm")
+        .map_err(|error| format!("/dev/kvm: {error}"))
+        .and_then(|file| seen_anyway(file).map_err(|error| chain(&error)));
+    let found = seen.and_then(|seen| match seen.as_slice() {
+        [] => Ok("guests see what the VMI says".to_owned()),
+        names => Err(format!(
+            "guests see the processor's own bits, of {} at least",
+            names.join(" and ")
+        )),
+    });
+    check(
+        "cpu features",
+        "hiding them from guests: policy disable",
+        false,
+        found,
+    )
+}
+
+/// Which of them guests see although their VMI disables them.
+fn seen_anyway(file: fs::File) -> Result<Vec<&'static str>, KvmError> {
+    let host = HostCpu::ask(file.as_fd())?;
+    let hypervisor = Hypervisor::open(file.into())?;
+    let hidden = |name: &str| {
+        let plan = CpuPlan {
+            sockets: 1,
+            cores: 1,
+            threads: 1,
+            features: vec![CpuFeature {
+                name: name.to_owned(),
+                policy: FeaturePolicy::Disable,
+            }],
+        };
+        Processors::new(hypervisor.kvm(), &host, &plan)
+    };
+    let mut names = ALWAYS_THERE.to_vec();
+    names.retain(|name| hidden(name).is_err());
+    Ok(names)
 }
 
 fn memory() -> Check {

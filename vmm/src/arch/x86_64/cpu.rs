@@ -7,6 +7,8 @@ mod features;
 mod host;
 mod policy;
 #[cfg(test)]
+mod recorded;
+#[cfg(test)]
 mod testing;
 mod topology;
 mod verify;
