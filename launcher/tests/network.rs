@@ -4,7 +4,7 @@
 //! namespace it finds itself in. Skipped, with the reason, without the privilege to make one.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -16,17 +16,22 @@ use serde_json::Value;
 
 const CHILD_STATE: &str = "PV_TEST_STATE_DIR";
 const CHILD_CONNECT: &str = "PV_TEST_CONNECT";
+const CHILD_SERVE: &str = "PV_TEST_SERVE";
 const CHILD_QUEUES: &str = "PV_TEST_QUEUES";
 /// The masquerade binding, with the ports that are let in.
 const CHILD_MASQUERADE: &str = "PV_TEST_MASQUERADE";
 
 fn ip(arguments: &str) -> String {
+    run_ip(&arguments.split_whitespace().collect::<Vec<_>>())
+}
+
+fn run_ip(arguments: &[&str]) -> String {
     let output = Command::new("ip")
-        .args(arguments.split_whitespace())
+        .args(arguments)
         .output()
         .expect("iproute2");
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {error}");
+    assert!(output.status.success(), "ip {arguments:?}: {error}");
     String::from_utf8(output.stdout).expect("text")
 }
 
@@ -162,11 +167,8 @@ impl Pod {
     }
 
     fn start(&self, set: impl FnOnce(&mut Command) -> &mut Command) -> Launched {
-        let mut command = Command::new("ip");
+        let mut command = in_namespace(&self.pod);
         command
-            .args(["netns", "exec", &self.pod])
-            .arg(std::env::current_exe().expect("this test"))
-            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
             .env(CHILD_STATE, self.state.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -176,13 +178,39 @@ impl Pod {
     }
 }
 
+/// This test again, in a namespace.
+fn in_namespace(name: &str) -> Command {
+    let mut command = Command::new("ip");
+    command
+        .args(["netns", "exec", name])
+        .arg(std::env::current_exe().expect("this test"))
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"]);
+    command
+}
+
+/// Why a connection from a namespace to an address fails; `None` if it does not.
+fn connect(namespace: &str, address: &str) -> String {
+    let output = in_namespace(namespace).env(CHILD_CONNECT, address).output();
+    let output = output.expect("iproute2").stdout;
+    let text = String::from_utf8_lossy(&output);
+    let line = text.lines().find_map(|line| line.split_once("pv: "));
+    line.expect("a result").1.to_owned()
+}
+
 impl Drop for Pod {
     fn drop(&mut self) {
         for namespace in [&self.pod, &self.node] {
-            let _ = Command::new("ip")
-                .args(["netns", "del", namespace])
-                .status();
+            drop(Namespace(namespace));
         }
+    }
+}
+
+/// Deletes it when dropped.
+struct Namespace<'a>(&'a str);
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", self.0]).status();
     }
 }
 
@@ -234,6 +262,11 @@ fn child() {
         let result = TcpStream::connect_timeout(&address, Duration::from_secs(1));
         println!("pv: {:?}", result.map_err(|error| error.kind()).err());
         return;
+    }
+    if let Ok(address) = std::env::var(CHILD_SERVE) {
+        let listener = TcpListener::bind(address).expect("an address of the namespace");
+        println!("pv: listening");
+        listener.incoming().for_each(drop);
     }
     let Ok(state_dir) = std::env::var(CHILD_STATE) else {
         return;
@@ -375,16 +408,7 @@ fn the_guest_gets_the_pods_identity() {
 #[test]
 fn the_pod_keeps_quiet_on_the_wire() {
     let Some(pod) = Pod::new("quiet") else { return };
-    let answers = || {
-        let output = Command::new("ip")
-            .args(["netns", "exec", &pod.node])
-            .arg(std::env::current_exe().expect("this test"))
-            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-            .env(CHILD_CONNECT, "10.9.0.5:9")
-            .output();
-        let output = output.expect("iproute2").stdout;
-        String::from_utf8_lossy(&output).contains("pv: Some(ConnectionRefused)")
-    };
+    let answers = || connect(&pod.node, "10.9.0.5:9") == "Some(ConnectionRefused)";
     assert!(answers(), "the pod answers before");
     let launched = pod.launch(1);
     pod.node("neigh flush all");
@@ -523,6 +547,9 @@ fn masquerade_rules_are_those_of_kubevirt() {
     let launched = pod.launch_masquerade(&[22, 80]);
     let rules = pod.inside(&["nft", "--stateless", "list", "table", "ip", "podvisor-eth0"]);
     for rule in [
+        "type filter hook prerouting priority raw; policy accept;",
+        "iifname \"k6t-eth0\" ip saddr 127.0.0.0/8 counter drop",
+        "iifname \"k6t-eth0\" ip daddr 127.0.0.0/8 counter drop",
         "type nat hook prerouting priority dstnat; policy accept;",
         "type nat hook output priority -100; policy accept;",
         "type nat hook postrouting priority srcnat; policy accept;",
@@ -545,6 +572,8 @@ fn masquerade_rules_are_those_of_kubevirt() {
         "podvisor-eth0",
     ]);
     for rule in [
+        "iifname \"k6t-eth0\" ip6 saddr ::1 counter drop",
+        "iifname \"k6t-eth0\" ip6 daddr ::1 counter drop",
         "ip6 daddr ::1 counter jump inbound",
         "ip6 saddr fd10:0:2::2 counter masquerade",
         "oifname \"k6t-eth0\" ip6 saddr ::1 counter snat to fd10:0:2::1",
@@ -552,6 +581,52 @@ fn masquerade_rules_are_those_of_kubevirt() {
     ] {
         assert!(rules.contains(rule), "{rule} in {rules}");
     }
+    launched.restore();
+}
+
+/// A guest that routes loopback addresses through its gateway does not reach what the pod serves to
+/// itself. It does reach what the pod serves to all.
+#[test]
+fn masquerade_keeps_the_pods_loopback_from_the_guest() {
+    let Some(pod) = Pod::new("loop") else { return };
+    let launched = pod.launch_masquerade(&[22]);
+    // A second port of the bridge: what it sends arrives as the guest's frames do. Its own loopback
+    // is down, so its addresses are somebody else's.
+    let guest = format!("{}-g", pod.pod);
+    ip(&format!("netns add {guest}"));
+    let made = Namespace(&guest);
+    pod.pod(&format!(
+        "link add guest0 type veth peer name eth0 netns {guest}"
+    ));
+    pod.pod("link set guest0 master k6t-eth0 up");
+    for command in [
+        "link set eth0 up",
+        "addr add 10.0.2.2/24 dev eth0",
+        "addr add fd10:0:2::2/120 dev eth0 nodad",
+        "route add 127.0.0.0/8 via 10.0.2.1",
+        "-6 route add ::1/128 via fd10:0:2::1",
+    ] {
+        ip(&format!("-n {guest} {command}"));
+    }
+    // It takes answers from such addresses.
+    let wants = "echo 1 | tee /proc/sys/net/ipv4/conf/*/route_localnet";
+    run_ip(&["netns", "exec", &guest, "sh", "-c", wants]);
+    pod.settle();
+    let serve = |address: &str| {
+        let mut server = pod.start(|command| command.env(CHILD_SERVE, address));
+        assert_eq!(server.line(), "listening");
+        server
+    };
+    let _servers = ["127.0.0.1:7100", "127.1.2.3:7100", "[::1]:7100"].map(serve);
+    let _public = ["10.0.2.1:7100", "[fd10:0:2::1]:7100"].map(serve);
+    for reached in ["10.0.2.1:7100", "[fd10:0:2::1]:7100"] {
+        assert_eq!(connect(&guest, reached), "None", "{reached}");
+    }
+    for kept in ["127.0.0.1:7100", "127.1.2.3:7100", "[::1]:7100"] {
+        assert_eq!(connect(&pod.pod, kept), "None", "{kept} from the pod");
+        assert_ne!(connect(&guest, kept), "None", "{kept} from the guest");
+    }
+    drop(made);
     launched.restore();
 }
 

@@ -26,7 +26,7 @@ const KVM_CREATE_VM: c_long = 0xae01;
 const STRANGER: c_long = 1 << 30;
 
 /// What no thread of podvisor does.
-const FORBIDDEN: [Call; 31] = [
+const FORBIDDEN: [Call; 32] = [
     ("truncate a path", libc::SYS_truncate, [0, 0, 0]),
     ("make a file in memory", libc::SYS_memfd_create, [0, 0, 0]),
     ("rename", libc::SYS_renameat2, [0, 0, 0]),
@@ -113,6 +113,11 @@ const FORBIDDEN: [Call; 31] = [
         "raise limits",
         libc::SYS_prlimit64,
         [0, libc::RLIMIT_NOFILE as c_long, 0],
+    ),
+    (
+        "limit another process",
+        libc::SYS_prlimit64,
+        [STRANGER, libc::RLIMIT_FSIZE as c_long, 0],
     ),
 ];
 

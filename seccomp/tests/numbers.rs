@@ -41,8 +41,9 @@ const HEADERS: [&str; 13] = [
     "linux/seccomp.h",
 ];
 
-/// Constants that no header for programs has; the kernel's own, the same everywhere.
-const UNPUBLISHED: [(&str, u64); 1] = [("AF_NETLINK", 16)];
+/// Constants that no header for programs has; the kernel's own, the same everywhere. Where a call
+/// takes a process, none is the caller.
+const UNPUBLISHED: [(&str, u64); 2] = [("AF_NETLINK", 16), ("itself", 0)];
 
 /// Names of process IDs, which are no constants.
 const PROCESSES: [&str; 2] = ["self", "vm"];

@@ -175,9 +175,11 @@ struct Ends {
 /// from outside, to the loopback address from inside, and to the pod's address from the guest
 /// itself go to the guest, if they are to a listed port or none is listed. Connections of the guest
 /// leave with the pod's address, and those from the loopback address reach the guest from its
-/// gateway.
+/// gateway. Beside them: what the guest sends to or from a loopback address is dropped, since the
+/// bridge takes such packets (`route_localnet`) and the pod's own servers listen there.
 fn table(family: Family, names: &Names, ports: &[Port], ends: Ends) -> Table {
     const INBOUND: &str = "inbound";
+    const RAW: &str = "raw";
     let rule = |chain, conditions: &[Condition], action| Rule {
         chain,
         conditions: conditions.to_vec(),
@@ -186,7 +188,10 @@ fn table(family: Family, names: &Names, ports: &[Port], ends: Ends) -> Table {
     let from_outside = Condition::InInterface(names.interface.clone());
     let from_guest = Condition::InInterface(names.bridge.clone());
     let to_guest = Condition::OutInterface(names.bridge.clone());
+    let forged = |loopback| rule(RAW, &[from_guest.clone(), loopback], Action::Drop);
     let mut rules = vec![
+        forged(Condition::SourceIsLoopback),
+        forged(Condition::DestinationIsLoopback),
         rule("prerouting", &[from_outside], Action::Jump(INBOUND)),
         rule(
             "postrouting",
@@ -219,6 +224,7 @@ fn table(family: Family, names: &Names, ports: &[Port], ends: Ends) -> Table {
         family,
         name: names.table.clone(),
         chains: vec![
+            chain(RAW, Some(Hook::Raw)),
             chain("prerouting", Some(Hook::PreRouting)),
             chain("output", Some(Hook::Output)),
             chain("postrouting", Some(Hook::PostRouting)),

@@ -1,6 +1,6 @@
 //! Rules in the terms of the kernel's virtual machine: load into register 1, compare, act.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_packet_netfilter::nftables::{
     Cmp, DataAttribute, Expressions, Immediate, Meta, MetaKey, Operator, Payload, Register,
@@ -24,15 +24,32 @@ const NFT_NAT_DNAT: u32 = 1;
 const NFPROTO_IPV4: u32 = 2;
 const NFPROTO_IPV6: u32 = 10;
 
+/// Verdict of `immediate` (`NF_DROP` of `linux/netfilter.h`).
+const NF_DROP: u32 = 0;
+
+/// Where the addresses are in the headers of IPv4 (RFC 791) and IPv6 (RFC 8200), bytes.
+const SOURCE_V4: u32 = 12;
+const DESTINATION_V4: u32 = 16;
+const SOURCE_V6: u32 = 8;
+const DESTINATION_V6: u32 = 24;
+
+/// The first byte of IPv4 loopback addresses.
+const LOOPBACK_V4: u8 = 127;
+
 /// Bytes of an interface name (`IFNAMSIZ`).
 const NAME_SIZE: usize = 16;
 
 /// The expressions of a rule, with a counter before the action.
 pub(super) fn of_rule(family: Family, rule: &Rule) -> Vec<Expressions> {
-    let mut expressions: Vec<_> = rule.conditions.iter().flat_map(condition).collect();
+    let mut expressions: Vec<_> = rule
+        .conditions
+        .iter()
+        .flat_map(|of| condition(family, of))
+        .collect();
     expressions.push(other("counter", Vec::new()));
     match rule.action {
-        Action::Jump(chain) => expressions.push(jump(chain)),
+        Action::Drop => expressions.push(verdict(Verdict::Other(NF_DROP), None)),
+        Action::Jump(chain) => expressions.push(verdict(Verdict::Jump, Some(chain))),
         Action::SetSource(address) => expressions.extend(nat(family, NFT_NAT_SNAT, address)),
         Action::SetDestination(address) => {
             expressions.extend(nat(family, NFT_NAT_DNAT, address));
@@ -42,15 +59,24 @@ pub(super) fn of_rule(family: Family, rule: &Rule) -> Vec<Expressions> {
     expressions
 }
 
-fn condition(condition: &Condition) -> Vec<Expressions> {
+fn condition(family: Family, condition: &Condition) -> Vec<Expressions> {
     match condition {
         Condition::InInterface(name) => meta_is(MetaKey::Iifname, interface(name)),
         Condition::OutInterface(name) => meta_is(MetaKey::Oifname, interface(name)),
-        Condition::Source(IpAddr::V4(address)) => network_is(12, &address.octets()),
-        Condition::Source(IpAddr::V6(address)) => network_is(8, &address.octets()),
-        Condition::Destination(IpAddr::V4(address)) => network_is(16, &address.octets()),
-        Condition::Destination(IpAddr::V6(address)) => network_is(24, &address.octets()),
+        Condition::Source(IpAddr::V4(address)) => network_is(SOURCE_V4, &address.octets()),
+        Condition::Source(IpAddr::V6(address)) => network_is(SOURCE_V6, &address.octets()),
+        Condition::Destination(IpAddr::V4(address)) => network_is(DESTINATION_V4, &address.octets()),
+        Condition::Destination(IpAddr::V6(address)) => network_is(DESTINATION_V6, &address.octets()),
+        Condition::SourceIsLoopback => loopback(family, SOURCE_V4, SOURCE_V6),
+        Condition::DestinationIsLoopback => loopback(family, DESTINATION_V4, DESTINATION_V6),
         Condition::Port(port) => port_is(*port),
+    }
+}
+
+fn loopback(family: Family, v4: u32, v6: u32) -> Vec<Expressions> {
+    match family {
+        Family::V4 => network_is(v4, &[LOOPBACK_V4]),
+        Family::V6 => network_is(v6, &Ipv6Addr::LOCALHOST.octets()),
     }
 }
 
@@ -109,11 +135,9 @@ fn is(value: Vec<u8>) -> Expressions {
     ])
 }
 
-fn jump(chain: &str) -> Expressions {
-    let verdict = vec![
-        VerdictAttribute::Code(Verdict::Jump),
-        VerdictAttribute::Chain(chain.to_owned()),
-    ];
+fn verdict(code: Verdict, chain: Option<&str>) -> Expressions {
+    let mut verdict = vec![VerdictAttribute::Code(code)];
+    verdict.extend(chain.map(|chain| VerdictAttribute::Chain(chain.to_owned())));
     Expressions::Immediate(vec![
         Immediate::DestinationRegister(Register::Verdict),
         Immediate::Data(DataAttribute::Verdict(verdict)),

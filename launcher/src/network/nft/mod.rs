@@ -33,7 +33,7 @@ pub(super) struct Table {
     pub(super) rules: Vec<Rule>,
 }
 
-/// A chain for address translation.
+/// A chain of rules.
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) name: &'static str,
@@ -44,6 +44,8 @@ pub(super) struct Chain {
 /// Where the kernel hands packets to a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hook {
+    /// Of what arrives, as it was on the wire: before connections are tracked and translated back.
+    Raw,
     PreRouting,
     Output,
     PostRouting,
@@ -64,12 +66,17 @@ pub(super) enum Condition {
     OutInterface(String),
     Source(IpAddr),
     Destination(IpAddr),
+    /// 127.0.0.0/8 (RFC 1122, section 3.2.1.3), or `::1` (RFC 4291, section 2.5.3).
+    SourceIsLoopback,
+    /// The same of the destination.
+    DestinationIsLoopback,
     Port(Port),
 }
 
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    Drop,
     Jump(&'static str),
     SetSource(IpAddr),
     SetDestination(IpAddr),
@@ -120,13 +127,14 @@ fn new_chain(table: &Table, chain: &Chain) -> NfTablesMessage {
         ChainAttribute::Name(chain.name.to_owned()),
     ];
     if let Some(hook) = chain.hook {
-        // The priorities that nat chains have everywhere (NF_IP_PRI_NAT_DST and _SRC).
-        let (number, priority) = match hook {
-            Hook::PreRouting => (InetHookNumber::PreRouting, -100_i32),
-            Hook::Output => (InetHookNumber::LocalOut, -100),
-            Hook::PostRouting => (InetHookNumber::PostRouting, 100),
+        // The priorities that such chains have everywhere (NF_IP_PRI_RAW, _NAT_DST and _NAT_SRC).
+        let (kind, number, priority) = match hook {
+            Hook::Raw => ("filter", InetHookNumber::PreRouting, -300_i32),
+            Hook::PreRouting => ("nat", InetHookNumber::PreRouting, -100),
+            Hook::Output => ("nat", InetHookNumber::LocalOut, -100),
+            Hook::PostRouting => ("nat", InetHookNumber::PostRouting, 100),
         };
-        attributes.push(ChainAttribute::Type("nat".to_owned()));
+        attributes.push(ChainAttribute::Type(kind.to_owned()));
         attributes.push(ChainAttribute::Hook(vec![
             HookAttribute::Number(HookNumber::Inet(number)),
             HookAttribute::Priority(priority.cast_unsigned()),
