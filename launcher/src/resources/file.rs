@@ -37,7 +37,9 @@ pub(super) fn open_boot_file(what: &str, file: &BootFile) -> Result<File, Resour
     open(what, &file.path, access)
 }
 
-/// Opens a path after a look at what is there, since opening a FIFO would block.
+/// Opens a path after a look at what is there, since opening some devices does something. What is
+/// there may be another thing a moment later, as a FIFO, whose opening waits for its other end: so
+/// nothing is waited for.
 pub(super) fn open(what: &str, path: &Path, access: Access) -> Result<File, ResourceError> {
     let fail = |errno: rustix::io::Errno| ResourceError::Open {
         what: what.to_owned(),
@@ -74,9 +76,11 @@ pub(super) fn open(what: &str, path: &Path, access: Access) -> Result<File, Reso
         OFlags::NOFOLLOW
     };
     let flags = mode | nofollow | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?;
+    let fd = rustix::fs::open(path, flags | OFlags::NONBLOCK, Mode::empty()).map_err(fail)?;
     // Once more, in case the path changed in between.
     check(&rustix::fs::fstat(&fd).map_err(fail)?, access.kind).map_err(wrong)?;
+    let opened = rustix::fs::fcntl_getfl(&fd).map_err(fail)?;
+    rustix::fs::fcntl_setfl(&fd, opened - OFlags::NONBLOCK).map_err(fail)?;
     Ok(fd.into())
 }
 
@@ -90,5 +94,106 @@ fn check(stat: &Stat, kind: Kind) -> Result<(), &'static str> {
         FileType::Fifo => Err("a pipe"),
         FileType::Socket => Err("a socket"),
         _ => Err("something else"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    use super::*;
+
+    /// Enough to meet the moment between the look and the opening many times.
+    const ROUNDS: u32 = 20_000;
+
+    /// How long a machine may be busy with other things; who waits for the other end of a FIFO
+    /// waits for ever.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    /// Opens `image` while somebody swaps it with `other` all the time: what became of each round.
+    fn swapped(
+        image: PathBuf,
+        other: PathBuf,
+        write: bool,
+    ) -> Vec<Result<(u64, OFlags), ResourceError>> {
+        let (done, results) = mpsc::channel();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let path = image.clone();
+            // Not joined if it hangs: the channel tells, and a panic would wait for it.
+            std::thread::spawn(move || {
+                let access = Access {
+                    kind: Kind::Disk,
+                    write,
+                    follow: false,
+                };
+                let round = |_| {
+                    let file = open("image", &path, access)?;
+                    let inode = file.metadata().expect("an open file").ino();
+                    Ok((inode, rustix::fs::fcntl_getfl(&file).expect("flags")))
+                };
+                let _ = done.send((0..ROUNDS).map(round).collect());
+            });
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    renameat_with(CWD, &image, CWD, &other, RenameFlags::EXCHANGE)
+                        .expect("both are there");
+                }
+            });
+            let results = results.recv_timeout(PATIENCE);
+            stop.store(true, Ordering::Relaxed);
+            results.expect("every opening returns")
+        })
+    }
+
+    fn directory_with_image() -> (tempfile::TempDir, PathBuf, u64) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let image = directory.path().join("disk.img");
+        std::fs::write(&image, "image").expect("writable");
+        let inode = image.metadata().expect("there").ino();
+        (directory, image, inode)
+    }
+
+    /// A tenant swaps its image and a FIFO: nothing waits, only the image is opened, and requests
+    /// to it wait as they should.
+    #[test]
+    fn fifos_are_not_waited_for() {
+        for write in [false, true] {
+            let (directory, image, inode) = directory_with_image();
+            let fifo = directory.path().join("fifo");
+            let mode = Mode::RUSR | Mode::WUSR;
+            rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, mode, 0).expect("a FIFO");
+            let (opened, refused): (Vec<_>, Vec<_>) = swapped(image, fifo, write)
+                .into_iter()
+                .partition(Result::is_ok);
+            for (found, flags) in opened.into_iter().flatten() {
+                assert_eq!(found, inode);
+                assert!(!flags.contains(OFlags::NONBLOCK), "{flags:?}");
+            }
+            for error in refused.into_iter().filter_map(Result::err) {
+                let is_fifo = matches!(error, ResourceError::WrongKind { found: "a pipe", .. });
+                assert!(is_fifo, "{error:?}");
+            }
+        }
+    }
+
+    /// A tenant swaps its image and a link to what the pod can read and the tenant cannot.
+    #[test]
+    fn links_are_not_followed_in_a_race() {
+        let (directory, image, inode) = directory_with_image();
+        let secret = tempfile::NamedTempFile::new().expect("a temporary file");
+        let link = directory.path().join("link");
+        symlink(secret.path(), &link).expect("a link");
+        let results = swapped(image, link, false);
+        assert!(results.iter().any(Result::is_ok) && results.iter().any(Result::is_err));
+        for (found, _) in results.into_iter().flatten() {
+            assert_eq!(found, inode, "not the link's target");
+        }
     }
 }
