@@ -21,6 +21,9 @@ pub struct Cli {
 pub enum Command {
     /// Run a machine until its guest powers off.
     ///
+    /// Inherited descriptors are closed, but standard streams and those that an argument names as
+    /// /dev/fd/N.
+    ///
     /// Exit status: 0 the guest powered off; 1 internal error; 2 bad usage or a VMI that cannot be
     /// honoured; 3 the guest crashed; 4 stopped from outside; 5 a host resource is missing.
     Run(RunArgs),

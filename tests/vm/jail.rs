@@ -62,6 +62,12 @@ fn a_whole_machine_keeps_nothing() {
         assert_eq!(launcher.status(set), NET_ADMIN, "{set} of the launcher");
     }
     is_filtered(&launcher);
+    let slipped = |process: &Process| process.descriptors().contains(&"/etc/passwd".to_owned());
+    assert!(
+        !slipped(&launcher) && !slipped(&vm),
+        "{:?}",
+        launcher.descriptors()
+    );
     guest.signal(Signal::TERM);
     guest.exits_with(4);
 }

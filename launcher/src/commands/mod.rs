@@ -3,6 +3,7 @@
 mod check_host;
 mod ctl;
 mod error;
+mod inherited;
 mod input;
 mod net;
 mod plan;

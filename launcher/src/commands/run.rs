@@ -10,7 +10,7 @@ use vmm::control::{Command, FdRole};
 use vmm::plan::NicPlan;
 use vmm::trace;
 
-use super::CommandError;
+use super::{CommandError, inherited};
 use crate::boot_trace::BootTrace;
 use crate::cli::{ConsoleTarget, LogFormat, RunArgs};
 use crate::exit::Exit;
@@ -24,6 +24,10 @@ use crate::{logging, report};
 
 /// Runs the machine.
 pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
+    inherited::close().map_err(|source| CommandError::System {
+        what: "close inherited descriptors",
+        source,
+    })?;
     logging::init(args.log_level, args.log_format);
     let user = supervise::choose_user(asked_user(args))?;
     let signals = Signals::block().map_err(|source| CommandError::System {

@@ -20,7 +20,7 @@ pub(super) struct Names {
 
 impl Names {
     /// The names for a pod interface, which is or is not the pod's first. `None` if one would be
-    /// too long.
+    /// too long, or is none.
     pub(super) fn of(interface: &str, primary: bool) -> Option<Self> {
         let base = interface.strip_prefix("pod").unwrap_or(interface);
         let names = Self {
@@ -35,9 +35,18 @@ impl Names {
             },
         };
         let all = [&names.interface, &names.nic, &names.bridge, &names.tap];
-        let fit = !base.is_empty() && all.iter().all(|name| name.len() <= MAX_NAME);
+        let fit = !base.is_empty() && all.iter().all(|name| is_valid(name));
         fit.then_some(names)
     }
+}
+
+/// Whether the kernel would have an interface of this name (`dev_valid_name`): as a file name it is one
+/// component, below its directory.
+pub(super) fn is_valid(name: &str) -> bool {
+    let forbidden = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
+    (1..=MAX_NAME).contains(&name.len())
+        && ![".", ".."].contains(&name)
+        && !name.contains(forbidden)
 }
 
 /// The address that DHCP answers of the NIC number `index` come from; also the bridge's.

@@ -70,7 +70,7 @@ async fn choose_interface(
             return Err(NetworkError::Unusable {
                 nic: request.nic_name.clone(),
                 interface: interface.clone(),
-                reason: "its name is too long to derive others from".into(),
+                reason: "its name is too long, or not one, to derive others from".into(),
             });
         };
         if is_there(&names.interface) || is_there(&names.nic) {

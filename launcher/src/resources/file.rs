@@ -177,7 +177,13 @@ mod tests {
                 assert!(!flags.contains(OFlags::NONBLOCK), "{flags:?}");
             }
             for error in refused.into_iter().filter_map(Result::err) {
-                let is_fifo = matches!(error, ResourceError::WrongKind { found: "a pipe", .. });
+                let is_fifo = matches!(
+                    error,
+                    ResourceError::WrongKind {
+                        found: "a pipe",
+                        ..
+                    }
+                );
                 assert!(is_fifo, "{error:?}");
             }
         }

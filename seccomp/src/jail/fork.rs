@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::Pid;
 
+use super::close_inherited;
+
 /// Makes a process that runs `child`, and ends well if that returns true. It has `socket` as its
 /// standard input, this process's standard error as both outputs, no other descriptor and an empty
 /// environment.
@@ -55,28 +57,9 @@ fn has_one_thread() -> io::Result<bool> {
 fn keep_only(socket: &OwnedFd) -> io::Result<()> {
     rustix::stdio::dup2_stdin(socket)?;
     rustix::stdio::dup2_stdout(io::stderr().as_fd())?;
-    close_others()?;
+    // What the parent has opened counts: the child neither uses nor drops it.
+    close_inherited(&[])?;
     erase_environment();
-    Ok(())
-}
-
-/// Closes all descriptors above standard error: the parent's, and what somebody up the process tree
-/// let slip.
-fn close_others() -> io::Result<()> {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: the child neither uses nor drops what the parent has opened.
-    if unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) } == 0 {
-        return Ok(());
-    }
-    // Kernels before 5.9, and profiles of containers as old.
-    let open: Vec<libc::c_int> = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| *fd > libc::STDERR_FILENO)
-        .collect();
-    for fd in open {
-        // SAFETY: as above. The directory's own is gone already, which is no harm.
-        unsafe { libc::close(fd) };
-    }
     Ok(())
 }
 

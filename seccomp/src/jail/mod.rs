@@ -5,6 +5,7 @@
 //! kernel) is done without: each of these is one of several walls. What must not fail does.
 
 mod capabilities;
+mod descriptors;
 mod fork;
 mod limits;
 mod namespaces;
@@ -21,6 +22,7 @@ use thiserror::Error;
 
 pub use rustix::thread::CapabilitySet;
 
+pub use self::descriptors::close_inherited;
 pub use self::fork::fork;
 pub use self::limits::limit_file_size;
 

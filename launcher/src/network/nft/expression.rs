@@ -65,8 +65,12 @@ fn condition(family: Family, condition: &Condition) -> Vec<Expressions> {
         Condition::OutInterface(name) => meta_is(MetaKey::Oifname, interface(name)),
         Condition::Source(IpAddr::V4(address)) => network_is(SOURCE_V4, &address.octets()),
         Condition::Source(IpAddr::V6(address)) => network_is(SOURCE_V6, &address.octets()),
-        Condition::Destination(IpAddr::V4(address)) => network_is(DESTINATION_V4, &address.octets()),
-        Condition::Destination(IpAddr::V6(address)) => network_is(DESTINATION_V6, &address.octets()),
+        Condition::Destination(IpAddr::V4(address)) => {
+            network_is(DESTINATION_V4, &address.octets())
+        }
+        Condition::Destination(IpAddr::V6(address)) => {
+            network_is(DESTINATION_V6, &address.octets())
+        }
         Condition::SourceIsLoopback => loopback(family, SOURCE_V4, SOURCE_V6),
         Condition::DestinationIsLoopback => loopback(family, DESTINATION_V4, DESTINATION_V6),
         Condition::Port(port) => port_is(*port),
