@@ -5,11 +5,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use launcher::cli::{LogFormat, LogLevel};
 use launcher::network::{Binding, Masquerade, NetworkOptions, NetworkRequest, prepare};
 use launcher::vmi::{DhcpOptions, Port, Protocol, Subnet};
 use serde_json::Value;
@@ -44,6 +46,10 @@ struct Pod {
 
 impl Pod {
     fn new(name: &str) -> Option<Self> {
+        Self::with_mac(name, "0a:58:0a:09:00:05")
+    }
+
+    fn with_mac(name: &str, mac: &str) -> Option<Self> {
         let pod = format!("pv-{name}-{}", std::process::id());
         let node = format!("{pod}-n");
         let made = Command::new("ip")
@@ -64,7 +70,7 @@ impl Pod {
         this.node("addr add 10.9.0.1/24 dev host0");
         this.node("link set host0 up");
         this.pod("link set lo up");
-        this.pod("link set eth0 mtu 1450 address 0a:58:0a:09:00:05 up");
+        this.pod(&format!("link set eth0 mtu 1450 address {mac} up"));
         this.pod("addr add 10.9.0.5/24 brd 10.9.0.255 dev eth0");
         this.pod("addr add 10.9.7.7/32 dev eth0");
         this.pod("addr add fd00:9::5/64 dev eth0 nodad");
@@ -271,6 +277,7 @@ fn child() {
     let Ok(state_dir) = std::env::var(CHILD_STATE) else {
         return;
     };
+    launcher::logging::init(LogLevel::Info, LogFormat::Text);
     let queue_pairs = std::env::var(CHILD_QUEUES)
         .ok()
         .and_then(|text| text.parse().ok());
@@ -433,6 +440,67 @@ fn a_killed_run_is_recovered_from() {
     pod.assert_is(&before);
 }
 
+/// Numbers of namespaces are given again: another pod finds the state of a killed run as its own.
+#[test]
+fn the_state_of_another_pod_is_not_applied() {
+    let Some(dead) = Pod::new("dead") else { return };
+    dead.launch(1).kill();
+    let Some(pod) = Pod::with_mac("heir", "0a:58:0a:09:00:66") else {
+        return;
+    };
+    pod.pod("addr add 10.9.0.66/24 dev eth0");
+    let before = pod.snapshot();
+    let inode = |pod: &Pod| {
+        let path = Path::new("/run/netns").join(&pod.pod);
+        std::fs::metadata(path)
+            .expect("the namespace is there")
+            .ino()
+    };
+    let (theirs, ours) = (inode(&dead), inode(&pod));
+    for entry in std::fs::read_dir(dead.state.path()).expect("readable") {
+        let path = entry.expect("readable").path();
+        let name = path.file_name().expect("a name").to_string_lossy();
+        let name = name.replace(&theirs.to_string(), &ours.to_string());
+        let text = std::fs::read_to_string(&path).expect("text");
+        let place = |inode: u64| format!("\"namespace\":{inode}");
+        let text = text.replace(&place(theirs), &place(ours));
+        std::fs::write(pod.state.path().join(name), text).expect("writable");
+    }
+    let podvisor = env!("CARGO_BIN_EXE_podvisor");
+    let state = pod.state.path().to_string_lossy();
+    let shown = pod.inside(&[podvisor, "net", "show", "--state-dir", &state]);
+    assert!(shown.contains("No guest's network"), "{shown}");
+    pod.launch(1).restore();
+    pod.assert_is(&before);
+}
+
+/// A forged state file does not make the launcher write elsewhere.
+#[test]
+fn a_state_file_names_no_other_file() {
+    let Some(pod) = Pod::new("forged") else {
+        return;
+    };
+    pod.launch_masquerade(&[]).kill();
+    let precious = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(precious.path(), "precious").expect("writable");
+    for entry in std::fs::read_dir(pod.state.path()).expect("readable") {
+        let path = entry.expect("readable").path();
+        let Ok(mut state) = serde_json::from_slice::<Value>(&std::fs::read(&path).expect("there"))
+        else {
+            continue;
+        };
+        if let Some(settings) = state["change"]["masquerade"]["settings"].as_array_mut() {
+            let name = format!("../../..{}", precious.path().display());
+            settings.push(serde_json::json!({"name": name, "value": "forged"}));
+            std::fs::write(&path, state.to_string()).expect("writable");
+        }
+    }
+    let answer = pod.launch_without_waiting(1).line();
+    assert!(answer.starts_with("refused"), "{answer}");
+    let left = std::fs::read_to_string(precious.path()).expect("there");
+    assert_eq!(left, "precious");
+}
+
 /// Killed anywhere between start and the end of the restore, and again while recovering.
 #[test]
 fn kills_at_any_time_are_recovered_from() {
@@ -454,13 +522,19 @@ fn kills_at_any_time_are_recovered_from() {
     pod.assert_is(&before);
 }
 
+/// It does not take the first one for dead either.
 #[test]
 fn a_second_run_in_the_same_pod_is_refused() {
     let Some(pod) = Pod::new("twice") else { return };
     let before = pod.snapshot();
     let first = pod.launch(1);
-    let answer = pod.launch_without_waiting(1).line();
+    let log = tempfile::NamedTempFile::new().expect("a temporary file");
+    let mut second = pod.start(|command| command.stderr(log.reopen().expect("the file")));
+    let answer = second.line();
     assert!(answer.contains("tap0 is in use by another run"), "{answer}");
+    assert_eq!(second.line(), "ended");
+    let log = std::fs::read_to_string(log.path()).expect("the log");
+    assert!(!log.contains("killed"), "{log}");
     first.restore();
     pod.assert_is(&before);
 }

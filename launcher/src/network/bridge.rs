@@ -1,6 +1,5 @@
 //! The bridge binding: the guest takes the pod NIC's place on its network.
 
-use std::fs::File;
 use std::net::Ipv4Addr;
 
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
@@ -29,34 +28,23 @@ pub(super) async fn set_up(
     saved: &SavedInterface,
     server: Ipv4Addr,
 ) -> Result<(), NetworkError> {
-    let mac = random_mac().map_err(NetworkError::Netlink)?;
-    let bridge = create_bridge(netlink, names, saved, mac).await?;
-    move_nic(netlink, names, saved, mac).await?;
+    let bridge = create_bridge(netlink, names, saved).await?;
+    move_nic(netlink, names, saved).await?;
     create_placeholder(netlink, names, saved).await?;
     join_tap(netlink, names, saved, bridge.index).await?;
     join_nic(netlink, names, saved, bridge.index).await?;
     start_bridge(netlink, &bridge, saved, server).await
 }
 
-/// A locally administered unicast address.
-fn random_mac() -> std::io::Result<[u8; 6]> {
-    use std::io::Read;
-    let mut mac = [0; 6];
-    File::open("/dev/urandom")?.read_exact(&mut mac)?;
-    mac[0] = mac[0] & 0xfc | 0x02;
-    Ok(mac)
-}
-
 /// The bridge forwards at once and floods multicast, since nobody would answer for the guest's
-/// memberships. The kernel must not use it as an interface of its own.
+/// memberships. The kernel must not use it as an interface of its own. Its address is its mark.
 async fn create_bridge(
     netlink: &Netlink,
     names: &Names,
     saved: &SavedInterface,
-    mac: [u8; 6],
 ) -> Result<Link, NetworkError> {
     let bridge = LinkMessageBuilder::<LinkBridge>::new(&names.bridge)
-        .address(mac.to_vec())
+        .address(saved.mark.0.to_vec())
         .mcast_snooping(false)
         .build();
     netlink.create(&names.bridge, bridge).await?;
@@ -85,12 +73,11 @@ pub(super) fn with_addr_gen_mode(mode: In6AddrGenMode) -> AfSpecUnspec {
 }
 
 /// Takes name, MAC and addresses from the pod's NIC. Addresses first: their labels would change
-/// with the name.
+/// with the name. It gets the bridge's address, since that of a bridge and of one port are the same.
 async fn move_nic(
     netlink: &Netlink,
     names: &Names,
     saved: &SavedInterface,
-    mac: [u8; 6],
 ) -> Result<(), NetworkError> {
     let nic = present(netlink, &names.interface, Step::Read).await?;
     let change = || LinkUnspec::new_with_index(saved.index);
@@ -98,7 +85,9 @@ async fn move_nic(
         .change(Step::Change, &nic.name, change().down().build())
         .await?;
     remove_addresses(netlink, &nic).await?;
-    let mut changed = change().name(names.nic.clone()).address(mac.to_vec());
+    let mut changed = change()
+        .name(names.nic.clone())
+        .address(saved.mark.0.to_vec());
     if saved.addr_gen_mode.is_some() {
         let none = with_addr_gen_mode(In6AddrGenMode::None);
         changed = changed.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,14 +32,19 @@ pub(super) struct Changed {
 impl Changed {
     pub(super) async fn undo(&self, netlink: &Netlink) -> Result<(), NetworkError> {
         restore(netlink, &self.names, &self.saved).await?;
-        match fs::remove_file(&self.file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %self.file.display(), %error, "state file not removed");
-            }
-            _ => {}
-        }
+        forget(&self.file);
         tracing::info!(interface = self.names.interface, "pod interface restored");
         Ok(())
+    }
+}
+
+/// Removes a state file.
+pub(super) fn forget(file: &Path) {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(file = %file.display(), %error, "state file not removed");
+        }
+        _ => {}
     }
 }
 

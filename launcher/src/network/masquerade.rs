@@ -105,7 +105,7 @@ fn loopback_behind(bridge: u32) -> RouteMessage {
 }
 
 /// The bridge routes between guest and pod, also from and to the pod's loopback addresses; the
-/// index.
+/// index. It is marked from its first moment on.
 async fn create_bridge(
     netlink: &Netlink,
     names: &Names,
@@ -113,12 +113,15 @@ async fn create_bridge(
 ) -> Result<u32, NetworkError> {
     let name = &names.bridge;
     let bridge = LinkMessageBuilder::<LinkBridge>::new(name)
-        .address(GATEWAY_MAC.to_vec())
+        .address(saved.mark.0.to_vec())
         .mcast_snooping(false)
         .build();
     netlink.create(name, bridge).await?;
     let bridge = present(netlink, name, Step::Create).await?;
-    let mut change = LinkUnspec::new_with_index(bridge.index).mtu(saved.mtu);
+    let mut change = LinkUnspec::new_with_index(bridge.index)
+        .mtu(saved.mtu)
+        .append_extra_attribute(LinkAttribute::IfAlias(saved.mark.alias()))
+        .address(GATEWAY_MAC.to_vec());
     if bridge.addr_gen_mode.is_some() {
         let none = with_addr_gen_mode(In6AddrGenMode::None);
         change = change.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));

@@ -21,6 +21,8 @@ pub(super) struct Link {
     pub(super) name: String,
     /// `None` for interfaces that are not Ethernet-like.
     pub(super) mac: Option<[u8; 6]>,
+    /// What somebody wrote on it (`IFLA_IFALIAS`).
+    pub(super) alias: Option<String>,
     pub(super) mtu: u32,
     pub(super) up: bool,
     pub(super) kind: Option<InfoKind>,
@@ -36,6 +38,7 @@ impl From<LinkMessage> for Link {
             index: message.header.index,
             name: String::new(),
             mac: None,
+            alias: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             kind: None,
@@ -46,6 +49,7 @@ impl From<LinkMessage> for Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(address) => link.mac = address.try_into().ok(),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(|info| match info {

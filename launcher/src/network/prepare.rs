@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use devices::virtio::net::tap;
 
-use super::guard::{Changed, NetworkGuard, runtime};
+use super::guard::{Changed, NetworkGuard, forget, runtime};
 use super::lease::{Common, Resolver};
 use super::names::Names;
 use super::netlink::{Link, Netlink};
 use super::passt::{self, Passt};
-use super::record::NicRecord;
+use super::record::{self, NicRecord};
 use super::state::{Place, SavedInterface};
 use super::{Binding, NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork};
 use crate::vmi::Port;
@@ -134,7 +134,7 @@ impl<'a> Task<'a> {
 
     async fn prepare(&self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
         let needs_tap = !matches!(self.request.binding, Binding::Passt { .. });
-        if let Some(saved) = SavedInterface::load(&self.file, &self.place) {
+        if let Some(saved) = self.saved().await? {
             self.recover(saved).await?;
         } else if needs_tap && self.netlink.link(&self.names.bridge).await?.is_none() {
             // A run that was killed before it saved anything may not be quite dead.
@@ -174,13 +174,37 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// Puts back what a killed run has left.
+    /// How the interface was before a killed run has changed it.
+    async fn saved(&self) -> Result<Option<SavedInterface>, NetworkError> {
+        let interface = &self.names.interface;
+        let Some(saved) = SavedInterface::load(&self.file, &self.place, interface) else {
+            return Ok(None);
+        };
+        if saved.is_in(&self.netlink.links().await?, &self.names) {
+            return Ok(Some(saved));
+        }
+        tracing::warn!(
+            interface, file = %self.file.display(),
+            "dropping the state of a run that did not change this interface: it ended before, or was \
+             in another pod"
+        );
+        forget(&self.file);
+        Ok(None)
+    }
+
+    /// Puts back what a killed run has left. One that lives is left alone.
     async fn recover(&self, saved: SavedInterface) -> Result<(), NetworkError> {
+        let record = self
+            .place
+            .record(&self.options.state_dir, &self.names.interface);
+        if record::is_held(&record) {
+            return Err(self.in_use());
+        }
+        self.wait_for_stale_tap().await?;
         tracing::warn!(
             interface = self.names.interface,
             "an earlier run was killed; restoring its interface first"
         );
-        self.wait_for_stale_tap().await?;
         let changed = Changed {
             names: self.names.clone(),
             saved,
@@ -195,7 +219,7 @@ impl<'a> Task<'a> {
         let mut waited = Duration::ZERO;
         while self.netlink.link(&self.names.tap).await?.is_some() {
             if waited >= STALE_TAP_PATIENCE {
-                return Err(self.unusable(format!("{} is in use by another run", self.names.tap)));
+                return Err(self.in_use());
             }
             tokio::time::sleep(STALE_TAP_POLL).await;
             waited += STALE_TAP_POLL;
@@ -293,6 +317,10 @@ impl<'a> Task<'a> {
             return Err(self.unusable(format!("its MTU {mtu} is below {MIN_MTU}")));
         }
         Ok(mtu)
+    }
+
+    fn in_use(&self) -> NetworkError {
+        self.unusable(format!("{} is in use by another run", self.names.tap))
     }
 
     pub(super) fn unusable(&self, reason: impl Into<String>) -> NetworkError {

@@ -9,7 +9,9 @@ use devices::virtio::net::ipv6::Ipv6Lease;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::guard::runtime;
 use super::names::Names;
+use super::netlink::Netlink;
 use super::state::{Change, Place, SavedInterface};
 use super::{Binding, NetworkError, NetworkRequest, PreparedNetwork};
 
@@ -118,21 +120,32 @@ impl Drop for Stored {
     }
 }
 
-/// The NICs of guests in the current network namespace, in the order of the pod's interfaces.
+/// The NICs of guests in the current network namespace, in the order of the pod's interfaces. Those of
+/// a killed run are there as long as what it has changed.
 pub fn show(state_dir: &Path) -> Result<Vec<NicStatus>, NetworkError> {
     let place = Place::here().map_err(NetworkError::Netlink)?;
+    let links = runtime()?.block_on(async { Netlink::connect()?.links().await })?;
     let mut records: Vec<_> = files(state_dir, &place).iter().filter_map(load).collect();
     records.sort_by(|(a, _), (b, _)| a.pod_interface.cmp(&b.pod_interface));
     let status = |(record, running): (NicRecord, bool)| {
         let file = place.file(state_dir, &record.pod_interface);
-        let saved = SavedInterface::load(&file, &place);
-        NicStatus {
+        // Which of the names are the first network's does not matter for the bridge's.
+        let names = Names::of(&record.pod_interface, true)?;
+        let saved = SavedInterface::load(&file, &place, &record.pod_interface)
+            .filter(|saved| saved.is_in(&links, &names));
+        (running || saved.is_some()).then(|| NicStatus {
             running,
             restores: saved.map(|saved| restores(&saved)).unwrap_or_default(),
             record,
-        }
+        })
     };
-    Ok(records.into_iter().map(status).collect())
+    Ok(records.into_iter().filter_map(status).collect())
+}
+
+/// Whether the launcher that wrote a record runs.
+pub(super) fn is_held(path: &Path) -> bool {
+    let held = |file| flock(&file, FlockOperation::NonBlockingLockShared).is_err();
+    File::open(path).is_ok_and(held)
 }
 
 /// The record in a file, and whether its launcher runs.

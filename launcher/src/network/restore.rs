@@ -40,7 +40,9 @@ pub(super) fn is_route_worth_saving(route: &RouteMessage) -> bool {
 
 /// Removes what was made and gives the NIC its name, MAC, MTU, addresses and routes back.
 ///
-/// Goes on after an error, so that as much as possible is restored, and returns the first one.
+/// Goes on after an error, so that as much as possible is restored, and returns the first one. The
+/// bridge goes last, and only if all is well: by its mark the next run knows that there is something
+/// to restore.
 pub(super) async fn restore(
     netlink: &Netlink,
     names: &Names,
@@ -62,29 +64,42 @@ pub(super) async fn restore(
         let failed = |source| NetworkError::of_io(Step::Change, &names.interface, source);
         note(sysctl::restore(settings).map_err(failed));
     }
-    if let Some(nic) = links.iter().find(|link| link.index == saved.index) {
-        if let Change::Masquerade { forwarding, .. } = saved.change {
-            let settings = [DevConf::Forwarding(forwarding.into())];
+    let nic = links.iter().find(|link| link.index == saved.index);
+    match (&saved.change, nic) {
+        (_, None) => {}
+        (Change::Masquerade { forwarding, .. }, Some(nic)) => {
+            let settings = [DevConf::Forwarding((*forwarding).into())];
             note(netlink.configure(&nic.name, nic.index, &settings).await);
-            return first_error.map_or(Ok(()), Err);
         }
-        note(restore_link(netlink, nic, saved).await);
-        for address in saved.addresses() {
-            note(restore_address(netlink, saved, address).await);
-        }
-        for route in sorted(saved.routes()) {
-            note(netlink.add_route(&saved.interface, route).await);
+        (Change::Bridge, Some(nic)) => {
+            note(restore_link(netlink, nic, saved).await);
+            for address in saved.addresses() {
+                note(restore_address(netlink, saved, address).await);
+            }
+            for route in sorted(saved.routes()) {
+                note(netlink.add_route(&saved.interface, route).await);
+            }
         }
     }
-    first_error.map_or(Ok(()), Err)
+    if let Some(error) = first_error {
+        return Err(error);
+    }
+    for bridge in links.iter().filter(|link| is_our_bridge(link, names)) {
+        netlink.delete(bridge).await?;
+    }
+    Ok(())
 }
 
-/// What [`super::bridge::set_up`] and [`super::masquerade::set_up`] make: by name and kind, so that nothing else is deleted.
+fn is_our_bridge(link: &Link, names: &Names) -> bool {
+    link.name == names.bridge && link.kind == Some(InfoKind::Bridge)
+}
+
+/// What [`super::bridge::set_up`] and [`super::masquerade::set_up`] make beside the bridge: by name and
+/// kind, so that nothing else is deleted.
 fn is_ours(link: &Link, names: &Names, saved: &SavedInterface) -> bool {
     let placeholder = matches!(link.kind, Some(InfoKind::Dummy | InfoKind::Bridge));
     link.index != saved.index
-        && (link.name == names.bridge && link.kind == Some(InfoKind::Bridge)
-            || link.name == names.tap && link.kind == Some(InfoKind::Tun)
+        && (link.name == names.tap && link.kind == Some(InfoKind::Tun)
             || link.name == names.interface && placeholder && saved.change == Change::Bridge)
 }
 
@@ -95,6 +110,9 @@ async fn restore_link(
 ) -> Result<(), NetworkError> {
     let change = || LinkUnspec::new_with_index(saved.index);
     let step = Step::Change;
+    // The bridge is still there.
+    let free = change().nocontroller();
+    netlink.change(step, &nic.name, free.build()).await?;
     let addresses = netlink.addresses(nic).await?;
     let changed = nic.name != saved.interface || nic.mac != Some(saved.mac);
     if changed || !same_addresses(&addresses, saved) {

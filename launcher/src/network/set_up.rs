@@ -10,7 +10,7 @@ use super::names::server_address;
 use super::netlink::Link;
 use super::prepare::Task;
 use super::restore::{is_route_worth_saving, is_worth_saving};
-use super::state::{Change, SavedInterface};
+use super::state::{Change, Mark, SavedInterface};
 use super::sysctl::{self, SavedSetting};
 use super::{Masquerade, NetworkError, PreparedNetwork, bridge};
 use crate::vmi::GATEWAY_MAC;
@@ -130,7 +130,9 @@ impl Task<'_> {
         guard: &mut NetworkGuard,
     ) -> Result<SavedInterface, NetworkError> {
         let mac = self.mac(link)?;
-        let saved = SavedInterface::new(self.place.clone(), link, mac, addresses, routes, change);
+        let mark = Mark::random().map_err(NetworkError::Netlink)?;
+        let place = self.place.clone();
+        let saved = SavedInterface::new(place, mark, link, mac, addresses, routes, change);
         if let Err(error) = saved.store(&self.file) {
             tracing::warn!(
                 file = %self.file.display(), %error,

@@ -2,19 +2,22 @@
 //! this one is killed.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rtnetlink::packet_core::{Emitable, Parseable};
 use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::InfoKind;
 use rtnetlink::packet_route::route::RouteMessage;
 use serde::{Deserialize, Serialize};
 
+use super::names::Names;
+use super::netlink::Link;
 use super::sysctl::{self, SavedSetting};
 
 /// Version of the file's layout; others are ignored.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A pod interface before it was changed. Addresses and routes are netlink messages in hex, so that
 /// they come back with everything the kernel said about them.
@@ -24,6 +27,7 @@ pub(super) struct SavedInterface {
     version: u32,
     /// Which boot of the node, and which network namespace.
     place: Place,
+    pub(super) mark: Mark,
     pub(super) interface: String,
     pub(super) index: u32,
     pub(super) mac: [u8; 6],
@@ -49,6 +53,35 @@ pub(super) enum Change {
         /// Settings before, if they are changed.
         settings: Vec<SavedSetting>,
     },
+}
+
+/// What the bridge of a change carries, which is made first and deleted last: by that a namespace is
+/// known to be the changed one. Numbers of namespaces are given again at once.
+///
+/// It is a random MAC address, which the bridge begins with; where it needs another one, the same is its
+/// alias from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Mark(pub(super) [u8; 6]);
+
+impl Mark {
+    /// A locally administered unicast address.
+    pub(super) fn random() -> io::Result<Self> {
+        let mut mac = [0; 6];
+        File::open("/dev/urandom")?.read_exact(&mut mac)?;
+        mac[0] = mac[0] & 0xfc | 0x02;
+        Ok(Self(mac))
+    }
+
+    /// The alias.
+    pub(super) fn alias(self) -> String {
+        let [a, b, c, d, e, f] = self.0;
+        format!("podvisor {a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
+    }
+
+    fn is_on(self, link: &Link) -> bool {
+        link.mac == Some(self.0) || link.alias == Some(self.alias())
+    }
 }
 
 /// Where interface indexes mean something.
@@ -90,7 +123,8 @@ impl Place {
 impl SavedInterface {
     pub(super) fn new(
         place: Place,
-        link: &super::netlink::Link,
+        mark: Mark,
+        link: &Link,
         mac: [u8; 6],
         addresses: &[AddressMessage],
         routes: &[RouteMessage],
@@ -99,6 +133,7 @@ impl SavedInterface {
         Self {
             version: VERSION,
             place,
+            mark,
             interface: link.name.clone(),
             index: link.index,
             mac,
@@ -136,10 +171,21 @@ impl SavedInterface {
             .filter_map(|hex| RouteMessage::parse(&from_hex(hex)?[..]).ok())
     }
 
-    /// The state in `file`, if it belongs to `place`.
-    pub(super) fn load(file: &Path, place: &Place) -> Option<Self> {
+    /// The state of `interface` in `file`, if it belongs to `place`.
+    pub(super) fn load(file: &Path, place: &Place, interface: &str) -> Option<Self> {
         let saved: Self = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
-        (saved.version == VERSION && saved.place == *place).then_some(saved)
+        let fits = saved.version == VERSION && saved.interface == interface;
+        (fits && saved.place == *place).then_some(saved)
+    }
+
+    /// Whether the change is there, or a part of it: the marked bridge is.
+    pub(super) fn is_in(&self, links: &[Link], names: &Names) -> bool {
+        let is_bridge =
+            |link: &&Link| link.name == names.bridge && link.kind == Some(InfoKind::Bridge);
+        links
+            .iter()
+            .find(is_bridge)
+            .is_some_and(|bridge| self.mark.is_on(bridge))
     }
 
     /// Writes the state to `file`, all or nothing, and onto the disk if it is on one.
@@ -186,10 +232,11 @@ mod tests {
             namespace: 7,
         };
         let file = place.file(&directory.path().join("run"), "eth0");
-        let link = super::super::netlink::Link {
+        let link = Link {
             index: 3,
             name: "eth0".into(),
             mac: None,
+            alias: None,
             mtu: 1500,
             up: true,
             kind: None,
@@ -202,6 +249,7 @@ mod tests {
             .build();
         let saved = SavedInterface::new(
             place.clone(),
+            Mark([2, 0, 0, 0, 0, 9]),
             &link,
             [2; 6],
             std::slice::from_ref(&address),
@@ -209,16 +257,50 @@ mod tests {
             Change::Bridge,
         );
         saved.store(&file).expect("a writable directory");
-        let loaded = SavedInterface::load(&file, &place).expect("a state");
+        let loaded = SavedInterface::load(&file, &place, "eth0").expect("a state");
         assert_eq!(loaded, saved);
         assert_eq!(loaded.addresses().collect::<Vec<_>>(), [address]);
         let other = Place {
             boot: "b".into(),
             namespace: 7,
         };
-        assert_eq!(SavedInterface::load(&file, &other), None);
+        assert_eq!(SavedInterface::load(&file, &other, "eth0"), None);
+        assert_eq!(SavedInterface::load(&file, &place, "eth1"), None);
+        assert!(is_known_by_its_bridge(&loaded));
         fs::write(&file, b"{").expect("a writable file");
-        assert_eq!(SavedInterface::load(&file, &place), None);
+        assert_eq!(SavedInterface::load(&file, &place, "eth0"), None);
+    }
+
+    /// The bridge of this change, by either form of its mark; no other, and nothing else.
+    fn is_known_by_its_bridge(saved: &SavedInterface) -> bool {
+        let names = Names::of("eth0", true).expect("short enough");
+        let bridge = |mac: [u8; 6], alias: Option<&str>| Link {
+            index: 9,
+            name: names.bridge.clone(),
+            mac: Some(mac),
+            alias: alias.map(str::to_owned),
+            mtu: 1500,
+            up: true,
+            kind: Some(InfoKind::Bridge),
+            addr_gen_mode: None,
+            forwarding: false,
+        };
+        let ours = bridge([2, 0, 0, 0, 0, 9], None);
+        let aliased = bridge([2, 0, 0, 0, 0, 0], Some("podvisor 020000000009"));
+        let other = bridge([2, 0, 0, 0, 0, 8], Some("podvisor 020000000008"));
+        let elsewhere = Link {
+            name: "br0".into(),
+            ..ours.clone()
+        };
+        let no_bridge = Link {
+            kind: Some(InfoKind::Dummy),
+            ..ours.clone()
+        };
+        saved.is_in(&[ours], &names)
+            && saved.is_in(&[aliased], &names)
+            && [vec![], vec![other], vec![elsewhere], vec![no_bridge]]
+                .iter()
+                .all(|links| !saved.is_in(links, &names))
     }
 
     #[test]
