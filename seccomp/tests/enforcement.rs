@@ -26,7 +26,7 @@ const KVM_CREATE_VM: c_long = 0xae01;
 const STRANGER: c_long = 1 << 30;
 
 /// What no thread of podvisor does.
-const FORBIDDEN: [Call; 32] = [
+const FORBIDDEN: [Call; 40] = [
     ("truncate a path", libc::SYS_truncate, [0, 0, 0]),
     ("make a file in memory", libc::SYS_memfd_create, [0, 0, 0]),
     ("rename", libc::SYS_renameat2, [0, 0, 0]),
@@ -119,6 +119,34 @@ const FORBIDDEN: [Call; 32] = [
         libc::SYS_prlimit64,
         [STRANGER, libc::RLIMIT_FSIZE as c_long, 0],
     ),
+    (
+        "take hold of a process",
+        libc::SYS_pidfd_open,
+        [STRANGER, 0, 0],
+    ),
+    ("take a descriptor", libc::SYS_pidfd_getfd, [0, 0, 0]),
+    ("advise a process", libc::SYS_process_madvise, [0, 0, 0]),
+    (
+        "queue a signal",
+        libc::SYS_rt_sigqueueinfo,
+        [STRANGER, 9, 0],
+    ),
+    (
+        "slow a process down",
+        libc::SYS_setpriority,
+        [libc::PRIO_PROCESS as c_long, STRANGER, 19],
+    ),
+    (
+        "move a process",
+        libc::SYS_sched_setaffinity,
+        [STRANGER, 0, 0],
+    ),
+    (
+        "schedule a process",
+        libc::SYS_sched_setattr,
+        [STRANGER, 0, 0],
+    ),
+    ("move its memory", libc::SYS_migrate_pages, [STRANGER, 0, 0]),
 ];
 
 /// What only a launcher does that has to put the pod's network back.

@@ -108,8 +108,15 @@ impl Table {
 
     fn connect(&self, vector: u32, message: MsiMessage, event: &EventFd) -> io::Result<()> {
         let mut routes = self.routes();
-        if routes.messages.insert(vector, message) != Some(message) {
-            self.apply(&routes)?;
+        let earlier = routes.messages.insert(vector, message);
+        if earlier != Some(message) {
+            self.apply(&routes).inspect_err(|_| {
+                // KVM keeps the table that it had.
+                match earlier {
+                    Some(earlier) => routes.messages.insert(vector, earlier),
+                    None => routes.messages.remove(&vector),
+                };
+            })?;
         }
         if routes.connected.insert(vector) {
             self.vm.register_irqfd(event, vector).map_err(|error| {
@@ -172,4 +179,35 @@ impl Doorbells for KvmInterrupts {
 
 fn os_error(error: kvm_ioctls::Error) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_ioctls::Kvm;
+
+    use super::*;
+
+    /// A route that KVM has refused is asked for again.
+    #[test]
+    fn a_refused_route_is_not_kept() {
+        let vm = Kvm::new().and_then(|kvm| kvm.create_vm());
+        let table = Table {
+            vm: Arc::new(vm.expect("/dev/kvm")),
+            routes: Mutex::default(),
+        };
+        let message = MsiMessage {
+            address: 0xfee0_0000,
+            data: 0x31,
+        };
+        let event = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+        let vector = irq::FIRST_MSI;
+        // There is no interrupt controller yet.
+        table.connect(vector, message, &event).expect_err("refused");
+        assert!(table.routes().messages.is_empty());
+        assert!(table.routes().connected.is_empty());
+        table.vm.create_irq_chip().expect("a controller");
+        table.connect(vector, message, &event).expect("connected");
+        assert_eq!(table.routes().messages.get(&vector), Some(&message));
+        assert!(table.routes().connected.contains(&vector));
+    }
 }
