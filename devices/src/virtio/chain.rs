@@ -14,7 +14,7 @@ use thiserror::Error;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use crate::GuestMemory;
-use crate::virtio::ring::{Area, DESCRIPTOR_SIZE};
+use crate::virtio::split_ring::{Area, DESCRIPTOR_SIZE};
 
 const F_NEXT: u16 = 1;
 const F_WRITE: u16 = 2;

@@ -2,21 +2,29 @@
 //!
 //! Owned by a handler on a worker thread while the driver uses the device. Nothing here allocates,
 //! locks or logs after [`VirtQueue::new`].
+//!
+//! `virtio_queue::Queue` holds what the driver configured and how far the device has come; what is
+//! done with the memory is ours (docs/adr/0101-virtio-queue.md).
 
+#[cfg(test)]
+mod compared;
+mod setup;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+pub use virtio_queue::QueueState;
+use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
+pub use self::setup::{Part, QueueSetup, QueueSetupError};
 use crate::GuestMemory;
 use crate::irq::Irq;
 use crate::virtio::QueueError;
 use crate::virtio::chain::Chain;
-use crate::virtio::ring::SplitRing;
-pub use crate::virtio::ring::{QueueLayout, QueueLayoutError};
+use crate::virtio::split_ring::SplitRing;
 
 /// A virtqueue that the driver enabled.
 ///
@@ -30,18 +38,15 @@ pub use crate::virtio::ring::{QueueLayout, QueueLayoutError};
 /// ```
 pub struct VirtQueue {
     index: u16,
+    /// Configuration, the next available entry to take, and the next used entry to write.
+    queue: Queue,
     ring: SplitRing,
-    event_idx: bool,
     indirect: bool,
     memory: Arc<GuestMemory>,
     kick: Arc<EventFd>,
     irq: Arc<dyn Irq>,
-    /// Next available entry to take.
-    next_avail: u16,
     /// The driver's available index as last seen; entries before it may be taken.
     seen_avail: u16,
-    /// Next used entry to write.
-    next_used: u16,
     /// Used index that the driver can see.
     published: u16,
     /// Used index at the last decision about an interrupt.
@@ -49,30 +54,41 @@ pub struct VirtQueue {
 }
 
 impl VirtQueue {
-    /// Checks and maps the queue that the driver laid out as `layout`. `index` is its number in the
-    /// device, `kick` is signalled by the driver's doorbell and `irq` tells the driver about used
-    /// buffers.
+    /// Checks and maps the queue that the driver set up, to go on where `setup` says. `index` is its
+    /// number in the device, `kick` is signalled by the driver's doorbell and `irq` tells the driver
+    /// about used buffers.
     pub fn new(
         index: u16,
-        layout: &QueueLayout,
+        setup: &QueueSetup,
         memory: Arc<GuestMemory>,
         kick: Arc<EventFd>,
         irq: Arc<dyn Irq>,
-    ) -> Result<Self, QueueLayoutError> {
+    ) -> Result<Self, QueueSetupError> {
+        let queue = setup.queue()?;
+        let (next_avail, next_used) = (queue.next_avail(), queue.next_used());
+        // A queue that goes on: its driver may not have seen, nor been told of, what was used last.
+        let shown = match (next_avail, next_used) {
+            (0, 0) => 0,
+            _ => next_used.wrapping_sub(queue.size()),
+        };
         Ok(Self {
             index,
-            ring: SplitRing::map(&memory, layout)?,
-            event_idx: layout.event_idx,
-            indirect: layout.indirect,
+            ring: SplitRing::map(&memory, &queue)?,
+            queue,
+            indirect: setup.indirect,
             memory,
             kick,
             irq,
-            next_avail: 0,
-            seen_avail: 0,
-            next_used: 0,
-            published: 0,
-            signalled: 0,
+            seen_avail: next_avail,
+            published: shown,
+            signalled: shown,
         })
+    }
+
+    /// Configuration and indices, with which a queue can be made that goes on where this one is. What
+    /// was given to [`VirtQueue::push_used`] counts as given back.
+    pub fn state(&self) -> QueueState {
+        self.queue.state()
     }
 
     /// The queue's number in the device.
@@ -110,10 +126,11 @@ impl VirtQueue {
     ///
     /// After an error the queue must not be used any more.
     pub fn next(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
-        if self.next_avail == self.seen_avail && !self.look()? {
+        let next_avail = self.queue.next_avail();
+        if next_avail == self.seen_avail && !self.look()? {
             return Ok(false);
         }
-        let head = self.ring.avail_head(self.next_avail);
+        let head = self.ring.avail_head(next_avail);
         chain
             .walk(
                 head,
@@ -125,7 +142,7 @@ impl VirtQueue {
                 queue: self.index,
                 source,
             })?;
-        self.next_avail = self.next_avail.wrapping_add(1);
+        self.queue.set_next_avail(next_avail.wrapping_add(1));
         Ok(true)
     }
 
@@ -134,18 +151,20 @@ impl VirtQueue {
     /// Only for chains that were not completed, newest first: what a receive path does when the
     /// buffers at hand do not hold a packet.
     pub fn undo_next(&mut self, count: u16) {
-        self.next_avail = self.next_avail.wrapping_sub(count);
+        let next_avail = self.queue.next_avail();
+        self.queue.set_next_avail(next_avail.wrapping_sub(count));
     }
 
     /// Reads the driver's available index; true if there is something to take.
     fn look(&mut self) -> Result<bool, QueueError> {
         let avail = self.ring.avail_idx(Ordering::Acquire);
-        let pending = avail.wrapping_sub(self.next_avail);
+        let next = self.queue.next_avail();
+        let pending = avail.wrapping_sub(next);
         if pending > self.ring.size() {
             return Err(QueueError::AvailIndex {
                 queue: self.index,
                 avail,
-                next: self.next_avail,
+                next,
             });
         }
         self.seen_avail = avail;
@@ -158,15 +177,17 @@ impl VirtQueue {
     /// Used with [`VirtQueue::publish`] where several chains must appear at once (mergeable receive
     /// buffers), or to write the index once per batch.
     pub fn push_used(&mut self, head: u16, written: u32) {
-        self.ring.set_used(self.next_used, head, written);
-        self.next_used = self.next_used.wrapping_add(1);
+        let next_used = self.queue.next_used();
+        self.ring.set_used(next_used, head, written);
+        self.queue.set_next_used(next_used.wrapping_add(1));
     }
 
     /// Shows all chains given to [`VirtQueue::push_used`] to the driver, at once.
     pub fn publish(&mut self) {
-        if self.published != self.next_used {
-            self.ring.set_used_idx(self.next_used);
-            self.published = self.next_used;
+        let next_used = self.queue.next_used();
+        if self.published != next_used {
+            self.ring.set_used_idx(next_used);
+            self.published = next_used;
         }
     }
 
@@ -186,7 +207,7 @@ impl VirtQueue {
         // The used index must be visible before the driver's wish is read: the driver writes its
         // wish, then reads the used index.
         fence(Ordering::SeqCst);
-        let wanted = if self.event_idx {
+        let wanted = if self.queue.event_idx_enabled() {
             passed(self.ring.used_event(), self.signalled, self.published)
         } else {
             !self.ring.interrupts_off()
@@ -199,14 +220,15 @@ impl VirtQueue {
 
     /// Whether there is something to take.
     pub fn has_available(&self) -> bool {
-        self.ring.avail_idx(Ordering::Relaxed) != self.next_avail
+        self.ring.avail_idx(Ordering::Relaxed) != self.queue.next_avail()
     }
 
     /// Tells the driver that it need not kick. Kicks may still come.
     pub fn disable_kicks(&mut self) {
-        if self.event_idx {
+        if self.queue.event_idx_enabled() {
             // An event that has passed: the next to come is 65535 chains away.
-            self.ring.set_avail_event(self.next_avail.wrapping_sub(1));
+            let passed = self.queue.next_avail().wrapping_sub(1);
+            self.ring.set_avail_event(passed);
         } else {
             self.ring.set_kicks_off(true);
         }
@@ -215,8 +237,8 @@ impl VirtQueue {
     /// Asks the driver to kick at its next chain. True if chains arrived meanwhile: then no kick
     /// may come for them, and the caller must look again.
     pub fn enable_kicks(&mut self) -> bool {
-        if self.event_idx {
-            self.ring.set_avail_event(self.next_avail);
+        if self.queue.event_idx_enabled() {
+            self.ring.set_avail_event(self.queue.next_avail());
         } else {
             self.ring.set_kicks_off(false);
         }

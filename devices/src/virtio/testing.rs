@@ -16,7 +16,7 @@ use crate::GuestMemory;
 use crate::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
 use crate::thread::Executor;
 use crate::virtio::block::{BlockSpec, CacheMode};
-use crate::virtio::queue::{QueueLayout, VirtQueue};
+use crate::virtio::queue::{QueueSetup, QueueState, VirtQueue};
 
 /// `VIRTQ_DESC_F_NEXT`.
 pub const F_NEXT: u16 = 1;
@@ -92,7 +92,7 @@ impl Buffer {
 /// The driver's view of a split virtqueue. Does not allocate after [`GuestQueue::new`].
 pub struct GuestQueue {
     memory: Arc<GuestMemory>,
-    layout: QueueLayout,
+    setup: QueueSetup,
     next_descriptor: u16,
     avail_idx: u16,
     used_seen: u16,
@@ -111,17 +111,19 @@ impl GuestQueue {
         memory
             .write_slice(&zeros, GuestAddress(base))
             .expect("queue is in guest memory");
-        let layout = QueueLayout {
+        let state = QueueState {
+            max_size: size,
             size,
-            descriptors: GuestAddress(base),
-            avail: GuestAddress(base + 16 * u64::from(size)),
-            used: GuestAddress(base + used_offset(size)),
-            event_idx: false,
-            indirect: true,
+            ready: true,
+            desc_table: base,
+            avail_ring: base + 16 * u64::from(size),
+            used_ring: base + used_offset(size),
+            ..QueueState::default()
         };
+        let indirect = true;
         Self {
             memory: Arc::clone(memory),
-            layout,
+            setup: QueueSetup { state, indirect },
             next_descriptor: 0,
             avail_idx: 0,
             used_seen: 0,
@@ -130,24 +132,24 @@ impl GuestQueue {
 
     /// As [`GuestQueue::new`], with `VIRTIO_F_EVENT_IDX`.
     pub fn with_event_idx(mut self) -> Self {
-        self.layout.event_idx = true;
+        self.setup.state.event_idx_enabled = true;
         self
     }
 
-    /// Where the parts are.
-    pub fn layout(&self) -> &QueueLayout {
-        &self.layout
+    /// What the device side is told at the start.
+    pub fn setup(&self) -> &QueueSetup {
+        &self.setup
     }
 
     /// The device side of this queue.
     pub fn device_side(&self, index: u16, kick: Arc<EventFd>, irq: Arc<dyn Irq>) -> VirtQueue {
-        VirtQueue::new(index, &self.layout, Arc::clone(&self.memory), kick, irq)
-            .expect("layout is valid")
+        VirtQueue::new(index, &self.setup, Arc::clone(&self.memory), kick, irq)
+            .expect("setup is valid")
     }
 
     /// Writes one descriptor of the table.
     pub fn write_descriptor(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
-        let at = self.layout.descriptors.0 + 16 * u64::from(index);
+        let at = self.setup.state.desc_table + 16 * u64::from(index);
         write_descriptor(&self.memory, at, address, len, flags, next);
     }
 
@@ -188,14 +190,14 @@ impl GuestQueue {
 
     fn take_descriptor(&mut self) -> u16 {
         let index = self.next_descriptor;
-        self.next_descriptor = (index + 1) % self.layout.size;
+        self.next_descriptor = (index + 1) % self.setup.state.size;
         index
     }
 
     /// Puts `head` into the available ring and publishes it.
     pub fn offer(&mut self, head: u16) {
-        let slot = u64::from(self.avail_idx % self.layout.size);
-        let at = GuestAddress(self.layout.avail.0 + 4 + 2 * slot);
+        let slot = u64::from(self.avail_idx % self.setup.state.size);
+        let at = GuestAddress(self.setup.state.avail_ring + 4 + 2 * slot);
         self.memory
             .write_obj(head, at)
             .expect("ring is in guest memory");
@@ -205,7 +207,7 @@ impl GuestQueue {
     /// Publishes an available index, right or wrong.
     pub fn set_avail_idx(&mut self, index: u16) {
         self.avail_idx = index;
-        let at = GuestAddress(self.layout.avail.0 + 2);
+        let at = GuestAddress(self.setup.state.avail_ring + 2);
         self.memory
             .store(index, at, Ordering::Release)
             .expect("ring is in guest memory");
@@ -215,13 +217,13 @@ impl GuestQueue {
     /// Sets `avail.flags`, where 1 asks for no interrupts.
     pub fn set_avail_flags(&self, flags: u16) {
         self.memory
-            .write_obj(flags, self.layout.avail)
+            .write_obj(flags, GuestAddress(self.setup.state.avail_ring))
             .expect("ring is in guest memory");
     }
 
     /// Asks for an interrupt once the used index passes `index`.
     pub fn set_used_event(&self, index: u16) {
-        let at = self.layout.avail.0 + 4 + 2 * u64::from(self.layout.size);
+        let at = self.setup.state.avail_ring + 4 + 2 * u64::from(self.setup.state.size);
         self.memory
             .write_obj(index, GuestAddress(at))
             .expect("ring is in guest memory");
@@ -229,18 +231,18 @@ impl GuestQueue {
 
     /// Whether the device wants a kick for the chain offered last.
     pub fn kick_wanted(&self) -> bool {
-        if self.layout.event_idx {
-            let at = self.layout.used.0 + 4 + 8 * u64::from(self.layout.size);
+        if self.setup.state.event_idx_enabled {
+            let at = self.setup.state.used_ring + 4 + 8 * u64::from(self.setup.state.size);
             let event: u16 = self.read(at);
             event == self.avail_idx.wrapping_sub(1)
         } else {
-            self.read(self.layout.used.0) & 1 == 0
+            self.read(self.setup.state.used_ring) & 1 == 0
         }
     }
 
     /// The device's used index.
     pub fn used_idx(&self) -> u16 {
-        let at = GuestAddress(self.layout.used.0 + 2);
+        let at = GuestAddress(self.setup.state.used_ring + 2);
         self.memory
             .load(at, Ordering::Acquire)
             .expect("ring is in guest memory")
@@ -251,8 +253,8 @@ impl GuestQueue {
         if self.used_idx() == self.used_seen {
             return None;
         }
-        let slot = u64::from(self.used_seen % self.layout.size);
-        let at = GuestAddress(self.layout.used.0 + 4 + 8 * slot);
+        let slot = u64::from(self.used_seen % self.setup.state.size);
+        let at = GuestAddress(self.setup.state.used_ring + 4 + 8 * slot);
         let element: [u32; 2] = self.memory.read_obj(at).expect("ring is in guest memory");
         self.used_seen = self.used_seen.wrapping_add(1);
         Some((element[0] as u16, element[1]))

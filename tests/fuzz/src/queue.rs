@@ -1,13 +1,15 @@
 //! One virtqueue with a layout, a memory image and chains from the input, and what must hold of
-//! everything that the device side takes out of it.
+//! everything that the device side takes out of it. `virtio_queue`, which others wrote, walks beside
+//! it: what we accept, it has to see in the same way.
 
 use std::sync::Arc;
 
 use devices::GuestMemory;
 use devices::virtio::chain::Chain;
-use devices::virtio::queue::{QueueLayout, VirtQueue};
+use devices::virtio::queue::{QueueSetup, QueueState, VirtQueue};
 use devices::virtio::testing::{FakeIrq, event_fd};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::input::Input;
 use crate::memory;
@@ -19,15 +21,17 @@ const CHAINS: usize = 256;
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let memory = memory::of_this_thread();
-    let layout = layout(&mut input);
+    let setup = setup(&mut input);
     let mapped = VirtQueue::new(
         0,
-        &layout,
+        &setup,
         Arc::clone(&memory),
         Arc::new(event_fd()),
         Arc::new(FakeIrq::default()),
     );
     let Ok(mut queue) = mapped else { return };
+    let other = Queue::try_from(setup.state).expect("we took it");
+    assert!(other.is_valid(&*memory), "we mapped it");
     let mut chain = queue.new_chain();
     while !input.is_empty() {
         memory::put(&memory, &mut input);
@@ -38,22 +42,28 @@ pub fn run(bytes: &[u8]) {
     take(&mut queue, &mut chain, &memory);
 }
 
-fn layout(input: &mut Input<'_>) -> QueueLayout {
+fn setup(input: &mut Input<'_>) -> QueueSetup {
     let size = match input.u8() {
         choice if choice < 192 => 1 << (choice % 9),
         _ => input.u16(),
     };
     let flags = input.u8();
     let address = |input: &mut Input<'_>, usual: u64| match flags & 4 {
-        0 => GuestAddress(usual),
-        _ => GuestAddress(memory::address(input)),
+        0 => usual,
+        _ => memory::address(input),
     };
-    QueueLayout {
+    let state = QueueState {
+        max_size: size,
         size,
-        descriptors: address(input, 0),
-        avail: address(input, 0x1000),
-        used: address(input, 0x2000),
-        event_idx: flags & 1 != 0,
+        ready: true,
+        desc_table: address(input, 0),
+        avail_ring: address(input, 0x1000),
+        used_ring: address(input, 0x2000),
+        event_idx_enabled: flags & 1 != 0,
+        ..QueueState::default()
+    };
+    QueueSetup {
+        state,
         indirect: flags & 2 != 0,
     }
 }
@@ -62,8 +72,13 @@ fn layout(input: &mut Input<'_>) -> QueueLayout {
 fn take(queue: &mut VirtQueue, chain: &mut Chain, memory: &GuestMemory) -> bool {
     queue.disable_kicks();
     for _ in 0..CHAINS {
+        let mut other = Queue::try_from(queue.state()).expect("a state of ours");
         match queue.next(chain) {
-            Ok(true) => check(chain, queue.size(), memory),
+            Ok(true) => {
+                check(chain, queue.size(), memory);
+                compare(chain, &mut other, memory);
+                assert_eq!(queue.state(), other.state());
+            }
             Ok(false) => break,
             Err(_) => return false,
         }
@@ -72,6 +87,30 @@ fn take(queue: &mut VirtQueue, chain: &mut Chain, memory: &GuestMemory) -> bool 
     queue.notify();
     let _ = queue.enable_kicks();
     true
+}
+
+/// The same buffers, in the same order, but for those that cross from one region into another.
+fn compare(chain: &Chain, other: &mut Queue, memory: &GuestMemory) {
+    let other = other.pop_descriptor_chain(memory).expect("a chain");
+    assert_eq!(other.head_index(), chain.head());
+    let mut ours = chain.readable().iter().chain(chain.writable());
+    let mut writable_len = 0;
+    for descriptor in other {
+        if descriptor.is_write_only() {
+            writable_len += descriptor.len();
+        }
+        for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
+            let slice = slice.expect("a buffer of ours");
+            let buffer = ours.next().expect("the other has no more buffers");
+            let address = slice.ptr_guard().as_ptr().addr();
+            assert_eq!(
+                (buffer.iov_base.addr(), buffer.iov_len),
+                (address, slice.len())
+            );
+        }
+    }
+    assert!(ours.next().is_none(), "the other has as many buffers");
+    assert_eq!(chain.writable_len(), writable_len);
 }
 
 fn check(chain: &Chain, size: u16, memory: &GuestMemory) {

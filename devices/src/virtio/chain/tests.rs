@@ -5,7 +5,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::virtio::QueueError;
-use crate::virtio::queue::{QueueLayout, VirtQueue};
+use crate::virtio::queue::{QueueSetup, VirtQueue};
 use crate::virtio::testing::{
     Buffer, F_INDIRECT, F_NEXT, F_WRITE, FakeIrq, GuestQueue, event_fd, guest_memory,
     write_descriptor,
@@ -234,12 +234,12 @@ fn refuses_wrong_indirect_descriptors() {
 fn refuses_indirect_descriptors_that_were_not_negotiated() {
     let memory = guest_memory(&[(0, MEMORY as usize)]);
     let mut guest = GuestQueue::new(&memory, 0, SIZE);
-    let layout = QueueLayout {
+    let setup = QueueSetup {
         indirect: false,
-        ..*guest.layout()
+        ..*guest.setup()
     };
     let irq = Arc::new(FakeIrq::default());
-    let mut queue = VirtQueue::new(0, &layout, memory, Arc::new(event_fd()), irq).expect("valid");
+    let mut queue = VirtQueue::new(0, &setup, memory, Arc::new(event_fd()), irq).expect("valid");
     guest.add_indirect(TABLE, &[Buffer::readable(DATA, 1)]);
     let mut chain = queue.new_chain();
     let error = queue.next(&mut chain).expect_err("not negotiated");

@@ -1,9 +1,10 @@
 //! The common configuration structure (virtio 1.2, 4.1.4.3) and the status rules (2.1, 3.1).
 
-use vm_memory::GuestAddress;
+use virtio_queue::Error as QueueError;
 
 use crate::virtio::pci::interrupts::Interrupts;
-use crate::virtio::queue::QueueLayout;
+use crate::virtio::pci::queue_registers::QueueRegisters;
+use crate::virtio::queue::{Part, QueueSetup, QueueSetupError};
 
 /// `VIRTIO_F_INDIRECT_DESC`.
 const F_INDIRECT_DESC: u64 = 1 << 28;
@@ -36,6 +37,12 @@ const QUEUE_NOTIFY_OFF: usize = 0x1e;
 const QUEUE_DESC: usize = 0x20;
 const QUEUE_DRIVER: usize = 0x28;
 const QUEUE_DEVICE: usize = 0x30;
+/// The 64-bit fields that say where a queue is.
+const ADDRESSES: [(usize, Part); 3] = [
+    (QUEUE_DESC, Part::Descriptors),
+    (QUEUE_DRIVER, Part::Available),
+    (QUEUE_DEVICE, Part::Used),
+];
 const QUEUE_NOTIFY_DATA: usize = 0x38;
 /// After `queue_reset`, which stays zero: `VIRTIO_F_RING_RESET` is not offered.
 const END: usize = 0x3c;
@@ -45,30 +52,6 @@ const END: usize = 0x3c;
 pub(super) enum Action {
     Reset,
     Activate,
-}
-
-/// Registers of one queue.
-#[derive(Clone, Copy, Debug)]
-struct QueueRegisters {
-    max_size: u16,
-    size: u16,
-    enabled: bool,
-    descriptors: u64,
-    avail: u64,
-    used: u64,
-}
-
-impl QueueRegisters {
-    fn new(max_size: u16) -> Self {
-        Self {
-            max_size,
-            size: max_size,
-            enabled: false,
-            descriptors: 0,
-            avail: 0,
-            used: 0,
-        }
-    }
 }
 
 /// The registers, less those that workers see (in [`Interrupts`]).
@@ -84,19 +67,18 @@ pub(super) struct Registers {
 
 impl Registers {
     /// Registers of a device that offers `features` besides those of the ring.
-    pub(super) fn new(features: u64, queue_sizes: &[u16]) -> Self {
-        Self {
+    /// Fails at a size that no queue can have.
+    pub(super) fn new(features: u64, queue_sizes: &[u16]) -> Result<Self, QueueError> {
+        let queues = queue_sizes.iter().map(|&size| QueueRegisters::new(size));
+        Ok(Self {
             offered: features | F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC,
             accepted: 0,
             device_select: 0,
             driver_select: 0,
             status: 0,
             queue_select: 0,
-            queues: queue_sizes
-                .iter()
-                .map(|&size| QueueRegisters::new(size))
-                .collect(),
-        }
+            queues: queues.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Back to the state after power-on.
@@ -106,9 +88,7 @@ impl Registers {
         self.driver_select = 0;
         self.status = 0;
         self.queue_select = 0;
-        self.queues
-            .iter_mut()
-            .for_each(|queue| *queue = QueueRegisters::new(queue.max_size));
+        self.queues.iter_mut().for_each(QueueRegisters::reset);
     }
 
     /// Features that the driver accepted.
@@ -122,22 +102,16 @@ impl Registers {
     }
 
     /// The queues that the driver enabled, with their numbers.
-    pub(super) fn enabled_queues(&self) -> impl Iterator<Item = (u16, QueueLayout)> + '_ {
-        let event_idx = self.accepted & F_EVENT_IDX != 0;
+    pub(super) fn enabled_queues(
+        &self,
+    ) -> impl Iterator<Item = (u16, Result<QueueSetup, QueueSetupError>)> + '_ {
         let indirect = self.accepted & F_INDIRECT_DESC != 0;
         let numbered = (0u16..)
             .zip(&self.queues)
-            .filter(|(_, queue)| queue.enabled);
+            .filter(|(_, queue)| queue.is_enabled());
         numbered.map(move |(index, queue)| {
-            let layout = QueueLayout {
-                size: queue.size,
-                descriptors: GuestAddress(queue.descriptors),
-                avail: GuestAddress(queue.avail),
-                used: GuestAddress(queue.used),
-                event_idx,
-                indirect,
-            };
-            (index, layout)
+            let setup = queue.state().map(|state| QueueSetup { state, indirect });
+            (index, setup)
         })
     }
 
@@ -181,12 +155,12 @@ impl Registers {
         );
         // A queue that does not exist has size zero.
         if let Some(queue) = self.queues.get(usize::from(self.queue_select)) {
-            put(QUEUE_SIZE, &queue.size.to_le_bytes());
-            put(QUEUE_ENABLE, &u16::from(queue.enabled).to_le_bytes());
+            put(QUEUE_SIZE, &queue.size().to_le_bytes());
+            put(QUEUE_ENABLE, &u16::from(queue.is_enabled()).to_le_bytes());
             put(QUEUE_NOTIFY_OFF, &self.queue_select.to_le_bytes());
-            put(QUEUE_DESC, &queue.descriptors.to_le_bytes());
-            put(QUEUE_DRIVER, &queue.avail.to_le_bytes());
-            put(QUEUE_DEVICE, &queue.used.to_le_bytes());
+            for (at, part) in ADDRESSES {
+                put(at, &queue.address(part).to_le_bytes());
+            }
             put(QUEUE_NOTIFY_DATA, &self.queue_select.to_le_bytes());
         }
         image
@@ -219,17 +193,14 @@ impl Registers {
             QUEUE_SELECT => self.queue_select = value,
             QUEUE_MSIX_VECTOR => interrupts.set_queue_vector(self.queue_select, value),
             QUEUE_SIZE => {
-                if let Some(queue) = self.writable_queue()
-                    && value.is_power_of_two()
-                    && value <= queue.max_size
-                {
-                    queue.size = value;
+                if let Some(queue) = self.writable_queue() {
+                    queue.set_size(value);
                 }
             }
             // The driver cannot disable a queue but by a reset.
             QUEUE_ENABLE if value == 1 && self.status & FEATURES_OK != 0 => {
                 if let Some(queue) = self.writable_queue() {
-                    queue.enabled = true;
+                    queue.enable();
                 }
             }
             _ => {}
@@ -251,24 +222,23 @@ impl Registers {
         let Some(queue) = self.writable_queue() else {
             return;
         };
-        let address = match at & !7 {
-            QUEUE_DESC => &mut queue.descriptors,
-            QUEUE_DRIVER => &mut queue.avail,
-            QUEUE_DEVICE => &mut queue.used,
-            _ => return,
+        let Some(&(_, part)) = ADDRESSES.iter().find(|&&(field, _)| field == at & !7) else {
+            return;
         };
+        let mut address = queue.address(part);
         match at & 7 {
-            0 => set_half(address, 0, value),
-            4 => set_half(address, 1, value),
-            _ => {}
+            0 => set_half(&mut address, 0, value),
+            4 => set_half(&mut address, 1, value),
+            _ => return,
         }
+        queue.set_address(part, address);
     }
 
     /// The selected queue, if its registers may change now.
     fn writable_queue(&mut self) -> Option<&mut QueueRegisters> {
         let live = self.is_live();
         let queue = self.queues.get_mut(usize::from(self.queue_select))?;
-        (!live && !queue.enabled).then_some(queue)
+        (!live && !queue.is_enabled()).then_some(queue)
     }
 
     /// The driver only ever adds bits, or writes zero to reset (2.1.1).
@@ -283,6 +253,9 @@ impl Registers {
         self.status |= added & (ACKNOWLEDGE | DRIVER | FAILED);
         if added & FEATURES_OK != 0 && self.status & DRIVER != 0 && self.features_fit() {
             self.status |= FEATURES_OK;
+            let event_idx = self.accepted & F_EVENT_IDX != 0;
+            let queues = self.queues.iter_mut();
+            queues.for_each(|queue| queue.set_event_idx(event_idx));
         }
         if added & DRIVER_OK != 0 && self.status & FEATURES_OK != 0 {
             self.status |= DRIVER_OK;

@@ -13,7 +13,7 @@ use crate::virtio::pci::VirtioPciContext;
 use crate::virtio::pci::interrupts::{ConfigIrq, Interrupts, QueueIrq};
 use crate::virtio::pci::layout;
 use crate::virtio::pci::registers::Registers;
-use crate::virtio::queue::{QueueLayoutError, VirtQueue};
+use crate::virtio::queue::{QueueSetupError, VirtQueue};
 use crate::virtio::worker::{SpawnWorkerError, Worker};
 use crate::virtio::{ActivateError, Activation, DeviceType, QueueHandler, VirtioDevice};
 
@@ -21,10 +21,10 @@ use crate::virtio::{ActivateError, Activation, DeviceType, QueueHandler, VirtioD
 #[derive(Debug, Error)]
 pub(super) enum StartError {
     #[error("Queue {index} cannot be used")]
-    Layout {
+    Setup {
         index: u16,
         #[source]
-        source: QueueLayoutError,
+        source: QueueSetupError,
     },
     #[error("Cannot create the kick eventfd of queue {index}")]
     Kick {
@@ -66,7 +66,7 @@ impl Running {
     ) -> Result<Self, StartError> {
         let mut queues = Vec::new();
         let mut doorbells = Vec::new();
-        for (index, layout) in registers.enabled_queues() {
+        for (index, setup) in registers.enabled_queues() {
             let kick = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
                 .map_err(|source| StartError::Kick { index, source })?;
             let kick = Arc::new(kick);
@@ -75,8 +75,9 @@ impl Running {
                 queue: usize::from(index),
             };
             let (mem, fd) = (Arc::clone(&context.mem), Arc::clone(&kick));
-            let queue = VirtQueue::new(index, &layout, mem, fd, Arc::new(irq))
-                .map_err(|source| StartError::Layout { index, source })?;
+            let queue = setup
+                .and_then(|setup| VirtQueue::new(index, &setup, mem, fd, Arc::new(irq)))
+                .map_err(|source| StartError::Setup { index, source })?;
             queues.push(queue);
             doorbells.push(Doorbell {
                 queue: index,

@@ -209,17 +209,17 @@ impl Guest {
     }
 
     fn set_up_queue(&mut self, index: u16, queue: &GuestQueue) {
-        let layout = queue.layout();
+        let state = queue.setup().state;
         self.write(0x16, 2, index.into());
-        self.write(0x18, 2, layout.size.into());
+        self.write(0x18, 2, state.size.into());
         self.write(0x1a, 2, u32::from(index) + 1);
         for (at, address) in [
-            (0x20, layout.descriptors),
-            (0x28, layout.avail),
-            (0x30, layout.used),
+            (0x20, state.desc_table),
+            (0x28, state.avail_ring),
+            (0x30, state.used_ring),
         ] {
-            self.write(at, 4, address.0 as u32);
-            self.write(at + 4, 4, (address.0 >> 32) as u32);
+            self.write(at, 4, address as u32);
+            self.write(at + 4, 4, (address >> 32) as u32);
         }
         self.write(0x1c, 2, 1);
     }

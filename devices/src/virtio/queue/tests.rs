@@ -143,44 +143,97 @@ fn asks_for_kicks_and_sees_chains_that_came_meanwhile() {
 }
 
 #[test]
-fn refuses_layouts_that_break_the_rules() {
+fn refuses_setups_that_break_the_rules() {
     let memory = guest_memory(&[(0, 0x10000)]);
-    let good = *GuestQueue::new(&memory, 0, SIZE).layout();
-    let check = |change: fn(&mut QueueLayout)| {
-        let mut layout = good;
-        change(&mut layout);
+    let good = *GuestQueue::new(&memory, 0, SIZE).setup();
+    let check = |change: fn(&mut QueueState)| {
+        let mut setup = good;
+        change(&mut setup.state);
         let irq = Arc::new(FakeIrq::default());
-        VirtQueue::new(0, &layout, memory.clone(), Arc::new(event_fd()), irq).err()
+        VirtQueue::new(0, &setup, memory.clone(), Arc::new(event_fd()), irq).err()
     };
-    assert_eq!(check(|_| {}), None);
-    assert_eq!(
-        check(|layout| layout.size = 0),
-        Some(QueueLayoutError::Size(0))
-    );
-    assert_eq!(
-        check(|layout| layout.size = 3),
-        Some(QueueLayoutError::Size(3))
-    );
+    assert!(check(|_| {}).is_none());
     for change in [
-        (|layout| layout.descriptors.0 += 8) as fn(&mut QueueLayout),
-        |layout| layout.avail.0 += 1,
-        |layout| layout.used.0 += 2,
+        (|state| state.max_size = 3) as fn(&mut QueueState),
+        |state| state.size = 0,
+        |state| state.size = 3,
+        |state| state.size = 2 * SIZE,
+        |state| state.desc_table += 8,
+        |state| state.avail_ring += 1,
+        |state| state.used_ring += 2,
     ] {
-        assert!(matches!(
-            check(change),
-            Some(QueueLayoutError::Alignment { .. })
-        ));
+        let error = check(change).expect("against the rules");
+        assert!(matches!(error, QueueSetupError::Configuration(_)));
     }
-    for change in [
-        (|layout| layout.descriptors.0 = 0x10000) as fn(&mut QueueLayout),
-        |layout| layout.descriptors.0 = 0xfff0,
-        |layout| layout.avail.0 = u64::MAX - 1,
-        |layout| layout.used.0 = 0xfffc,
-        |layout| layout.size = 32768,
+    let error = check(|state| state.ready = false).expect("not enabled");
+    assert!(matches!(error, QueueSetupError::NotEnabled));
+    for (part, change) in [
+        (
+            Part::Descriptors,
+            (|state| state.desc_table = 0x10000) as fn(&mut QueueState),
+        ),
+        (Part::Descriptors, |state| state.desc_table = 0xfff0),
+        (Part::Available, |state| state.avail_ring = u64::MAX - 1),
+        (Part::Used, |state| state.used_ring = 0xfffc),
+        (Part::Descriptors, |state| {
+            (state.max_size, state.size) = (32768, 32768);
+        }),
     ] {
-        assert!(matches!(
-            check(change),
-            Some(QueueLayoutError::Memory { .. })
-        ));
+        let error = check(change).expect("not in memory");
+        assert!(matches!(error, QueueSetupError::Memory { part: at, .. } if at == part));
     }
+}
+
+#[test]
+fn goes_on_where_another_left_off() {
+    for event_idx in [false, true] {
+        let mut f = fixture(event_idx);
+        let heads = [f.add(), f.add(), f.add()];
+        f.guest.set_used_event(1);
+        assert_eq!([f.next(), f.next()], [Some(heads[0]), Some(heads[1])]);
+        f.queue.push_used(heads[0], 5);
+        f.queue.push_used(heads[1], 6);
+        let setup = QueueSetup {
+            state: f.queue.state(),
+            indirect: true,
+        };
+        let irq = Arc::new(FakeIrq::default());
+        let memory = Arc::clone(f.queue.memory());
+        f.queue = VirtQueue::new(0, &setup, memory, Arc::new(event_fd()), irq.clone())
+            .expect("a good state");
+        assert_eq!(f.next(), Some(heads[2]));
+        assert_eq!(f.next(), None);
+        f.queue.notify();
+        assert_eq!(irq.count(), 1, "the driver hears of what it was not told");
+        f.queue.complete(heads[2], 7);
+        let used = [f.guest.pop_used(), f.guest.pop_used(), f.guest.pop_used()];
+        assert_eq!(
+            used,
+            [(heads[0], 5), (heads[1], 6), (heads[2], 7)].map(Some)
+        );
+    }
+}
+
+#[test]
+fn does_not_interrupt_for_what_the_driver_has_seen_before() {
+    let mut f = fixture(true);
+    for _ in 0..2 {
+        let head = f.add();
+        assert_eq!(f.next(), Some(head));
+        f.queue.complete(head, 0);
+        f.guest.pop_used();
+    }
+    f.guest.set_used_event(2);
+    let (setup, irq) = (
+        QueueSetup {
+            state: f.queue.state(),
+            indirect: true,
+        },
+        Arc::new(FakeIrq::default()),
+    );
+    let memory = Arc::clone(f.queue.memory());
+    let kick = Arc::new(event_fd());
+    let mut queue = VirtQueue::new(0, &setup, memory, kick, irq.clone()).expect("a good state");
+    queue.notify();
+    assert_eq!(irq.count(), 0);
 }

@@ -223,7 +223,7 @@ proptest! {
         for (i, &(address, len, writable)) in buffers.iter().enumerate() {
             let more = if i + 1 < buffers.len() { F_NEXT } else { 0 };
             let flags = more | if writable { F_WRITE } else { 0 };
-            let at = disk.guest.layout().descriptors.0 + 16 * i as u64;
+            let at = disk.guest.setup().state.desc_table + 16 * i as u64;
             write_descriptor(&disk.memory, at, address, len, flags, i as u16 + 1);
         }
         disk.guest.offer(0);

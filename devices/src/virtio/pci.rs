@@ -7,6 +7,7 @@ mod config_space;
 mod interrupts;
 mod layout;
 mod msix;
+mod queue_registers;
 mod registers;
 mod running;
 #[cfg(test)]
@@ -58,14 +59,13 @@ pub enum CreateFunctionError {
         max: u16,
     },
     /// A queue whose largest size is not a power of two up to 32768.
-    #[error("Queue {index} of virtio device {name} has the impossible size {size}")]
+    #[error("Virtio device {name} has a queue of an impossible size")]
     QueueSize {
         /// The device's name.
         name: String,
-        /// Queue number.
-        index: usize,
-        /// Its size.
-        size: u16,
+        /// The cause.
+        #[source]
+        source: virtio_queue::Error,
     },
     /// No interrupt vectors are left.
     #[error("Cannot reserve {count} interrupt vectors for virtio device {name}")]
@@ -111,9 +111,13 @@ impl VirtioPciFunction {
             }
         })?;
         let queues = device.queue_sizes();
+        let registers = Registers::new(device.features(), queues).map_err(|source| {
+            let name = name.to_owned();
+            CreateFunctionError::QueueSize { name, source }
+        })?;
         Ok(Self {
             config: ConfigSpace::new(device.device_type(), vectors),
-            registers: Registers::new(device.features(), queues),
+            registers,
             interrupts: Arc::new(Interrupts::new(name, msix.vectors(), queues.len())),
             msix,
             bar: Arc::default(),
@@ -220,14 +224,6 @@ fn check_queues(device: &dyn VirtioDevice) -> Result<u16, CreateFunctionError> {
     let name = || device.name().to_owned();
     let sizes = device.queue_sizes();
     let max = layout::MAX_VECTORS - 1;
-    if let Some(index) = sizes.iter().position(|size| !size.is_power_of_two()) {
-        let size = sizes[index];
-        return Err(CreateFunctionError::QueueSize {
-            name: name(),
-            index,
-            size,
-        });
-    }
     match u16::try_from(sizes.len()) {
         Ok(queues) if (1..=max).contains(&queues) => Ok(queues + 1),
         _ => Err(CreateFunctionError::Queues {

@@ -1,70 +1,26 @@
 //! The memory of one split virtqueue (virtio 1.2, 2.7): checked once, then read and written with
-//! single atomic accesses.
-//!
-//! `virtio_queue::Queue` is not used: it publishes each used element on its own (a mergeable
-//! receive buffer needs several to appear at once), ignores `VIRTQ_AVAIL_F_NO_INTERRUPT`, ends its
-//! iterator silently on a malformed chain, and looks the memory region up for every access.
+//! single atomic accesses. `virtio_queue::Queue` says where it is.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use thiserror::Error;
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{AtomicAccess, Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use crate::GuestMemory;
+use crate::virtio::queue::{Part, QueueSetupError};
 
 /// Bytes of one descriptor (2.7.5).
 pub(super) const DESCRIPTOR_SIZE: usize = 16;
 /// Bytes of `flags` and `idx` before the ring of either side.
-const HEADER_SIZE: usize = 4;
-const AVAIL_ELEMENT_SIZE: usize = 2;
-const USED_ELEMENT_SIZE: usize = 8;
+pub(super) const HEADER_SIZE: usize = 4;
+pub(super) const AVAIL_ELEMENT_SIZE: usize = 2;
+pub(super) const USED_ELEMENT_SIZE: usize = 8;
 /// Bytes of `used_event` or `avail_event` after the ring.
-const EVENT_SIZE: usize = 2;
+pub(super) const EVENT_SIZE: usize = 2;
 
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 const USED_F_NO_NOTIFY: u16 = 1;
-
-/// Where the driver put a queue, and how it is to be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueLayout {
-    /// Entries, a power of two up to 32768.
-    pub size: u16,
-    /// Descriptor table, 16-byte aligned.
-    pub descriptors: GuestAddress,
-    /// Available ring ("driver area"), 2-byte aligned.
-    pub avail: GuestAddress,
-    /// Used ring ("device area"), 4-byte aligned.
-    pub used: GuestAddress,
-    /// `VIRTIO_F_EVENT_IDX` was negotiated.
-    pub event_idx: bool,
-    /// `VIRTIO_F_INDIRECT_DESC` was negotiated.
-    pub indirect: bool,
-}
-
-/// A queue that cannot be used as the driver described it.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum QueueLayoutError {
-    /// Not a power of two up to 32768.
-    #[error("Queue size {0} is not a power of two up to 32768")]
-    Size(u16),
-    /// A part's address breaks its alignment.
-    #[error("Queue {part} at {address:#x} is not aligned")]
-    Alignment {
-        /// Which part.
-        part: &'static str,
-        /// Its guest physical address.
-        address: u64,
-    },
-    /// A part is not inside one region of guest memory.
-    #[error("Queue {part} at {address:#x} is not in guest memory")]
-    Memory {
-        /// Which part.
-        part: &'static str,
-        /// Its guest physical address.
-        address: u64,
-    },
-}
 
 /// A range of guest memory that was checked once and stays mapped.
 #[derive(Debug)]
@@ -80,25 +36,11 @@ pub(super) struct Area {
 unsafe impl Send for Area {}
 
 impl Area {
-    fn map(
-        memory: &Arc<GuestMemory>,
-        part: &'static str,
-        address: GuestAddress,
-        len: usize,
-        align: u64,
-    ) -> Result<Self, QueueLayoutError> {
-        if !address.0.is_multiple_of(align) {
-            return Err(QueueLayoutError::Alignment {
-                part,
-                address: address.0,
-            });
-        }
+    fn map(memory: &Arc<GuestMemory>, part: Part, queue: &Queue) -> Result<Self, QueueSetupError> {
+        let (address, len) = (part.address(queue), part.len(queue.size()));
         let slice = memory
-            .get_slice(address, len)
-            .map_err(|_| QueueLayoutError::Memory {
-                part,
-                address: address.0,
-            })?;
+            .get_slice(GuestAddress(address), len)
+            .map_err(|_| QueueSetupError::Memory { part, address })?;
         let base = slice.ptr_guard_mut().as_ptr();
         Ok(Self {
             base,
@@ -137,30 +79,14 @@ pub(super) struct SplitRing {
 }
 
 impl SplitRing {
-    pub(super) fn map(
-        memory: &Arc<GuestMemory>,
-        layout: &QueueLayout,
-    ) -> Result<Self, QueueLayoutError> {
-        let size = layout.size;
-        if !size.is_power_of_two() {
-            return Err(QueueLayoutError::Size(size));
-        }
-        let entries = usize::from(size);
-        let ring_size = |element| HEADER_SIZE + element * entries + EVENT_SIZE;
-        let table_size = DESCRIPTOR_SIZE * entries;
-        let avail_size = ring_size(AVAIL_ELEMENT_SIZE);
-        let used_size = ring_size(USED_ELEMENT_SIZE);
+    /// Maps what `queue` describes. That its parts are aligned and that its size is a power of two
+    /// holds of every [`Queue`].
+    pub(super) fn map(memory: &Arc<GuestMemory>, queue: &Queue) -> Result<Self, QueueSetupError> {
         Ok(Self {
-            size,
-            descriptors: Area::map(
-                memory,
-                "descriptor table",
-                layout.descriptors,
-                table_size,
-                16,
-            )?,
-            avail: Area::map(memory, "available ring", layout.avail, avail_size, 2)?,
-            used: Area::map(memory, "used ring", layout.used, used_size, 4)?,
+            size: queue.size(),
+            descriptors: Area::map(memory, Part::Descriptors, queue)?,
+            avail: Area::map(memory, Part::Available, queue)?,
+            used: Area::map(memory, Part::Used, queue)?,
         })
     }
 

@@ -6,8 +6,8 @@ pub mod net;
 mod patience;
 pub mod pci;
 pub mod queue;
-mod ring;
 pub mod rng;
+mod split_ring;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod worker;
