@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell examples/target.sh)
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check fmt clippy unit vm-tests clean
+.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy unit vm-tests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,13 +37,18 @@ demo-pod: build guest ## The same with podvisor as the entrypoint of a real cont
 
 test: check unit vm-tests ## Everything that CI runs
 
-check: fmt clippy ## Format and lints
+check: fmt clippy check-arm64 ## Format, lints, and that 64-bit Arm compiles
 
 fmt:
 	$(CARGO) fmt --all --check
 
 clippy:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# What the machine has on Arm is checked, not yet linked or run.
+check-arm64: ## Check the product for 64-bit Arm
+	rustup target add aarch64-unknown-linux-musl
+	$(CARGO) check --locked --target aarch64-unknown-linux-musl -p podvisor
 
 unit: ## Unit tests and tests without a VM
 	$(CARGO) test --workspace --exclude podvisor-tests --locked

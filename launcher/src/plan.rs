@@ -8,7 +8,7 @@ mod nics;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vmm::plan::{CacheMode, CpuPlan, DiskPlan, MachinePlan, MemoryPlan};
+use vmm::plan::{BootPlan, CacheMode, CpuPlan, DiskPlan, MachinePlan, MemoryPlan};
 
 pub use self::nics::NicSource;
 use crate::vmi::{Disk, RebootPolicy, Report, Vmi, Volume, VolumeSource};
@@ -50,8 +50,8 @@ pub struct PlanOptions {
 pub struct LaunchPlan {
     /// The machine; its NICs follow from `nics` once the pod's network is prepared.
     pub machine: MachinePlan,
-    /// Kernel image.
-    pub kernel: BootFile,
+    /// Kernel image, if the machine boots one.
+    pub kernel: Option<BootFile>,
     /// Initial RAM disk.
     pub initrd: Option<BootFile>,
     /// Sources of `machine.disks`, in the same order.
@@ -96,8 +96,8 @@ pub struct DiskSource {
 pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     let mut report = Report::default();
     check_volume_options(vmi, options, &mut report);
-    let kernel = kernel(vmi, options);
-    if kernel.is_none() {
+    let plan = launch_plan(vmi, options);
+    if plan.machine.boot == BootPlan::Firmware {
         let path = "spec.domain.firmware.kernelBoot.container.kernelPath";
         report.error(
             path,
@@ -105,13 +105,14 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
             "the path of a kernel, or the option --kernel",
         );
     }
-    match kernel {
-        Some(kernel) if report.errors.is_empty() => Ok(launch_plan(vmi, options, kernel)),
-        _ => Err(report),
+    if report.errors.is_empty() {
+        Ok(plan)
+    } else {
+        Err(report)
     }
 }
 
-fn launch_plan(vmi: &Vmi, options: &PlanOptions, kernel: BootFile) -> LaunchPlan {
+fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     let spec = &vmi.spec;
     let sources = spec.devices.disks.iter().filter_map(|disk| {
         let volume = spec
@@ -126,7 +127,7 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions, kernel: BootFile) -> LaunchPlan
     let (disks, sources) = sources.unzip();
     LaunchPlan {
         machine: machine_plan(vmi, options, disks),
-        kernel,
+        kernel: kernel(vmi, options),
         initrd: initrd(vmi, options),
         disks: sources,
         nics: nics::nics(vmi, options),
@@ -140,7 +141,6 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions, kernel: BootFile) -> LaunchPlan
 
 fn machine_plan(vmi: &Vmi, options: &PlanOptions, disks: Vec<DiskPlan>) -> MachinePlan {
     let spec = &vmi.spec;
-    let args = spec.kernel_boot.as_ref().map(|boot| boot.args.clone());
     MachinePlan {
         name: format!("{}/{}", vmi.metadata.namespace, vmi.metadata.name),
         cpu: CpuPlan {
@@ -153,11 +153,21 @@ fn machine_plan(vmi: &Vmi, options: &PlanOptions, disks: Vec<DiskPlan>) -> Machi
             bytes: spec.memory.bytes,
             hugepage_size: spec.memory.hugepage_size,
         },
-        cmdline: options.cmdline.clone().or(args).unwrap_or_default(),
+        boot: boot_plan(vmi, options),
         disks,
         nics: Vec::new(),
         rng: spec.devices.rng,
         start_paused: spec.start_paused,
+    }
+}
+
+fn boot_plan(vmi: &Vmi, options: &PlanOptions) -> BootPlan {
+    if kernel(vmi, options).is_none() {
+        return BootPlan::Firmware;
+    }
+    let args = vmi.spec.kernel_boot.as_ref().map(|boot| boot.args.clone());
+    BootPlan::Linux {
+        cmdline: options.cmdline.clone().or(args).unwrap_or_default(),
     }
 }
 

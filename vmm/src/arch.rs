@@ -1,5 +1,5 @@
-//! What differs between processor architectures. The folder is chosen here and nowhere else; the
-//! rest of the crate calls the modules by these names.
+//! What differs between processor architectures. The folder is chosen here and nowhere else: both
+//! have the same modules with the same names, and the rest of the crate calls those.
 //!
 //! | module | what it has |
 //! |---|---|
@@ -16,3 +16,8 @@
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{boot, clock, cpu, crash, irq, layout, platform, vm};
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::{boot, clock, cpu, crash, irq, layout, platform, vm};

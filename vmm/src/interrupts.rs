@@ -19,17 +19,30 @@ use crate::steward::Steward;
 /// Most GSIs that KVM takes (`KVM_MAX_IRQ_ROUTES`).
 const MAX_GSI: u32 = 4096;
 
-/// A line of the interrupt controller, raised as an edge.
+/// A line of the interrupt controller.
 pub struct Line {
     event: EventFd,
+    /// Counts what a level-triggered line was let go for; nobody asks.
+    _released: Option<EventFd>,
 }
 
 impl Line {
-    /// Connects a new eventfd to `gsi` of the in-kernel interrupt controller.
-    pub fn connect(vm: &VmFd, gsi: u32) -> io::Result<Self> {
+    /// Connects a line that is raised as an edge.
+    pub fn edge(vm: &VmFd, gsi: u32) -> io::Result<Self> {
         let event = EventFd::new(EFD_NONBLOCK)?;
         vm.register_irqfd(&event, gsi).map_err(os_error)?;
-        Ok(Self { event })
+        let _released = None;
+        Ok(Self { event, _released })
+    }
+
+    /// Connects a line that stays raised until the guest has served an interrupt of it, however long
+    /// it keeps the line masked before.
+    pub fn level(vm: &VmFd, gsi: u32) -> io::Result<Self> {
+        let (event, released) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
+        vm.register_irqfd_with_resample(&event, &released, gsi)
+            .map_err(os_error)?;
+        let _released = Some(released);
+        Ok(Self { event, _released })
     }
 }
 

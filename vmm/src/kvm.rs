@@ -13,10 +13,11 @@ use crate::memory::{MemoryError, Ram};
 const API_VERSION: i32 = 12;
 
 /// Beside what the architecture requires.
-const REQUIRED: [(Cap, &str); 6] = [
+const REQUIRED: [(Cap, &str); 7] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
     (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::IrqfdResample, "KVM_CAP_IRQFD_RESAMPLE"),
     (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
     (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),

@@ -19,7 +19,7 @@ use devices::virtio::{DeviceStats, VirtioDevice};
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
 
-use crate::arch::boot::{self, BootError, BootSource};
+use crate::arch::boot::{self, BootError, BootSource, EntryPoint};
 use crate::arch::clock;
 use crate::arch::cpu::{self, CpuError, HostCpu, Processors, RegisterError};
 use crate::arch::layout;
@@ -28,7 +28,7 @@ use crate::interrupts::KvmInterrupts;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
 use crate::pci::{AttachError, Ecam, PciRoot, Window};
-use crate::plan::{DiskPlan, MachinePlan, NicPlan};
+use crate::plan::{BootPlan, DiskPlan, MachinePlan, NicPlan};
 use crate::steward::Steward;
 use crate::trace;
 use crate::vcpu::{SpawnError, Vcpus};
@@ -41,8 +41,8 @@ pub struct Resources {
     pub host_cpu: HostCpu,
     /// Guest RAM.
     pub ram: Ram,
-    /// Kernel image.
-    pub kernel: File,
+    /// Kernel image, if the plan boots one.
+    pub kernel: Option<File>,
     /// Initial RAM disk.
     pub initrd: Option<File>,
     /// Images, by disk index.
@@ -72,6 +72,9 @@ pub enum BuildError {
     /// The kernel.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// There is no kernel.
+    #[error("podvisor cannot boot by firmware yet; it needs a kernel")]
+    Firmware,
     /// Registers.
     #[error(transparent)]
     Registers(#[from] RegisterError),
@@ -133,16 +136,7 @@ impl Machine {
         let vm = resources.hypervisor.create_vm(&resources.ram)?;
         trace::mark("VM");
         let memory = resources.ram.memory().clone();
-        let entry = boot::load(
-            &memory,
-            BootSource {
-                kernel: &mut resources.kernel,
-                initrd: resources.initrd.as_mut(),
-                cmdline: &plan.cmdline,
-                cpu: &plan.cpu,
-                ram_bytes: resources.ram.bytes(),
-            },
-        )?;
+        let entry = load(plan, resources)?;
         trace::mark("kernel loaded");
         let pci = Arc::new(attach_devices(plan, resources, &vm, hook)?);
         let platform = Platform::new(&vm, &resources.console, &resources.signals)
@@ -231,6 +225,21 @@ impl Machine {
         self.vcpus.park();
         self.pci.for_each(PciFunction::shutdown);
     }
+}
+
+/// Fills guest memory with what the plan boots.
+fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, BuildError> {
+    let (BootPlan::Linux { cmdline }, Some(kernel)) = (&plan.boot, &mut resources.kernel) else {
+        return Err(BuildError::Firmware);
+    };
+    let source = BootSource {
+        kernel,
+        initrd: resources.initrd.as_mut(),
+        cmdline,
+        cpu: &plan.cpu,
+        ram_bytes: resources.ram.bytes(),
+    };
+    Ok(boot::load(resources.ram.memory(), source)?)
 }
 
 /// Ports and memory of everything.

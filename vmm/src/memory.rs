@@ -1,4 +1,4 @@
-//! Guest RAM: memory of this process, given to KVM as one slot per side of the hole.
+//! Guest RAM: memory of this process, given to KVM as one slot per range.
 //!
 //! It is private anonymous memory in huge pages where the kernel has them at hand, or hugetlb pages
 //! if the VMI asks for them. Host and guest addresses agree in their lower bits, so that KVM can map
@@ -77,11 +77,10 @@ impl Ram {
     /// pages are.
     pub fn map(plan: &MemoryPlan) -> Result<Self, MemoryError> {
         let kind = Kind::of(plan);
-        let (below, above) = layout::split_ram(plan.bytes);
-        let mut regions = vec![kind.map_region(below, 0)?];
-        if above > 0 {
-            regions.push(kind.map_region(above, layout::HOLE_END)?);
-        }
+        let regions = layout::ram_ranges(plan.bytes)
+            .into_iter()
+            .map(|(base, bytes)| kind.map_region(bytes, base))
+            .collect::<Result<_, _>>()?;
         let arrange = |_| MemoryError::Arrange { bytes: plan.bytes };
         let memory = GuestMemory::from_regions(regions).map_err(arrange)?;
         Ok(Self {

@@ -16,8 +16,8 @@ pub struct MachinePlan {
     pub cpu: CpuPlan,
     /// Guest RAM.
     pub memory: MemoryPlan,
-    /// Kernel command line; kernel and initrd come as descriptors.
-    pub cmdline: String,
+    /// What it starts with.
+    pub boot: BootPlan,
     /// Disks in PCI slot order.
     pub disks: Vec<DiskPlan>,
     /// NICs in PCI slot order, after the disks, unless they name a slot.
@@ -26,6 +26,19 @@ pub struct MachinePlan {
     pub rng: bool,
     /// Create the machine but leave it paused (`startStrategy: Paused`).
     pub start_paused: bool,
+}
+
+/// What a machine starts with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BootPlan {
+    /// A Linux kernel; it and its initrd come as descriptors.
+    Linux {
+        /// Kernel command line.
+        cmdline: String,
+    },
+    /// Firmware, which finds its operating system on a disk.
+    Firmware,
 }
 
 /// vCPU count and what CPUID shows. The count is `sockets * cores * threads`, 1 to 64.

@@ -57,10 +57,9 @@ impl Descriptors {
 pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
     memory::check(&plan.machine.memory)?;
-    descriptors.push(
-        FdRole::Kernel,
-        file::open_boot_file("kernel", &plan.kernel)?,
-    );
+    if let Some(kernel) = &plan.kernel {
+        descriptors.push(FdRole::Kernel, file::open_boot_file("kernel", kernel)?);
+    }
     if let Some(initrd) = &plan.initrd {
         descriptors.push(
             FdRole::Initrd,

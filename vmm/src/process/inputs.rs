@@ -15,7 +15,7 @@ use crate::control::FdRole;
 use crate::kvm::Hypervisor;
 use crate::machine::Resources;
 use crate::memory::Ram;
-use crate::plan::MachinePlan;
+use crate::plan::{BootPlan, MachinePlan};
 use crate::steward::Steward;
 use crate::trace;
 
@@ -84,6 +84,9 @@ pub(super) fn sort_fds(
             FdRole::ConsoleLog => console.log = Some(fd.into()),
         }
     }
+    if matches!(plan.boot, BootPlan::Linux { .. }) && kernel.is_none() {
+        return Err(missing("kernel"));
+    }
     let disks = (plan.disks.iter().zip(disks))
         .map(|(disk, file)| file.ok_or_else(|| missing(&format!("disk {:?}", disk.name))))
         .collect::<Result<_, _>>()?;
@@ -100,7 +103,7 @@ pub(super) fn sort_fds(
         hypervisor,
         host_cpu,
         ram,
-        kernel: kernel.ok_or_else(|| missing("kernel"))?,
+        kernel,
         initrd,
         disks,
         nics,

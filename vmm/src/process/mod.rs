@@ -66,6 +66,7 @@ impl ProcessError {
     /// Whether the fault is in what was asked for: the plan, the kernel or a disk image.
     fn is_refusal(&self) -> bool {
         match self {
+            Self::Build(BuildError::Firmware) => true,
             Self::Build(BuildError::Boot(error)) => error.is_refusal(),
             Self::Build(BuildError::Cpu(error)) => error.is_refusal(),
             Self::Build(BuildError::Disk(BuildBlockError::Ragged { .. })) => true,

@@ -263,7 +263,10 @@ fn panic_device(aml: &mut Vec<u8>) {
     .to_aml_bytes(aml);
 }
 
-/// The power button and the generic event device that reports it (ACPI 6.4, 5.6.9).
+/// The power button and the generic event device that reports it (ACPI 6.4, 5.6.9). Its interrupt is
+/// level-triggered, so that a press waits for the driver. A button of fixed hardware beside it, for
+/// guests without that driver, would need PM1 registers and an SCI, which a hardware-reduced machine
+/// does not have (4.1).
 fn power_button(aml: &mut Vec<u8>) {
     let events = u64::from(layout::POWER_PORTS) + power::EVENTS;
     Scope::new(
@@ -285,7 +288,7 @@ fn power_button(aml: &mut Vec<u8>) {
                         "_CRS".into(),
                         &ResourceTemplate::new(vec![&Interrupt::new(
                             true,
-                            true,
+                            false,
                             false,
                             false,
                             layout::GSI_EVENTS,

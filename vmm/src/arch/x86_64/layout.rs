@@ -106,6 +106,13 @@ pub fn split_ram(bytes: u64) -> (u64, u64) {
     (below, bytes - below)
 }
 
+/// RAM of `bytes`: (start, length), ascending.
+pub fn ram_ranges(bytes: u64) -> Vec<(u64, u64)> {
+    let (below, above) = split_ram(bytes);
+    let ranges = [(0, below), (HOLE_END, above)];
+    ranges.into_iter().filter(|(_, len)| *len > 0).collect()
+}
+
 /// What a range of the memory map is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeKind {
@@ -139,6 +146,8 @@ mod tests {
         assert_eq!(split_ram(64 << 20), (64 << 20, 0));
         assert_eq!(split_ram(3 << 30), (3 << 30, 0));
         assert_eq!(split_ram(5 << 30), (3 << 30, 2 << 30));
+        assert_eq!(ram_ranges(64 << 20), [(0, 64 << 20)]);
+        assert_eq!(ram_ranges(5 << 30), [(0, 3 << 30), (4 << 30, 2 << 30)]);
     }
 
     #[test]

@@ -28,9 +28,10 @@ pub struct Platform {
 impl Platform {
     /// Makes them and connects their lines.
     pub fn new(vm: &VmFd, console: &Arc<ConsoleQueue>, signals: &Arc<Signals>) -> io::Result<Self> {
-        let connect = |gsi| Line::connect(vm, gsi).map(Arc::new);
-        let serial = SerialConsole::new(console, connect(layout::GSI_SERIAL)?);
-        let power = PowerControl::new(signals.clone(), connect(layout::GSI_EVENTS)?);
+        let serial_line = Arc::new(Line::edge(vm, layout::GSI_SERIAL)?);
+        let power_line = Arc::new(Line::level(vm, layout::GSI_EVENTS)?);
+        let serial = SerialConsole::new(console, serial_line);
+        let power = PowerControl::new(signals.clone(), power_line);
         Ok(Self {
             serial: Arc::new(serial),
             power: Arc::new(power),

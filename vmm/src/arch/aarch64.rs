@@ -1,0 +1,12 @@
+//! 64-bit Arm machines. Processors, the address map and the devices at fixed addresses are real;
+//! what a kernel is told of them, a device tree, is not written yet, so [`boot::load`] refuses every
+//! machine.
+
+pub mod boot;
+pub mod clock;
+pub mod cpu;
+pub mod crash;
+pub mod irq;
+pub mod layout;
+pub mod platform;
+pub mod vm;

@@ -1,0 +1,51 @@
+//! What is booted: nothing yet.
+
+use std::fs::File;
+
+use devices::GuestMemory;
+use thiserror::Error;
+
+use crate::plan::CpuPlan;
+
+/// A kernel cannot be booted.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// There is no device tree that a kernel could find its machine by.
+    #[error("podvisor cannot boot kernels on aarch64 yet")]
+    NotYet,
+}
+
+impl BootError {
+    /// Whether the fault is in what was asked for.
+    pub fn is_refusal(&self) -> bool {
+        true
+    }
+}
+
+/// How the boot vCPU starts (Linux `Documentation/arch/arm64/booting.rst`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryPoint {
+    /// Instruction pointer.
+    pub pc: u64,
+    /// Address of the device tree.
+    pub device_tree: u64,
+}
+
+/// What is booted.
+pub struct BootSource<'a> {
+    /// Kernel image.
+    pub kernel: &'a mut File,
+    /// Initial RAM disk.
+    pub initrd: Option<&'a mut File>,
+    /// Command line.
+    pub cmdline: &'a str,
+    /// The vCPUs.
+    pub cpu: &'a CpuPlan,
+    /// Size of guest RAM in bytes.
+    pub ram_bytes: u64,
+}
+
+/// Refuses.
+pub fn load(_memory: &GuestMemory, _source: BootSource<'_>) -> Result<EntryPoint, BootError> {
+    Err(BootError::NotYet)
+}

@@ -1,0 +1,46 @@
+//! Devices at fixed addresses: serial port and power control.
+
+use std::io;
+use std::sync::Arc;
+
+use devices::bus::{Bus, InsertError};
+use devices::legacy::power::{self, PowerControl, Signals};
+use devices::legacy::serial::{self, ConsoleQueue, SerialConsole};
+use kvm_ioctls::VmFd;
+
+use super::layout;
+use crate::interrupts::Line;
+use crate::pci::PciRoot;
+
+/// The devices.
+pub struct Platform {
+    /// The 16550.
+    pub serial: Arc<SerialConsole>,
+    /// Power button and sleep registers.
+    pub power: Arc<PowerControl>,
+}
+
+impl Platform {
+    /// Makes them and connects their lines.
+    pub fn new(vm: &VmFd, console: &Arc<ConsoleQueue>, signals: &Arc<Signals>) -> io::Result<Self> {
+        let serial_line = Arc::new(Line::edge(vm, layout::GSI_SERIAL)?);
+        let power_line = Arc::new(Line::level(vm, layout::GSI_EVENTS)?);
+        let serial = SerialConsole::new(console, serial_line);
+        let power = PowerControl::new(signals.clone(), power_line);
+        Ok(Self {
+            serial: Arc::new(serial),
+            power: Arc::new(power),
+        })
+    }
+
+    /// Puts them into memory; there are no ports.
+    pub fn attach(
+        &self,
+        _ports: &mut Bus,
+        mmio: &mut Bus,
+        _pci: &Arc<PciRoot>,
+    ) -> Result<(), InsertError> {
+        mmio.insert(layout::SERIAL, serial::LEN.into(), self.serial.clone())?;
+        mmio.insert(layout::POWER, power::LEN, self.power.clone())
+    }
+}
