@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell examples/target.sh)
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy unit vm-tests clean
+.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy repo unit vm-tests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,15 +29,15 @@ guest: deps ## Build the test guest: Linux kernel, initrd, bare-metal payload (c
 nested: deps ## Fetch Debian's stock kernels, guests and host of the emulated machine (cached)
 	tests/nested/build.sh
 
-demo: build guest ## Boot a Linux VM from a VMI with disk and network, in a pod-like namespace
+demo: deps build guest ## Boot a Linux VM from a VMI with disk and network, in a pod-like namespace
 	examples/demo.sh
 
-demo-pod: build guest ## The same with podvisor as the entrypoint of a real container (podman)
+demo-pod: deps build guest ## The same with podvisor as the entrypoint of a real container (podman)
 	examples/demo-pod.sh
 
-test: check unit vm-tests ## Everything that CI runs
+test: deps check unit vm-tests ## All checks and tests
 
-check: fmt clippy check-arm64 ## Format, lints, and that 64-bit Arm compiles
+check: fmt clippy repo check-arm64 ## Format, lints, licences, that each promise has its test and 64-bit Arm compiles
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -49,6 +49,10 @@ clippy:
 check-arm64: ## Check the product for 64-bit Arm
 	rustup target add aarch64-unknown-linux-musl
 	$(CARGO) check --locked --target aarch64-unknown-linux-musl -p podvisor
+
+repo: ## What deny.toml says of dependencies, and the tests that documents name
+	tests/repo/dependencies.sh
+	tests/repo/promises.sh
 
 unit: ## Unit tests and tests without a VM
 	$(CARGO) test --workspace --exclude podvisor-tests --locked
