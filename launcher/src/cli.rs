@@ -13,12 +13,12 @@ use crate::plan::PlanOptions;
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Run a machine until its guest powers off.
     ///
     /// Inherited descriptors are closed, but standard streams and those that an argument names as
@@ -163,28 +163,20 @@ pub struct ValidateArgs {
 pub struct CtlArgs {
     /// The socket given to `run --control`.
     pub socket: PathBuf,
-    /// What to tell the machine.
-    pub command: CtlCommand,
+    /// pause, resume, powerButton, reset, stop, stats, status, or setLink nic=NAME up=true|false.
+    pub command: String,
+    /// What belongs to the command.
+    #[arg(value_name = "NAME=VALUE", value_parser = parse_argument)]
+    pub arguments: Vec<(String, serde_json::Value)>,
 }
 
-/// Commands of `ctl`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "camelCase")]
-pub enum CtlCommand {
-    /// Stop the vCPUs and devices.
-    Pause,
-    /// Let them go on.
-    Resume,
-    /// Press the ACPI power button.
-    PowerButton,
-    /// Reset the machine in place.
-    Reset,
-    /// End the run now.
-    Stop,
-    /// Print counters.
-    Stats,
-    /// Print whether the machine runs.
-    Status,
+/// A value that is JSON stands for itself, anything else for its text.
+fn parse_argument(argument: &str) -> Result<(String, serde_json::Value), String> {
+    let (name, value) = argument
+        .split_once('=')
+        .ok_or("not of the form NAME=VALUE")?;
+    let json = serde_json::from_str(value);
+    Ok((name.to_owned(), json.unwrap_or_else(|_| value.into())))
 }
 
 /// Where the serial console goes.

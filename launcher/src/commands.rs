@@ -11,7 +11,7 @@ mod run;
 mod seccomp;
 mod validate;
 
-use crate::cli::{Cli, Command, NetCommand, SeccompCommand};
+use crate::cli::{Cli, CliCommand, NetCommand, SeccompCommand};
 use crate::exit::Exit;
 
 pub use self::error::CommandError;
@@ -19,12 +19,12 @@ pub use self::error::CommandError;
 /// Does what the command line says.
 pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
     match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Validate(args) => validate::validate(&args),
-        Command::Plan(args) => plan::plan(&args),
-        Command::Ctl(args) => ctl::ctl(&args),
-        Command::CheckHost { output } => check_host::check_host(output),
-        Command::Net(NetCommand::Show(args)) => net::show(&args),
-        Command::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),
+        CliCommand::Run(args) => run::run(&args),
+        CliCommand::Validate(args) => validate::validate(&args),
+        CliCommand::Plan(args) => plan::plan(&args),
+        CliCommand::Ctl(args) => ctl::ctl(&args),
+        CliCommand::CheckHost { output } => check_host::check_host(output),
+        CliCommand::Net(NetCommand::Show(args)) => net::show(&args),
+        CliCommand::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),
     }
 }

@@ -23,7 +23,7 @@ static REPORT: OnceLock<Report> = OnceLock::new();
 #[derive(Clone, Copy, Debug)]
 pub enum Report {
     /// To the launcher, on a packet socket that stays open as long as the process: one JSON object,
-    /// `{"event":"seccompViolation","role":…,"syscall":…}`.
+    /// `{"event":"seccompViolation","role":…,"syscall":…,"state":"ended"}`.
     Event(RawFd),
     /// To people, on standard error; the process then ends with status 1.
     Message {
@@ -86,7 +86,7 @@ fn event(role: Role, number: u32) -> Message {
     message.push(role.name().as_bytes());
     message.push(b"\",\"syscall\":");
     message.push_number(number);
-    message.push(b"}");
+    message.push(b",\"state\":\"ended\"}");
     message
 }
 

@@ -224,8 +224,9 @@ fn forbidden_calls_are_reported_and_fatal() {
             Some(libc::SIGSYS),
             "{what} by {name}: {status}"
         );
-        let expected =
-            format!("{{\"event\":\"seccompViolation\",\"role\":\"{name}\",\"syscall\":{number}}}");
+        let expected = format!(
+            "{{\"event\":\"seccompViolation\",\"role\":\"{name}\",\"syscall\":{number},\"state\":\"ended\"}}"
+        );
         assert_eq!(report, expected, "{what} by {name}");
     }
 }

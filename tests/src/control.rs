@@ -12,6 +12,7 @@ use crate::PATIENCE;
 #[derive(Debug)]
 pub struct Control {
     stream: BufReader<UnixStream>,
+    calls: u64,
 }
 
 impl Control {
@@ -24,43 +25,67 @@ impl Control {
             .expect("a timeout can be set");
         Self {
             stream: BufReader::new(stream),
+            calls: 0,
         }
     }
 
     /// Stops vCPUs and devices; returns when they stand still.
     #[track_caller]
     pub fn pause(&mut self) {
-        self.ask("pause", "paused");
+        assert_eq!(self.ask("pause")["state"], "paused");
     }
 
     /// Undoes [`Control::pause`].
     #[track_caller]
     pub fn resume(&mut self) {
-        self.ask("resume", "running");
+        assert_eq!(self.ask("resume")["state"], "running");
     }
 
-    /// `starting`, `running` or `paused`.
+    /// `starting`, `running`, `paused`, …
     #[track_caller]
     pub fn status(&mut self) -> String {
-        let answer = self.ask("status", "status");
+        let answer = self.ask("status");
         answer["state"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Counters of vCPUs and devices.
     #[track_caller]
     pub fn stats(&mut self) -> Value {
-        self.ask("stats", "stats")
+        self.ask("stats")["stats"].take()
     }
 
     /// Sets the link state of a NIC.
     #[track_caller]
     pub fn set_link(&mut self, nic: &str, up: bool) {
-        let command = json!({ "command": "setLink", "nic": nic, "up": up });
-        let sent = writeln!(self.stream.get_mut(), "{command}");
-        sent.expect("the control socket takes a line");
+        self.done(json!({ "command": "setLink", "nic": nic, "up": up }));
     }
 
-    /// Sends a command that has no answer.
+    /// Sends a command and returns what it led to.
+    #[track_caller]
+    pub fn ask(&mut self, command: &str) -> Value {
+        self.done(json!({ "command": command }))
+    }
+
+    #[track_caller]
+    fn done(&mut self, call: Value) -> Value {
+        let mut reply = self.call(call);
+        assert!(reply["result"].is_object(), "{reply}");
+        reply["result"].take()
+    }
+
+    /// Sends a call under a number of its own and waits for its reply.
+    #[track_caller]
+    pub fn call(&mut self, mut call: Value) -> Value {
+        self.calls += 1;
+        call["id"] = self.calls.into();
+        let sent = writeln!(self.stream.get_mut(), "{call}");
+        sent.expect("the control socket takes a line");
+        let number = call["id"].clone();
+        let is_reply = |message: &Value| message["event"].is_null() && message["id"] == number;
+        self.find(&call.to_string(), is_reply)
+    }
+
+    /// Sends a command and does not wait for its reply.
     #[track_caller]
     pub fn tell(&mut self, command: &str) {
         let sent = self.try_tell(command);
@@ -76,21 +101,21 @@ impl Control {
     /// Waits for an event, passing over others.
     #[track_caller]
     pub fn wait_for(&mut self, event: &str) -> Value {
+        self.find(event, |message| message["event"] == event)
+    }
+
+    /// The next message of the kind.
+    #[track_caller]
+    fn find(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         loop {
             let mut line = String::new();
             let read = self.stream.read_line(&mut line);
-            let len = read.unwrap_or_else(|error| panic!("no event {event:?}: {error}"));
-            assert!(len > 0, "the control connection ended before {event:?}");
+            let len = read.unwrap_or_else(|error| panic!("nothing of {what:?}: {error}"));
+            assert!(len > 0, "the control connection ended before {what:?}");
             let message: Value = serde_json::from_str(&line).expect("each line is JSON");
-            if message["event"] == event {
+            if is_it(&message) {
                 return message;
             }
         }
-    }
-
-    #[track_caller]
-    fn ask(&mut self, command: &str, answer: &str) -> Value {
-        self.tell(command);
-        self.wait_for(answer)
     }
 }

@@ -4,69 +4,109 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+use vmm::control::{Call, Command, Reply, VERSION, Verdict};
 
 use super::CommandError;
-use crate::cli::{CtlArgs, CtlCommand};
+use crate::cli::CtlArgs;
 use crate::exit::Exit;
-use crate::supervise::control::Request;
 
 /// How long a machine may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sends the command and waits for the event that answers it.
+/// Number of the one call.
+const ID: u64 = 1;
+
+/// Sends the command, waits for its answer and prints it. [`Command::Stop`] is done when the run has
+/// ended.
 pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
     let fail = |source| CommandError::Control {
         path: args.socket.clone(),
         source,
     };
-    let (request, answer) = request(args.command);
-    let stream = connect(args, &request).map_err(fail)?;
-    let Some(answer) = answer else {
-        return Ok(Exit::Success);
-    };
+    let command = command(args).map_err(CommandError::NoSuchCommand)?;
+    let waits_for_end = command == Command::Stop;
+    let stream = send(args, command).map_err(fail)?;
     for line in BufReader::new(stream).lines() {
         let line = line.map_err(fail)?;
         let message: Value = serde_json::from_str(&line).map_err(|error| fail(error.into()))?;
-        match message["event"].as_str() {
-            Some("error") => return Err(CommandError::ControlRefused(line)),
-            Some(event) if event == answer => {
-                let printed = writeln!(io::stdout().lock(), "{line}");
-                return printed
-                    .map(|()| Exit::Success)
-                    .map_err(|source| CommandError::System {
-                        what: "print the answer",
-                        source,
-                    });
-            }
-            _ => {}
+        if message["event"] == "hello" && message["version"] != VERSION {
+            return Err(CommandError::ControlVersion {
+                theirs: message["version"].to_string(),
+            });
+        }
+        let Ok(reply) = serde_json::from_value::<Reply>(message) else {
+            continue;
+        };
+        if let Verdict::Error(refusal) = reply.verdict {
+            return Err(CommandError::ControlRefused(refusal.to_string()));
+        }
+        print(&line)?;
+        if !waits_for_end {
+            return Ok(Exit::Success);
         }
     }
-    if request == Request::Stop {
-        return Ok(Exit::Success);
+    match waits_for_end {
+        true => Ok(Exit::Success),
+        false => Err(CommandError::ControlRefused("its run ended".to_owned())),
     }
-    Err(CommandError::ControlRefused("its run ended".to_owned()))
 }
 
-fn connect(args: &CtlArgs, request: &Request) -> io::Result<UnixStream> {
+fn print(line: &str) -> Result<(), CommandError> {
+    let printed = writeln!(io::stdout().lock(), "{line}");
+    printed.map_err(|source| CommandError::System {
+        what: "print the answer",
+        source,
+    })
+}
+
+fn send(args: &CtlArgs, command: Command) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(&args.socket)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    let mut line = serde_json::to_vec(request)?;
+    let mut line = serde_json::to_vec(&Call { id: ID, command })?;
     line.push(b'\n');
     stream.write_all(&line)?;
     Ok(stream)
 }
 
-/// What to send and the event to wait for.
-fn request(command: CtlCommand) -> (Request, Option<&'static str>) {
-    match command {
-        CtlCommand::Pause => (Request::Pause, Some("paused")),
-        CtlCommand::Resume => (Request::Resume, Some("running")),
-        CtlCommand::PowerButton => (Request::PowerButton, None),
-        CtlCommand::Reset => (Request::Reset, Some("reset")),
-        // Answered by the end of the connection.
-        CtlCommand::Stop => (Request::Stop, Some("stopped")),
-        CtlCommand::Stats => (Request::Stats, Some("stats")),
-        CtlCommand::Status => (Request::Status, Some("status")),
+/// The command that the words of the command line are, as clients write it in JSON.
+fn command(args: &CtlArgs) -> serde_json::Result<Command> {
+    let mut object: Map<String, Value> = args.arguments.iter().cloned().collect();
+    object.insert("command".to_owned(), args.command.clone().into());
+    serde_json::from_value(object.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, CliCommand};
+
+    fn parse(words: &[&str]) -> serde_json::Result<Command> {
+        let words = ["podvisor", "ctl", "/run/vm.sock"].iter().chain(words);
+        let cli = Cli::try_parse_from(words).expect("usage");
+        match cli.command {
+            CliCommand::Ctl(args) => command(&args),
+            _ => panic!("ctl"),
+        }
+    }
+
+    #[test]
+    fn words_become_a_command() {
+        assert_eq!(parse(&["pause"]).expect("a command"), Command::Pause);
+        let (nic, up) = ("default".to_owned(), false);
+        let words = ["setLink", "nic=default", "up=false"];
+        assert_eq!(
+            parse(&words).expect("a command"),
+            Command::SetLink { nic, up }
+        );
+        for wrong in [
+            &["fly"][..],
+            &["setLink"],
+            &["setLink", "nic=x", "up=maybe"],
+        ] {
+            parse(wrong).expect_err(&wrong.join(" "));
+        }
     }
 }

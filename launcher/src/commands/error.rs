@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use vmm::control::VERSION;
 
 use crate::exit::Exit;
 use crate::network::NetworkError;
@@ -83,15 +84,26 @@ pub enum CommandError {
     /// A machine does not do what it was told.
     #[error("The machine refused: {0}")]
     ControlRefused(String),
+    /// A machine of another release.
+    #[error("The machine speaks version {theirs} of the protocol, this podvisor version {VERSION}")]
+    ControlVersion {
+        /// The machine's version.
+        theirs: String,
+    },
+    /// A command that there is not.
+    #[error("No such command")]
+    NoSuchCommand(#[source] serde_json::Error),
 }
 
 impl CommandError {
     /// The exit status.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::NoVmi | Self::Document { .. } | Self::Refused { .. } | Self::User(_) => {
-                Exit::Refused
-            }
+            Self::NoVmi
+            | Self::Document { .. }
+            | Self::Refused { .. }
+            | Self::User(_)
+            | Self::NoSuchCommand(_) => Exit::Refused,
             Self::Resource(_) | Self::Network(_) | Self::Input { .. } | Self::Control { .. } => {
                 Exit::HostResource
             }
@@ -99,7 +111,8 @@ impl CommandError {
             | Self::VmProcess(_)
             | Self::Restrict(_)
             | Self::System { .. }
-            | Self::ControlRefused(_) => Exit::Internal,
+            | Self::ControlRefused(_)
+            | Self::ControlVersion { .. } => Exit::Internal,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seccomp::jail::User;
 use vmm::arch::cpu::HostCpu;
-use vmm::control::{Command, FdRole};
+use vmm::control::{Create, FdRole};
 use vmm::plan::NicPlan;
 use vmm::trace;
 
@@ -212,8 +212,8 @@ fn run_machine(
         boot_trace: inputs.boot_trace,
     };
     let json_log = args.log_format == LogFormat::Json;
-    let create = Command::Create {
-        plan: Box::new(plan.machine),
+    let create = Create {
+        plan: plan.machine,
         fds: descriptors.roles().to_vec(),
         host_cpu,
         exit_on_reboot: plan.exit_on_reboot,

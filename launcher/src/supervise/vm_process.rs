@@ -10,14 +10,15 @@ use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 use seccomp::jail::{self, User};
+use serde::Serialize;
 use thiserror::Error as ThisError;
-use vmm::control::{self, Command, ControlError, Event};
+use vmm::control::{self, Call, ControlError, Create, Hello, Report, VERSION};
 use vmm::process::Setup;
 
 use super::restrict::restrict_thread;
 use crate::resources::Descriptors;
 
-/// A vm process that does not read its commands for so long gets no more of them.
+/// A vm process that does not take the machine for so long gets none.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The vm process cannot be started.
@@ -62,34 +63,35 @@ impl VmProcess {
     /// Hands over the hypervisor, with which the vm process has something to do until there is a
     /// machine.
     pub fn prepare(&self, kvm: BorrowedFd<'_>) -> Result<(), VmProcessError> {
-        self.hand_over(&Command::Prepare, &[kvm])
+        self.hand_over(&Hello { version: VERSION }, &[kvm])
     }
 
     /// Hands over the machine: the second message and all descriptors. A vm process that ended
     /// before is not an error: it said why, and [`VmProcess::receive`] tells.
-    pub fn create(
-        &self,
-        command: &Command,
-        descriptors: &Descriptors,
-    ) -> Result<(), VmProcessError> {
-        self.hand_over(command, &descriptors.fds())
+    pub fn create(&self, create: &Create, descriptors: &Descriptors) -> Result<(), VmProcessError> {
+        self.hand_over(create, &descriptors.fds())
     }
 
-    fn hand_over(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> Result<(), VmProcessError> {
-        match control::send(self.socket.as_fd(), command, fds) {
+    fn hand_over(
+        &self,
+        message: &impl Serialize,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), VmProcessError> {
+        match control::send(self.socket.as_fd(), message, fds) {
             Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent.map_err(VmProcessError::Create),
         }
     }
 
-    pub(super) fn send(&self, command: &Command) -> Result<(), ControlError> {
-        control::send(self.socket.as_fd(), command, &[])
+    /// Sends a call if there is room for it.
+    pub(super) fn send(&self, call: &Call, fds: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
+        control::try_send(self.socket.as_fd(), call, fds)
     }
 
-    /// The next event; none when the vm process closed its end.
-    pub(super) fn receive(&self) -> Result<Option<Event>, ControlError> {
+    /// The next report; none when the vm process closed its end.
+    pub(super) fn receive(&self) -> Result<Option<Report>, ControlError> {
         match control::receive(self.socket.as_fd()) {
-            Ok((event, _)) => Ok(Some(event)),
+            Ok((report, _)) => Ok(Some(report)),
             Err(ControlError::Closed) => Ok(None),
             Err(error) => Err(error),
         }

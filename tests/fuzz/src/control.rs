@@ -1,24 +1,30 @@
-//! What the launcher hears from a vm process that its guest has taken over, and from its clients.
+//! What launcher and vm process read of each other, and the launcher of its clients: one input as each
+//! kind of message.
+
+use std::fmt::Debug;
+use std::os::fd::AsFd;
 
 use launcher::supervise::Outcome;
-use launcher::supervise::control::Request;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
-use std::os::fd::AsFd;
-use vmm::control::{self, Command, Event, MAX_MESSAGE};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use vmm::control::{self, Call, Create, Event, Hello, MAX_MESSAGE, Report};
 
-/// Sends the input as a message and does with it what the launcher does.
+/// Sends the input as a message and does with it what its reader does.
 pub fn run(bytes: &[u8]) {
-    if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
-        let json = serde_json::to_vec(&request).expect("JSON");
-        assert_eq!(serde_json::from_slice::<Request>(&json).ok(), Some(request));
+    // As the vm process reads it; a client's line is a call, too.
+    let call = receive::<Call>(bytes);
+    let line = serde_json::from_slice::<Call>(bytes).ok();
+    if bytes.len() <= MAX_MESSAGE {
+        assert_eq!(call, line);
     }
-    let Some(event) = receive(bytes) else { return };
-    let json = serde_json::to_vec(&event).expect("JSON");
-    assert_eq!(
-        serde_json::from_slice::<Event>(&json).ok(),
-        Some(event.clone())
-    );
-    let Some(outcome) = outcome(event) else {
+    receive::<Hello>(bytes);
+    receive::<Create>(bytes);
+    // As the launcher does.
+    let Some(Report::Notice(notice)) = receive(bytes) else {
+        return;
+    };
+    let Some(outcome) = outcome(notice.event) else {
         return;
     };
     let escape = outcome
@@ -29,23 +35,24 @@ pub fn run(bytes: &[u8]) {
     let _ = outcome.exit();
 }
 
-fn receive(bytes: &[u8]) -> Option<Event> {
-    let (launcher, vm) = socketpair(
+/// The message, which is the same after another journey.
+fn receive<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> Option<T> {
+    let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
     )
     .expect("socket pair");
-    let message = &bytes[..bytes.len().min(MAX_MESSAGE)];
-    rustix::net::send(&vm, message, SendFlags::NOSIGNAL).expect("room for a message");
-    // The other direction has the same reader.
-    let _ = serde_json::from_slice::<Command>(bytes);
-    let received = control::receive::<Event>(launcher.as_fd());
-    received.ok().map(|(event, fds)| {
-        assert!(fds.is_empty());
-        event
-    })
+    rustix::net::send(&theirs, bytes, SendFlags::NOSIGNAL).ok()?;
+    let (message, fds) = control::receive::<T>(ours.as_fd()).ok()?;
+    assert!(fds.is_empty());
+    let again = serde_json::to_vec(&message).expect("JSON");
+    assert_eq!(
+        serde_json::from_slice::<T>(&again).ok().as_ref(),
+        Some(&message)
+    );
+    Some(message)
 }
 
 /// As the launcher's supervisor takes the last event of a run.

@@ -11,7 +11,10 @@ use rustix::io::Errno;
 use super::ProcessError;
 use super::inputs::Inputs;
 use crate::console::{Console, InputResult};
-use crate::control::{self, Command, CrashReport, Event, Stats};
+use crate::control::{
+    self, Answer, Call, Command, CrashReport, Event, MachineState, Refusal, Reply, Report, Stats,
+    Verdict,
+};
 use crate::footprint;
 use crate::machine::{Machine, Resources};
 use crate::plan::MachinePlan;
@@ -47,6 +50,9 @@ impl Token {
         Self::ALL.into_iter().find(|token| *token as u64 == data)
     }
 }
+
+/// Counters that were asked for, or why a command was not obeyed.
+type Obeyed = Result<Option<Box<Stats>>, Refusal>;
 
 /// The event loop and all it owns.
 pub(super) struct Process<'a> {
@@ -157,7 +163,15 @@ impl<'a> Process<'a> {
     }
 
     fn send(&self, event: &Event) -> Result<(), ProcessError> {
-        Ok(control::send(self.socket, event, &[])?)
+        let report = event.clone().with(self.state());
+        Ok(control::send(self.socket, &report, &[])?)
+    }
+
+    fn state(&self) -> MachineState {
+        match self.paused {
+            true => MachineState::Paused,
+            false => MachineState::Running,
+        }
     }
 
     fn send_boot_trace(&self) -> Result<(), ProcessError> {
@@ -190,45 +204,70 @@ impl<'a> Process<'a> {
     }
 
     fn command(&mut self) -> Result<Option<Event>, ProcessError> {
-        let (command, _) = control::receive::<Command>(self.socket)?;
-        let Some(machine) = &mut self.machine else {
-            return Ok(None);
+        let (call, fds) = control::receive::<Call>(self.socket)?;
+        let (verdict, last) = match fds.len() {
+            0 => self.obey(call.command)?,
+            sent => {
+                let expected = 0;
+                let refusal = Refusal::Descriptors { expected, sent };
+                (Err(refusal), None)
+            }
         };
+        let verdict = match verdict {
+            Ok(stats) => {
+                let state = self.state();
+                Verdict::Result(Answer { state, stats })
+            }
+            Err(refusal) => Verdict::Error(refusal),
+        };
+        let reply = Reply {
+            id: call.id,
+            verdict,
+        };
+        control::send(self.socket, &Report::Reply(reply), &[])?;
+        Ok(last)
+    }
+
+    /// What to answer, and the last event if the run is over.
+    fn obey(&mut self, command: Command) -> Result<(Obeyed, Option<Event>), ProcessError> {
+        let Some(machine) = &mut self.machine else {
+            return Ok((Err(Refusal::Ended), None));
+        };
+        let mut stats = None;
         match command {
-            Command::Prepare | Command::Create { .. } => return Err(ProcessError::Protocol),
             Command::Pause => {
                 if !self.paused {
                     machine.pause();
                     self.paused = true;
+                    self.send(&Event::Paused)?;
                 }
-                self.send(&Event::Paused)?;
             }
             Command::Resume => {
                 if self.paused {
                     machine.resume(self.resources.hypervisor.kvm());
                     self.paused = false;
+                    self.send(&Event::Running)?;
                 }
-                self.send(&Event::Running)?;
             }
             Command::PowerButton => machine.press_power_button(),
-            Command::Reset => return self.reset(),
-            Command::Stop => return Ok(Some(Event::Stopped)),
+            Command::Reset => return Ok((Ok(None), self.reset()?)),
+            Command::Stop => return Ok((Ok(None), Some(Event::Stopped))),
+            Command::Status => {}
             Command::Stats => {
-                let stats = Stats {
+                stats = Some(Box::new(Stats {
                     vcpu_time_ns: machine.vcpus().cpu_times(),
                     vcpu_exits: machine.vcpus().exits(),
                     memory_resident: self.resources.ram.resident(),
                     devices: machine.device_stats(),
-                };
-                self.send(&Event::Stats(Box::new(stats)))?;
+                }));
             }
             Command::SetLink { nic, up } => {
                 if !machine.set_link(&nic, up) {
-                    tracing::warn!(nic, "no network interface of this name");
+                    return Ok((Err(Refusal::UnknownNic { name: nic }), None));
                 }
             }
         }
-        Ok(None)
+        Ok((Ok(stats), None))
     }
 
     fn signals(&mut self) -> Result<Option<Event>, ProcessError> {
@@ -279,9 +318,10 @@ impl<'a> Process<'a> {
         self.resources.ram.clear()?;
         self.machine = Some(Machine::build(&self.plan, &mut self.resources, &self.hook)?);
         self.watch_vcpus()?;
-        self.paused = false;
         self.panic_noted = false;
-        self.start();
+        if !self.paused {
+            self.start();
+        }
         tracing::info!("guest restarted in place");
         self.send(&Event::Reset)?;
         Ok(None)

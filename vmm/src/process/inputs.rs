@@ -9,9 +9,8 @@ use devices::legacy::serial::ConsoleQueue;
 use devices::virtio::net::{Backend, Stream};
 
 use super::ProcessError;
-use crate::arch::cpu::HostCpu;
 use crate::console::{Console, ConsoleFds};
-use crate::control::FdRole;
+use crate::control::{Create, FdRole};
 use crate::kvm::Hypervisor;
 use crate::machine::Resources;
 use crate::memory::Ram;
@@ -50,12 +49,10 @@ impl NicFds {
 /// Pairs each descriptor with its role and wraps it.
 pub(super) fn sort_fds(
     hypervisor: Hypervisor,
-    host_cpu: HostCpu,
-    plan: MachinePlan,
-    roles: Vec<FdRole>,
+    create: Create,
     fds: Vec<OwnedFd>,
-    exit_on_reboot: bool,
 ) -> Result<Inputs, ProcessError> {
+    let plan = create.plan;
     let missing = |what: &str| ProcessError::MissingFd {
         what: what.to_owned(),
     };
@@ -63,7 +60,7 @@ pub(super) fn sort_fds(
     let mut disks: Vec<Option<File>> = plan.disks.iter().map(|_| None).collect();
     let mut nics: Vec<NicFds> = plan.nics.iter().map(|_| NicFds::default()).collect();
     let mut console = ConsoleFds::default();
-    for (role, fd) in roles.into_iter().zip(fds) {
+    for (role, fd) in create.fds.into_iter().zip(fds) {
         match role {
             FdRole::Kernel => kernel = Some(File::from(fd)),
             FdRole::Initrd => initrd = Some(File::from(fd)),
@@ -101,7 +98,7 @@ pub(super) fn sort_fds(
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {
         hypervisor,
-        host_cpu,
+        host_cpu: create.host_cpu,
         ram,
         kernel,
         initrd,
@@ -115,6 +112,6 @@ pub(super) fn sort_fds(
         plan,
         resources,
         console: Console::new(queue, console),
-        exit_on_reboot,
+        exit_on_reboot: create.exit_on_reboot,
     })
 }

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use self::event_loop::Process;
 use self::inputs::sort_fds;
-use crate::control::{self, Command, ControlError, Event};
+use crate::control::{self, ControlError, Create, Event, Hello, MachineState, VERSION};
 use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{BuildError, Machine};
 use crate::memory::MemoryError;
@@ -27,9 +27,14 @@ pub enum ProcessError {
     /// The launcher broke the protocol or went away.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The first messages were not [`Command::Prepare`] and [`Command::Create`].
-    #[error("The launcher's first commands were not \"prepare\" and \"create\"")]
-    Protocol,
+    /// The launcher is of another version.
+    #[error(
+        "The launcher speaks version {theirs} of the protocol, this vm process version {VERSION}"
+    )]
+    Version {
+        /// The launcher's version.
+        theirs: u32,
+    },
     /// The descriptors do not match the plan.
     #[error("The launcher sent no descriptor for the {what}")]
     MissingFd {
@@ -96,7 +101,10 @@ pub fn main(socket: OwnedFd, setup: Setup) -> bool {
     trace::begin();
     ignore_signals();
     match serve(&socket, setup) {
-        Ok(last) => control::send(socket.as_fd(), &last, &[]).is_ok(),
+        Ok(last) => {
+            let last = last.with(MachineState::Ended);
+            control::send(socket.as_fd(), &last, &[]).is_ok()
+        }
         // Nobody is left to tell.
         Err(ProcessError::Control(ControlError::Closed)) => false,
         Err(error) => {
@@ -107,7 +115,7 @@ pub fn main(socket: OwnedFd, setup: Setup) -> bool {
                 tracing::error!(?causes, "vm process failed");
                 Event::InternalError { causes }
             };
-            let _ = control::send(socket.as_fd(), &last, &[]);
+            let _ = control::send(socket.as_fd(), &last.with(MachineState::Ended), &[]);
             false
         }
     }
@@ -144,37 +152,30 @@ fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
 }
 
 /// Receives the hypervisor.
-fn prepare(socket: &OwnedFd) -> Result<Hypervisor, ProcessError> {
-    let (command, mut fds) = control::receive::<Command>(socket.as_fd())?;
-    match (command, fds.pop()) {
-        (Command::Prepare, Some(kvm)) => Ok(Hypervisor::open(kvm)?),
-        _ => Err(ProcessError::Protocol),
+fn greet(socket: &OwnedFd) -> Result<Hypervisor, ProcessError> {
+    let (Hello { version }, mut fds) = control::receive(socket.as_fd())?;
+    if version != VERSION {
+        return Err(ProcessError::Version { theirs: version });
     }
+    let kvm = fds.pop().ok_or_else(|| ProcessError::MissingFd {
+        what: "hypervisor".to_owned(),
+    })?;
+    Ok(Hypervisor::open(kvm)?)
 }
 
 /// Runs to the end; the last event of the run.
 fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     (setup.hook)(ThreadRole::EventLoop)?;
     trace::mark("jail");
-    let hypervisor = prepare(socket)?;
+    let hypervisor = greet(socket)?;
     trace::mark("KVM");
-    let (command, fds) = control::receive::<Command>(socket.as_fd())?;
-    let Command::Create {
-        plan,
-        fds: roles,
-        host_cpu,
-        exit_on_reboot,
-        boot_trace,
-        file_size_limit,
-    } = command
-    else {
-        return Err(ProcessError::Protocol);
-    };
+    let (create, fds) = control::receive::<Create>(socket.as_fd())?;
     trace::mark("plan received");
-    if let Some(bytes) = file_size_limit {
+    if let Some(bytes) = create.file_size_limit {
         (setup.limit_file_size)(bytes).map_err(ProcessError::Limit)?;
     }
-    let mut inputs = sort_fds(hypervisor, host_cpu, *plan, roles, fds, exit_on_reboot)?;
+    let boot_trace = create.boot_trace;
+    let mut inputs = sort_fds(hypervisor, create, fds)?;
     let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
     let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
     process.send_boot_trace = boot_trace;

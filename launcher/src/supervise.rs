@@ -19,12 +19,17 @@ mod restrict;
 mod signals;
 mod vm_process;
 
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus};
-use vmm::control::{Command, Event};
+use vmm::control::{
+    Call, Command, ControlError, Event, MachineState, Notice, Refusal, Reply, Report, Verdict,
+};
 use vmm::footprint;
 
 pub use self::control::ControlServer;
@@ -34,12 +39,15 @@ pub use self::restrict::{Remains, RestrictError, file_size_limit, restrict_launc
 pub use self::signals::Signals;
 pub use self::vm_process::{VmProcess, VmProcessError};
 
-use self::control::{Answer, Request, State};
+use self::control::{Asker, ClientCall, LauncherEvent};
 use self::signals::Signal;
 use crate::boot_trace::BootTrace;
 
 /// How long the vm process may take to end once it is told to, or once its guest has ended.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Calls of one client that the vm process has not answered. Far fewer than its socket has room for.
+const MAX_CALLS: usize = 16;
 
 /// What [`supervise`] is to do.
 #[derive(Debug)]
@@ -65,7 +73,10 @@ struct Supervisor<'a> {
     vm: &'a VmProcess,
     orders: Orders,
     control: Option<ControlServer>,
-    state: State,
+    state: MachineState,
+    /// Calls that the vm process has not answered, by the number under which it got them.
+    asked: BTreeMap<u64, Asker>,
+    next_call: u64,
     stop: Stop,
     /// Whether something outside of the guest wanted the end.
     stopped: bool,
@@ -87,7 +98,9 @@ pub fn supervise(
         vm,
         orders,
         control,
-        state: State::Starting,
+        state: MachineState::Starting,
+        asked: BTreeMap::new(),
+        next_call: 1,
         stop: Stop::Not,
         stopped: false,
         outcome: None,
@@ -100,7 +113,7 @@ pub fn supervise(
     let (mut control, status) = (supervisor.control.take(), supervisor.status);
     let outcome = supervisor.outcome();
     if let Some(control) = &mut control {
-        control.broadcast(&Answer::ended(&outcome, status));
+        control.broadcast(&LauncherEvent::ended(&outcome, status));
     }
     outcome
 }
@@ -142,13 +155,13 @@ impl Supervisor<'_> {
         if self.socket_open && ready[1] {
             self.read_event();
         }
-        for request in self
+        for call in self
             .control
             .as_mut()
-            .map(|control| control.serve(&ready[first_client..]))
+            .map(|control| control.serve(&ready[first_client..], self.state))
             .unwrap_or_default()
         {
-            self.serve(request);
+            self.serve(call);
         }
         self.check_deadline();
     }
@@ -194,8 +207,8 @@ impl Supervisor<'_> {
     }
 
     fn read_event(&mut self) {
-        let event = match self.vm.receive() {
-            Ok(Some(event)) => event,
+        let report = match self.vm.receive() {
+            Ok(Some(report)) => report,
             Ok(None) => {
                 self.socket_open = false;
                 self.expect_end();
@@ -208,21 +221,41 @@ impl Supervisor<'_> {
                 return;
             }
         };
-        tracing::debug!("{event:?}");
-        if let Some(control) = &mut self.control {
-            control.broadcast(&event);
+        tracing::debug!("{report:?}");
+        match report {
+            Report::Reply(reply) => self.pass_on(reply),
+            Report::Notice(notice) => {
+                if let Some(control) = &mut self.control {
+                    control.broadcast(&notice);
+                }
+                let Notice { event, state } = notice;
+                self.state = state;
+                self.note(event);
+            }
         }
-        self.note(event);
+    }
+
+    /// Passes the vm process's answer on to who asked, if it was not the launcher itself.
+    fn pass_on(&mut self, reply: Reply) {
+        if let Some(asker) = self.asked.remove(&reply.id) {
+            self.reply(asker, reply.verdict);
+        } else if let Verdict::Error(refusal) = &reply.verdict {
+            tracing::debug!("{refusal}");
+        }
+    }
+
+    fn reply(&mut self, asker: Asker, verdict: Verdict) {
+        if let Some(control) = &mut self.control {
+            let id = asker.id;
+            control.reply(asker.client, &Reply { id, verdict });
+        }
     }
 
     fn note(&mut self, event: Event) {
         match event {
-            Event::Running => {
-                self.state = State::Running;
-                // From now on there is little to do.
-                footprint::release_start_code();
-            }
-            Event::Paused => self.state = State::Paused,
+            // From now on there is little to do.
+            Event::Running => footprint::release_start_code(),
+            Event::Paused => {}
             Event::Reset if self.orders.exit_on_reboot => self.end(Outcome::Rebooted),
             Event::Reset => tracing::info!("the guest was reset"),
             Event::Stopped => self.end(Outcome::Stopped),
@@ -242,7 +275,6 @@ impl Supervisor<'_> {
                 let trace = &mut self.orders.boot_trace;
                 trace.iter_mut().for_each(|trace| trace.write(&marks));
             }
-            Event::Stats(_) => {}
         }
     }
 
@@ -260,29 +292,47 @@ impl Supervisor<'_> {
         }
     }
 
-    fn serve(&mut self, request: Request) {
-        let Some(command) = request.command() else {
-            let answer = match request {
-                Request::Status => Answer::Status { state: self.state },
-                _ => {
-                    self.force_stop();
-                    return;
-                }
-            };
-            self.control
-                .iter_mut()
-                .for_each(|control| control.broadcast(&answer));
-            return;
+    /// Passes a client's call on. The launcher itself stops the machine, and tells the state of one
+    /// that does not listen: not yet, or not any more.
+    fn serve(&mut self, call: ClientCall) {
+        let ClientCall {
+            asker,
+            command,
+            descriptors,
+        } = call;
+        let listens = self.state != MachineState::Starting && self.stop == Stop::Not;
+        match command {
+            Command::Stop => {
+                self.force_stop();
+                self.reply(asker, Verdict::Result(MachineState::ShuttingDown.into()));
+            }
+            Command::Status if !listens => {
+                self.reply(asker, Verdict::Result(self.state.into()));
+            }
+            command => self.ask(asker, command, &descriptors),
+        }
+    }
+
+    fn ask(&mut self, asker: Asker, command: Command, descriptors: &[OwnedFd]) {
+        let under_way = (self.asked.values()).filter(|known| known.client == asker.client);
+        let sent = match under_way.count() < MAX_CALLS {
+            true => self.send(command, descriptors),
+            false => Err(Refusal::Busy),
         };
-        self.send(&command);
+        match sent {
+            Ok(id) => {
+                self.asked.insert(id, asker);
+            }
+            Err(refusal) => self.reply(asker, Verdict::Error(refusal)),
+        }
     }
 
     fn ask_to_stop(&mut self) {
         self.stopped = true;
-        if self.state == State::Paused {
-            self.send(&Command::Resume);
+        if self.state == MachineState::Paused {
+            self.tell(Command::Resume);
         }
-        self.send(&Command::PowerButton);
+        self.tell(Command::PowerButton);
         self.stop = Stop::Asked {
             until: Instant::now() + self.orders.grace,
         };
@@ -292,7 +342,7 @@ impl Supervisor<'_> {
         self.stopped = true;
         match self.stop {
             Stop::Not | Stop::Asked { .. } => {
-                self.send(&Command::Stop);
+                self.tell(Command::Stop);
                 self.stop = Stop::Forced {
                     until: Instant::now() + END_TIMEOUT,
                 };
@@ -321,10 +371,27 @@ impl Supervisor<'_> {
         }
     }
 
-    fn send(&mut self, command: &Command) {
-        if let Err(error) = self.vm.send(command) {
-            // Its end will be seen by the loop; there is nobody to tell.
-            tracing::debug!("{}", crate::report::chain(&error));
+    /// Sends a command of the launcher's own.
+    fn tell(&mut self, command: Command) {
+        // Its end will be seen by the loop; there is nobody to tell.
+        let _ = self.send(command, &[]);
+    }
+
+    /// Sends a command; the number of the call. Never waits: a vm process that does not read must not
+    /// keep the launcher from ending it.
+    fn send(&mut self, command: Command, descriptors: &[OwnedFd]) -> Result<u64, Refusal> {
+        let id = self.next_call;
+        self.next_call += 1;
+        let fds: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+        match self.vm.send(&Call { id, command }, &fds) {
+            Ok(()) => Ok(id),
+            Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(Refusal::Busy)
+            }
+            Err(error) => {
+                tracing::debug!("{}", crate::report::chain(&error));
+                Err(Refusal::Ended)
+            }
         }
     }
 

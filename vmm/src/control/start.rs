@@ -1,0 +1,67 @@
+//! The first two messages of the launcher.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arch::cpu::HostCpu;
+use crate::plan::MachinePlan;
+
+/// The first message. `/dev/kvm` comes with it, of which can be made what can be made before a plan is
+/// known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// The launcher's [`VERSION`](super::VERSION).
+    pub version: u32,
+}
+
+/// The second message: build the machine from the plan and the descriptors that come with this, and run it
+/// unless the plan says to start paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Create {
+    /// The machine.
+    pub plan: MachinePlan,
+    /// What each descriptor is, in order.
+    pub fds: Vec<FdRole>,
+    /// What KVM can show guests of the host's processor.
+    pub host_cpu: HostCpu,
+    /// End the run at a guest reset instead of restarting in place.
+    pub exit_on_reboot: bool,
+    /// Send [`Event::BootTrace`](super::Event::BootTrace).
+    pub boot_trace: bool,
+    /// No file needs to become larger than this, bytes; none if there is no telling.
+    pub file_size_limit: Option<u64>,
+}
+
+/// What a descriptor sent with [`Create`] is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "fd")]
+pub enum FdRole {
+    /// Kernel image.
+    Kernel,
+    /// Initial RAM disk.
+    Initrd,
+    /// Image or block device of `disks[index]`.
+    Disk {
+        /// Index in the plan.
+        index: usize,
+    },
+    /// TAP queue pair of `nics[index]`; repeated in queue order.
+    Tap {
+        /// Index in the plan.
+        index: usize,
+    },
+    /// Connected, non-blocking stream socket of `nics[index]`, instead of TAP queues.
+    Stream {
+        /// Index in the plan.
+        index: usize,
+    },
+    /// Where the serial console's input comes from (a terminal or a pipe).
+    ConsoleInput,
+    /// Where the serial console's output goes (a terminal, pipe or file).
+    ConsoleOutput,
+    /// Listening unix stream socket for the serial console; one client at a time.
+    ConsoleListener,
+    /// File that gets a copy of all console output.
+    ConsoleLog,
+}
