@@ -11,12 +11,16 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use devices::virtio::net::dhcp::DhcpResponder;
+use devices::virtio::net::ipv6::Ipv6Responder;
 use launcher::cli::{LogFormat, LogLevel};
 use launcher::network::{Binding, Masquerade, NetworkOptions, NetworkRequest, prepare};
 use launcher::vmi::{DhcpOptions, Port, Protocol, Subnet};
 use serde_json::Value;
 
 const CHILD_STATE: &str = "PV_TEST_STATE_DIR";
+const CHILD_SEARCH: &str = "PV_TEST_SEARCH";
+const CHILD_HOSTNAME: &str = "PV_TEST_HOSTNAME";
 const CHILD_CONNECT: &str = "PV_TEST_CONNECT";
 const CHILD_SERVE: &str = "PV_TEST_SERVE";
 const CHILD_QUEUES: &str = "PV_TEST_QUEUES";
@@ -282,11 +286,9 @@ fn child() {
         .ok()
         .and_then(|text| text.parse().ok());
     let resolv_conf = Path::new(&state_dir).join("resolv.conf");
-    std::fs::write(
-        &resolv_conf,
-        "nameserver 10.96.0.10\nsearch a.svc.cluster.local\n",
-    )
-    .expect("writable");
+    let search = std::env::var(CHILD_SEARCH).unwrap_or("a.svc.cluster.local".into());
+    let text = format!("nameserver 10.96.0.10\nsearch {search}\n");
+    std::fs::write(&resolv_conf, text).expect("writable");
     let binding = match std::env::var(CHILD_MASQUERADE) {
         Ok(ports) => masquerade(&ports),
         Err(_) => Binding::Bridge,
@@ -303,11 +305,16 @@ fn child() {
     let options = NetworkOptions {
         state_dir: state_dir.into(),
         resolv_conf,
-        hostname: Some("vm".into()),
+        hostname: std::env::var(CHILD_HOSTNAME).ok().or(Some("vm".into())),
         ..NetworkOptions::default()
     };
     match prepare(&[request], &options) {
         Ok((prepared, guard)) => {
+            // What the vm process makes of the leases.
+            let lease = prepared[0].lease.as_ref();
+            lease.map(|lease| DhcpResponder::new(lease, [2, 0, 0, 0, 0, 1]).expect("a good lease"));
+            let lease6 = prepared[0].lease6.as_ref();
+            lease6.map(|lease| Ipv6Responder::new(lease).expect("a good lease"));
             println!("pv: prepared {} {:?}", prepared[0].taps.len(), prepared[0]);
             let mut line = String::new();
             std::io::stdin().read_line(&mut line).expect("a pipe");
@@ -756,6 +763,55 @@ fn masquerade_adopts_what_the_node_agent_prepared() {
         answer.contains("not the gateway address 10.0.2.1"),
         "{answer}"
     );
+}
+
+/// Links without IPv6, and the largest MTU of a veth, which is more than a TAP takes.
+#[test]
+fn unusual_mtus() {
+    for mtu in [576, 1279, 65535] {
+        let Some(pod) = Pod::new(&format!("mtu{mtu}")) else {
+            return;
+        };
+        pod.pod(&format!("link set eth0 mtu {mtu}"));
+        let before = pod.snapshot();
+        for masquerade in [false, true] {
+            let launched = if masquerade {
+                pod.launch_masquerade(&[])
+            } else {
+                pod.launch(1)
+            };
+            for name in ["tap0", "k6t-eth0"] {
+                assert_eq!(link(&pod, name)["mtu"], mtu.min(65521), "{name}");
+            }
+            launched.restore();
+            pod.assert_is(&before);
+        }
+    }
+}
+
+/// What DHCP has no room or no words for is left out; the machine starts.
+#[test]
+fn more_than_dhcp_can_tell() {
+    let Some(pod) = Pod::new("tell") else { return };
+    let long: Vec<_> = (0..32)
+        .map(|n| format!("n{n}.{}.example", "l".repeat(48)))
+        .collect();
+    let label = "l".repeat(64);
+    for search in [long.join(" "), format!("{label}.example good.example")] {
+        for ports in [None, Some("")] {
+            let mut launched = pod.start(|command| {
+                ports.map(|ports| command.env(CHILD_MASQUERADE, ports));
+                command
+                    .env(CHILD_SEARCH, &search)
+                    .env(CHILD_HOSTNAME, &label)
+            });
+            let answer = launched.line();
+            assert!(answer.starts_with("prepared"), "{answer}");
+            let hostname = format!("hostname: Some({:?})", "l".repeat(63));
+            assert!(answer.contains(&hostname), "{answer}");
+            launched.restore();
+        }
+    }
 }
 
 #[test]

@@ -13,12 +13,16 @@ use rtnetlink::{
 use super::lease::global_ipv4;
 use super::names::Names;
 use super::netlink::{Link, Netlink, is_unsupported};
+use super::prepare::guest_mtu;
 use super::state::SavedInterface;
 use super::{NetworkError, Step};
 
 /// `arp_ignore`: answer only for addresses of the interface that was asked through. Otherwise the
 /// pod would answer for the guest's address, which its placeholder still has.
 const ARP_IGNORE_OTHER_INTERFACES: i32 = 1;
+
+/// Least MTU of a link with IPv6 (RFC 8200, section 5), bytes.
+const IPV6_MIN_MTU: u32 = 1280;
 
 /// Makes bridge and placeholder, and joins TAP and the pod's NIC to them. Whatever happens,
 /// [`super::restore::restore`] with the same `saved` undoes it.
@@ -49,22 +53,30 @@ async fn create_bridge(
         .build();
     netlink.create(&names.bridge, bridge).await?;
     let bridge = present(netlink, &names.bridge, Step::Create).await?;
-    let quiet = quiet(&bridge).mtu(saved.mtu).build();
+    let quiet = quiet(&bridge, saved.mtu).build();
     netlink.change(Step::Change, &bridge.name, quiet).await?;
     Ok(bridge)
 }
 
 /// Keeps the kernel from using an interface as its own. Through netlink and not `/proc/sys`, which
-/// is read-only in most containers.
-fn quiet(link: &Link) -> LinkMessageBuilder<LinkUnspec> {
+/// is read-only in most containers. The pod interface's MTU goes with it.
+fn quiet(link: &Link, pod_mtu: u32) -> LinkMessageBuilder<LinkUnspec> {
     let mut inet = InetDevConf::default();
     inet.arp_ignore = ARP_IGNORE_OTHER_INTERFACES;
     let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(inet)]);
-    let mode = link.addr_gen_mode.map(|_| In6AddrGenMode::None);
-    let families = [Some(inet), mode.map(with_addr_gen_mode)];
-    LinkUnspec::new_with_index(link.index).append_extra_attribute(LinkAttribute::AfSpecUnspec(
-        families.into_iter().flatten().collect(),
-    ))
+    let families = [Some(inet), no_ipv6_addresses(link, pod_mtu)];
+    LinkUnspec::new_with_index(link.index)
+        .mtu(guest_mtu(pod_mtu).into())
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(
+            families.into_iter().flatten().collect(),
+        ))
+}
+
+/// Keeps the kernel from making IPv6 addresses for an interface that gets this MTU. With a smaller
+/// one than IPv6 asks for it has no IPv6, and what concerns that is refused.
+pub(super) fn no_ipv6_addresses(link: &Link, mtu: u32) -> Option<AfSpecUnspec> {
+    let has_ipv6 = link.addr_gen_mode.is_some() && mtu >= IPV6_MIN_MTU;
+    has_ipv6.then(|| with_addr_gen_mode(In6AddrGenMode::None))
 }
 
 /// How the kernel shall make IPv6 addresses for an interface. Refused by a kernel without IPv6.
@@ -146,7 +158,7 @@ pub(super) async fn join_tap(
     bridge: u32,
 ) -> Result<(), NetworkError> {
     let tap = present(netlink, &names.tap, Step::Create).await?;
-    let port = quiet(&tap).mtu(saved.mtu).controller(bridge).build();
+    let port = quiet(&tap, saved.mtu).controller(bridge).build();
     netlink.change(Step::Enslave, &tap.name, port).await?;
     let up = LinkUnspec::new_with_index(tap.index).up().build();
     netlink.change(Step::Change, &tap.name, up).await

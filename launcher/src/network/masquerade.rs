@@ -2,16 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rtnetlink::packet_route::link::{In6AddrGenMode, LinkAttribute};
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
 };
 
-use super::bridge::{join_tap, present, with_addr_gen_mode, without_dad};
+use super::bridge::{join_tap, no_ipv6_addresses, present, without_dad};
 use super::names::Names;
 use super::netlink::{DevConf, Netlink};
 use super::nft::{self, Action, Chain, Condition, Family, Hook, Rule, Table};
+use super::prepare::guest_mtu;
 use super::state::SavedInterface;
 use super::{Masquerade, NetworkError, Step, sysctl};
 use crate::vmi::{GATEWAY_MAC, Port};
@@ -119,11 +120,10 @@ async fn create_bridge(
     netlink.create(name, bridge).await?;
     let bridge = present(netlink, name, Step::Create).await?;
     let mut change = LinkUnspec::new_with_index(bridge.index)
-        .mtu(saved.mtu)
+        .mtu(guest_mtu(saved.mtu).into())
         .append_extra_attribute(LinkAttribute::IfAlias(saved.mark.alias()))
         .address(GATEWAY_MAC.to_vec());
-    if bridge.addr_gen_mode.is_some() {
-        let none = with_addr_gen_mode(In6AddrGenMode::None);
+    if let Some(none) = no_ipv6_addresses(&bridge, saved.mtu) {
         change = change.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));
     }
     netlink.change(Step::Change, name, change.build()).await?;

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use devices::virtio::net::dhcp::DhcpLease;
+use devices::virtio::net::ipv6::Ipv6Lease;
 use devices::virtio::net::tap;
 
 use super::guard::{Changed, NetworkGuard, forget, runtime};
@@ -22,6 +24,26 @@ const STALE_TAP_POLL: Duration = Duration::from_millis(20);
 
 /// Smallest MTU that a NIC can have, bytes.
 const MIN_MTU: u16 = devices::virtio::net::MIN_MTU;
+
+/// Largest MTU of a TAP device: 16 bits less an Ethernet header, bytes.
+const MAX_MTU: u16 = u16::MAX - 14;
+
+/// Things left out that a message names; the others are counted.
+const MAX_NAMED: usize = 8;
+
+/// What the guest, its TAP and their bridge can have of the pod interface's MTU, bytes.
+pub(super) fn guest_mtu(pod: u32) -> u16 {
+    u16::try_from(pod).unwrap_or(MAX_MTU).min(MAX_MTU)
+}
+
+/// A list in words, its tail counted.
+fn shortened(list: &[String]) -> String {
+    let named = &list[..list.len().min(MAX_NAMED)];
+    match list.len() - named.len() {
+        0 => named.join(", "),
+        more => format!("{}, and {more} more", named.join(", ")),
+    }
+}
 
 /// Prepares the networks of a guest, in order; a failure undoes what was done.
 ///
@@ -122,7 +144,8 @@ impl<'a> Task<'a> {
     }
 
     async fn run(self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
-        let prepared = self.prepare(guard).await?;
+        let mut prepared = self.prepare(guard).await?;
+        self.fit_leases(&mut prepared);
         let ours = |changed: &Changed| changed.names == self.names;
         let adopted = !prepared.taps.is_empty() && !guard.changed.iter().any(ours);
         let record = NicRecord::new(self.request, &self.names, &prepared, adopted);
@@ -171,6 +194,23 @@ impl<'a> Task<'a> {
                 self.set_up_masquerade(link, masquerade, guard).await
             }
             (_, None, None) => self.set_up_bridge(link, guard).await,
+        }
+    }
+
+    /// Leaves out what the answers to the guest's DHCP clients cannot carry.
+    fn fit_leases(&self, prepared: &mut PreparedNetwork) {
+        let v4 = prepared.lease.as_mut().map(DhcpLease::fit);
+        let v6 = prepared.lease6.as_mut().map(Ipv6Lease::fit);
+        for (protocol, left_out) in [("DHCP", v4), ("DHCPv6", v6)] {
+            let left_out = left_out.unwrap_or_default();
+            if !left_out.is_empty() {
+                let nic = &self.request.nic_name;
+                let what = shortened(&left_out);
+                tracing::warn!(
+                    nic,
+                    "{protocol} cannot tell the guest everything; left out: {what}"
+                );
+            }
         }
     }
 
@@ -312,7 +352,7 @@ impl<'a> Task<'a> {
     }
 
     fn mtu(&self, link: &Link) -> Result<u16, NetworkError> {
-        let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        let mtu = guest_mtu(link.mtu);
         if mtu < MIN_MTU {
             return Err(self.unusable(format!("its MTU {mtu} is below {MIN_MTU}")));
         }

@@ -34,7 +34,7 @@ const HEADERS_LEN: usize = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + UDP_HEADER_LE
 /// Message type, server identifier, lease time and end mark.
 const FIXED_OPTIONS: usize = 3 + 6 + 6 + 1;
 /// Room for the other options in an answer.
-const MAX_OPTIONS: usize = MAX_ANSWER - HEADERS_LEN - DHCP_HEADER_LEN - FIXED_OPTIONS;
+pub(super) const MAX_OPTIONS: usize = MAX_ANSWER - HEADERS_LEN - DHCP_HEADER_LEN - FIXED_OPTIONS;
 
 const OPTION_REQUESTED_IP: u8 = 50;
 const OPTION_LEASE_TIME: u8 = 51;
@@ -116,6 +116,11 @@ pub enum LeaseError {
     /// Everything together does not fit into one unfragmented answer.
     #[error("DHCP options of {0} bytes do not fit into an answer")]
     TooLong(usize),
+}
+
+/// Bytes that the configuration takes in an answer, [`MAX_OPTIONS`] at most.
+pub(super) fn encoded_len(lease: &DhcpLease) -> Result<usize, LeaseError> {
+    options::encode(lease).map(|options| options.len())
 }
 
 /// Answers one guest's DHCPv4 client.

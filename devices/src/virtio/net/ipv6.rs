@@ -18,6 +18,7 @@ use smoltcp::wire::{
     IPV6_HEADER_LEN, IpProtocol, Ipv6Packet, Ipv6Repr, UDP_HEADER_LEN, UdpPacket,
 };
 
+pub(super) use self::message::MAX_OPTIONS;
 pub(super) use self::router::ROUTER_SOLICITATION;
 use super::answers::Answer;
 use super::dhcp::LeaseError;
@@ -52,6 +53,16 @@ pub struct Ipv6Lease {
     pub router_advertisements: bool,
 }
 
+fn encode(lease: &Ipv6Lease) -> Result<Vec<u8>, LeaseError> {
+    let search = names::search_list(&lease.search)?;
+    Ok(options::encode(lease.gateway_mac, &lease.dns, &search))
+}
+
+/// Bytes that the fixed options take in an answer, [`MAX_OPTIONS`] at most.
+pub(super) fn encoded_len(lease: &Ipv6Lease) -> Result<usize, LeaseError> {
+    encode(lease).map(|options| options.len())
+}
+
 /// Answers one guest's DHCPv6 client and router solicitations.
 #[derive(Clone, Debug)]
 pub struct Ipv6Responder {
@@ -72,12 +83,8 @@ impl Ipv6Responder {
         if lease.prefix_len > 128 {
             return Err(LeaseError::Prefix(lease.prefix_len));
         }
-        let options = options::encode(
-            lease.gateway_mac,
-            &lease.dns,
-            &names::search_list(&lease.search)?,
-        );
-        if options.len() > message::MAX_OPTIONS {
+        let options = encode(lease)?;
+        if options.len() > MAX_OPTIONS {
             return Err(LeaseError::TooLong(options.len()));
         }
         Ok(Self {

@@ -18,6 +18,11 @@ pub(super) fn checked(name: &str) -> Result<&str, LeaseError> {
     }
 }
 
+/// Whether DNS can have a name and DHCP can tell it.
+pub fn is_domain_name(name: &str) -> bool {
+    checked(name).is_ok()
+}
+
 /// A search list in DNS wire format, without compression: RFC 3397 allows it, RFC 8415 (section 10)
 /// forbids it.
 pub(super) fn search_list(names: &[String]) -> Result<Vec<u8>, LeaseError> {
@@ -30,4 +35,9 @@ pub(super) fn search_list(names: &[String]) -> Result<Vec<u8>, LeaseError> {
         list.push(0);
     }
     Ok(list)
+}
+
+/// Bytes of a search list of good names in wire format.
+pub(super) fn encoded_len(names: &[String]) -> usize {
+    names.iter().map(|name| name.len() + 2).sum()
 }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use devices::virtio::net::is_domain_name;
+
 /// The name server if the pod has none, as in KubeVirt.
 pub(super) const DEFAULT_DNS: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 /// The search list if the pod has none, as in KubeVirt.
@@ -53,11 +55,11 @@ impl Resolver {
         self.servers.iter().filter_map(v4).collect()
     }
 
-    /// The longest search domain that `wanted` accepts, the first of equals.
+    /// The longest search domain that `wanted` accepts and DHCP can tell, the first of equals.
     pub(super) fn longest(&self, wanted: impl Fn(&str) -> bool) -> Option<&str> {
         let names = self.search.iter().map(String::as_str).rev();
         names
-            .filter(|name| wanted(name))
+            .filter(|name| is_domain_name(name) && wanted(name))
             .max_by_key(|name| name.len())
     }
 

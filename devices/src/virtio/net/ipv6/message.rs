@@ -32,7 +32,7 @@ const MAX_ADDRESSES: usize = 4;
 const RESERVE: usize = 4 + (4 + MAX_DUID) + 5 + 4 + 6 + (16 + 28);
 
 /// Room for the fixed options.
-pub(super) const MAX_OPTIONS: usize = MAX_ANSWER - HEADERS_LEN - RESERVE;
+pub(in crate::virtio::net) const MAX_OPTIONS: usize = MAX_ANSWER - HEADERS_LEN - RESERVE;
 
 /// A client's message.
 struct Message<'a> {
