@@ -102,6 +102,7 @@ fn handler(memory: &Arc<GuestMemory>, guest: &GuestQueue, sync: bool) -> Box<dyn
     let activation = Activation {
         features: block.features(),
         queues: vec![guest.device_side(0, Arc::new(event_fd()), irq)],
+        resumed: false,
         config_irq: Arc::new(FakeIrq::default()),
     };
     let mut handlers = block.activate(activation).expect("the device starts");

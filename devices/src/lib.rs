@@ -10,6 +10,7 @@ pub mod bus;
 pub mod irq;
 pub mod legacy;
 pub mod pci;
+pub mod state;
 pub mod thread;
 pub mod virtio;
 

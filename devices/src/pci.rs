@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::state::{RestoreError, SaveError, Saved};
+
 /// Size of a function's extended configuration space (PCI Express 3.0, 7.2.2), bytes.
 pub const CONFIG_SPACE_SIZE: u16 = 4096;
 
@@ -60,6 +62,16 @@ pub trait PciFunction: Send {
 
     /// Undoes [`PciFunction::pause`].
     fn resume(&mut self);
+
+    /// The function's state. Only while it is paused; it goes on after [`PciFunction::resume`] as if
+    /// nothing had been.
+    fn save(&self) -> Result<Saved, SaveError>;
+
+    /// Takes over the state of a function that was made in the same way. Only for a new function,
+    /// before a guest runs, when guest memory and interrupt controllers are as they were saved (a
+    /// pending message is sent at once). It is paused afterwards: [`PciFunction::resume`] starts the
+    /// device where the guest used it. After an error the function must not be used.
+    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError>;
 
     /// Ends the workers for good (before the machine is torn down or rebuilt); waits for requests
     /// in flight.

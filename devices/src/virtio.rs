@@ -19,6 +19,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::irq::Irq;
+use crate::state::{RestoreError, SaveError, Saved};
 use crate::thread::ThreadRole;
 use crate::virtio::queue::VirtQueue;
 
@@ -66,7 +67,18 @@ pub trait VirtioDevice: Send {
         activation: Activation,
     ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError>;
 
-    /// Counters since start, for the stats command.
+    /// What the device itself has to remember while a guest uses it, or by which another device can be
+    /// told to be the same; not its queues, features and registers, which the transport saves. Called
+    /// while nothing is in flight.
+    ///
+    /// The structure lies in the device's file and implements [`crate::state::State`].
+    fn save(&self) -> Result<Saved, SaveError>;
+
+    /// Takes over what [`VirtioDevice::save`] gave of a device that was made in the same way. Called
+    /// before [`VirtioDevice::activate`] (with [`Activation::resumed`], if the driver uses the device).
+    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError>;
+
+    /// Counters since start, for the stats command; a restored device starts at zero.
     fn stats(&self) -> DeviceStats;
 
     /// The link or medium changed from outside (`link_up` of a NIC): updates the configuration and
@@ -82,6 +94,9 @@ pub struct Activation {
     pub features: u64,
     /// The enabled queues with their index; a queue that the driver left disabled is missing.
     pub queues: Vec<VirtQueue>,
+    /// The driver set `DRIVER_OK` before the device was saved: its queues go on where they were, and
+    /// what [`VirtioDevice::restore`] set holds. Otherwise the device starts afresh.
+    pub resumed: bool,
     /// The configuration-change interrupt. Raising it through this handle also bumps the
     /// configuration generation.
     pub config_irq: Arc<dyn Irq>,
@@ -157,7 +172,9 @@ pub trait QueueHandler: Send {
         Ok(())
     }
 
-    /// Waits until no request is in flight. Called before a pause and before the worker ends.
+    /// Waits until no request is in flight. Called before a pause and before the worker ends; what a
+    /// snapshot keeps of the queues is their state afterwards, so a chain that was taken is either
+    /// given back to the driver or put back ([`VirtQueue::undo_next`]).
     fn drain(&mut self);
 }
 

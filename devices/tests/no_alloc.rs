@@ -31,6 +31,7 @@ fn fixture(device: &mut dyn VirtioDevice, size: u16) -> Fixture {
     let activation = Activation {
         features: device.features(),
         queues: vec![queue],
+        resumed: false,
         config_irq: Arc::new(FakeIrq::default()),
     };
     let handler = device

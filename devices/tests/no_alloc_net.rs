@@ -79,6 +79,7 @@ fn packets_both_ways() {
     let activation = Activation {
         features: net.features(),
         queues: queues.collect(),
+        resumed: false,
         config_irq: irq.clone(),
     };
     let mut handler = net.activate(activation).expect("activates").remove(0);

@@ -271,6 +271,9 @@ impl<F: PciFunction> BusDevice for Window<F> {
 
 #[cfg(test)]
 mod tests {
+    use devices::state::{RestoreError, SaveError, Saved, State};
+    use serde::{Deserialize, Serialize};
+
     use super::*;
 
     /// A function that shows its calls: config space is memory, the BAR returns its offset.
@@ -306,7 +309,23 @@ mod tests {
         }
         fn pause(&mut self) {}
         fn resume(&mut self) {}
+        fn save(&self) -> Result<Saved, SaveError> {
+            Saved::new(&ProbeState(self.config.clone()))
+        }
+        fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+            let ProbeState(config) = saved.state()?;
+            self.config = config;
+            Ok(())
+        }
         fn shutdown(&mut self) {}
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct ProbeState(Vec<u8>);
+
+    impl State for ProbeState {
+        const KIND: &'static str = "probe";
+        const VERSION: u32 = 1;
     }
 
     fn probe() -> Probe {

@@ -6,10 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::BusDevice;
 use crate::irq::Irq;
+use crate::state::{RestoreError, SaveError, Saved, State};
 
 /// Sleep control register, relative to the block's base (write-only here).
 pub const SLEEP_CONTROL: u64 = 0;
@@ -92,6 +94,18 @@ pub struct PowerControl {
     irq: Arc<dyn Irq>,
 }
 
+/// The event register; the others keep nothing.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PowerState {
+    events: u8,
+}
+
+impl State for PowerState {
+    const KIND: &'static str = "power";
+    const VERSION: u32 = 1;
+}
+
 impl PowerControl {
     /// `irq` is the interrupt of the generic event device.
     pub fn new(signals: Arc<Signals>, irq: Arc<dyn Irq>) -> Self {
@@ -106,6 +120,23 @@ impl PowerControl {
     pub fn press_power_button(&self) {
         self.events.fetch_or(EVENT_POWER_BUTTON, Ordering::Release);
         self.irq.raise();
+    }
+
+    /// The pending events.
+    pub fn save(&self) -> Result<Saved, SaveError> {
+        let events = self.events.load(Ordering::Acquire);
+        Saved::new(&PowerState { events })
+    }
+
+    /// Takes over what was saved. The interrupt is the interrupt controller's to remember.
+    pub fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let PowerState { events } = saved.state()?;
+        if events & !EVENT_POWER_BUTTON != 0 {
+            let what = format!("events {events:#x}");
+            return Err(RestoreError::unfit::<PowerState>(what));
+        }
+        self.events.store(events, Ordering::Release);
+        Ok(())
     }
 
     fn sleep(&self, value: u8) {
@@ -136,6 +167,7 @@ impl BusDevice for PowerControl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::conformance::{Script, goes_on_after_restore};
     use crate::virtio::testing::FakeIrq;
 
     fn fixture() -> (Arc<Signals>, Arc<FakeIrq>, PowerControl) {
@@ -167,6 +199,36 @@ mod tests {
         power.write(RESET, &[RESET_VALUE]);
         assert_eq!(signals.take(), Signal::Reset as u32);
     }
+
+    /// A guest whose power button is pressed, and which looks now and then.
+    struct Pressed(PowerControl);
+
+    impl Script for Pressed {
+        type Seen = u8;
+        const STEPS: usize = 6;
+
+        fn new() -> Option<Self> {
+            Some(Self(fixture().2))
+        }
+
+        fn step(&mut self, step: usize) -> Self::Seen {
+            if step.is_multiple_of(3) {
+                self.0.press_power_button();
+                return 0;
+            }
+            let mut value = [0];
+            self.0.read(EVENTS, &mut value);
+            value[0]
+        }
+
+        fn replace(&mut self) {
+            let saved = self.0.save().expect("plain data");
+            *self = Self(fixture().2);
+            self.0.restore(&saved).expect("its own");
+        }
+    }
+
+    goes_on_after_restore!(goes_on_where_another_stopped, Pressed);
 
     #[test]
     fn power_button_raises_once_and_reads_once() {

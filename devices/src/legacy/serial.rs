@@ -6,14 +6,16 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::BusDevice;
 use crate::irq::Irq;
+use crate::state::{RestoreError, SaveError, Saved, State};
 
 /// First port of COM1.
 pub const PORT: u16 = 0x3f8;
@@ -125,19 +127,95 @@ impl Trigger for IrqTrigger {
 
 /// The serial port.
 pub struct SerialConsole {
-    uart: Mutex<Serial<IrqTrigger, InputRoom, Output>>,
+    uart: Mutex<Uart>,
+    queue: Arc<ConsoleQueue>,
+    irq: Arc<dyn Irq>,
+}
+
+type Uart = Serial<IrqTrigger, InputRoom, Output>;
+
+/// The 16550's registers and receive FIFO, as vm-superio has them. Output that nobody has read yet
+/// belongs to the run that wrote it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SerialState {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
+
+impl State for SerialState {
+    const KIND: &'static str = "serial";
+    const VERSION: u32 = 1;
 }
 
 impl SerialConsole {
     /// A port whose output goes to `queue` and whose interrupt is `irq`.
     pub fn new(queue: &Arc<ConsoleQueue>, irq: Arc<dyn Irq>) -> Self {
-        Self {
-            uart: Mutex::new(Serial::with_events(
-                IrqTrigger(irq),
-                InputRoom(queue.clone()),
-                Output(queue.clone()),
-            )),
-        }
+        let queue = Arc::clone(queue);
+        let uart = Serial::with_events(
+            IrqTrigger(Arc::clone(&irq)),
+            InputRoom(Arc::clone(&queue)),
+            Output(Arc::clone(&queue)),
+        );
+        let uart = Mutex::new(uart);
+        Self { uart, queue, irq }
+    }
+
+    /// The registers and what is in the receive FIFO.
+    pub fn save(&self) -> Result<Saved, SaveError> {
+        // Poisoned or not: registers are single bytes.
+        let uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = uart.state();
+        Saved::new(&SerialState {
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.in_buffer,
+        })
+    }
+
+    /// Takes over what was saved; interrupts are raised for what is pending.
+    pub fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let state: SerialState = saved.state()?;
+        let state = vm_superio::SerialState {
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.in_buffer,
+        };
+        let uart = Serial::from_state(
+            &state,
+            IrqTrigger(Arc::clone(&self.irq)),
+            InputRoom(Arc::clone(&self.queue)),
+            Output(Arc::clone(&self.queue)),
+        );
+        // The trigger cannot fail, so this is about the FIFO.
+        let uart = uart.map_err(|_| {
+            let len = state.in_buffer.len();
+            RestoreError::unfit::<SerialState>(format!("{len} bytes in the receive FIFO"))
+        })?;
+        *self.uart.lock().unwrap_or_else(PoisonError::into_inner) = uart;
+        Ok(())
     }
 
     /// Free bytes in the receive FIFO; the queue's event fires when it runs empty.
@@ -178,6 +256,7 @@ impl BusDevice for SerialConsole {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::conformance::{Script, goes_on_after_restore};
     use crate::virtio::testing::FakeIrq;
 
     fn fixture() -> (Arc<ConsoleQueue>, Arc<FakeIrq>, SerialConsole) {
@@ -219,6 +298,59 @@ mod tests {
             queue.event.read().is_ok(),
             "the loop hears that there is room"
         );
+    }
+
+    /// A guest that sets up the port, writes, and reads what comes in.
+    struct Terminal(SerialConsole, Arc<ConsoleQueue>);
+
+    impl Script for Terminal {
+        /// All registers, and the output.
+        type Seen = (Vec<u8>, Vec<u8>);
+        const STEPS: usize = 12;
+
+        fn new() -> Option<Self> {
+            let (queue, _, serial) = fixture();
+            Some(Self(serial, queue))
+        }
+
+        fn step(&mut self, step: usize) -> Self::Seen {
+            let Self(serial, queue) = self;
+            match step % 6 {
+                0 => serial.write(3, &[0x83]),
+                1 => serial.write(0, &[step as u8]),
+                2 => serial.write(3, &[3]),
+                3 => serial.write(1, &[1]),
+                4 => drop(serial.input(b"abc")),
+                _ => serial.write(0, b"x"),
+            }
+            let read = |offset| {
+                let mut value = [0];
+                serial.read(offset, &mut value);
+                value[0]
+            };
+            let registers = (0..8).map(read).collect();
+            let mut output = vec![0; 8];
+            let len = queue.take_output(&mut output);
+            output.truncate(len);
+            (registers, output)
+        }
+
+        fn replace(&mut self) {
+            let saved = self.0.save().expect("plain data");
+            *self = Self::new().expect("always");
+            self.0.restore(&saved).expect("its own");
+        }
+    }
+
+    goes_on_after_restore!(goes_on_where_another_port_stopped, Terminal);
+
+    #[test]
+    fn a_fifo_that_is_too_full_is_refused() {
+        let (_, _, serial) = fixture();
+        let mut saved = serde_json::to_value(serial.save().expect("plain data")).expect("JSON");
+        saved["state"]["inBuffer"] = vec![0; 65].into();
+        let saved: Saved = serde_json::from_value(saved).expect("an envelope");
+        serial.restore(&saved).expect_err("65 bytes");
     }
 
     #[test]

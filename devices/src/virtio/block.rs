@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::info;
 
+use crate::state::{RestoreError, SaveError, Saved, State};
 use crate::virtio::block::config::{Config, F_FLUSH};
 use crate::virtio::block::handler::{BlockHandler, Shared};
 use crate::virtio::block::image::{Image, Limits};
@@ -249,6 +250,20 @@ fn make_rings(name: &str, queues: u16, image: &Image) -> Vec<Ring> {
     }
 }
 
+/// What a disk must be to be the same. The driver's choices are in its features, and nothing is in
+/// flight when a disk is saved.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlockState {
+    /// Size of the image.
+    bytes: u64,
+}
+
+impl State for BlockState {
+    const KIND: &'static str = "block";
+    const VERSION: u32 = 1;
+}
+
 impl VirtioDevice for Block {
     fn device_type(&self) -> DeviceType {
         DeviceType::Block
@@ -280,6 +295,21 @@ impl VirtioDevice for Block {
             Box::new(handler) as Box<dyn QueueHandler>
         });
         Ok(handlers.collect())
+    }
+
+    fn save(&self) -> Result<Saved, SaveError> {
+        let bytes = self.shared.rules.bytes;
+        Saved::new(&BlockState { bytes })
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+        let BlockState { bytes } = saved.state()?;
+        let mine = self.shared.rules.bytes;
+        if bytes != mine {
+            let what = format!("a disk of {bytes} bytes instead of {mine}");
+            return Err(RestoreError::unfit::<BlockState>(what));
+        }
+        Ok(())
     }
 
     fn stats(&self) -> DeviceStats {

@@ -29,6 +29,7 @@ mod pairs;
 mod port;
 mod rx;
 mod spec;
+mod state;
 mod stats;
 mod stream;
 pub mod tap;
@@ -46,7 +47,7 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_S_LINK_UP};
 
 pub use self::answers::Answer;
 use self::answers::Answers;
-use self::features::has;
+use self::features::{guest_offloads, has};
 use self::guard::Guard;
 use self::handler::{PairHandler, Setup};
 pub use self::names::is_domain_name;
@@ -54,8 +55,10 @@ use self::pairs::Pairs;
 pub use self::port::Backend;
 use self::port::Port;
 pub use self::spec::{BuildNetError, MAX_QUEUE_PAIRS, MIN_MTU, NetSpec};
+use self::state::NetState;
 pub use self::stats::NetStats;
 pub use self::stream::Stream;
+use crate::state::{RestoreError, SaveError, Saved};
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{
     ActivateError, Activation, DeviceStats, DeviceType, QueueHandler, VirtioDevice,
@@ -132,6 +135,7 @@ impl VirtioDevice for Net {
         let Activation {
             features,
             queues,
+            resumed,
             config_irq,
         } = activation;
         let multi_queue = has(features, VIRTIO_NET_F_MQ);
@@ -152,14 +156,23 @@ impl VirtioDevice for Net {
                 source,
             });
         }
-        self.pairs.reset();
+        let available = parts.len() as u16;
+        let offloads = guest_offloads(features);
+        match resumed {
+            true => {
+                let active = self.pairs.active().min(available);
+                self.pairs.prepare(active, self.pairs.offloads() & offloads);
+            }
+            false => self.pairs.prepare(1, offloads),
+        }
         let setup = Setup {
             pairs: Arc::clone(&self.pairs),
             features,
             mtu: self.mtu,
             answers: Arc::clone(&self.answers),
             guard: self.guard,
-            available: parts.len() as u16,
+            available,
+            resumed,
             config_irq,
         };
         let handlers = (0..).zip(parts).map(|(pair, (rx, tx))| {
@@ -173,6 +186,21 @@ impl VirtioDevice for Net {
             Box::new(handler) as Box<dyn QueueHandler>
         });
         Ok(handlers.collect())
+    }
+
+    fn save(&self) -> Result<Saved, SaveError> {
+        Saved::new(&self.pairs.save())
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+        let state: NetState = saved.state()?;
+        let active = state.active_pairs;
+        if !(1..=self.queue_pairs).contains(&active) {
+            let what = format!("{active} active queue pairs of {}", self.queue_pairs);
+            return Err(RestoreError::unfit::<NetState>(what));
+        }
+        self.pairs.restore(&state);
+        Ok(())
     }
 
     fn stats(&self) -> DeviceStats {

@@ -21,6 +21,8 @@ use thiserror::Error;
 use crate::GuestMemory;
 use crate::irq::{Doorbells, MsiRouter};
 use crate::pci::{BarAddress, PciFunction};
+use crate::state::transport::FunctionState;
+use crate::state::{RestoreError, SaveError, Saved};
 use crate::thread::{Executor, ThreadHook};
 use crate::virtio::pci::config_space::ConfigSpace;
 use crate::virtio::pci::interrupts::Interrupts;
@@ -93,6 +95,8 @@ pub struct VirtioPciFunction {
     running: Option<Running>,
     /// The machine is paused.
     paused: bool,
+    /// The driver used the device before it was saved, and it was not started since.
+    resumed: bool,
 }
 
 impl VirtioPciFunction {
@@ -123,6 +127,7 @@ impl VirtioPciFunction {
             bar: Arc::default(),
             running: None,
             paused: false,
+            resumed: false,
             device,
             context,
         })
@@ -154,6 +159,7 @@ impl VirtioPciFunction {
             &self.registers,
             &self.context,
             &self.interrupts,
+            std::mem::take(&mut self.resumed),
         );
         match started {
             Ok(running) => {
@@ -187,6 +193,7 @@ impl VirtioPciFunction {
 
     fn reset(&mut self) {
         self.halt();
+        self.resumed = false;
         self.registers.reset();
         self.interrupts.reset();
         self.msix.clear_pending();
@@ -313,6 +320,32 @@ impl PciFunction for VirtioPciFunction {
     fn resume(&mut self) {
         self.paused = false;
         self.update_work();
+    }
+
+    fn save(&self) -> Result<Saved, SaveError> {
+        if !self.paused {
+            return Err(SaveError::NotPaused(self.name().to_owned()));
+        }
+        let live = self.running.iter().flat_map(Running::queues).collect();
+        Saved::new(&FunctionState {
+            config: self.config.save(),
+            registers: self.registers.save(&live),
+            interrupts: self.interrupts.save(),
+            msix: self.msix.save(),
+            device: self.device.save()?,
+        })
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+        let state: FunctionState = saved.state()?;
+        self.paused = true;
+        self.config.restore(&state.config)?;
+        self.registers.restore(&state.registers)?;
+        self.interrupts.restore(&state.interrupts)?;
+        self.device.restore(&state.device)?;
+        self.resumed = self.registers.is_live();
+        self.update_decoding();
+        self.msix.restore(&state.msix, self.config.msix_control())
     }
 
     fn shutdown(&mut self) {

@@ -3,6 +3,8 @@
 //!
 //! Panics where a device must not: a test that lays out its memory wrongly has to fail.
 
+pub mod driven;
+
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};

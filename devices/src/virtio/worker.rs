@@ -25,6 +25,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::thread::{ThreadHook, ThreadSetupError};
+use crate::virtio::queue::{QueueState, VirtQueue};
 use crate::virtio::{QueueError, QueueHandler};
 
 /// Stack of a worker thread, bytes. Handlers keep their buffers on the heap.
@@ -110,6 +111,9 @@ enum StartError {
 struct State {
     command: Command,
     phase: Phase,
+    /// The handler's queues when it parked last; room for them was made at the start, since the
+    /// thread may not be allowed to.
+    queues: Vec<(u16, QueueState)>,
 }
 
 struct Control {
@@ -126,6 +130,16 @@ impl Control {
 
     fn set_phase(&self, phase: Phase) {
         self.lock().phase = phase;
+        self.changed.notify_all();
+    }
+
+    fn park(&self, queues: &[VirtQueue]) {
+        let mut state = self.lock();
+        state.queues.clear();
+        let states = queues.iter().map(|queue| (queue.index(), queue.state()));
+        state.queues.extend(states);
+        state.phase = Phase::Parked;
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -183,6 +197,7 @@ impl Worker {
         let state = Mutex::new(State {
             command: Command::Run,
             phase: Phase::Starting,
+            queues: Vec::with_capacity(handler.queues().len()),
         });
         let control = Arc::new(Control {
             state,
@@ -237,24 +252,27 @@ impl Worker {
         self.control.command(Command::Run);
     }
 
-    /// Ends the thread after the requests in flight, and drops the handler on this thread.
-    pub fn stop(mut self) {
-        self.join();
+    /// Numbers and states of the handler's queues at the last [`Worker::pause`].
+    pub fn queues(&self) -> Vec<(u16, QueueState)> {
+        self.control.lock().queues.clone()
     }
 
-    fn join(&mut self) {
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
+    /// Ends the thread after the requests in flight and gives the handler back, unless it panicked.
+    pub fn stop(mut self) -> Option<Box<dyn QueueHandler>> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Option<Box<dyn QueueHandler>> {
+        let thread = self.thread.take()?;
         self.control.command(Command::Stop);
         // An error is a panic in the handler, whose message the panic hook has printed.
-        drop(thread.join());
+        thread.join().ok()
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.join();
+        drop(self.join());
     }
 }
 
@@ -310,7 +328,7 @@ fn obey(handler: &mut dyn QueueHandler, control: &Control) -> bool {
     if state.command == Command::Pause {
         drop(state);
         handler.drain();
-        control.set_phase(Phase::Parked);
+        control.park(handler.queues());
         state = control.wait_while(|state| state.command == Command::Pause);
         state.phase = Phase::Running;
     }

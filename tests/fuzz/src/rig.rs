@@ -124,6 +124,7 @@ impl<D: VirtioDevice> Rig<D> {
         let activation = Activation {
             features: self.features,
             queues: self.queues.iter().enumerate().map(device_side).collect(),
+            resumed: false,
             config_irq: self.irq.clone(),
         };
         let handlers = self.device.activate(activation).expect("queues are right");

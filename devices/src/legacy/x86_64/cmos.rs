@@ -3,10 +3,13 @@
 //! What a guest sets it to is kept nowhere: its clock discipline is kvmclock and NTP, and the next
 //! boot reads the host's time again.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::BusDevice;
+use crate::state::{RestoreError, SaveError, Saved, State};
 
 /// First port (index); the second is data.
 pub const PORT: u64 = 0x70;
@@ -38,14 +41,26 @@ const STATUS_D_VALUE: u8 = 0x80;
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
-struct State {
+struct Registers {
     index: u8,
     memory: [u8; 128],
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CmosState {
+    index: u8,
+    memory: Vec<u8>,
+}
+
+impl State for CmosState {
+    const KIND: &'static str = "cmos";
+    const VERSION: u32 = 1;
+}
+
 /// The clock's two ports.
 pub struct Cmos {
-    state: Mutex<State>,
+    registers: Mutex<Registers>,
     now: fn() -> SystemTime,
 }
 
@@ -59,12 +74,40 @@ impl Cmos {
     /// A clock that reads `now`.
     pub fn new(now: fn() -> SystemTime) -> Self {
         Self {
-            state: Mutex::new(State {
+            registers: Mutex::new(Registers {
                 index: 0,
                 memory: [0; 128],
             }),
             now,
         }
+    }
+
+    /// The index and the memory; the time is the host's.
+    pub fn save(&self) -> Result<Saved, SaveError> {
+        let registers = self.lock();
+        Saved::new(&CmosState {
+            index: registers.index,
+            memory: registers.memory.to_vec(),
+        })
+    }
+
+    /// Takes over what was saved.
+    pub fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let CmosState { index, memory } = saved.state()?;
+        let len = memory.len();
+        let unfit = |_| RestoreError::unfit::<CmosState>(format!("{len} bytes of memory"));
+        *self.lock() = Registers {
+            index: index & INDEX_MASK,
+            memory: memory.try_into().map_err(unfit)?,
+        };
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registers> {
+        // Bytes on their own: no panic can leave them half written.
+        self.registers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn register(&self, index: u8, memory: &[u8; 128]) -> u8 {
@@ -84,25 +127,23 @@ impl Cmos {
 impl BusDevice for Cmos {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let Ok(state) = self.state.lock() else { return };
+        let registers = self.lock();
         if let [value] = data {
             *value = match offset {
-                INDEX => state.index,
-                _ => self.register(state.index, &state.memory),
+                INDEX => registers.index,
+                _ => self.register(registers.index, &registers.memory),
             };
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let Ok(mut state) = self.state.lock() else {
-            return;
-        };
+        let mut registers = self.lock();
         if let [value] = data {
             match offset {
-                INDEX => state.index = value & INDEX_MASK,
+                INDEX => registers.index = value & INDEX_MASK,
                 _ => {
-                    let index = usize::from(state.index);
-                    state.memory[index] = *value;
+                    let index = usize::from(registers.index);
+                    registers.memory[index] = *value;
                 }
             }
         }
@@ -184,6 +225,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::state::conformance::{Script, goes_on_after_restore};
 
     fn read(cmos: &Cmos, index: u8) -> u8 {
         cmos.write(INDEX, &[index]);
@@ -208,6 +250,51 @@ mod tests {
         ];
         let values = registers.map(|index| read(&cmos, index));
         assert_eq!(values, [0x58, 0x59, 0x23, 0x05, 0x29, 0x02, 0x24, 0x20]);
+    }
+
+    /// A guest that keeps bytes in the memory.
+    struct Keeper(Cmos);
+
+    impl Script for Keeper {
+        type Seen = (u8, u8, u8);
+        const STEPS: usize = 6;
+
+        fn new() -> Option<Self> {
+            Some(Self(Cmos::default()))
+        }
+
+        fn step(&mut self, step: usize) -> Self::Seen {
+            // The index stays from one step to the next.
+            let mut kept = [0];
+            self.0.read(1, &mut kept);
+            let index = 0x40 + step as u8;
+            self.0.write(INDEX, &[index]);
+            self.0.write(1, &[0xa0 + step as u8]);
+            let mut chosen = [0];
+            self.0.read(INDEX, &mut chosen);
+            self.0.write(INDEX, &[index - 1]);
+            let mut earlier = [0];
+            self.0.read(1, &mut earlier);
+            (kept[0], chosen[0], earlier[0])
+        }
+
+        fn replace(&mut self) {
+            let saved = self.0.save().expect("plain data");
+            *self = Self(Cmos::default());
+            self.0.restore(&saved).expect("its own");
+        }
+    }
+
+    goes_on_after_restore!(goes_on_where_another_clock_stopped, Keeper);
+
+    #[test]
+    fn memory_of_another_length_is_refused() {
+        let state = CmosState {
+            index: 0,
+            memory: vec![0; 127],
+        };
+        let saved = Saved::new(&state).expect("plain data");
+        Cmos::default().restore(&saved).expect_err("too short");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::virtio::worker::Worker;
 
 mod data;
 mod hostile;
+mod saving;
 mod spec;
 
 const IMAGE_SIZE: u64 = 1 << 20;
@@ -102,6 +103,7 @@ impl Disk {
         let activation = Activation {
             features,
             queues: vec![queue],
+            resumed: false,
             config_irq,
         };
         let handler = device

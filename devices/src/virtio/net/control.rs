@@ -93,7 +93,9 @@ impl Control {
             return None;
         }
         let port = &self.pairs.get(0).port;
-        port.set_offloads(tap_offloads(wanted)).ok()
+        port.set_offloads(tap_offloads(wanted)).ok()?;
+        self.pairs.set_offloads(wanted);
+        Some(())
     }
 
     fn negotiated(&self, feature: u32) -> Option<()> {

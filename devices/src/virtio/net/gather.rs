@@ -49,6 +49,8 @@ pub(super) struct Gathered {
     buffers: Vec<iovec>,
     /// Bytes in `buffers`.
     len: usize,
+    /// A chain taken after the oldest one held was given back.
+    gaps: bool,
     max_chains: usize,
     max_buffers: usize,
     /// Takes what does not fit, so that a cut packet is noticed.
@@ -69,6 +71,7 @@ impl Gathered {
             chains: Vec::with_capacity(size),
             buffers: Vec::with_capacity(MAX_IOVECS),
             len: 0,
+            gaps: false,
             max_chains: if mergeable { size } else { 1 },
             // One chain's iovecs and the overflow always fit.
             max_buffers: MAX_IOVECS.saturating_sub(1 + size),
@@ -93,6 +96,7 @@ impl Gathered {
             }
             if !self.hold() {
                 queue.push_used(self.chain.head(), 0);
+                self.gaps |= !self.chains.is_empty();
                 useless += 1;
             }
         }
@@ -147,6 +151,22 @@ impl Gathered {
         Ok((read <= self.len).then_some(read))
     }
 
+    /// Holds no chains any more: puts them back, or gives them back empty where others taken later
+    /// were given back.
+    pub(super) fn release(&mut self, queue: &mut VirtQueue) {
+        match self.gaps {
+            false => queue.undo_next(self.chains.len() as u16),
+            true => {
+                let heads = self.chains.iter().map(|held| held.head);
+                heads.for_each(|head| queue.push_used(head, 0));
+            }
+        }
+        self.chains.clear();
+        self.buffers.clear();
+        self.len = 0;
+        self.gaps = false;
+    }
+
     /// Copies a packet into the buffers, as far as it fits.
     pub(super) fn write(&mut self, header: &[u8], frame: &[u8]) {
         self.copy_in(0, header);
@@ -176,6 +196,7 @@ impl Gathered {
         self.chains.drain(..chains);
         self.buffers.drain(..buffers);
         self.len -= bytes;
+        self.gaps &= !self.chains.is_empty();
     }
 
     fn copy_in(&self, offset: usize, data: &[u8]) {

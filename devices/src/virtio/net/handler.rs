@@ -44,6 +44,8 @@ pub(super) struct Setup {
     pub(super) guard: Guard,
     /// Pairs that get a handler.
     pub(super) available: u16,
+    /// The same driver goes on after a restore.
+    pub(super) resumed: bool,
     pub(super) config_irq: Arc<dyn Irq>,
 }
 
@@ -51,13 +53,13 @@ pub(super) struct Setup {
 pub(super) struct PairHandler {
     pair: u16,
     pairs: Arc<Pairs>,
-    features: u64,
     queues: Vec<VirtQueue>,
     rx: Rx,
     tx: Tx,
     control: Option<Control>,
     answers: Arc<Answers>,
     config_irq: Arc<dyn Irq>,
+    resumed: bool,
     started: bool,
     /// The last turn left packets to receive.
     rx_left: bool,
@@ -85,13 +87,13 @@ impl PairHandler {
             answers,
             guard,
             available,
+            resumed,
             config_irq,
         } = setup;
         let (incoming, unsent) = stream.map(|state| (state.incoming, state.unsent)).unzip();
         Self {
             pair,
             pairs: Arc::clone(pairs),
-            features: *features,
             rx: Rx::new(&rx, *features, *mtu, incoming),
             tx: Tx::new(&tx, *guard, Arc::clone(answers), unsent),
             config_irq: Arc::clone(config_irq),
@@ -103,6 +105,7 @@ impl PairHandler {
                 .into_iter()
                 .flatten()
                 .collect(),
+            resumed: *resumed,
             started: false,
             rx_left: false,
             tx_left: false,
@@ -127,9 +130,11 @@ impl PairHandler {
     /// A TAP may have been left by another driver, with other features.
     fn take_over_port(&mut self) -> io::Result<()> {
         let port = &self.pairs.get(0).port;
-        port.set_offloads(tap_offloads(self.features))?;
-        self.pairs.set_active(1)?;
-        if let Port::Tap(tap) = port {
+        port.set_offloads(tap_offloads(self.pairs.offloads()))?;
+        self.pairs.set_active(self.pairs.active())?;
+        if let Port::Tap(tap) = port
+            && !self.resumed
+        {
             self.rx.discard_stale(tap);
         }
         Ok(())
@@ -284,8 +289,13 @@ impl QueueHandler for PairHandler {
         self.stay()
     }
 
-    /// Nothing is ever in flight: the kernel has copied a packet when a call returns.
-    fn drain(&mut self) {}
+    /// Nothing is ever in flight: the kernel has copied a packet when a call returns. Buffers that were
+    /// held ready for packets are the guest's again.
+    fn drain(&mut self) {
+        let queue = &mut self.queues[RX];
+        self.rx.release(queue);
+        queue.notify();
+    }
 }
 
 impl Drop for PairHandler {

@@ -1,11 +1,12 @@
 //! What the queue pairs of a NIC share: the ports, and which of them take part.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::port::Port;
+use super::state::NetState;
 use super::stats::{NetStats, PairCounters};
 
 /// One port and what belongs to it.
@@ -22,6 +23,8 @@ pub(super) struct Pairs {
     link_up: AtomicBool,
     /// Pairs in use, the first ones.
     active: AtomicU16,
+    /// `VIRTIO_NET_F_GUEST_…` that the guest takes at the moment.
+    offloads: AtomicU64,
 }
 
 impl Pairs {
@@ -30,6 +33,7 @@ impl Pairs {
             pairs,
             link_up: AtomicBool::new(link_up),
             active: AtomicU16::new(1),
+            offloads: AtomicU64::new(0),
         }
     }
 
@@ -65,10 +69,41 @@ impl Pairs {
         total
     }
 
-    /// Makes the first pair the only active one. Only while there are no handlers; the first of
-    /// them does the same for the TAP queues.
-    pub(super) fn reset(&self) {
-        self.active.store(1, Ordering::Relaxed);
+    /// Sets how many pairs are active, and the guest's offloads. Only while there are no handlers; the
+    /// first of them does the same for the TAP queues.
+    pub(super) fn prepare(&self, active: u16, offloads: u64) {
+        self.active.store(active, Ordering::Relaxed);
+        self.set_offloads(offloads);
+    }
+
+    /// Pairs in use.
+    pub(super) fn active(&self) -> u16 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// The guest's offloads.
+    pub(super) fn offloads(&self) -> u64 {
+        self.offloads.load(Ordering::Relaxed)
+    }
+
+    /// The guest has chosen other offloads.
+    pub(super) fn set_offloads(&self, offloads: u64) {
+        self.offloads.store(offloads, Ordering::Relaxed);
+    }
+
+    /// What a snapshot keeps.
+    pub(super) fn save(&self) -> NetState {
+        NetState {
+            link_up: self.link_up.load(Ordering::Relaxed),
+            active_pairs: self.active(),
+            guest_offloads: self.offloads(),
+        }
+    }
+
+    /// Takes over what was saved; only while there are no handlers.
+    pub(super) fn restore(&self, saved: &NetState) {
+        self.link_up.store(saved.link_up, Ordering::Relaxed);
+        self.prepare(saved.active_pairs, saved.guest_offloads);
     }
 
     /// Makes the first `count` pairs the active ones and wakes their handlers. Only for the first

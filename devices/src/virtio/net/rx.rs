@@ -95,6 +95,11 @@ impl Rx {
         self.incoming.take()
     }
 
+    /// Puts the buffers back that are held ready.
+    pub(super) fn release(&mut self, queue: &mut VirtQueue) {
+        self.gathered.release(queue);
+    }
+
     /// Whether an answer waits for buffers.
     pub(super) fn has_answer(&self) -> bool {
         self.answer.len > 0

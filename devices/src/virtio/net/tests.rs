@@ -5,4 +5,5 @@ mod datapath;
 mod harness;
 mod hostile;
 mod queues;
+mod saving;
 mod stream;

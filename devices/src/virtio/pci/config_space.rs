@@ -1,6 +1,8 @@
 //! PCI configuration space: a type 0 header, and the capabilities that point into the BAR
 //! (PCI 3.0, 6.1; virtio 1.2, 4.1.4).
 
+use crate::state::RestoreError;
+use crate::state::transport::{ConfigSpaceState, FunctionState};
 use crate::virtio::DeviceType;
 use crate::virtio::pci::layout;
 
@@ -173,6 +175,36 @@ impl ConfigSpace {
             }
         }
         touched
+    }
+
+    /// What a snapshot keeps.
+    pub(super) fn save(&self) -> ConfigSpaceState {
+        ConfigSpaceState {
+            bytes: self.bytes.to_vec(),
+            silenced: self.silenced,
+        }
+    }
+
+    /// Takes over the saved registers of a function that differs in none that the guest cannot write.
+    pub(super) fn restore(&mut self, saved: &ConfigSpaceState) -> Result<(), RestoreError> {
+        let unfit = |what: String| Err(RestoreError::unfit::<FunctionState>(what));
+        let Ok(bytes) = <[u8; SIZE]>::try_from(&*saved.bytes) else {
+            return unfit(format!(
+                "configuration space of {} bytes",
+                saved.bytes.len()
+            ));
+        };
+        let differs = |at: &usize| (bytes[*at] ^ self.bytes[*at]) & !self.writable[*at] != 0;
+        // The window's data are what a read left there.
+        let fixed = (0..SIZE).filter(|at| at & !3 != PCI_CFG_DATA);
+        if let Some(at) = fixed.into_iter().find(differs) {
+            return unfit(format!(
+                "another device (byte {at:#x} of configuration space)"
+            ));
+        }
+        self.bytes = bytes;
+        self.silenced = saved.silenced;
+        Ok(())
     }
 
     /// Sets the BAR's address.

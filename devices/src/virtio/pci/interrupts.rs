@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
 use tracing::error;
 
 use crate::irq::Irq;
+use crate::state::RestoreError;
+use crate::state::transport::{FunctionState, InterruptsState};
 use crate::virtio::pci::msix::MsixVector;
 
 /// `VIRTIO_MSI_NO_VECTOR`.
@@ -54,6 +56,36 @@ impl Interrupts {
             .for_each(|vector| vector.store(NO_VECTOR, Ordering::SeqCst));
         self.isr.store(0, Ordering::SeqCst);
         self.needs_reset.store(false, Ordering::SeqCst);
+    }
+
+    /// What a snapshot keeps.
+    pub(super) fn save(&self) -> InterruptsState {
+        let load = |vector: &AtomicU16| vector.load(Ordering::SeqCst);
+        InterruptsState {
+            config_vector: self.config_vector(),
+            queue_vectors: self.queue_vectors.iter().map(load).collect(),
+            isr: self.isr.load(Ordering::SeqCst),
+            generation: self.generation(),
+            needs_reset: self.needs_reset(),
+        }
+    }
+
+    /// Takes over what was saved of a function with as many queues. Vectors that do not exist are
+    /// none, as when a driver writes them.
+    pub(super) fn restore(&self, saved: &InterruptsState) -> Result<(), RestoreError> {
+        let (found, mine) = (saved.queue_vectors.len(), self.queue_vectors.len());
+        if found != mine {
+            let what = format!("vectors of {found} queues instead of {mine}");
+            return Err(RestoreError::unfit::<FunctionState>(what));
+        }
+        self.set_config_vector(saved.config_vector);
+        for (queue, &vector) in (0..).zip(&saved.queue_vectors) {
+            self.set_queue_vector(queue, vector);
+        }
+        self.isr.store(saved.isr, Ordering::SeqCst);
+        self.generation.store(saved.generation, Ordering::SeqCst);
+        self.needs_reset.store(saved.needs_reset, Ordering::SeqCst);
+        Ok(())
     }
 
     pub(super) fn config_vector(&self) -> u16 {

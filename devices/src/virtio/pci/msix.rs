@@ -9,6 +9,8 @@ use tracing::warn;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::irq::{MsiMessage, MsiRouter};
+use crate::state::RestoreError;
+use crate::state::transport::{FunctionState, MsixState};
 use crate::virtio::pci::layout::MSIX_ENTRY;
 
 const ENTRY: usize = MSIX_ENTRY as usize;
@@ -155,6 +157,37 @@ impl Msix {
         self.vectors
             .iter()
             .for_each(|vector| vector.pending.store(false, Ordering::SeqCst));
+    }
+
+    /// What a snapshot keeps.
+    pub(super) fn save(&self) -> MsixState {
+        let pending = (0..).zip(&*self.vectors);
+        let pending = pending.filter(|(_, vector)| vector.pending.load(Ordering::SeqCst));
+        MsixState {
+            table: self.table.clone(),
+            pending: pending.map(|(index, _)| index).collect(),
+        }
+    }
+
+    /// Takes over a saved table of as many vectors, with `control` as message control, and sends what
+    /// is pending and not masked.
+    pub(super) fn restore(&mut self, saved: &MsixState, control: u16) -> Result<(), RestoreError> {
+        let (found, mine) = (saved.table.len(), self.table.len());
+        if found != mine {
+            let what = format!("{found} MSI-X vectors instead of {mine}");
+            return Err(RestoreError::unfit::<FunctionState>(what));
+        }
+        self.table.clone_from(&saved.table);
+        for &index in &saved.pending {
+            let vector = self.vectors.get(usize::from(index)).ok_or_else(|| {
+                let what = format!("a message pending for vector {index}");
+                RestoreError::unfit::<FunctionState>(what)
+            })?;
+            vector.pending.store(true, Ordering::SeqCst);
+        }
+        self.control = control;
+        (0..self.table.len()).for_each(|index| self.update(index));
+        Ok(())
     }
 
     /// Makes vector `index` do what the registers say now.

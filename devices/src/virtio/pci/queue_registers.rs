@@ -4,6 +4,8 @@
 use virtio_queue::{Error, Queue, QueueState, QueueT};
 use vm_memory::GuestAddress;
 
+use crate::state::RestoreError;
+use crate::state::transport::{FunctionState, QueueRegistersState};
 use crate::virtio::queue::{Part, QueueSetupError};
 
 /// Size, addresses and enabling of one queue.
@@ -63,6 +65,27 @@ impl QueueRegisters {
             Part::Used => queue.try_set_used_ring_address(at),
         };
         self.refused[part as usize] = set.is_err().then_some(address);
+    }
+
+    /// What a snapshot keeps; `live` is the state of the queue that the device has made of it.
+    pub(super) fn save(&self, live: Option<QueueState>) -> QueueRegistersState {
+        QueueRegistersState {
+            queue: live.unwrap_or_else(|| self.queue.state()),
+            refused: self.refused,
+        }
+    }
+
+    /// Takes over a saved queue, if it is one of the same largest size.
+    pub(super) fn restore(&mut self, saved: &QueueRegistersState) -> Result<(), RestoreError> {
+        if saved.queue.max_size != self.queue.max_size() {
+            let (found, mine) = (saved.queue.max_size, self.queue.max_size());
+            let what = format!("a queue of up to {found} entries instead of {mine}");
+            return Err(RestoreError::unfit::<FunctionState>(what));
+        }
+        self.queue = Queue::try_from(saved.queue)
+            .map_err(|error| RestoreError::unfit::<FunctionState>(error.to_string()))?;
+        self.refused = saved.refused;
+        Ok(())
     }
 
     /// The queue as the driver set it up.

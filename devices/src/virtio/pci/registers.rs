@@ -1,7 +1,11 @@
 //! The common configuration structure (virtio 1.2, 4.1.4.3) and the status rules (2.1, 3.1).
 
-use virtio_queue::Error as QueueError;
+use std::collections::BTreeMap;
 
+use virtio_queue::{Error as QueueError, QueueState};
+
+use crate::state::RestoreError;
+use crate::state::transport::{FunctionState, RegistersState};
 use crate::virtio::pci::interrupts::Interrupts;
 use crate::virtio::pci::queue_registers::QueueRegisters;
 use crate::virtio::queue::{Part, QueueSetup, QueueSetupError};
@@ -89,6 +93,44 @@ impl Registers {
         self.status = 0;
         self.queue_select = 0;
         self.queues.iter_mut().for_each(QueueRegisters::reset);
+    }
+
+    /// What a snapshot keeps; `live` are numbers and states of the queues in use.
+    pub(super) fn save(&self, live: &BTreeMap<u16, QueueState>) -> RegistersState {
+        let numbered = (0u16..).zip(&self.queues);
+        RegistersState {
+            accepted: self.accepted,
+            device_select: self.device_select,
+            driver_select: self.driver_select,
+            status: self.status,
+            queue_select: self.queue_select,
+            queues: numbered
+                .map(|(index, queue)| queue.save(live.get(&index).copied()))
+                .collect(),
+        }
+    }
+
+    /// Takes over saved registers, if a driver can have brought this device to them.
+    pub(super) fn restore(&mut self, saved: &RegistersState) -> Result<(), RestoreError> {
+        let unfit = |what: String| Err(RestoreError::unfit::<FunctionState>(what));
+        let (found, mine) = (saved.queues.len(), self.queues.len());
+        if found != mine {
+            return unfit(format!("{found} queues instead of {mine}"));
+        }
+        self.accepted = saved.accepted;
+        if !is_reachable(saved.status) {
+            return unfit(format!("device status {:#x}", saved.status));
+        }
+        if saved.status & FEATURES_OK != 0 && !self.features_fit() {
+            let foreign = saved.accepted & !self.offered;
+            return unfit(format!("features {foreign:#x}, which are not offered here"));
+        }
+        self.status = saved.status;
+        self.device_select = saved.device_select;
+        self.driver_select = saved.driver_select;
+        self.queue_select = saved.queue_select;
+        let mut queues = self.queues.iter_mut().zip(&saved.queues);
+        queues.try_for_each(|(queue, saved)| queue.restore(saved))
     }
 
     /// Features that the driver accepted.
@@ -267,6 +309,14 @@ impl Registers {
     fn features_fit(&self) -> bool {
         self.accepted & !self.offered == 0 && self.accepted & F_VERSION_1 != 0
     }
+}
+
+/// Whether drivers that keep to the order of steps get to `status` (3.1.1), or others do by
+/// [`Registers::write_status`].
+fn is_reachable(status: u8) -> bool {
+    let known = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | FAILED;
+    let after = |step, earlier| status & step == 0 || status & earlier != 0;
+    status & !known == 0 && after(FEATURES_OK, DRIVER) && after(DRIVER_OK, FEATURES_OK)
 }
 
 /// The 32 bits of `value` that `select` names; there are only two pages.

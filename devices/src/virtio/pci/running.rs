@@ -13,7 +13,7 @@ use crate::virtio::pci::VirtioPciContext;
 use crate::virtio::pci::interrupts::{ConfigIrq, Interrupts, QueueIrq};
 use crate::virtio::pci::layout;
 use crate::virtio::pci::registers::Registers;
-use crate::virtio::queue::{QueueSetupError, VirtQueue};
+use crate::virtio::queue::{QueueSetupError, QueueState, VirtQueue};
 use crate::virtio::worker::{SpawnWorkerError, Worker};
 use crate::virtio::{ActivateError, Activation, DeviceType, QueueHandler, VirtioDevice};
 
@@ -57,12 +57,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Makes the queues, hands them to the device and starts its handlers.
+    /// Makes the queues, hands them to the device and starts its handlers. `resumed`: the driver used
+    /// the device before it was saved.
     pub(super) fn start(
         device: &mut dyn VirtioDevice,
         registers: &Registers,
         context: &VirtioPciContext,
         interrupts: &Arc<Interrupts>,
+        resumed: bool,
     ) -> Result<Self, StartError> {
         let mut queues = Vec::new();
         let mut doorbells = Vec::new();
@@ -88,6 +90,7 @@ impl Running {
         let activation = Activation {
             features: registers.features(),
             queues,
+            resumed,
             config_irq: Arc::new(ConfigIrq(Arc::clone(interrupts))),
         };
         let handlers = device.activate(activation).map_err(StartError::Device)?;
@@ -144,9 +147,16 @@ impl Running {
         }
     }
 
+    /// Numbers and states of the queues, as they are while the workers do not work.
+    pub(super) fn queues(&self) -> impl Iterator<Item = (u16, QueueState)> + '_ {
+        self.workers.iter().flat_map(Worker::queues)
+    }
+
     /// Ends the workers.
     pub(super) fn stop(self) {
-        self.workers.into_iter().for_each(Worker::stop);
+        self.workers
+            .into_iter()
+            .for_each(|worker| drop(worker.stop()));
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::*;
+use crate::state::State;
 use crate::thread::ThreadRole;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::testing::{
@@ -14,6 +17,7 @@ use crate::virtio::{ActivateError, Activation, DeviceType, QueueError, QueueHand
 mod interrupts;
 mod lifecycle;
 mod registers;
+mod saving;
 
 const BAR: u64 = 0x1_0000_0000;
 const SIZE: u16 = 8;
@@ -70,12 +74,26 @@ impl VirtioDevice for Echo {
         };
         Ok(activation.queues.into_iter().map(handler).collect())
     }
+    fn save(&self) -> Result<Saved, SaveError> {
+        Saved::new(&EchoState {})
+    }
+    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+        saved.state().map(|EchoState {}| ())
+    }
     fn stats(&self) -> DeviceStats {
         DeviceStats::None
     }
     fn set_link(&mut self, up: bool) -> bool {
         up
     }
+}
+
+#[derive(Serialize, Deserialize)]
+struct EchoState {}
+
+impl State for EchoState {
+    const KIND: &'static str = "echo";
+    const VERSION: u32 = 1;
 }
 
 struct EchoHandler {
@@ -127,10 +145,13 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
+        Self::over(guest_memory(&[(0, 0x10_0000)]))
+    }
+
+    fn over(memory: Arc<GuestMemory>) -> Self {
         let log = Arc::new(Log::default());
         let router = Arc::new(FakeRouter::default());
         let doorbells = Arc::new(FakeDoorbells::default());
-        let memory = guest_memory(&[(0, 0x10_0000)]);
         let context = VirtioPciContext {
             mem: memory.clone(),
             router: router.clone(),

@@ -4,6 +4,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::GuestMemory;
+use crate::state::conformance::{Script, goes_on_after_restore};
+use crate::virtio::testing::driven::{Driven, HEAP};
 use crate::virtio::testing::{Buffer, F_INDIRECT, FakeIrq, GuestQueue, event_fd, guest_memory};
 
 const DATA: u64 = 0x10_0000;
@@ -98,3 +100,36 @@ fn comes_back_later_for_a_long_queue() {
     assert!(f.handler.queue.kick().read().is_err());
     assert_eq!(f.guest.used_idx(), QUEUE_SIZE);
 }
+
+/// A guest that asks for bytes now and then.
+struct Asker(Driven);
+
+impl Script for Asker {
+    /// Bytes given; bytes left alone beside them.
+    type Seen = (u32, bool);
+    const STEPS: usize = 8;
+
+    fn new() -> Option<Self> {
+        Some(Self(Driven::new(|| Box::new(Rng::new("rng")), 0)))
+    }
+
+    fn step(&mut self, step: usize) -> Self::Seen {
+        let at = HEAP + 256 * step as u64;
+        let len = 8 * (step as u32 + 1);
+        let written = self.0.serve(0, &[Buffer::writable(at, len)]);
+        let mut bytes = [0; 256];
+        let memory = &self.0.memory;
+        memory
+            .read_slice(&mut bytes, GuestAddress(at))
+            .expect("in memory");
+        let (given, rest) = bytes.split_at(len as usize);
+        assert!(given.iter().any(|&byte| byte != 0));
+        (written, rest.iter().all(|&byte| byte == 0))
+    }
+
+    fn replace(&mut self) {
+        self.0.replace();
+    }
+}
+
+goes_on_after_restore!(goes_on_where_another_source_stopped, Asker);

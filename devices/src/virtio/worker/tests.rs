@@ -141,6 +141,19 @@ fn does_nothing_while_paused() {
 }
 
 #[test]
+fn tells_the_state_of_its_queues_and_gives_the_handler_back() {
+    let f = fixture();
+    f.worker.pause();
+    let [(0, state)] = f.worker.queues()[..] else {
+        panic!("not one queue");
+    };
+    assert_eq!((state.size, state.next_avail), (4, 0));
+    let handler = f.worker.stop().expect("it did not panic");
+    assert_eq!(handler.queues()[0].state(), state);
+    assert!(!f.log.dropped.load(Ordering::SeqCst));
+}
+
+#[test]
 fn reports_a_failure_and_parks() {
     let f = fixture();
     f.log.fail.store(true, Ordering::SeqCst);
@@ -163,7 +176,7 @@ fn a_panic_hangs_nobody() {
     f.log.panic.store(true, Ordering::SeqCst);
     f.kick.write(1).expect("write");
     f.worker.pause();
-    f.worker.stop();
+    assert!(f.worker.stop().is_none());
 }
 
 #[test]

@@ -93,6 +93,7 @@ impl<P> Bench<P> {
         let activation = Activation {
             features,
             queues,
+            resumed: false,
             config_irq: self.irq.clone(),
         };
         self.handlers = self.net.activate(activation).expect("the driver is right");

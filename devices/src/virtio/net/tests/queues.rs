@@ -194,6 +194,7 @@ fn spawn(bench: &mut Bench) -> Workers {
     let activation = Activation {
         features,
         queues: queues.collect(),
+        resumed: false,
         config_irq: bench.irq.clone(),
     };
     bench.handlers.clear();

@@ -186,6 +186,12 @@ fn impossible_devices_are_refused() {
         fn activate(&mut self, _: Activation) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError> {
             Ok(Vec::new())
         }
+        fn save(&self) -> Result<Saved, SaveError> {
+            Saved::new(&EchoState {})
+        }
+        fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+            saved.state().map(|EchoState {}| ())
+        }
         fn stats(&self) -> DeviceStats {
             DeviceStats::None
         }
