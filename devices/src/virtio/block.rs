@@ -1,4 +1,5 @@
-//! virtio-blk (virtio 1.2, 5.2) on a raw image: a regular file or a block device.
+//! virtio-blk (virtio 1.2, 5.2) in three parts: the front end here and in `handler`, the image below
+//! it (`image`: where the disk's bytes are), and the engine that moves them (`engine`).
 //!
 //! A worker per request queue hands guest buffers to the kernel as they are, with io_uring, or with
 //! `preadv2` and `pwritev2` where the host refuses that, and for writes that the page cache takes at
@@ -10,6 +11,8 @@
 
 mod bounce;
 mod config;
+mod engine;
+mod file;
 mod handler;
 mod image;
 mod prompt;
@@ -18,7 +21,6 @@ mod slots;
 mod stats;
 #[cfg(test)]
 mod tests;
-mod uring;
 
 use std::fs::File;
 use std::io;
@@ -29,13 +31,14 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::info;
 
+use crate::irq::Irq;
 use crate::state::{RestoreError, SaveError, Saved, State};
 use crate::virtio::block::config::{Config, F_FLUSH};
+use crate::virtio::block::engine::Ring;
 use crate::virtio::block::handler::{BlockHandler, Shared};
-use crate::virtio::block::image::{Image, Limits};
+use crate::virtio::block::image::{Image, Raw};
 use crate::virtio::block::request::{ID_SIZE, Rules, SECTOR_SIZE};
 pub use crate::virtio::block::stats::{BlockStats, EngineKind};
-use crate::virtio::block::uring::Ring;
 use crate::virtio::{
     ActivateError, Activation, DeviceStats, DeviceType, QueueHandler, VirtioDevice,
 };
@@ -136,8 +139,9 @@ impl BlockSpec {
             return Err(BuildBlockError::FileType { name: self.name });
         }
         let block_size = self.logical_block_size;
-        let limits = Limits::settle(&self.file, block_size).map_err(inspect)?;
-        let bytes = limits.bytes;
+        let file = self.file.try_clone().map_err(inspect)?;
+        let image = Raw::open(file, block_size).map_err(inspect)?;
+        let bytes = image.bytes();
         if !bytes.is_multiple_of(u64::from(block_size)) {
             return Err(BuildBlockError::Ragged {
                 name: self.name,
@@ -145,7 +149,7 @@ impl BlockSpec {
                 block_size,
             });
         }
-        Ok(Block::new(self, limits))
+        Ok(Block::new(&self, Box::new(image)))
     }
 
     fn check_numbers(&self) -> Result<(), BuildBlockError> {
@@ -188,29 +192,30 @@ pub struct Block {
     name: String,
     features: u64,
     config: Config,
+    block_size: u32,
+    /// Tells the driver of another capacity; `None` before there is one.
+    config_irq: Option<Arc<dyn Irq>>,
     queue_sizes: Vec<u16>,
     engine: EngineKind,
     shared: Arc<Shared>,
 }
 
 impl Block {
-    fn new(spec: BlockSpec, limits: Limits) -> Self {
-        let features = config::features(&spec);
-        let config = Config::new(&spec, limits.bytes);
-        let image = Image::new(spec.file, limits);
-        let rings = make_rings(&spec.name, spec.queues, &image);
+    fn new(spec: &BlockSpec, image: Box<dyn Image>) -> Self {
+        let rings = make_rings(&spec.name, spec.queues, &*image);
         let mut id = [0; ID_SIZE];
         let serial = spec.serial.as_deref().unwrap_or_default().as_bytes();
         id[..serial.len()].copy_from_slice(serial);
         let rules = Rules {
-            bytes: limits.bytes,
             read_only: spec.read_only,
             discard: spec.discard,
         };
         Self {
-            name: spec.name,
-            features,
-            config,
+            name: spec.name.clone(),
+            features: config::features(spec),
+            config: Config::new(spec),
+            block_size: spec.logical_block_size,
+            config_irq: None,
             queue_sizes: vec![QUEUE_SIZE; usize::from(spec.queues)],
             engine: if rings.is_empty() {
                 EngineKind::Sync
@@ -227,6 +232,19 @@ impl Block {
         }
     }
 
+    /// Gives the disk `bytes` bytes, a multiple of the logical block size and no less than it has,
+    /// which its image already holds, and tells the driver.
+    pub fn resize(&mut self, bytes: u64) -> io::Result<()> {
+        if !bytes.is_multiple_of(self.block_size.into()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.shared.image.resize(bytes)?;
+        if let Some(irq) = &self.config_irq {
+            irq.raise();
+        }
+        Ok(())
+    }
+
     /// Does without io_uring, as on a host that refuses it.
     #[cfg(any(test, feature = "testing"))]
     pub fn force_sync(&mut self) {
@@ -240,8 +258,11 @@ impl Block {
 }
 
 /// A ring per queue, or none if the kernel refuses (many pods' seccomp profiles do).
-fn make_rings(name: &str, queues: u16, image: &Image) -> Vec<Ring> {
-    match (0..queues).map(|_| Ring::new(QUEUE_SIZE, image)).collect() {
+fn make_rings(name: &str, queues: u16, image: &dyn Image) -> Vec<Ring> {
+    match (0..queues)
+        .map(|_| Ring::new(QUEUE_SIZE, image.files()))
+        .collect()
+    {
         Ok(rings) => rings,
         Err(error) => {
             info!(disk = name, %error, "no io_uring, using preadv2 and pwritev2");
@@ -282,13 +303,14 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.config.read(offset, data);
+        self.config.read(self.shared.image.bytes(), offset, data);
     }
 
     fn activate(
         &mut self,
         activation: Activation,
     ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError> {
+        self.config_irq = Some(activation.config_irq);
         let dsync = activation.features & F_FLUSH == 0;
         let handlers = activation.queues.into_iter().map(|queue| {
             let handler = BlockHandler::new(queue, dsync, Arc::clone(&self.shared));
@@ -298,13 +320,13 @@ impl VirtioDevice for Block {
     }
 
     fn save(&self) -> Result<Saved, SaveError> {
-        let bytes = self.shared.rules.bytes;
+        let bytes = self.shared.image.bytes();
         Saved::new(&BlockState { bytes })
     }
 
     fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
         let BlockState { bytes } = saved.state()?;
-        let mine = self.shared.rules.bytes;
+        let mine = self.shared.image.bytes();
         if bytes != mine {
             let what = format!("a disk of {bytes} bytes instead of {mine}");
             return Err(RestoreError::unfit::<BlockState>(what));

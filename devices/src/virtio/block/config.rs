@@ -46,16 +46,14 @@ pub(super) fn features(spec: &BlockSpec) -> u64 {
         | when(!spec.read_only, F_WRITE_ZEROES)
 }
 
-/// The configuration space, which never changes.
+/// The configuration space, in which only the capacity changes.
 #[derive(Debug)]
 pub(super) struct Config([u8; SIZE]);
 
 impl Config {
-    /// For an image of `bytes` bytes.
-    pub(super) fn new(spec: &BlockSpec, bytes: u64) -> Self {
+    pub(super) fn new(spec: &BlockSpec) -> Self {
         let mut config = Self([0; SIZE]);
         let ratio = spec.physical_block_size / spec.logical_block_size;
-        config.put(CAPACITY, &(bytes / SECTOR_SIZE).to_le_bytes());
         config.put(SEG_MAX_AT, &SEG_MAX.to_le_bytes());
         config.put(BLK_SIZE, &spec.logical_block_size.to_le_bytes());
         config.put(PHYSICAL_BLOCK_EXP, &[ratio.ilog2() as u8]);
@@ -85,10 +83,12 @@ impl Config {
         self.0[at..at + data.len()].copy_from_slice(data);
     }
 
-    /// Fills `data` from `offset`; past the end there are zeros.
-    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+    /// Fills `data` from `offset` for a disk of `bytes` bytes; past the end there are zeros.
+    pub(super) fn read(&self, bytes: u64, offset: u64, data: &mut [u8]) {
+        let mut space = self.0;
+        space[CAPACITY..CAPACITY + 8].copy_from_slice(&(bytes / SECTOR_SIZE).to_le_bytes());
         let start = usize::try_from(offset).unwrap_or(SIZE).min(SIZE);
-        let mut rest = self.0[start..].iter().copied();
+        let mut rest = space[start..].iter().copied();
         data.fill_with(|| rest.next().unwrap_or(0));
     }
 }

@@ -1,255 +1,141 @@
-//! The image file: what it can do, and synchronous access to it.
+//! What lies under a disk: which bytes of which files.
+//!
+//! ```text
+//! front end (requests, chains, statistics)   handler, request, slots, stats
+//!   | Access, offset, len of the disk
+//! image                                      image::Raw: map() -> Extent
+//!   | file, offset, len
+//! engine (io_uring, or calls that wait)      engine
+//! ```
+//!
+//! The front end asks the image where a request's next bytes are, and gives that part to the engine
+//! with the guest's own buffers; so an image costs a look at its tables and no copy. A request that
+//! lies in several places is done in as many parts, one after the other.
+//!
+//! # What an image with clusters does (qcow2, say)
+//!
+//! - A **read** of an allocated cluster is an extent of its file, of one that only a backing file has
+//!   an extent of that, and else a hole, which the front end fills in. If the table that says so is
+//!   not in memory, [`Image::map`] answers [`Place::Unready`], and [`Image::prepare`] reads it.
+//! - A **write** to an allocated cluster is an extent. For any other `map` answers `Unready`, and
+//!   `prepare` makes a place: it takes a cluster, fills it with what the disk has there now (the
+//!   backing file's bytes, or zeros, which a file has past its end anyway), and only then lets `map`
+//!   see it. From that moment the cluster is like any other: what reads it meanwhile finds the
+//!   old bytes, the write of a second queue goes to the same place, and a crash before the next flush
+//!   leaves the old table, so the old bytes. Nobody has to wait for anybody's transfer, which
+//!   matters: a worker that waited for another request of its own queue would wait for ever.
+//!   A cluster that a snapshot uses as well is copied in the same way.
+//! - A **flush** has rounds, each a wait of the engine's for one file to become durable, before each
+//!   of which the image may write. Round 0: the data. Round 1: after writing the counts of new
+//!   clusters. Round 2: after writing the tables that point to them, which hence never point to what is not
+//!   there. A durable write (no write cache) goes on with round 1, since its data is durable
+//!   already.
+//! - A **discard** keeps the cluster's place: `prepare` notes that it reads as zeros and returns
+//!   the extent for the engine to punch. A place that became another cluster's while a transfer to it
+//!   is under way would corrupt that, and nobody counts transfers. Of a cluster that is not wholly
+//!   inside nothing needs to be done (`DISCARD`), or it is made ready and zeroed like any other
+//!   (`WRITE_ZEROES`).
 
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+mod raw;
+#[cfg(any(test, feature = "testing"))]
+pub(super) mod testing;
 
-use libc::iovec;
-use rustix::fs::{
-    AtFlags, FallocateFlags, OFlags, StatxFlags, fallocate, fcntl_getfl, fcntl_setfl,
-};
-use tracing::warn;
+use std::fmt::Debug;
+use std::io;
 
-use crate::virtio::block::request::SECTOR_SIZE;
+use crate::virtio::block::file::DiskFile;
+pub(super) use crate::virtio::block::image::raw::Raw;
 
-/// Assumed where the kernel does not tell the alignment of direct I/O (before Linux 6.1).
-const DIRECT_ALIGN: u32 = 512;
+/// Flushes end within so many rounds.
+pub(super) const MAX_ROUNDS: u32 = 4;
 
-/// Bytes written at once where the file system cannot zero a range itself.
-const ZERO_CHUNK: usize = 64 * 1024;
-
-/// What the kernel asks of direct I/O, bytes, powers of two.
+/// What is to be done with a range of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct DirectAlign {
-    memory: u32,
-    offset: u32,
-}
-
-/// An operation on the image, of at most `len` bytes at `offset`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Op {
-    /// Into the buffers.
+pub(super) enum Access {
     Read,
-    /// From the buffers.
     Write,
-    /// Make all completed writes durable.
-    Sync,
-    /// Deallocate; the range reads as zeros.
-    Punch,
-    /// Zero, and keep the range allocated.
+    /// Its content is not needed any more.
+    Discard,
+    /// It is to read as zeros.
     Zero,
 }
 
-/// What an image file can do.
+/// Where a range of the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Limits {
-    /// Size in bytes.
-    pub(super) bytes: u64,
-    direct: Option<DirectAlign>,
+#[cfg_attr(
+    not(any(test, feature = "testing")),
+    expect(dead_code, reason = "a raw image has everything in its file")
+)]
+pub(super) enum Place {
+    /// At `offset` of file number `file`.
+    File { file: u16, offset: u64 },
+    /// Nowhere: it reads as zeros, and there is nothing to discard or to zero.
+    Hole,
+    /// Not known, or not made yet: ask [`Image::prepare`].
+    Unready,
 }
 
-impl Limits {
-    /// Of `file`, a regular file or a block device, for blocks of `block_size` bytes. Clears flags
-    /// of the open file that would be in the way.
-    pub(super) fn settle(mut file: &File, block_size: u32) -> io::Result<Self> {
-        // The end of a block device is its size, so there is no need for BLKGETSIZE64.
-        let bytes = file.seek(SeekFrom::End(0))?;
-        let direct = settle_flags(file, block_size)?;
-        Ok(Self { bytes, direct })
-    }
+/// The first `len` bytes of a range, which are in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) place: Place,
+    pub(super) len: u64,
 }
 
-/// An open image.
-#[derive(Debug)]
-pub(super) struct Image {
-    file: File,
-    direct: Option<DirectAlign>,
+/// A disk's content. All workers of a disk use it at the same time.
+///
+/// Ranges are not empty and end within [`Image::bytes`]. Extents in files that are open for direct
+/// I/O begin and end at multiples of what that wants, both in the disk and in the file.
+pub(super) trait Image: Debug + Send + Sync {
+    /// The files of extents, by number. They stay the same while the image is open, since rings have
+    /// them registered; new clusters are places in them.
+    fn files(&self) -> &[DiskFile];
+
+    /// Size of the disk, bytes.
+    fn bytes(&self) -> u64;
+
+    /// Where the range of `len` bytes at `offset` begins, and how much of it is there. Called for each
+    /// request: it does not wait, allocate or log.
+    fn map(&self, access: Access, offset: u64, len: u64) -> Extent;
+
+    /// Makes a range ready of which `map` said that it is not, as far as it likes to at once, and says
+    /// where it begins. May wait and write, on the worker that has the request; must not wait for other
+    /// requests.
+    fn prepare(&self, access: Access, offset: u64, len: u64) -> io::Result<Extent>;
+
+    /// The file that round `round` of a flush makes durable; `None` if the flush is done. The rounds
+    /// before are over. May write what the file needs to contain first.
+    fn flush(&self, round: u32) -> io::Result<Option<u16>>;
+
+    /// How much of the disk may be written now: all of it, unless somebody else has cut the file short,
+    /// which a write would undo. Asked once for the writes of a burst.
+    fn writable_bytes(&self) -> u64;
+
+    /// Gives the disk another size. It never shrinks: the guest may have requests past the new end
+    /// in flight.
+    fn resize(&self, bytes: u64) -> io::Result<()>;
 }
 
-impl Image {
-    pub(super) fn new(file: File, limits: Limits) -> Self {
-        Self {
-            file,
-            direct: limits.direct,
-        }
+/// Where the range of `len` bytes at `offset` begins, made ready if need be. Never
+/// [`Place::Unready`], and never more than `len` or less than one byte.
+pub(super) fn resolve(
+    image: &dyn Image,
+    access: Access,
+    offset: u64,
+    len: u64,
+) -> io::Result<Extent> {
+    let mut extent = image.map(access, offset, len);
+    if extent.place == Place::Unready {
+        extent = image.prepare(access, offset, len)?;
     }
-
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Whether writes end in the host's page cache.
-    pub(super) fn is_cached(&self) -> bool {
-        self.direct.is_none()
-    }
-
-    /// Whether direct I/O takes a transfer at `offset` with these buffers as they are. Misaligned
-    /// ones go through [`Bounce`](super::bounce::Bounce).
-    pub(super) fn takes(&self, buffers: &[iovec]) -> bool {
-        let Some(direct) = self.direct else {
-            return true;
-        };
-        let mask = direct.memory as usize - 1;
-        buffers
-            .iter()
-            .all(|buffer| (buffer.iov_base.addr() | buffer.iov_len) & mask == 0)
-    }
-
-    /// Does `op` and waits for it; returns the number of bytes transferred.
-    pub(super) fn perform(
-        &self,
-        op: Op,
-        offset: u64,
-        len: u64,
-        buffers: &[iovec],
-        dsync: bool,
-    ) -> io::Result<usize> {
-        match op {
-            Op::Read => self.read(buffers, offset),
-            Op::Write => self.write(buffers, offset, dsync),
-            Op::Sync => self.file.sync_data().map(|()| 0),
-            Op::Punch | Op::Zero => {
-                let mode = FallocateFlags::from_bits_retain(fallocate_mode(op) as u32);
-                Ok(fallocate(&self.file, mode, offset, len).map(|()| 0)?)
-            }
-        }
-    }
-
-    fn read(&self, buffers: &[iovec], offset: u64) -> io::Result<usize> {
-        let (fd, count) = (self.file.as_raw_fd(), buffers.len() as i32);
-        // SAFETY: the iovecs are ranges of guest memory, mapped while the queue lives, to which Rust
-        // holds no reference; the kernel writes inside them.
-        let done = unsafe { libc::preadv2(fd, buffers.as_ptr(), count, offset as i64, 0) };
-        transferred(done)
-    }
-
-    fn write(&self, buffers: &[iovec], offset: u64, dsync: bool) -> io::Result<usize> {
-        let (fd, count) = (self.file.as_raw_fd(), buffers.len() as i32);
-        // SAFETY: as for reading; the kernel only reads the ranges.
-        let done = unsafe {
-            libc::pwritev2(
-                fd,
-                buffers.as_ptr(),
-                count,
-                offset as i64,
-                write_flags(dsync),
-            )
-        };
-        transferred(done)
-    }
-
-    /// Zeroes a range where the file system has no operation for it. Slow: it allocates and blocks.
-    pub(super) fn zero_slowly(&self, offset: u64, len: u64) -> io::Result<()> {
-        match self.perform(Op::Zero, offset, len, &[], false) {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-            result => return result.map(drop),
-        }
-        let zeros = AlignedBuffer::new(ZERO_CHUNK);
-        let mut done = 0;
-        while done < len {
-            let chunk = (len - done).min(ZERO_CHUNK as u64) as usize;
-            self.file
-                .write_all_at(&zeros.bytes()[..chunk], offset + done)?;
-            done += chunk as u64;
-        }
-        Ok(())
-    }
-}
-
-/// Bytes that start at a page, as direct I/O wants them.
-#[derive(Debug)]
-pub(super) struct AlignedBuffer {
-    storage: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl AlignedBuffer {
-    const ALIGN: usize = 4096;
-
-    /// `len` zeros.
-    pub(super) fn new(len: usize) -> Self {
-        let storage = vec![0; len + Self::ALIGN];
-        let start = storage.as_ptr().align_offset(Self::ALIGN);
-        Self {
-            storage,
-            start,
-            len,
-        }
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.storage[self.start..self.start + self.len]
-    }
-
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.storage[self.start..self.start + self.len]
-    }
-}
-
-/// `mode` of `fallocate`. It serves block devices as well, where punching discards.
-pub(super) fn fallocate_mode(op: Op) -> i32 {
-    match op {
-        Op::Zero => libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
-        _ => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-    }
-}
-
-/// Flags of `pwritev2`.
-pub(super) fn write_flags(dsync: bool) -> i32 {
-    if dsync { libc::RWF_DSYNC } else { 0 }
-}
-
-fn transferred(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
-/// Clears `O_NONBLOCK`, with which io_uring fails instead of waiting, and returns the alignment if
-/// the file is open for direct I/O. Where the guest's blocks are smaller than that alignment, direct
-/// I/O is switched off.
-fn settle_flags(file: &File, block_size: u32) -> io::Result<Option<DirectAlign>> {
-    let flags = fcntl_getfl(file)?;
-    let mut wanted = flags & !OFlags::NONBLOCK;
-    let mut direct = None;
-    if flags.contains(OFlags::DIRECT) {
-        let align = direct_align(file);
-        if align.offset <= block_size {
-            direct = Some(align);
-        } else {
-            let needed = align.offset;
-            warn!(
-                needed,
-                block_size, "blocks too small for direct I/O, using the page cache"
-            );
-            wanted &= !OFlags::DIRECT;
-        }
-    }
-    if wanted != flags {
-        fcntl_setfl(file, wanted)?;
-    }
-    Ok(direct)
-}
-
-fn direct_align(file: &File) -> DirectAlign {
-    let mask = StatxFlags::from_bits_retain(libc::STATX_DIOALIGN);
-    let power_or = |value: u32| {
-        if value.is_power_of_two() {
-            value
-        } else {
-            DIRECT_ALIGN
-        }
+    let is_usable = match extent.place {
+        Place::File { .. } => true,
+        Place::Hole => access != Access::Write,
+        Place::Unready => false,
     };
-    match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask) {
-        Ok(stat) => DirectAlign {
-            memory: power_or(stat.stx_dio_mem_align),
-            offset: power_or(stat.stx_dio_offset_align),
-        },
-        Err(_) => DirectAlign {
-            memory: DIRECT_ALIGN,
-            offset: DIRECT_ALIGN,
-        },
+    if !is_usable || extent.len == 0 {
+        return Err(io::Error::from_raw_os_error(libc::EIO));
     }
+    extent.len = extent.len.min(len);
+    Ok(extent)
 }
-
-const _: () = assert!(DIRECT_ALIGN as u64 == SECTOR_SIZE);

@@ -67,16 +67,14 @@ pub(super) enum Request {
 /// What the device allows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
-    /// Size of the image, bytes.
-    pub(super) bytes: u64,
     pub(super) read_only: bool,
     /// `DISCARD`, and `WRITE_ZEROES` that deallocates.
     pub(super) discard: bool,
 }
 
 impl Request {
-    /// Reads the request in `chain`, which has a byte for the status.
-    pub(super) fn parse(chain: &Chain, rules: &Rules) -> Result<Self, Status> {
+    /// Reads the request in `chain`, which has a byte for the status, for a disk of `bytes` bytes.
+    pub(super) fn parse(chain: &Chain, rules: &Rules, bytes: u64) -> Result<Self, Status> {
         let header: u128 = chain.read_obj(0).ok_or(Status::IoErr)?;
         let (kind, sector) = (header as u32, (header >> 64) as u64);
         let readable = chain.readable_len() - HEADER_SIZE;
@@ -84,42 +82,52 @@ impl Request {
             T_IN => {
                 let len = chain.writable_len().saturating_sub(1);
                 Ok(Self::Read {
-                    offset: rules.transfer(sector, len)?,
+                    offset: transfer(sector, len, bytes)?,
                     len,
                 })
             }
             T_OUT => {
                 rules.writes()?;
                 Ok(Self::Write {
-                    offset: rules.transfer(sector, readable)?,
+                    offset: transfer(sector, readable, bytes)?,
                     len: readable,
                 })
             }
             T_FLUSH => Ok(Self::Flush),
             T_GET_ID => Ok(Self::GetId),
-            T_DISCARD if rules.discard => Self::parse_discard(chain, readable, rules),
-            T_WRITE_ZEROES => Self::parse_write_zeroes(chain, readable, rules),
+            T_DISCARD if rules.discard => Self::parse_discard(chain, readable, rules, bytes),
+            T_WRITE_ZEROES => Self::parse_write_zeroes(chain, readable, rules, bytes),
             _ => Err(Status::Unsupported),
         }
     }
 
-    fn parse_discard(chain: &Chain, readable: u32, rules: &Rules) -> Result<Self, Status> {
+    fn parse_discard(
+        chain: &Chain,
+        readable: u32,
+        rules: &Rules,
+        bytes: u64,
+    ) -> Result<Self, Status> {
         rules.writes()?;
         let range = Range::read(chain, readable)?;
         if range.flags != 0 {
             return Err(Status::Unsupported);
         }
-        let (offset, len) = rules.range(&range, MAX_DISCARD_SECTORS)?;
+        let (offset, len) = range.within(MAX_DISCARD_SECTORS, bytes)?;
         Ok(Self::Discard { offset, len })
     }
 
-    fn parse_write_zeroes(chain: &Chain, readable: u32, rules: &Rules) -> Result<Self, Status> {
+    fn parse_write_zeroes(
+        chain: &Chain,
+        readable: u32,
+        rules: &Rules,
+        bytes: u64,
+    ) -> Result<Self, Status> {
         rules.writes()?;
         let range = Range::read(chain, readable)?;
         if range.flags & !RANGE_UNMAP != 0 {
             return Err(Status::Unsupported);
         }
-        let (offset, len) = rules.range(&range, MAX_ZEROES_SECTORS)?;
+        let (offset, len) = range.within(MAX_ZEROES_SECTORS, bytes)?;
         // "May unmap": the driver allows it, the device decides.
         let unmap = range.flags & RANGE_UNMAP != 0 && rules.discard;
         Ok(Self::WriteZeroes { offset, len, unmap })
@@ -146,6 +154,15 @@ impl Range {
             flags,
         })
     }
+
+    /// Offset and length, of at most `max` sectors within a disk of `bytes` bytes.
+    fn within(&self, max: u32, bytes: u64) -> Result<(u64, u64), Status> {
+        if self.sectors > max {
+            return Err(Status::IoErr);
+        }
+        let len = u64::from(self.sectors) * SECTOR_SIZE;
+        Ok((checked(self.sector, len, bytes)?, len))
+    }
 }
 
 impl Rules {
@@ -156,30 +173,21 @@ impl Rules {
             Ok(())
         }
     }
+}
 
-    /// The offset of a transfer of `len` bytes at `sector`.
-    fn transfer(&self, sector: u64, len: u32) -> Result<u64, Status> {
-        if !u64::from(len).is_multiple_of(SECTOR_SIZE) {
-            return Err(Status::IoErr);
-        }
-        self.checked(sector, u64::from(len))
+/// The offset of a transfer of `len` bytes at `sector` of a disk of `bytes` bytes.
+fn transfer(sector: u64, len: u32, bytes: u64) -> Result<u64, Status> {
+    if !u64::from(len).is_multiple_of(SECTOR_SIZE) {
+        return Err(Status::IoErr);
     }
+    checked(sector, u64::from(len), bytes)
+}
 
-    /// Offset and length of a range of at most `max` sectors.
-    fn range(&self, range: &Range, max: u32) -> Result<(u64, u64), Status> {
-        if range.sectors > max {
-            return Err(Status::IoErr);
-        }
-        let len = u64::from(range.sectors) * SECTOR_SIZE;
-        Ok((self.checked(range.sector, len)?, len))
-    }
-
-    fn checked(&self, sector: u64, len: u64) -> Result<u64, Status> {
-        let offset = sector.checked_mul(SECTOR_SIZE);
-        let end = offset.and_then(|offset| offset.checked_add(len));
-        match (offset, end) {
-            (Some(offset), Some(end)) if len > 0 && end <= self.bytes => Ok(offset),
-            _ => Err(Status::IoErr),
-        }
+fn checked(sector: u64, len: u64, bytes: u64) -> Result<u64, Status> {
+    let offset = sector.checked_mul(SECTOR_SIZE);
+    let end = offset.and_then(|offset| offset.checked_add(len));
+    match (offset, end) {
+        (Some(offset), Some(end)) if len > 0 && end <= bytes => Ok(offset),
+        _ => Err(Status::IoErr),
     }
 }

@@ -1,14 +1,18 @@
 //! Requests in flight. A slot owns all that its completion needs, so nothing is read from guest
 //! memory a second time.
 
+use std::io;
 use std::ptr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use libc::iovec;
 
+use vm_memory::VolatileSlice;
+
 use crate::GuestMemory;
-use crate::virtio::block::image::{Image, Op};
+use crate::virtio::block::file::Op;
+use crate::virtio::block::image::{Access, Image, MAX_ROUNDS, Place, resolve};
 use crate::virtio::block::request::{Request, Status};
 use crate::virtio::chain::Chain;
 
@@ -29,26 +33,49 @@ pub(super) struct Slot {
     pub(super) written: u32,
     pub(super) started: Instant,
     status: *mut u8,
-    /// What the image does for the request now.
+    /// What is done for the request now.
     pub(super) op: Op,
-    /// Where `op` goes on, and how much of it is left, bytes.
+    /// Where in the disk `op` goes on, and how much of it is left, bytes.
     pub(super) offset: u64,
     pub(super) left: u64,
+    /// The round of a flush.
+    round: u32,
     /// Writes are durable when they complete.
     pub(super) dsync: bool,
     /// The buffers left, in this slot's part of the arena.
     first: usize,
     end: usize,
+    part: Part,
 }
 
-/// What to do after a completion.
+/// What the engine does at once: as much of the request as is in one place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Part {
+    /// Number of the image's file.
+    pub(super) file: u16,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    /// Where its buffers end, and how many bytes of the last do not belong to it.
+    end: usize,
+    rest: usize,
+}
+
+/// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Submit what is left.
+    /// Look where it goes on.
     Again,
+    /// The part that the slot has is for the engine.
+    Part,
     Done,
     /// The operation failed with this error number.
     Failed(i32),
+}
+
+impl Step {
+    pub(super) fn failed(error: &io::Error) -> Self {
+        Self::Failed(error.raw_os_error().unwrap_or(libc::EIO))
+    }
 }
 
 impl Slot {
@@ -86,49 +113,150 @@ impl Slot {
             op,
             offset,
             left,
+            round: 0,
             dsync,
             first: 0,
             end: 0,
+            part: Part::default(),
         })
     }
 
-    /// Takes note of a completed operation: `result` as the system call returns it, negative error
+    /// Finds the next part. A hole is read at once.
+    fn aim(&mut self, image: &dyn Image, buffers: &mut [iovec]) -> io::Result<Step> {
+        let access = match self.op {
+            Op::Sync => return self.aim_flush(image),
+            Op::Read => Access::Read,
+            Op::Write => Access::Write,
+            Op::Punch if matches!(self.request, Request::Discard { .. }) => Access::Discard,
+            Op::Punch | Op::Zero => Access::Zero,
+        };
+        let extent = resolve(image, access, self.offset, self.left)?;
+        let Place::File { file, offset } = extent.place else {
+            return Ok(self.skip(extent.len, buffers));
+        };
+        self.part = Part {
+            file,
+            offset,
+            len: extent.len,
+            end: self.end,
+            rest: 0,
+        };
+        if extent.len < self.left && self.first < self.end {
+            self.cut(buffers);
+        }
+        Ok(Step::Part)
+    }
+
+    fn aim_flush(&mut self, image: &dyn Image) -> io::Result<Step> {
+        if self.round == MAX_ROUNDS {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let Some(file) = image.flush(self.round)? else {
+            return Ok(Step::Done);
+        };
+        self.part = Part {
+            file,
+            ..Part::default()
+        };
+        Ok(Step::Part)
+    }
+
+    /// Lets the part's buffers end where it does.
+    fn cut(&mut self, buffers: &mut [iovec]) {
+        let mut left = self.part.len as usize;
+        for (at, buffer) in (self.first..).zip(&mut buffers[self.first..self.end]) {
+            if left <= buffer.iov_len {
+                self.part.end = at + 1;
+                self.part.rest = buffer.iov_len - left;
+                buffer.iov_len = left;
+                return;
+            }
+            left -= buffer.iov_len;
+        }
+    }
+
+    /// Undoes [`Slot::cut`].
+    fn join(&mut self, buffers: &mut [iovec]) {
+        if self.part.rest > 0 {
+            buffers[self.part.end - 1].iov_len += self.part.rest;
+            self.part.rest = 0;
+        }
+    }
+
+    /// Reads a hole of `len` bytes, or leaves it as it is.
+    fn skip(&mut self, len: u64, buffers: &mut [iovec]) -> Step {
+        if self.op == Op::Read {
+            zero(&buffers[self.first..self.end], len as usize);
+        }
+        self.consume(len, buffers)
+    }
+
+    /// Takes note of a completed part: `result` as the system call returns it, negative error
     /// numbers included.
     fn advance(&mut self, result: i32, buffers: &mut [iovec]) -> Step {
+        self.join(buffers);
         match (self.op, result) {
             (_, error) if error == -libc::EINTR || error == -libc::EAGAIN => Step::Again,
             (_, error) if error < 0 => Step::Failed(-error),
             // The image is shorter than it was.
             (Op::Read | Op::Write, 0) => Step::Failed(libc::EIO),
-            (Op::Read | Op::Write, done) => {
-                self.consume(done as usize, buffers);
-                if self.left == 0 {
-                    Step::Done
-                } else {
-                    Step::Again
-                }
-            }
-            (Op::Punch | Op::Zero, _) if self.dsync => {
-                self.op = Op::Sync;
+            (Op::Read | Op::Write, done) => self.consume(done as u64, buffers),
+            (Op::Punch | Op::Zero, _) => self.consume(self.part.len, buffers),
+            (Op::Sync, _) => {
+                self.round += 1;
                 Step::Again
             }
-            _ => Step::Done,
         }
     }
 
-    /// Goes on after a short transfer.
-    fn consume(&mut self, done: usize, buffers: &mut [iovec]) {
-        self.offset += done as u64;
-        self.left = self.left.saturating_sub(done as u64);
-        let mut rest = done;
+    /// Goes on after `done` bytes.
+    fn consume(&mut self, done: u64, buffers: &mut [iovec]) -> Step {
+        self.offset += done;
+        self.left = self.left.saturating_sub(done);
+        if self.left == 0 {
+            return self.after_last();
+        }
+        let mut rest = done as usize;
         while let Some(buffer) = buffers[..self.end].get_mut(self.first) {
             if rest < buffer.iov_len {
                 buffer.iov_base = buffer.iov_base.wrapping_byte_add(rest);
                 buffer.iov_len -= rest;
-                return;
+                break;
             }
             rest -= buffer.iov_len;
             self.first += 1;
+        }
+        Step::Again
+    }
+
+    /// What follows the last byte: what is to be durable is made so. A write's own bytes are.
+    fn after_last(&mut self) -> Step {
+        match self.request {
+            Request::Write { .. } if self.dsync => self.round = 1,
+            Request::WriteZeroes { .. } if self.dsync => self.round = 0,
+            _ => return Step::Done,
+        }
+        self.op = Op::Sync;
+        Step::Again
+    }
+}
+
+/// Zeroes the first `len` bytes of `buffers`.
+fn zero(buffers: &[iovec], len: usize) {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut left = len;
+    for buffer in buffers {
+        let count = left.min(buffer.iov_len);
+        left -= count;
+        // SAFETY: the iovec is a range of guest memory that the slots keep mapped.
+        let buffer = unsafe { VolatileSlice::new(buffer.iov_base.cast(), count) };
+        let mut at = 0;
+        while at < count {
+            let piece = ZEROS.len().min(count - at);
+            if let Ok(part) = buffer.subslice(at, piece) {
+                part.copy_from(&ZEROS[..piece]);
+            }
+            at += piece;
         }
     }
 }
@@ -195,13 +323,48 @@ impl Slots {
         Some(index as u16)
     }
 
-    /// The request in slot `index` and the buffers it has left.
-    pub(super) fn get(&self, index: u16) -> Option<(&Slot, &[iovec])> {
+    /// The request in slot `index`.
+    pub(super) fn get(&self, index: u16) -> Option<&Slot> {
+        self.slots.get(usize::from(index))
+    }
+
+    /// The same, to change it.
+    pub(super) fn get_mut(&mut self, index: u16) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(index))
+    }
+
+    /// The buffers that the request in slot `index` has left.
+    pub(super) fn buffers(&self, index: u16) -> &[iovec] {
+        let index = usize::from(index);
+        let slot = &self.slots[index];
+        &self.buffers[index][slot.first..slot.end]
+    }
+
+    /// The part of the request in slot `index` that is for the engine, and its buffers.
+    pub(super) fn part(&self, index: u16) -> Option<(&Slot, &Part, &[iovec])> {
         let slot = self.slots.get(usize::from(index))?;
+        let buffers = &self.buffers[usize::from(index)];
         Some((
             slot,
-            &self.buffers[usize::from(index)][slot.first..slot.end],
+            &slot.part,
+            &buffers[slot.first..slot.part.end.max(slot.first)],
         ))
+    }
+
+    /// See [`Slot::aim`].
+    pub(super) fn aim(&mut self, index: u16, image: &dyn Image) -> Step {
+        let index = usize::from(index);
+        let aimed = self.slots[index].aim(image, &mut self.buffers[index]);
+        aimed.unwrap_or_else(|error| Step::failed(&error))
+    }
+
+    /// What follows the transfer of all of the data in slot `index`, done without the engine. Its
+    /// bytes are not durable yet.
+    pub(super) fn flush(&mut self, index: u16) -> Step {
+        let slot = &mut self.slots[usize::from(index)];
+        let step = slot.after_last();
+        slot.round = 0;
+        step
     }
 
     /// See [`Slot::advance`].
@@ -217,24 +380,6 @@ impl Slots {
         // memory, which `_memory` keeps mapped.
         unsafe { slot.status.write_volatile(status as u8) };
         self.free.push(index);
-    }
-
-    /// Does slot `index`'s operation on this thread, to its end.
-    pub(super) fn perform(&mut self, index: u16, image: &Image) -> Step {
-        loop {
-            let Some((slot, buffers)) = self.get(index) else {
-                return Step::Done;
-            };
-            let done = image.perform(slot.op, slot.offset, slot.left, buffers, slot.dsync);
-            let result = match done {
-                Ok(count) => i32::try_from(count).unwrap_or(i32::MAX),
-                Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
-            };
-            match self.advance(index, result) {
-                Step::Again => {}
-                step => return step,
-            }
-        }
     }
 }
 

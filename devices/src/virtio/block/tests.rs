@@ -16,7 +16,9 @@ use crate::virtio::testing::{
 use crate::virtio::worker::Worker;
 
 mod data;
+mod faults;
 mod hostile;
+mod images;
 mod saving;
 mod spec;
 
@@ -79,6 +81,7 @@ struct Disk {
     device: Block,
     handler: Box<dyn QueueHandler>,
     irq: Arc<FakeIrq>,
+    config_irq: Arc<FakeIrq>,
     kick: Arc<EventFd>,
 }
 
@@ -104,7 +107,7 @@ impl Disk {
             features,
             queues: vec![queue],
             resumed: false,
-            config_irq,
+            config_irq: config_irq.clone(),
         };
         let handler = device
             .activate(activation)
@@ -117,6 +120,7 @@ impl Disk {
             device,
             handler,
             irq,
+            config_irq,
             kick,
         }
     }

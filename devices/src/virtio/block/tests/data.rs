@@ -1,6 +1,7 @@
 //! Bytes arrive where they should.
 
 use super::*;
+use crate::virtio::block::file::DiskFile;
 
 #[test]
 fn reads_back_what_it_wrote() {
@@ -115,6 +116,7 @@ fn works_on_a_worker_and_after_a_reset() {
                 handler,
                 irq,
                 kick,
+                ..
             } = disk.reset();
             let failed = Box::new(|error| panic!("{error}"));
             let worker =
@@ -171,8 +173,7 @@ fn zeroes_by_writing_where_it_must() {
         .as_file()
         .write_all_at(&pattern(IMAGE_SIZE as usize, 6), 0)
         .expect("write");
-    let limits = Limits::settle(image.as_file(), 512).expect("limits");
-    let slow = Image::new(image.reopen().expect("reopen"), limits);
+    let slow = DiskFile::settle(image.reopen().expect("reopen"), 512).expect("flags");
     slow.zero_slowly(512, 200_000 * 4).expect("zeroes");
     let file = fs::read(image.path()).expect("image");
     assert!(file[512..512 + 800_000].iter().all(|&byte| byte == 0));

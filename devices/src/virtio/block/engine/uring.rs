@@ -1,4 +1,4 @@
-//! The io_uring engine: one ring per queue, all requests at hand in one system call.
+//! The io_uring engine: one ring per worker, all requests at hand in one system call.
 //!
 //! Rings are made when the device is built, which takes about 20 us each, and outlive resets: no
 //! thread of a running VM needs `io_uring_setup`. The worker polls the ring's descriptor.
@@ -9,21 +9,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
 
-use crate::virtio::block::image::{Image, Op, fallocate_mode, write_flags};
-use crate::virtio::block::slots::{Slots, Step};
-
-/// Index of the image in the ring's table of registered files.
-const IMAGE: Fixed = Fixed(0);
+use crate::virtio::block::file::{DiskFile, Op, fallocate_mode, write_flags};
+use crate::virtio::block::slots::Slots;
 
 /// How often a submission is tried while the kernel lacks resources.
 const RETRIES: usize = 10_000;
 
 /// A ring for the requests of one queue.
-pub(super) struct Ring(IoUring);
+pub(in crate::virtio::block) struct Ring(IoUring);
 
 impl Ring {
-    /// A ring with room for `entries` requests on `image`.
-    pub(super) fn new(entries: u16, image: &Image) -> io::Result<Self> {
+    /// A ring with room for `entries` requests on `files`.
+    pub(in crate::virtio::block) fn new(entries: u16, files: &[DiskFile]) -> io::Result<Self> {
         let entries = u32::from(entries);
         // Completions need no interprocessor interrupt to get noticed, as the worker sleeps in the
         // kernel if it has nothing to do (Linux 5.19).
@@ -31,19 +28,19 @@ impl Ring {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries)?,
             result => result?,
         };
-        ring.submitter()
-            .register_files(&[image.file().as_raw_fd()])?;
+        let files: Vec<_> = files.iter().map(|file| file.file().as_raw_fd()).collect();
+        ring.submitter().register_files(&files)?;
         Ok(Self(ring))
     }
 
     /// Readable when requests have completed.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::virtio::block) fn fd(&self) -> BorrowedFd<'_> {
         let fd: RawFd = self.0.as_raw_fd();
         // SAFETY: the ring keeps its descriptor open for the lifetime of the borrow.
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    /// Queues the operation of slot `index`; [`Ring::submit`] hands it to the kernel.
+    /// Queues the part that slot `index` has; [`Ring::submit`] hands it to the kernel.
     pub(super) fn push(&mut self, index: u16, slots: &Slots) -> io::Result<()> {
         let Some(entry) = entry(index, slots) else {
             return Ok(());
@@ -79,18 +76,10 @@ impl Ring {
         Err(io::Error::from_raw_os_error(libc::EAGAIN))
     }
 
-    /// Takes one completed request: its slot, and how it ended. `Again` means that the rest of it
-    /// was queued.
-    pub(super) fn complete(&mut self, slots: &mut Slots) -> io::Result<Option<(u16, Step)>> {
-        let Some(entry) = self.0.completion().next() else {
-            return Ok(None);
-        };
-        let index = entry.user_data() as u16;
-        let step = slots.advance(index, entry.result());
-        if step == Step::Again {
-            self.push(index, slots)?;
-        }
-        Ok(Some((index, step)))
+    /// Takes one completed part: its slot and its result.
+    pub(super) fn complete(&mut self) -> Option<(u16, i32)> {
+        let entry = self.0.completion().next()?;
+        Some((entry.user_data() as u16, entry.result()))
     }
 
     /// Whether something is queued that the kernel has not seen.
@@ -104,21 +93,20 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 fn entry(index: u16, slots: &Slots) -> Option<squeue::Entry> {
-    let (slot, buffers) = slots.get(index)?;
+    let (slot, part, buffers) = slots.part(index)?;
+    let (file, offset) = (Fixed(part.file.into()), part.offset);
     let (iovecs, count) = (buffers.as_ptr(), buffers.len() as u32);
     let entry = match slot.op {
-        Op::Read => opcode::Readv::new(IMAGE, iovecs, count)
-            .offset(slot.offset)
+        Op::Read => opcode::Readv::new(file, iovecs, count)
+            .offset(offset)
             .build(),
-        Op::Write => opcode::Writev::new(IMAGE, iovecs, count)
-            .offset(slot.offset)
+        Op::Write => opcode::Writev::new(file, iovecs, count)
+            .offset(offset)
             .rw_flags(write_flags(slot.dsync))
             .build(),
-        Op::Sync => opcode::Fsync::new(IMAGE)
-            .flags(FsyncFlags::DATASYNC)
-            .build(),
-        Op::Punch | Op::Zero => opcode::Fallocate::new(IMAGE, slot.left)
-            .offset(slot.offset)
+        Op::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+        Op::Punch | Op::Zero => opcode::Fallocate::new(file, part.len)
+            .offset(offset)
             .mode(fallocate_mode(slot.op))
             .build(),
     };

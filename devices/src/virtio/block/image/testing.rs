@@ -1,0 +1,171 @@
+//! An image for tests of what is above it: small clusters all over two files, over a backing file,
+//! with nothing next to its neighbour and all of it unready at first.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::virtio::block::file::{AlignedBuffer, DiskFile};
+use crate::virtio::block::image::{Access, Extent, Image, Place};
+use crate::virtio::block::{Block, BlockSpec};
+
+/// Not a power of two, so that few guest buffers end where a cluster does.
+const CLUSTER: u64 = 3 * 512;
+
+/// The backing file is the last.
+const BACKING: u16 = 2;
+
+impl BlockSpec {
+    /// A disk of `bytes` bytes that begins with what `self.file` has, which stays as it is: what is
+    /// written goes to `files`, which are empty.
+    pub fn build_fragmented(self, files: [File; 2], bytes: u64) -> io::Result<Block> {
+        let settle = |file| DiskFile::settle(file, self.logical_block_size);
+        let [first, second] = files;
+        let backing = settle(self.file.try_clone()?)?;
+        let image = Fragmented {
+            bytes,
+            backed: backing.end()?,
+            files: [settle(first)?, settle(second)?, backing],
+            table: Mutex::new(Table {
+                clusters: vec![Cluster::default(); bytes.div_ceil(CLUSTER) as usize],
+                places: 0,
+            }),
+        };
+        Ok(Block::new(&self, Box::new(image)))
+    }
+}
+
+#[derive(Debug)]
+struct Fragmented {
+    bytes: u64,
+    /// Bytes that the backing file has.
+    backed: u64,
+    files: [DiskFile; 3],
+    table: Mutex<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    clusters: Vec<Cluster>,
+    /// Places taken so far.
+    places: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Cluster {
+    /// Somebody has asked before.
+    is_known: bool,
+    content: Content,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Content {
+    #[default]
+    Backing,
+    Hole,
+    Place {
+        file: u16,
+        offset: u64,
+    },
+}
+
+impl Fragmented {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part of a range that is in its first cluster: which, where in it, and how long.
+    fn first(&self, offset: u64, len: u64) -> (usize, u64, u64) {
+        let skip = offset % CLUSTER;
+        let end = (CLUSTER - skip).min(self.bytes - offset);
+        ((offset / CLUSTER) as usize, skip, len.min(end))
+    }
+
+    /// What `cluster` of the disk has now.
+    fn old(&self, cluster: usize, content: Content) -> io::Result<AlignedBuffer> {
+        let mut bytes = AlignedBuffer::new(CLUSTER as usize);
+        let at = cluster as u64 * CLUSTER;
+        if matches!(content, Content::Backing) && at < self.backed {
+            let len = (self.backed - at).min(CLUSTER) as usize;
+            let file = self.files[usize::from(BACKING)].file();
+            file.read_exact_at(&mut bytes.bytes_mut()[..len], at)?;
+        }
+        Ok(bytes)
+    }
+}
+
+impl Image for Fragmented {
+    fn files(&self) -> &[DiskFile] {
+        &self.files
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn map(&self, access: Access, offset: u64, len: u64) -> Extent {
+        let (index, skip, len) = self.first(offset, len);
+        let cluster = self.table().clusters[index];
+        let place = match cluster.content {
+            _ if !cluster.is_known => Place::Unready,
+            Content::Place { file, offset } => Place::File {
+                file,
+                offset: offset + skip,
+            },
+            _ if access == Access::Write => Place::Unready,
+            Content::Hole => Place::Hole,
+            Content::Backing if access != Access::Read => Place::Unready,
+            Content::Backing if offset >= self.backed => Place::Hole,
+            Content::Backing => {
+                let len = len.min(self.backed - offset);
+                let place = Place::File {
+                    file: BACKING,
+                    offset,
+                };
+                return Extent { place, len };
+            }
+        };
+        Extent { place, len }
+    }
+
+    fn prepare(&self, access: Access, offset: u64, len: u64) -> io::Result<Extent> {
+        let (index, _, part) = self.first(offset, len);
+        let mut table = self.table();
+        let places = table.places;
+        let cluster = &mut table.clusters[index];
+        cluster.is_known = true;
+        let is_whole = part == CLUSTER;
+        match (access, cluster.content) {
+            (Access::Read, _) | (_, Content::Place { .. }) => {}
+            (Access::Discard | Access::Zero, Content::Hole) => {}
+            (Access::Discard | Access::Zero, Content::Backing) if is_whole => {
+                cluster.content = Content::Hole;
+            }
+            (_, old) => {
+                let (file, offset) = ((places % 2) as u16, places * 2 * CLUSTER);
+                let bytes = self.old(index, old)?;
+                self.files[usize::from(file)]
+                    .file()
+                    .write_all_at(bytes.bytes(), offset)?;
+                cluster.content = Content::Place { file, offset };
+                table.places += 1;
+            }
+        }
+        drop(table);
+        Ok(self.map(access, offset, len))
+    }
+
+    /// Both files, one after the other.
+    fn flush(&self, round: u32) -> io::Result<Option<u16>> {
+        Ok((round < 2).then_some(round as u16))
+    }
+
+    fn writable_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn resize(&self, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
