@@ -195,6 +195,28 @@ fn the_tsc_stands_still_in_a_pause() {
     guest.exits_with(0);
 }
 
+/// This machine's KVM offers AVX, but no XSAVE: the kernel sees neither, nor what is built on AVX, and
+/// who insists on it is told what it lacks.
+#[test]
+#[ignore = "needs hardware virtualization"]
+fn no_feature_is_shown_without_what_it_needs() {
+    let mut guest = Run::new(&Vmi::new("needs")).stock_linux("topology").start();
+    let flags = guest.result("flags");
+    let has = |flag: &str| flags.split(' ').any(|other| other == flag);
+    for flag in ["avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq"] {
+        assert!(has("xsave") || !has(flag), "{flag} without xsave: {flags}");
+    }
+    assert!(has("aes") && has("sse4_2"), "{flags}");
+    guest.exits_with(0);
+
+    let vmi = Vmi::new("insists")
+        .feature("xsave", "disable")
+        .feature("avx", "force");
+    let mut guest = Run::new(&vmi).stock_linux("topology").start();
+    guest.exits_with(2);
+    guest.log_has(&["\"avx\"", "\"xsave\""]);
+}
+
 /// Without a list of ports passt takes all, for which it needs more descriptors than machines whose hard
 /// limit cannot be raised allow.
 #[test]

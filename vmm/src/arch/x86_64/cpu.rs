@@ -5,6 +5,7 @@ mod cpuid;
 mod error;
 mod features;
 mod host;
+mod needs;
 mod policy;
 #[cfg(test)]
 mod recorded;

@@ -39,6 +39,17 @@ pub enum CpuError {
         /// What guests see.
         shown: &'static str,
     },
+    /// A feature that the plan insists on lacks what it needs.
+    #[error(
+        "CPU feature {name:?} cannot be had without {need:?}, which the host does not offer or the \
+         VMI takes away"
+    )]
+    Needs {
+        /// The feature.
+        name: String,
+        /// What it needs.
+        need: String,
+    },
     /// The table has no room for another leaf.
     #[error("The CPUID table has more than {KVM_MAX_CPUID_ENTRIES} entries")]
     Full,
@@ -53,6 +64,7 @@ impl CpuError {
                 | Self::Missing { .. }
                 | Self::Forbidden { .. }
                 | Self::Unchangeable { .. }
+                | Self::Needs { .. }
         )
     }
 }

@@ -5,6 +5,7 @@ use kvm_bindings::CpuId;
 use super::CpuError;
 use super::bits::{is_set, set};
 use super::features;
+use super::needs;
 use crate::plan::{CpuFeature, CpuPlan, FeaturePolicy};
 
 /// Changes the table as the plan says.
@@ -12,7 +13,8 @@ pub(super) fn apply_all(cpuid: &mut CpuId, plan: &CpuPlan) -> Result<(), CpuErro
     hide_invariant_tsc(cpuid, plan)?;
     plan.features
         .iter()
-        .try_for_each(|feature| apply(cpuid, feature))
+        .try_for_each(|feature| apply(cpuid, feature))?;
+    needs::settle(cpuid, plan)
 }
 
 /// A guest that knows its TSC to be invariant takes it for its clock and does not ask KVM for the
@@ -65,7 +67,7 @@ mod tests {
             ecx(&[("cx16", Optional), ("avx", Optional)]).expect("as is"),
             1 << 13
         );
-        assert_eq!(ecx(&[("avx", Force)]).expect("forced"), 1 << 13 | 1 << 28);
+        assert_eq!(ecx(&[("movbe", Force)]).expect("forced"), 1 << 13 | 1 << 22);
         assert!(matches!(
             ecx(&[("avx", Require)]),
             Err(CpuError::Missing { .. })

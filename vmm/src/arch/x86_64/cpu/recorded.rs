@@ -163,3 +163,16 @@ fn makers_and_models_stay() {
         });
     }
 }
+
+/// Real processors have what their features need, so a guest loses none but the invariant TSC.
+#[test]
+fn no_feature_of_a_whole_processor_goes() {
+    for table in [INTEL, AMD] {
+        let mut host = recorded(table).table().expect("a table");
+        let invariant = super::features::find("invtsc").expect("known");
+        super::bits::set(&mut host, invariant, false).expect("cleared");
+        let mut guest = recorded(table).table().expect("a table");
+        super::policy::apply_all(&mut guest, &plan(1, 1, 1, &[])).expect("a guest's table");
+        assert_eq!(guest.as_slice(), host.as_slice());
+    }
+}
