@@ -9,9 +9,9 @@ mod shared;
 mod thread;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use devices::GuestMemory;
@@ -51,18 +51,14 @@ pub enum SpawnError {
 }
 
 struct VcpuThread {
-    handle: JoinHandle<VcpuFd>,
-    fd: RawFd,
+    handle: JoinHandle<()>,
+    /// Held by the thread while it runs the guest.
+    fd: Arc<Mutex<VcpuFd>>,
     page: RunPage,
     public: Arc<Public>,
 }
 
 impl VcpuThread {
-    fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the thread owns the VcpuFd and returns it to the join that consumes self.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
-    }
-
     /// The target was changed before, under the lock: a thread without an ID will see it.
     fn kick(&self) {
         self.page.immediate_exit().store(1, Ordering::Release);
@@ -123,11 +119,11 @@ impl Vcpus {
 
     fn spawn_one(&self, index: u32, mut fd: VcpuFd, hook: ThreadHook) -> io::Result<VcpuThread> {
         let page = RunPage::of(&mut fd);
-        let raw_fd = fd.as_raw_fd();
+        let fd = Arc::new(Mutex::new(fd));
         let public = Arc::new(Public::default());
         let mut vcpu = Vcpu {
             index,
-            fd,
+            fd: fd.clone(),
             page,
             public: public.clone(),
             shared: self.shared.clone(),
@@ -145,11 +141,10 @@ impl Vcpus {
                         vcpu.wait_for_end();
                     }
                 }
-                vcpu.fd
             })?;
         Ok(VcpuThread {
             handle,
-            fd: raw_fd,
+            fd,
             page,
             public,
         })
@@ -174,9 +169,10 @@ impl Vcpus {
         }
     }
 
-    /// The vCPUs' descriptors, while they are parked.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.threads.iter().map(VcpuThread::fd)
+    /// The vCPUs themselves, while they are parked: a running one would have to be waited for.
+    pub fn parked(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
+        let fds = self.threads.iter().map(|thread| thread.fd.lock());
+        fds.map(|fd| fd.unwrap_or_else(PoisonError::into_inner))
     }
 
     fn set_target(&self, target: Target) {
@@ -220,7 +216,7 @@ impl Vcpus {
     }
 }
 
-fn thread_cpu_time(handle: &JoinHandle<VcpuFd>) -> u64 {
+fn thread_cpu_time(handle: &JoinHandle<()>) -> u64 {
     use std::os::unix::thread::JoinHandleExt;
     let mut clock = 0;
     let mut time = libc::timespec {
@@ -246,7 +242,7 @@ impl Drop for Vcpus {
         self.set_target(Target::End);
         for thread in self.threads.drain(..) {
             thread.kick();
-            // The vCPU is closed here, after its last kick. A panicked thread left nothing to do.
+            // The vCPU is closed after its last kick. A panicked thread left nothing to do.
             drop(thread.handle.join());
         }
     }

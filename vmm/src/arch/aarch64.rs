@@ -9,4 +9,5 @@ pub mod crash;
 pub mod irq;
 pub mod layout;
 pub mod platform;
+pub mod state;
 pub mod vm;

@@ -22,8 +22,8 @@ impl RunPage {
     }
 
     pub(super) fn immediate_exit(&self) -> &AtomicU8 {
-        // SAFETY: the mapping lives as long as the VcpuFd, which its thread returns to
-        // VcpuThread::join, after which no RunPage of it is used; the kernel reads this byte only.
+        // SAFETY: the mapping lives as long as the VcpuFd, of which who has a RunPage has a share;
+        // the kernel reads this byte only.
         unsafe { AtomicU8::from_ptr(&raw mut (*self.0.as_ptr()).immediate_exit) }
     }
 

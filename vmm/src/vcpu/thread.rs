@@ -1,8 +1,7 @@
 //! One vCPU on its thread: runs the guest, answers its exits, stands still when told.
 
-use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -25,7 +24,7 @@ pub(super) struct Public {
 /// One vCPU on its thread.
 pub(super) struct Vcpu {
     pub(super) index: u32,
-    pub(super) fd: VcpuFd,
+    pub(super) fd: Arc<Mutex<VcpuFd>>,
     pub(super) page: RunPage,
     pub(super) public: Arc<Public>,
     pub(super) shared: Arc<Shared>,
@@ -40,12 +39,17 @@ enum Next {
 impl Vcpu {
     pub(super) fn serve(&mut self) {
         let mut first = true;
+        let vcpu = self.fd.clone();
         while self.shared.park() == Target::Run {
+            // Let go before it parks, so that others find it free then.
+            let mut fd = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
             if !first {
-                clock::tell_of_pause(&self.fd);
+                clock::tell_of_pause(&fd);
             }
             first = false;
-            if let Next::Halt = self.run_until_kicked() {
+            let next = self.run_until_kicked(&mut fd);
+            drop(fd);
+            if let Next::Halt = next {
                 self.wait_for_end();
                 return;
             }
@@ -66,7 +70,7 @@ impl Vcpu {
         }
     }
 
-    fn run_until_kicked(&mut self) -> Next {
+    fn run_until_kicked(&mut self, fd: &mut VcpuFd) -> Next {
         loop {
             // Cleared before the target is read: a kick after this point stops the next KVM_RUN.
             self.page.immediate_exit().store(0, Ordering::SeqCst);
@@ -74,19 +78,19 @@ impl Vcpu {
                 return Next::Go;
             }
             while self.page.immediate_exit().load(Ordering::Acquire) == 0 {
-                if let Next::Halt = self.run_once() {
+                if let Next::Halt = self.run_once(fd) {
                     return Next::Halt;
                 }
             }
             // A pending port or MMIO access must complete in the kernel before the vCPU stands
             // still; KVM_RUN with immediate_exit does just that.
-            let _ = self.fd.run();
+            let _ = fd.run();
         }
     }
 
-    fn run_once(&mut self) -> Next {
+    fn run_once(&mut self, fd: &mut VcpuFd) -> Next {
         let page = self.page;
-        let exit = self.fd.run();
+        let exit = fd.run();
         if self.public.exits.fetch_add(1, Ordering::Relaxed) == 0 {
             trace::mark("first exit");
         }
@@ -116,18 +120,23 @@ impl Vcpu {
                 Next::Go
             }
             Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => Next::Go,
-            Ok(VcpuExit::Shutdown) => self.crash("triple fault".into()),
+            Ok(VcpuExit::Shutdown) => self.crash(fd, "triple fault".into()),
             Ok(VcpuExit::InternalError) => {
                 let (suberror, data) = page.internal_error();
-                self.crash(crash::internal_error_reason(suberror, &data))
+                self.crash(fd, crash::internal_error_reason(suberror, &data))
             }
-            Ok(VcpuExit::FailEntry(reason, cpu)) => self.crash(format!(
-                "KVM could not enter the guest (hardware reason {reason:#x}, host CPU {cpu})"
-            )),
-            Ok(VcpuExit::SystemEvent(kind, _)) => self.crash(format!("KVM system event {kind}")),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => self.crash(
+                fd,
+                format!(
+                    "KVM could not enter the guest (hardware reason {reason:#x}, host CPU {cpu})"
+                ),
+            ),
+            Ok(VcpuExit::SystemEvent(kind, _)) => {
+                self.crash(fd, format!("KVM system event {kind}"))
+            }
             Ok(other) => {
                 let reason = format!("unexpected KVM exit {other:?}");
-                self.crash(reason)
+                self.crash(fd, reason)
             }
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Next::Go,
             Err(error) => {
@@ -138,8 +147,8 @@ impl Vcpu {
         }
     }
 
-    fn crash(&mut self, reason: String) -> Next {
-        let state = crash::registers(&self.fd, &self.shared.memory);
+    fn crash(&mut self, fd: &VcpuFd, reason: String) -> Next {
+        let state = crash::registers(fd, &self.shared.memory);
         let report = CrashReport {
             reason,
             vcpu: Some(self.index),

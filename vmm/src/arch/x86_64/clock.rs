@@ -19,7 +19,7 @@ pub struct Stopped {
 impl Stopped {
     /// Notes the clocks of a VM whose vCPUs are parked.
     pub fn at(vm: &VmFd, vcpus: &Vcpus) -> Self {
-        let offsets = vcpus.fds().map(|fd| tsc::offset(&fd));
+        let offsets = vcpus.parked().map(|vcpu| tsc::offset(&*vcpu));
         Self {
             clock: vm.get_clock().ok(),
             host_tsc: tsc::host(),
@@ -46,9 +46,10 @@ impl Stopped {
         match tsc::is_adjustable(kvm, cpuid) {
             Ok(true) => {
                 let ticks = tsc::host().wrapping_sub(self.host_tsc);
-                let mut offsets = vcpus.fds().zip(&self.tsc_offsets);
-                let set = offsets
-                    .try_for_each(|(fd, offset)| tsc::set_offset(&fd, offset.wrapping_sub(ticks)));
+                let mut offsets = vcpus.parked().zip(&self.tsc_offsets);
+                let set = offsets.try_for_each(|(vcpu, offset)| {
+                    tsc::set_offset(&*vcpu, offset.wrapping_sub(ticks))
+                });
                 if let Err(error) = set {
                     tracing::warn!(%error, "guest TSC jumps by the length of the pause");
                 }
