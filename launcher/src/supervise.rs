@@ -60,12 +60,22 @@ pub struct Orders {
     pub boot_trace: Option<BootTrace>,
 }
 
+/// Time between two presses of the power button: a guest whose user space is not there yet loses one.
+/// KubeVirt's node agent presses again, too, but a pod's SIGTERM comes once.
+const PRESS_AGAIN: Duration = Duration::from_secs(2);
+
 /// How far the machine is from being stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     Not,
-    Asked { until: Instant },
-    Forced { until: Instant },
+    /// The power button is pressed until then, the next time at `again`.
+    Asked {
+        until: Instant,
+        again: Instant,
+    },
+    Forced {
+        until: Instant,
+    },
     Killed,
 }
 
@@ -167,8 +177,10 @@ impl Supervisor<'_> {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let (Stop::Asked { until } | Stop::Forced { until }) = self.stop else {
-            return None;
+        let until = match self.stop {
+            Stop::Asked { until, again } => until.min(again),
+            Stop::Forced { until } => until,
+            Stop::Not | Stop::Killed => return None,
         };
         let left = until.saturating_duration_since(Instant::now());
         // Rounded up by the kernel's clock granularity anyway; never negative.
@@ -333,8 +345,10 @@ impl Supervisor<'_> {
             self.tell(Command::Resume);
         }
         self.tell(Command::PowerButton);
+        let now = Instant::now();
         self.stop = Stop::Asked {
-            until: Instant::now() + self.orders.grace,
+            until: now + self.orders.grace,
+            again: now + PRESS_AGAIN,
         };
     }
 
@@ -359,9 +373,14 @@ impl Supervisor<'_> {
 
     fn check_deadline(&mut self) {
         match self.stop {
-            Stop::Asked { until } if until <= Instant::now() => {
+            Stop::Asked { until, .. } if until <= Instant::now() => {
                 tracing::warn!("the guest did not power off in {:?}", self.orders.grace);
                 self.force_stop();
+            }
+            Stop::Asked { until, again } if again <= Instant::now() => {
+                self.tell(Command::PowerButton);
+                let again = Instant::now() + PRESS_AGAIN;
+                self.stop = Stop::Asked { until, again };
             }
             Stop::Forced { until } if until <= Instant::now() && self.status.is_none() => {
                 tracing::warn!("the vm process did not end in time: killing it");

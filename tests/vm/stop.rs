@@ -59,6 +59,20 @@ fn exit_on_reboot() {
     );
 }
 
+/// SIGTERM comes when the kernel has not begun to listen, at one moment or another: it boots all the
+/// same, and powers off.
+#[test]
+fn a_press_before_the_guest_listens_is_heard() {
+    for milliseconds in [0, 700, 2000] {
+        let vmi = Vmi::new("early").grace_seconds(3600);
+        let mut guest = Run::new(&vmi).linux("shell").start();
+        guest.wait_until_running();
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        guest.signal(Signal::TERM);
+        guest.exits_with(0);
+    }
+}
+
 /// The payload takes no notice of the power button.
 #[test]
 fn forced_after_the_grace_period() {
