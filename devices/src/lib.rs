@@ -11,6 +11,8 @@ pub mod irq;
 pub mod legacy;
 pub mod pci;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
 pub mod virtio;
 

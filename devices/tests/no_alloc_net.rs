@@ -4,8 +4,8 @@ mod counting;
 
 use std::sync::Arc;
 
-use devices::virtio::net::testing::{GUEST, Peer, dhcp_discover, enter_namespace, spec};
-use devices::virtio::net::{Backend, NetStats, tap};
+use devices::virtio::net::testing::{GUEST, Peer, dhcp_discover, spec, taps};
+use devices::virtio::net::{Backend, NetStats};
 use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 use devices::virtio::{Activation, DeviceStats, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress};
@@ -55,16 +55,7 @@ fn router_advertisement(options: &[u8]) -> Vec<u8> {
 
 #[test]
 fn packets_both_ways() {
-    if !enter_namespace() {
-        return;
-    }
-    let taps = match tap::open("tap0", 1) {
-        Ok(taps) => taps,
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            return;
-        }
-    };
+    let Some(taps) = taps(1) else { return };
     let peer = Peer::new("tap0");
     let mut net = spec(Backend::Taps(taps)).build().expect("good spec");
 

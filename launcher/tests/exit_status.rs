@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::{example, podvisor};
+use devices::testing::missing;
 use tempfile::TempDir;
 
 /// Exit status and standard error.
@@ -149,7 +150,7 @@ fn missing_files() {
 #[test]
 fn missing_volume_names_where_it_was_looked_for() {
     if !Path::new("/dev/kvm").exists() {
-        return;
+        return missing("no /dev/kvm");
     }
     let mut command = podvisor();
     command
@@ -164,7 +165,7 @@ fn missing_volume_names_where_it_was_looked_for() {
 #[test]
 fn socket_in_use() {
     if !Path::new("/dev/kvm").exists() {
-        return;
+        return missing("no /dev/kvm");
     }
     let dir = temp();
     let path = dir.path().join("socket");

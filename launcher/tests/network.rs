@@ -1,7 +1,7 @@
 //! Pod networks prepared and restored in real network namespaces, made and inspected by iproute2.
 //!
 //! Each test runs itself again inside a namespace (see [`child`]), since the launcher works in the
-//! namespace it finds itself in. Skipped, with the reason, without the privilege to make one.
+//! namespace it finds itself in.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use devices::testing::missing;
 use devices::virtio::net::dhcp::DhcpResponder;
 use devices::virtio::net::ipv6::Ipv6Responder;
 use launcher::cli::{LogFormat, LogLevel};
@@ -49,6 +50,7 @@ struct Pod {
 }
 
 impl Pod {
+    #[track_caller]
     fn new(name: &str) -> Option<Self> {
         Self::with_mac(name, "0a:58:0a:09:00:05")
     }
@@ -61,7 +63,7 @@ impl Pod {
             .output()
             .ok();
         if !made.is_some_and(|output| output.status.success()) {
-            eprintln!("skipped: cannot make a network namespace");
+            missing("no network namespace can be made");
             return None;
         }
         let state = tempfile::tempdir().expect("a directory");

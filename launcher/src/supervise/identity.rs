@@ -77,6 +77,9 @@ fn covers(map: &str, id: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use devices::testing::missing;
+    use rustix::thread::{CapabilitySets, set_capabilities};
+
     use super::*;
 
     #[test]
@@ -89,11 +92,33 @@ mod tests {
         assert!(!covers("", 0));
     }
 
+    /// Capabilities are a thread's, so this one can lose them.
     #[test]
     fn an_unprivileged_launcher_keeps_its_user() {
-        if !may_change_users() {
+        let unprivileged = std::thread::spawn(|| {
+            let none = CapabilitySets {
+                effective: CapabilitySet::empty(),
+                permitted: CapabilitySet::empty(),
+                inheritable: CapabilitySet::empty(),
+            };
+            set_capabilities(None, none).expect("what is held may be given up");
             assert_eq!(choose_user(None).expect("no choice"), None);
-            choose_user(Some(KUBEVIRT)).expect_err("refused");
+            choose_user(Some(KUBEVIRT)).expect_err("refused")
+        });
+        let error = unprivileged.join().expect("as it should be");
+        let own = (geteuid().as_raw(), getegid().as_raw());
+        assert_eq!((error.uid, error.gid), own);
+    }
+
+    #[test]
+    fn root_is_not_kept_where_users_can_be_changed() {
+        if !may_change_users() || !geteuid().is_root() || !is_mapped(&KUBEVIRT) {
+            return missing("not root of a namespace that has KubeVirt's user");
         }
+        let user = choose_user(None).expect("no choice").expect("another user");
+        assert_eq!(user, sudo_user().unwrap_or(KUBEVIRT));
+        assert!(user.uid != 0 && user.gid != 0);
+        let asked = User { uid: 5, gid: 6 };
+        assert_eq!(choose_user(Some(asked)).expect("may change"), Some(asked));
     }
 }

@@ -3,6 +3,7 @@
 
 mod answers;
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -10,7 +11,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 pub use self::answers::{check_dhcp, check_ipv6, dhcp_discover, dhcp_request};
 use super::dhcp::{DhcpLease, DhcpOptions};
 use super::ipv6::Ipv6Lease;
-use super::{Backend, NetSpec};
+use super::{Backend, NetSpec, tap};
+use crate::testing::missing;
 
 /// MAC address of the NIC.
 pub const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
@@ -65,16 +67,23 @@ pub fn spec(backend: Backend) -> NetSpec {
     }
 }
 
-/// Moves the thread into a network namespace that ends with it; false, with the reason printed, if
-/// that is not permitted.
-pub fn enter_namespace() -> bool {
+/// Moves the thread into a network namespace that ends with it, and makes `tap0` there, with so many
+/// queues; `None` where that is not permitted and tests may be left out.
+#[track_caller]
+pub fn taps(queues: u16) -> Option<Vec<File>> {
     // SAFETY: changes only the calling thread.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
-        return true;
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        let error = io::Error::last_os_error();
+        missing(format_args!("no network namespace: {error}"));
+        return None;
     }
-    let error = io::Error::last_os_error();
-    eprintln!("skipped: no network namespace: {error}");
-    false
+    match tap::open("tap0", queues) {
+        Ok(taps) => Some(taps),
+        Err(error) => {
+            missing(format_args!("no TAP device: {error}"));
+            None
+        }
+    }
 }
 
 /// A packet socket on the TAP's interface: the network as the guest sees it.

@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::GuestMemory;
 use crate::virtio::net::tap::HEADER_SIZE;
 pub(super) use crate::virtio::net::testing::*;
-use crate::virtio::net::{Backend, Net, NetSpec, NetStats, tap};
+use crate::virtio::net::{Backend, Net, NetSpec, NetStats};
 use crate::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 use crate::virtio::{Activation, DeviceStats, QueueError, QueueHandler, VirtioDevice};
 
@@ -42,18 +42,10 @@ pub(super) struct Bench<P = Peer> {
 }
 
 impl Bench {
-    /// A NIC with `pairs` queue pairs, or `None` where that is not permitted.
+    /// A NIC with `pairs` queue pairs, or `None` where the test may be left out.
+    #[track_caller]
     pub(super) fn new(pairs: u16, features: &[u32]) -> Option<Self> {
-        if !enter_namespace() {
-            return None;
-        }
-        let taps = match tap::open("tap0", pairs) {
-            Ok(taps) => taps,
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return None;
-            }
-        };
+        let taps = taps(pairs)?;
         let peer = Peer::new("tap0");
         Some(Self::with(spec(Backend::Taps(taps)), peer, features))
     }
