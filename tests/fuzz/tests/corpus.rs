@@ -1,7 +1,8 @@
 //! The kept corpus through the same functions, without a fuzzer.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use podvisor_fuzz::TARGETS;
 
@@ -9,16 +10,31 @@ use podvisor_fuzz::TARGETS;
 #[test]
 fn the_kept_corpus_does_no_harm() {
     for (name, run) in TARGETS {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("corpus")
-            .join(name);
-        let entries = fs::read_dir(&dir).expect("a corpus for each target");
-        let mut files: Vec<_> = entries.map(|entry| entry.expect("entry").path()).collect();
-        files.sort();
-        assert!(!files.is_empty(), "{dir:?} is empty");
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = kept(name, dir.path());
+        assert!(!files.is_empty(), "no corpus for {name}");
         for file in files {
-            println!("{}", file.display());
+            println!("{name} {}", file.display());
             run(&fs::read(&file).expect("readable file"));
         }
     }
+}
+
+/// The target's inputs: its archive's, unpacked into `dir`, and those that are not packed yet.
+fn kept(name: &str, dir: &Path) -> Vec<PathBuf> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let archive = corpus.join(format!("{name}.tar.gz"));
+    if archive.exists() {
+        let mut tar = Command::new("tar");
+        let status = tar.arg("-xzf").arg(archive).arg("-C").arg(dir).status();
+        assert!(status.expect("tar").success(), "{name}");
+    }
+    let mut files: Vec<_> = [dir, &corpus.join(name)]
+        .iter()
+        .filter_map(|dir| fs::read_dir(dir).ok())
+        .flatten()
+        .map(|entry| entry.expect("entry").path())
+        .collect();
+    files.sort();
+    files
 }
