@@ -1,6 +1,8 @@
 //! `--boot-trace FILE`: where the time of a start goes, as a drawing (`.svg`) or as JSON.
 
-use std::fmt::Write as _;
+mod axis;
+mod drawing;
+
 use std::fs::File;
 use std::io::{self, Seek, Write as _};
 use std::path::Path;
@@ -46,7 +48,7 @@ impl BootTrace {
             },
         ];
         let text = if self.is_drawing {
-            Ok(draw(&timelines))
+            Ok(drawing::draw(&timelines))
         } else {
             serde_json::to_string_pretty(&timelines).map_err(io::Error::from)
         };
@@ -62,57 +64,6 @@ impl BootTrace {
     }
 }
 
-/// Width of the bars, pixels.
-const WIDTH: f64 = 900.0;
-/// Space for names at the left.
-const LEFT: f64 = 160.0;
-/// Height of a step's row.
-const ROW: f64 = 18.0;
-
-/// One row a step: a bar from the end of the step before in the same process, to its own end.
-fn draw(timelines: &[Timeline<'_>]) -> String {
-    let times = || timelines.iter().flat_map(|timeline| timeline.marks);
-    let start = times().map(|mark| mark.at_ns).min().unwrap_or(0);
-    let end = times().map(|mark| mark.at_ns).max().unwrap_or(0);
-    let scale = WIDTH / (end - start).max(1) as f64;
-    let rows = times().count() as f64;
-    let (width, height) = (LEFT + WIDTH + 100.0, (rows + 1.0) * ROW);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"11\">\n"
-    );
-    let mut y = ROW / 2.0;
-    for timeline in timelines {
-        let color = if timeline.process == "vm" {
-            "#c60"
-        } else {
-            "#06c"
-        };
-        let mut from = timeline.marks.first().map_or(start, |mark| mark.at_ns);
-        for mark in timeline.marks {
-            let x = LEFT + (from - start) as f64 * scale;
-            let length = ((mark.at_ns - from) as f64 * scale).max(1.0);
-            // Writing to a String cannot fail. Steps are our own words, without markup.
-            let _ = writeln!(
-                svg,
-                "<text x=\"4\" y=\"{:.1}\">{}: {}</text>\
-                 <rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{length:.1}\" height=\"12\" fill=\"{color}\"/>\
-                 <text x=\"{:.1}\" y=\"{:.1}\">{:.2} ms</text>",
-                y + 10.0,
-                timeline.process,
-                mark.step,
-                x + length + 3.0,
-                y + 10.0,
-                (mark.at_ns - start) as f64 / 1e6,
-            );
-            from = mark.at_ns;
-            y += ROW;
-        }
-    }
-    svg.push_str("</svg>\n");
-    svg
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,29 +73,6 @@ mod tests {
             step: step.to_owned(),
             at_ns,
         }
-    }
-
-    #[test]
-    fn a_drawing_has_a_row_for_each_step() {
-        let launcher = [mark("start", 1_000_000), mark("plan", 2_000_000)];
-        let vm = [mark("start", 1_500_000), mark("jail", 3_500_000)];
-        let svg = draw(&[
-            Timeline {
-                process: "launcher",
-                marks: &launcher,
-            },
-            Timeline {
-                process: "vm",
-                marks: &vm,
-            },
-        ]);
-        assert_eq!(svg.matches("<rect").count(), 4);
-        assert!(svg.contains("launcher: plan") && svg.contains("vm: jail"));
-        assert!(
-            svg.contains("2.50 ms"),
-            "the jail was there 2.5 ms after the start"
-        );
-        assert!(draw(&[]).ends_with("</svg>\n"));
     }
 
     #[test]
