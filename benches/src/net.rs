@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use devices::virtio::net::tap;
+use devices::tap;
 use podvisor_tests::host;
 use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
 

@@ -10,7 +10,9 @@ pub mod bus;
 pub mod irq;
 pub mod legacy;
 pub mod pci;
+pub mod pod_net;
 pub mod state;
+pub mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod thread;

@@ -34,8 +34,8 @@ use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use devices::virtio::net::dhcp::DhcpLease;
-use devices::virtio::net::ipv6::Ipv6Lease;
+use devices::pod_net::dhcp::DhcpLease;
+use devices::pod_net::ipv6::Ipv6Lease;
 use serde::Serialize;
 
 pub use self::error::{NetworkError, Step};

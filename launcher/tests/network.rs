@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use devices::pod_net::dhcp::DhcpResponder;
+use devices::pod_net::ipv6::Ipv6Responder;
 use devices::testing::missing;
-use devices::virtio::net::dhcp::DhcpResponder;
-use devices::virtio::net::ipv6::Ipv6Responder;
 use launcher::cli::{LogFormat, LogLevel};
 use launcher::network::{Binding, Masquerade, NetworkOptions, NetworkRequest, prepare};
 use launcher::vmi::{DhcpOptions, Port, Protocol, Subnet};

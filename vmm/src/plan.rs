@@ -1,9 +1,9 @@
 //! What the machine is to be: plain validated data, made by the launcher, without paths or
 //! descriptors. Addresses, slots and vectors are a function of the plan.
 
+use devices::pod_net::dhcp::DhcpLease;
+use devices::pod_net::ipv6::Ipv6Lease;
 pub use devices::virtio::block::CacheMode;
-use devices::virtio::net::dhcp::DhcpLease;
-use devices::virtio::net::ipv6::Ipv6Lease;
 use serde::{Deserialize, Serialize};
 
 /// A whole machine.

@@ -2,8 +2,8 @@
 //!
 //! Frames go between guest memory and the TAP in one system call each, with the virtio header that
 //! the kernel makes and checks. Received frames are neither copied nor parsed. Of sent frames the
-//! headers are: what only servers and routers may say is dropped ([`guard`]), and the guest's
-//! requests for addresses are answered here ([`dhcp`], [`ipv6`]).
+//! headers are: what only servers and routers may say is dropped ([`crate::pod_net`]), and the guest's
+//! requests for addresses are answered.
 //!
 //! ```text
 //!  NetSpec --build--> Net --activate--> PairHandler (one thread per queue pair)
@@ -13,18 +13,11 @@
 //!                      `---- Pairs (ports, link state, counters), shared ----'
 //! ```
 
-mod answers;
 mod control;
-pub mod dhcp;
 mod features;
-mod fit;
-mod frame;
 mod gather;
-mod guard;
 mod handler;
-pub mod ipv6;
-mod names;
-mod outgoing;
+pub(crate) mod outgoing;
 mod pairs;
 mod port;
 mod rx;
@@ -32,7 +25,6 @@ mod spec;
 mod state;
 mod stats;
 mod stream;
-pub mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -45,12 +37,8 @@ use std::sync::Arc;
 use thiserror::Error;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_S_LINK_UP};
 
-pub use self::answers::Answer;
-use self::answers::Answers;
 use self::features::{guest_offloads, has};
-use self::guard::Guard;
 use self::handler::{PairHandler, Setup};
-pub use self::names::is_domain_name;
 use self::pairs::Pairs;
 pub use self::port::Backend;
 use self::port::Port;
@@ -58,6 +46,8 @@ pub use self::spec::{BuildNetError, MAX_QUEUE_PAIRS, MIN_MTU, NetSpec};
 use self::state::NetState;
 pub use self::stats::NetStats;
 pub use self::stream::Stream;
+use crate::pod_net::answers::Answers;
+use crate::pod_net::guard::Guard;
 use crate::state::{RestoreError, SaveError, Saved};
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use devices::virtio::net::tap::OpenTapError;
+use devices::tap::OpenTapError;
 use thiserror::Error;
 
 /// The way out where the pod's network may not be changed.

@@ -5,8 +5,8 @@ mod vif_cache;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use devices::virtio::net::dhcp::{DhcpLease, DhcpOptions};
-use devices::virtio::net::ipv6::Ipv6Lease;
+use devices::pod_net::dhcp::{DhcpLease, DhcpOptions};
+use devices::pod_net::ipv6::Ipv6Lease;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope,
 };

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use devices::virtio::net::dhcp::DhcpLease;
-use devices::virtio::net::ipv6::Ipv6Lease;
-use devices::virtio::net::tap;
+use devices::pod_net::dhcp::DhcpLease;
+use devices::pod_net::ipv6::Ipv6Lease;
+use devices::tap;
 
 use super::guard::{Changed, NetworkGuard, forget, runtime};
 use super::lease::{Common, Resolver};

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use devices::virtio::net::dhcp::DhcpLease;
-use devices::virtio::net::ipv6::Ipv6Lease;
+use devices::pod_net::dhcp::DhcpLease;
+use devices::pod_net::ipv6::Ipv6Lease;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-pub use devices::virtio::net::dhcp::DhcpOptions;
+pub use devices::pod_net::dhcp::DhcpOptions;
 
 use super::reader::Node;
 

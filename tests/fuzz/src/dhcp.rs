@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use devices::virtio::net::Answer;
-use devices::virtio::net::dhcp::{DhcpLease, DhcpOptions, DhcpResponder};
+use devices::pod_net::Answer;
+use devices::pod_net::dhcp::{DhcpLease, DhcpOptions, DhcpResponder};
 use devices::virtio::net::testing::{self, GUEST, check_dhcp, dhcp_request};
 
 use crate::input::Input;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use devices::virtio::net::ipv6::{Ipv6Lease, Ipv6Responder};
+use devices::pod_net::ipv6::{Ipv6Lease, Ipv6Responder};
 use devices::virtio::net::testing::{self, GATEWAY, GUEST, check_ipv6};
 use smoltcp::wire::IpProtocol;
 

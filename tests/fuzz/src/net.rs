@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 
+use devices::tap::HEADER_SIZE;
 use devices::virtio::VirtioDevice;
-use devices::virtio::net::tap::HEADER_SIZE;
 use devices::virtio::net::testing::{GUEST, PEER, Peer, spec, taps};
 use devices::virtio::net::{Backend, Net};
 use devices::virtio::testing::Buffer;

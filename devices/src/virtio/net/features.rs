@@ -1,5 +1,6 @@
 //! Feature bits, and what they mean for the TAP device.
 
+use crate::tap::{HEADER_SIZE, Offloads};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_RX,
     VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
@@ -8,8 +9,6 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
     VIRTIO_NET_F_STATUS,
 };
-
-use super::tap::{HEADER_SIZE, Offloads};
 
 /// What every NIC offers. Not `CTRL_MAC_ADDR`: nothing filters by MAC, so a driver that changes
 /// its address has no one to tell. Not `CTRL_VLAN`: all VLANs pass.

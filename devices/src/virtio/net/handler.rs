@@ -7,16 +7,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use self::stay::Pace;
-use super::answers::{Answers, Protocol};
 use super::control::Control;
 use super::features::tap_offloads;
-use super::guard::Guard;
 use super::pairs::Pairs;
 use super::port::Port;
 use super::rx::{Rx, RxEnd};
 use super::stream::State;
 use super::tx::{Tx, TxEnd};
 use crate::irq::Irq;
+use crate::pod_net::answers::{Answers, Protocol};
+use crate::pod_net::guard::Guard;
 use crate::thread::ThreadRole;
 use crate::virtio::patience::Patience;
 use crate::virtio::queue::VirtQueue;

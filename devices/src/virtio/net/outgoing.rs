@@ -11,15 +11,15 @@ use std::os::fd::AsRawFd;
 use libc::iovec;
 
 use super::stream::PREFIX;
-use super::tap::HEADER_SIZE;
+use crate::tap::HEADER_SIZE;
 use crate::virtio::chain::Chain;
 
 /// Bytes of a frame that decide about nearly all of them: Ethernet, a VLAN tag, IPv4 with all
 /// options or IPv6, ports; also an ARP packet.
-pub(super) const PEEK: usize = 96;
+pub(crate) const PEEK: usize = 96;
 
 /// Most bytes of a frame that are ever looked at: a DHCP request, or a long chain of headers.
-pub(super) const MAX_LOOK: usize = 1514;
+pub(crate) const MAX_LOOK: usize = 1514;
 
 /// Where the part of the head begins that a stream gets.
 const STREAM_START: usize = HEADER_SIZE - PREFIX;

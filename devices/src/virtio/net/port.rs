@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::stream::Stream;
-use super::tap::{self, Offloads};
+use crate::tap::{self, Offloads};
 
 /// What a NIC is connected to.
 #[derive(Debug)]

@@ -5,13 +5,13 @@ use std::io::{self, ErrorKind, Read};
 
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
-use super::answers::MAX_ANSWER;
 use super::features::{MAX_PACKET, has, largest_packet};
 use super::gather::{Gathered, Room};
 use super::port::Port;
 use super::stats::PairCounters;
 use super::stream::{Incoming, Lost, Stream};
-use super::tap::HEADER_SIZE;
+use crate::pod_net::MAX_ANSWER;
+use crate::tap::HEADER_SIZE;
 use crate::virtio::QueueError;
 use crate::virtio::queue::VirtQueue;
 

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::answers::Answers;
-use super::dhcp::{DhcpLease, DhcpResponder, LeaseError};
 use super::features::Abilities;
-use super::guard::Guard;
-use super::ipv6::{Ipv6Lease, Ipv6Responder};
 use super::pairs::{Pair, Pairs};
 use super::port::{self, Backend, Port};
 use super::stats::PairCounters;
-use super::tap::{self, Offloads};
 use super::{Net, features};
+use crate::pod_net::LeaseError;
+use crate::pod_net::answers::Answers;
+use crate::pod_net::dhcp::{DhcpLease, DhcpResponder};
+use crate::pod_net::guard::Guard;
+use crate::pod_net::ipv6::{Ipv6Lease, Ipv6Responder};
+use crate::tap::{self, Offloads};
 
 /// Entries of every queue.
 const QUEUE_SIZE: u16 = 256;

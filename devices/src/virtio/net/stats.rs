@@ -2,9 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::pod_net::answers::Protocol;
 use serde::{Deserialize, Serialize};
-
-use super::answers::Protocol;
 
 /// Totals of a NIC since it was made. Received means received by the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::features::{ETHERNET, MAX_PACKET};
-use super::tap::HEADER_SIZE;
+use crate::tap::HEADER_SIZE;
 
 /// Bytes of a frame's length.
 pub(super) const PREFIX: usize = 4;

@@ -9,9 +9,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 pub use self::answers::{check_dhcp, check_ipv6, dhcp_discover, dhcp_request};
-use super::dhcp::{DhcpLease, DhcpOptions};
-use super::ipv6::Ipv6Lease;
-use super::{Backend, NetSpec, tap};
+use super::{Backend, NetSpec};
+use crate::pod_net::dhcp::{DhcpLease, DhcpOptions};
+use crate::pod_net::ipv6::Ipv6Lease;
+use crate::tap;
 use crate::testing::missing;
 
 /// MAC address of the NIC.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use devices::virtio::net::is_domain_name;
+use devices::pod_net::is_domain_name;
 
 /// The name server if the pod has none, as in KubeVirt.
 pub(super) const DEFAULT_DNS: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);

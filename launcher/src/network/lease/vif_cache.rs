@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use devices::virtio::net::dhcp::DhcpLease;
+use devices::pod_net::dhcp::DhcpLease;
 use serde::Deserialize;
 
 use super::{Common, Route, with_routes};

@@ -7,7 +7,7 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::harness::*;
-use crate::virtio::net::tap::HEADER_SIZE;
+use crate::tap::HEADER_SIZE;
 
 const MERGEABLE: &[u32] = &[VIRTIO_NET_F_MRG_RXBUF];
 /// Where receive buffers are, behind the packet being sent.

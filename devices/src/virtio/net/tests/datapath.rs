@@ -5,8 +5,8 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::harness::*;
+use crate::tap::HEADER_SIZE;
 use crate::virtio::VirtioDevice;
-use crate::virtio::net::tap::HEADER_SIZE;
 use crate::virtio::testing::Buffer;
 
 const MERGEABLE: &[u32] = &[VIRTIO_NET_F_MRG_RXBUF];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::GuestMemory;
-use crate::virtio::net::tap::HEADER_SIZE;
+use crate::tap::HEADER_SIZE;
 pub(super) use crate::virtio::net::testing::*;
 use crate::virtio::net::{Backend, Net, NetSpec, NetStats};
 use crate::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};

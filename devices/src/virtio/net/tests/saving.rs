@@ -9,8 +9,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::harness::*;
 use crate::pci::PciFunction;
 use crate::state::conformance::{Script, goes_on_after_restore};
+use crate::tap::HEADER_SIZE;
 use crate::virtio::VirtioDevice;
-use crate::virtio::net::tap::{self, HEADER_SIZE};
 use crate::virtio::net::{Backend, NetSpec};
 use crate::virtio::testing::driven::{self, Driven};
 use crate::virtio::testing::{Buffer, wait_for};
@@ -109,16 +109,7 @@ impl Script for Talker {
     const STEPS: usize = 10;
 
     fn new() -> Option<Self> {
-        if !enter_namespace() {
-            return None;
-        }
-        let taps = match tap::open("tap0", 2) {
-            Ok(taps) => taps,
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return None;
-            }
-        };
+        let taps = taps(2)?;
         let peer = Peer::new("tap0");
         let make = move || {
             let taps = taps

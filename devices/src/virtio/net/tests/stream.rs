@@ -12,7 +12,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::harness::*;
-use crate::virtio::net::tap::HEADER_SIZE;
+use crate::tap::HEADER_SIZE;
 use crate::virtio::net::{Backend, Stream};
 use crate::virtio::testing::wait_for;
 use crate::virtio::worker::Worker;

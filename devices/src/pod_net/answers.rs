@@ -10,12 +10,10 @@ use rustix::time::{
 };
 use smoltcp::wire::{DHCP_SERVER_PORT, ETHERNET_HEADER_LEN};
 
+use super::answer::Answer;
 use super::dhcp::DhcpResponder;
 use super::frame::{Bytes, Frame, Payload, Stop};
 use super::ipv6::{self, Ipv6Responder};
-
-/// Longest frame that an answer is, bytes.
-pub(super) const MAX_ANSWER: usize = 1514;
 
 /// Time between advertisements that nobody asked for, RFC 4861's default (section 6.2.1). Without
 /// them the guest's default route would expire.
@@ -26,36 +24,25 @@ const ADVERTISE_EVERY: Timespec = Timespec {
 
 /// What may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     Dhcpv4,
     Dhcpv6,
     /// A router solicitation.
     Router,
 }
 
-/// What became of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Not ours to answer; the network shall have it.
-    Pass,
-    /// Ours, and there is nothing to say.
-    Silence,
-    /// The answer is a frame of this many bytes.
-    Frame(usize),
-}
-
 /// Who answers.
 #[derive(Default)]
-pub(super) struct Answers {
-    pub(super) dhcp: Option<DhcpResponder>,
-    pub(super) ipv6: Option<Ipv6Responder>,
+pub(crate) struct Answers {
+    pub(crate) dhcp: Option<DhcpResponder>,
+    pub(crate) ipv6: Option<Ipv6Responder>,
     /// Says when the guest is to hear of its router without asking.
-    pub(super) timer: Option<OwnedFd>,
+    pub(crate) timer: Option<OwnedFd>,
 }
 
 impl Answers {
     /// Starts the timer if one is needed.
-    pub(super) fn new(
+    pub(crate) fn new(
         dhcp: Option<DhcpResponder>,
         ipv6: Option<Ipv6Responder>,
     ) -> io::Result<Self> {
@@ -66,7 +53,7 @@ impl Answers {
 
     /// Whether the frame is a request to look at. Frames with VLAN tags are not: they are for
     /// another network.
-    pub(super) fn wants(&self, bytes: Bytes<'_>, frame: &Frame) -> Result<Option<Protocol>, Stop> {
+    pub(crate) fn wants(&self, bytes: Bytes<'_>, frame: &Frame) -> Result<Option<Protocol>, Stop> {
         if frame.network != ETHERNET_HEADER_LEN {
             return Ok(None);
         }
@@ -92,7 +79,7 @@ impl Answers {
     }
 
     /// Answers the whole frame `frame` into `out`.
-    pub(super) fn answer(&self, protocol: Protocol, frame: &[u8], out: &mut [u8]) -> Answer {
+    pub(crate) fn answer(&self, protocol: Protocol, frame: &[u8], out: &mut [u8]) -> Answer {
         match (protocol, &self.dhcp, &self.ipv6) {
             (Protocol::Dhcpv4, Some(dhcp), _) => dhcp.answer(frame, out),
             (Protocol::Dhcpv6, _, Some(ipv6)) => ipv6.answer_dhcp(frame, out),

@@ -21,10 +21,9 @@ use smoltcp::wire::{
     ETHERNET_HEADER_LEN, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
     IPV4_HEADER_LEN, IpProtocol, Ipv4Packet, Ipv4Repr, UDP_HEADER_LEN, UdpPacket,
 };
-use thiserror::Error;
 
 use self::request::Request;
-use super::answers::{Answer, MAX_ANSWER};
+use super::answer::{Answer, LeaseError, MAX_ANSWER};
 
 /// BOOTP's fixed part and the magic number (RFC 2131, section 2).
 const DHCP_HEADER_LEN: usize = 240;
@@ -99,23 +98,6 @@ pub struct DhcpOptions {
     pub ntp_servers: Vec<Ipv4Addr>,
     /// `privateOptions`: numbers from 224 to 254 (RFC 3942) and their values.
     pub private_options: Vec<(u8, String)>,
-}
-
-/// A lease that DHCP cannot express.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum LeaseError {
-    /// A prefix length above 32.
-    #[error("Prefix length {0} is above 32")]
-    Prefix(u8),
-    /// A name that DNS does not allow: a label is empty or has over 63 bytes, or over 253 in all.
-    #[error("{0:?} is not a domain name")]
-    Name(String),
-    /// A private option outside of 224 to 254.
-    #[error("DHCP option {0} is not one of the private options 224 to 254")]
-    Private(u8),
-    /// Everything together does not fit into one unfragmented answer.
-    #[error("DHCP options of {0} bytes do not fit into an answer")]
-    TooLong(usize),
 }
 
 /// Bytes that the configuration takes in an answer, [`MAX_OPTIONS`] at most.

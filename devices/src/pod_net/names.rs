@@ -1,6 +1,6 @@
 //! Domain names as DHCP carries them.
 
-use super::dhcp::LeaseError;
+use super::answer::LeaseError;
 
 /// Longest name in text form (RFC 1035, section 2.3.4, less the length bytes).
 const MAX_NAME: usize = 253;

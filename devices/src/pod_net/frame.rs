@@ -1,7 +1,7 @@
 //! The headers of a frame that the guest sends, as far as rules need them.
 //!
 //! Every byte is the guest's word: each is looked at within a bound, and never again after it was
-//! copied (see [`super::outgoing`]). VLAN tags, IPv4 options, IPv6 extension headers and fragments
+//! copied (see `virtio/net/outgoing.rs`). VLAN tags, IPv4 options, IPv6 extension headers and fragments
 //! are walked; what follows them is named by its offset.
 
 /// Ethertypes.
@@ -37,7 +37,7 @@ const IPV6_HEADER: usize = 40;
 
 /// A frame's bytes as far as they were copied.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bytes<'a> {
+pub(crate) struct Bytes<'a> {
     copied: &'a [u8],
     /// Where the packet ends: the frame's length, or less if the IP header says so.
     end: usize,
@@ -45,7 +45,7 @@ pub(super) struct Bytes<'a> {
 
 /// Why the headers could not be read to their end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// More of the frame has to be copied.
     More,
     /// The packet ends before this offset. Receivers throw it away.
@@ -57,7 +57,7 @@ pub(super) enum Stop {
 
 /// What a frame carries. Offsets are from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Payload {
+pub(crate) enum Payload {
     Arp {
         at: usize,
     },
@@ -82,24 +82,24 @@ pub(super) enum Payload {
 
 /// A frame's headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) payload: Payload,
+pub(crate) struct Frame {
+    pub(crate) payload: Payload,
     /// Where the network header is.
-    pub(super) network: usize,
+    pub(crate) network: usize,
     /// Where the packet ends.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
     /// End of what decided about the payload.
-    pub(super) end: usize,
+    pub(crate) end: usize,
 }
 
 impl<'a> Bytes<'a> {
     /// `copied` is the start of a frame of `len` bytes.
-    pub(super) fn new(copied: &'a [u8], len: usize) -> Self {
+    pub(crate) fn new(copied: &'a [u8], len: usize) -> Self {
         Self { copied, end: len }
     }
 
     /// `N` bytes at `at`.
-    pub(super) fn get<const N: usize>(&self, at: usize) -> Result<[u8; N], Stop> {
+    pub(crate) fn get<const N: usize>(&self, at: usize) -> Result<[u8; N], Stop> {
         let end = at.saturating_add(N);
         if end > self.end {
             return Err(Stop::End(end));
@@ -111,7 +111,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// A number in network order.
-    pub(super) fn u16(&self, at: usize) -> Result<u16, Stop> {
+    pub(crate) fn u16(&self, at: usize) -> Result<u16, Stop> {
         self.get(at).map(u16::from_be_bytes)
     }
 
@@ -120,7 +120,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// The same without what is behind `end`: padding, which receivers do not take for payload.
-    pub(super) fn until(self, end: usize) -> Self {
+    pub(crate) fn until(self, end: usize) -> Self {
         Self {
             end: self.end.min(end),
             ..self
@@ -129,7 +129,7 @@ impl<'a> Bytes<'a> {
 }
 
 /// Reads the headers of a frame.
-pub(super) fn parse(bytes: Bytes<'_>) -> Result<Frame, Stop> {
+pub(crate) fn parse(bytes: Bytes<'_>) -> Result<Frame, Stop> {
     let mut at = ETHERTYPE_AT;
     let mut ethertype = bytes.u16(at)?;
     let mut tags = 0;

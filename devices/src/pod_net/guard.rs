@@ -8,7 +8,7 @@
 //! - ICMPv6 router advertisements and redirects, and ICMPv4 redirects;
 //! - neighbour discovery in fragments, which receivers have to ignore (RFC 6980);
 //! - first fragments, and packets, whose headers do not show what they carry ([`Stop::Hidden`]), and
-//!   headers that go on for more than [`MAX_LOOK`](super::outgoing::MAX_LOOK) bytes;
+//!   headers that go on for more than [`MAX_LOOK`](crate::virtio::net::outgoing::MAX_LOOK) bytes;
 //! - frames whose offloaded checksum would be written over any of these headers: the kernel fills in
 //!   a checksum where the guest says, after we have looked.
 //!
@@ -27,7 +27,7 @@
 //! others, since bridges and routers in guests are allowed to use several.
 
 use super::frame::{Bytes, Frame, Payload, Stop};
-use super::tap::HEADER_SIZE;
+use crate::tap::HEADER_SIZE;
 
 /// Where DHCP clients listen.
 const DHCP_CLIENT: u16 = 68;
@@ -50,26 +50,26 @@ const NEEDS_CSUM: u8 = 1;
 
 /// Why a frame is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Offence {
+pub(crate) enum Offence {
     Impersonation,
     Spoof,
 }
 
 /// The rules.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     /// The only MAC address that the guest may use, if that is checked.
     mac: Option<[u8; 6]>,
 }
 
 impl Guard {
-    pub(super) fn new(mac: Option<[u8; 6]>) -> Self {
+    pub(crate) fn new(mac: Option<[u8; 6]>) -> Self {
         Self { mac }
     }
 
     /// Whether the frame may be sent. `frame` is what [`frame::parse`](super::frame::parse) made of
     /// `bytes`.
-    pub(super) fn judge(
+    pub(crate) fn judge(
         &self,
         header: &[u8; HEADER_SIZE],
         bytes: Bytes<'_>,
@@ -91,7 +91,7 @@ impl Guard {
     }
 
     /// Whether a frame may be sent that ends within its headers, at `end` or before.
-    pub(super) fn judge_cut(
+    pub(crate) fn judge_cut(
         &self,
         header: &[u8; HEADER_SIZE],
         bytes: Bytes<'_>,

@@ -9,7 +9,7 @@ use smoltcp::wire::{
 
 use super::options::duid;
 use super::*;
-use crate::virtio::net::answers::MAX_ANSWER;
+use crate::pod_net::answer::MAX_ANSWER;
 
 const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];

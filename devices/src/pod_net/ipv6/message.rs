@@ -7,7 +7,7 @@ use super::options::{
     NOT_ON_LINK, Options, PREFERENCE, RAPID_COMMIT, SERVER_ID, SUCCESS, Writer, duid,
 };
 use super::{HEADERS_LEN, Ipv6Responder};
-use crate::virtio::net::answers::{Answer, MAX_ANSWER};
+use crate::pod_net::answer::{Answer, MAX_ANSWER};
 
 /// Message types (section 7.3).
 const SOLICIT: u8 = 1;
@@ -32,7 +32,7 @@ const MAX_ADDRESSES: usize = 4;
 const RESERVE: usize = 4 + (4 + MAX_DUID) + 5 + 4 + 6 + (16 + 28);
 
 /// Room for the fixed options.
-pub(in crate::virtio::net) const MAX_OPTIONS: usize = MAX_ANSWER - HEADERS_LEN - RESERVE;
+pub(in crate::pod_net) const MAX_OPTIONS: usize = MAX_ANSWER - HEADERS_LEN - RESERVE;
 
 /// A client's message.
 struct Message<'a> {

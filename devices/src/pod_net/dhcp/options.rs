@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use super::{DhcpLease, DhcpOptions, LeaseError};
-use crate::virtio::net::names;
+use crate::pod_net::names;
 
 const SUBNET_MASK: u8 = 1;
 const ROUTER: u8 = 3;

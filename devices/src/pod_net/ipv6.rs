@@ -20,8 +20,7 @@ use smoltcp::wire::{
 
 pub(super) use self::message::MAX_OPTIONS;
 pub(super) use self::router::ROUTER_SOLICITATION;
-use super::answers::Answer;
-use super::dhcp::LeaseError;
+use super::answer::{Answer, LeaseError};
 use super::names;
 
 /// Where DHCPv6 servers listen.

@@ -7,10 +7,10 @@ use smoltcp::wire::{
 };
 
 use super::{Client, Ipv6Responder, NETWORK_LEN, checksums};
-use crate::virtio::net::answers::Answer;
+use crate::pod_net::answer::Answer;
 
 /// ICMPv6 type of a router solicitation.
-pub(in crate::virtio::net) const ROUTER_SOLICITATION: u8 = 133;
+pub(in crate::pod_net) const ROUTER_SOLICITATION: u8 = 133;
 
 /// How long the router stays the default one without another advertisement: the longest that
 /// RFC 4861 allows (section 6.2.1).

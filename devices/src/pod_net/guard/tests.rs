@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtio::net::frame::{self, Bytes};
+use crate::pod_net::frame::{self, Bytes};
 use crate::virtio::net::outgoing::{MAX_LOOK, PEEK};
 
 const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
