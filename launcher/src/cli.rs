@@ -1,11 +1,13 @@
 //! The command line; no logic.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+use crate::logging::{LogFormat, LogLevel};
 use crate::plan::PlanOptions;
+use crate::resources::ConsoleTarget;
+use crate::vmi::MAX_KERNEL_ARGS;
 
 /// Runs a KubeVirt VirtualMachineInstance as a KVM guest in this pod.
 #[derive(Debug, Parser)]
@@ -79,11 +81,12 @@ pub enum SeccompCommand {
     },
 }
 
-fn role(text: &str) -> Result<String, &'static str> {
-    let known = seccomp::Role::ALL.iter().any(|role| role.name() == text);
-    known
-        .then(|| text.to_owned())
-        .ok_or("expected process, vcpu, block, net, device, launcher or restorer")
+fn role(text: &str) -> Result<String, String> {
+    let names = seccomp::Role::ALL.map(|role| role.name());
+    if names.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("expected one of {}", names.join(", ")))
 }
 
 /// A machine.
@@ -179,52 +182,6 @@ fn parse_argument(argument: &str) -> Result<(String, serde_json::Value), String>
     Ok((name.to_owned(), json.unwrap_or_else(|_| value.into())))
 }
 
-/// Where the serial console goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConsoleTarget {
-    /// Standard input and output.
-    Stdio,
-    /// Nowhere.
-    None,
-    /// Output is appended to a file.
-    File(PathBuf),
-    /// A unix stream socket, one client at a time.
-    Unix(PathBuf),
-}
-
-impl FromStr for ConsoleTarget {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match (text, text.split_once(':')) {
-            ("stdio", _) => Ok(Self::Stdio),
-            ("none", _) => Ok(Self::None),
-            (_, Some(("file", path))) if !path.is_empty() => Ok(Self::File(path.into())),
-            (_, Some(("unix", path))) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            _ => Err("expected stdio, none, file:PATH or unix:PATH"),
-        }
-    }
-}
-
-/// Least severity of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// Text for people or JSON for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
 impl MachineArgs {
     /// The arguments that the plan takes.
     pub fn plan_options(&self) -> PlanOptions {
@@ -259,9 +216,11 @@ fn unix_path(text: &str) -> Result<PathBuf, &'static str> {
     path.map(PathBuf::from).ok_or("expected unix:PATH")
 }
 
-fn cmdline(text: &str) -> Result<String, &'static str> {
-    if text.len() > crate::vmi::MAX_KERNEL_ARGS || text.chars().any(char::is_control) {
-        return Err("expected at most 2047 bytes without control characters");
+fn cmdline(text: &str) -> Result<String, String> {
+    if text.len() > MAX_KERNEL_ARGS || text.chars().any(char::is_control) {
+        return Err(format!(
+            "expected at most {MAX_KERNEL_ARGS} bytes without control characters"
+        ));
     }
     Ok(text.to_owned())
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nothing later writes to anything earlier. This process never touches guest memory; the vm
-//! process (this binary executed again) never opens a path.
+//! process (a fork of this one) never opens a path.
 
 #![forbid(unsafe_code)]
 

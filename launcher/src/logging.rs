@@ -4,12 +4,31 @@ mod limit;
 
 use std::io::{self, IsTerminal};
 
+use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::time;
 use tracing_subscriber::layer::SubscriberExt;
 
 use self::limit::Limit;
-use crate::cli::{LogFormat, LogLevel};
+
+/// Least severity of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Text for people or JSON for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
 
 /// Sets up logging for this process and its forks. Only the first call counts.
 pub fn init(level: LogLevel, format: LogFormat) {

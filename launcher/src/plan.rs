@@ -22,8 +22,9 @@ const KERNEL_BOOT_DIR: &str = "/var/run/kubevirt/container-disks/kernel-boot";
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: u64 = 30;
 
-/// Most queues of a device.
-const MAX_QUEUES: u16 = 64;
+/// Most queues of a device: disks and NICs alike.
+const MAX_QUEUES: u16 = devices::virtio::net::MAX_QUEUE_PAIRS;
+const _: () = assert!(MAX_QUEUES == devices::virtio::block::MAX_QUEUES);
 
 /// What the command line says about the machine.
 #[derive(Clone, Debug, Default)]

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use vmm::arch::cpu::HostCpu;
 use vmm::control::FdRole;
 
-pub use self::console::{Console, open_console};
+pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::error::ResourceError;
 pub use self::socket::ListenSocket;
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use devices::pod_net::dhcp::DhcpResponder;
 use devices::pod_net::ipv6::Ipv6Responder;
 use devices::testing::missing;
-use launcher::cli::{LogFormat, LogLevel};
+use launcher::logging::{LogFormat, LogLevel};
 use launcher::network::{Binding, Masquerade, NetworkOptions, NetworkRequest, prepare};
 use launcher::vmi::{DhcpOptions, Port, Protocol, Subnet};
 use serde_json::Value;

@@ -8,8 +8,8 @@ use std::io::{self, Write as _};
 use serde::Serialize;
 
 use super::CommandError;
-use crate::cli::LogFormat;
 use crate::exit::Exit;
+use crate::logging::LogFormat;
 
 /// How a thing was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use super::CommandError;
-use crate::cli::{LogFormat, NetShowArgs};
+use crate::cli::NetShowArgs;
 use crate::exit::Exit;
+use crate::logging::LogFormat;
 use crate::network::{self, NicStatus};
 
 /// Prints the NICs of the namespace's guests.

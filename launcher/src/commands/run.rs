@@ -12,10 +12,12 @@ use vmm::trace;
 
 use super::{CommandError, inherited};
 use crate::boot_trace::BootTrace;
-use crate::cli::{ConsoleTarget, LogFormat, RunArgs};
+use crate::cli::RunArgs;
 use crate::exit::Exit;
+use crate::logging::LogFormat;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::plan::{LaunchPlan, NicSource};
+use crate::resources::ConsoleTarget;
 use crate::resources::{self, Console, Descriptors, ListenSocket};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, VmProcess};
 use crate::terminal::RawTerminal;

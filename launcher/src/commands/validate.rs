@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::CommandError;
 use super::input::Input;
-use crate::cli::{LogFormat, ValidateArgs};
+use crate::cli::ValidateArgs;
 use crate::exit::Exit;
+use crate::logging::LogFormat;
 use crate::report;
 use crate::vmi::Report;
 

@@ -4,12 +4,40 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use vmm::control::FdRole;
 
 use super::{Descriptors, ListenSocket, ResourceError};
-use crate::cli::ConsoleTarget;
 use crate::terminal;
+
+/// Where the serial console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleTarget {
+    /// Standard input and output.
+    Stdio,
+    /// Nowhere.
+    None,
+    /// Output is appended to a file.
+    File(PathBuf),
+    /// A unix stream socket, one client at a time.
+    Unix(PathBuf),
+}
+
+impl FromStr for ConsoleTarget {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.split_once(':')) {
+            ("stdio", _) => Ok(Self::Stdio),
+            ("none", _) => Ok(Self::None),
+            (_, Some(("file", path))) if !path.is_empty() => Ok(Self::File(path.into())),
+            (_, Some(("unix", path))) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            _ => Err("expected stdio, none, file:PATH or unix:PATH"),
+        }
+    }
+}
 
 /// The console's descriptors and what must outlive the machine.
 #[derive(Debug, Default)]

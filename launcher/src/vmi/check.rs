@@ -8,7 +8,7 @@ use super::networks::{Network, NetworkSource};
 use super::report::Report;
 
 /// Slots of the PCI bus besides the host bridge.
-pub const MAX_PCI_DEVICES: usize = 31;
+pub const MAX_PCI_DEVICES: usize = vmm::layout::MAX_PCI_DEVICES;
 
 /// Checks a VMI whose fields are good one by one.
 pub(super) fn check(vmi: &Vmi, report: &RefCell<Report>) {

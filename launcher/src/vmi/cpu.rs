@@ -6,7 +6,7 @@ use super::reader::{Node, Object};
 use super::resources::Resources;
 
 /// Most vCPUs of a machine.
-pub const MAX_VCPUS: u64 = 64;
+pub const MAX_VCPUS: u64 = vmm::layout::MAX_VCPUS as u64;
 
 /// vCPU topology and CPUID changes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use super::reader::{Node, Object};
 use super::resources::Resources;
 
 /// Least guest RAM.
-pub const MIN_MEMORY: u64 = 64 << 20;
+pub const MIN_MEMORY: u64 = vmm::layout::MIN_RAM;
 
 /// Most guest RAM.
-pub const MAX_MEMORY: u64 = 1 << 40;
+pub const MAX_MEMORY: u64 = vmm::layout::MAX_RAM;
 
 /// Guest RAM is made of whole pages.
 const PAGE: u64 = 4096;
