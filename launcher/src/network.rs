@@ -45,7 +45,7 @@ pub use self::record::{NicRecord, NicStatus, show};
 
 use crate::vmi::{DhcpOptions, Port, Subnet};
 
-/// Where KubeVirt's node agent says what the pod's interface was (contract 5.4).
+/// Where KubeVirt's node agent says what the pod's interface was.
 const VIF_CACHE_DIR: &str = "/var/run/kubevirt-private";
 
 /// Where runs keep what they need to put a pod's network back.

@@ -13,10 +13,10 @@ use vmm::plan::{BootPlan, CacheMode, CpuPlan, DiskPlan, MachinePlan, MemoryPlan}
 pub use self::nics::NicSource;
 use crate::vmi::{Disk, RebootPolicy, Report, Vmi, Volume, VolumeSource};
 
-/// Where KubeVirt mounts volumes with a file system (contract 2.3).
+/// Where KubeVirt mounts volumes with a file system.
 const VOLUME_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
 
-/// Where KubeVirt puts the files of `firmware.kernelBoot.container` (contract 2.3).
+/// Where KubeVirt puts the files of `firmware.kernelBoot.container`.
 const KERNEL_BOOT_DIR: &str = "/var/run/kubevirt/container-disks/kernel-boot";
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.

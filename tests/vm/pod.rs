@@ -21,7 +21,7 @@ const KUBEVIRT: u32 = 107;
 /// Where a container finds the volume `root`, in the way of KubeVirt.
 const VOLUME: &str = "/run/kubevirt-private/vmi-disks/root";
 
-/// What podman does not know of these machines, see shared `pods-on-our-machines.md`.
+/// What podman has to be told where no systemd runs and hard limits cannot be raised.
 const CONFIGURATION: &str = r#"
 [engine]
 runtime = "runc"

@@ -174,7 +174,7 @@ struct Ends {
     guest: IpAddr,
 }
 
-/// What KubeVirt's rules do (contract 5.2), in a table of our own: connections to the pod's address
+/// What KubeVirt's rules do, in a table of our own: connections to the pod's address
 /// from outside, to the loopback address from inside, and to the pod's address from the guest
 /// itself go to the guest, if they are to a listed port or none is listed. Connections of the guest
 /// leave with the pod's address, and those from the loopback address reach the guest from its

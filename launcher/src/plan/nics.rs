@@ -9,7 +9,7 @@ use super::{PlanOptions, queues};
 use crate::network::{Binding, Masquerade};
 use crate::vmi::{DhcpOptions, Interface, InterfaceBinding, Network, NetworkSource, Subnet, Vmi};
 
-/// The guest's subnet under the masquerade binding (contract 5.3).
+/// The guest's subnet under the masquerade binding.
 const DEFAULT_IPV4: Subnet<Ipv4Addr> = Subnet {
     network: Ipv4Addr::new(10, 0, 2, 0),
     prefix_len: 24,
@@ -73,7 +73,7 @@ pub(super) fn nics(vmi: &Vmi, options: &PlanOptions) -> Vec<NicSource> {
     devices.interfaces.iter().filter_map(nic).collect()
 }
 
-/// KubeVirt's names (contract 5.1): one made of a hash of the network's name, or, in old pods, by
+/// KubeVirt's names: one made of a hash of the network's name, or, in old pods, by
 /// order among the secondary networks.
 fn pod_interfaces(network: &Network, all: &[Network], options: &PlanOptions) -> Vec<String> {
     if network.is_primary() {

@@ -1,4 +1,4 @@
-//! What KubeVirt's node agent says about a pod interface before it changed it (contract 5.4).
+//! What KubeVirt's node agent says about a pod interface before it changed it.
 
 use std::fs;
 use std::io;
