@@ -9,12 +9,8 @@ use thiserror::Error;
 pub enum ThreadRole {
     /// Runs a vCPU.
     Vcpu,
-    /// Serves virtio-blk queues.
-    Block,
-    /// Serves virtio-net queues.
-    Net,
-    /// Serves any other virtio device's queues.
-    Device,
+    /// Serves queues of a device whose role this is in `seccomp/filters`.
+    Device(&'static str),
     /// The vm process's event loop.
     EventLoop,
 }

@@ -6,7 +6,9 @@ pub mod net;
 mod patience;
 pub mod pci;
 pub mod queue;
+pub mod registry;
 pub mod rng;
+pub mod spec;
 mod split_ring;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -16,23 +18,24 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::irq::Irq;
 use crate::state::{RestoreError, SaveError, Saved};
-use crate::thread::ThreadRole;
 use crate::virtio::queue::VirtQueue;
 
-/// Device type numbers (virtio 1.2, section 5).
+/// What a kind of device is, said once, in the device's own file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub enum DeviceType {
-    /// Network card.
-    Net = 1,
-    /// Block device.
-    Block = 2,
-    /// Entropy source.
-    Rng = 4,
+pub struct DeviceInfo {
+    /// Device type number (virtio 1.2, section 5).
+    pub virtio_type: u16,
+    /// PCI class, subclass and programming interface (PCI code and ID assignment, 1.10).
+    pub pci_class: u32,
+    /// What the names of its threads begin with.
+    pub thread_prefix: &'static str,
+    /// Whose system calls its threads may make: a role in `seccomp/filters`.
+    pub seccomp_role: &'static str,
 }
 
 /// A virtio device before and after the driver uses it; everything a transport needs.
@@ -40,8 +43,8 @@ pub enum DeviceType {
 /// The transport calls it from vCPU threads, one call at a time. State shared with handlers is the
 /// device's own business (atomics or `Arc`s; never a lock that a handler holds while it blocks).
 pub trait VirtioDevice: Send {
-    /// The device type.
-    fn device_type(&self) -> DeviceType;
+    /// What kind of device it is.
+    fn info(&self) -> &'static DeviceInfo;
 
     /// Name for threads, logs and statistics, e.g. the VMI's disk or interface name.
     fn name(&self) -> &str;
@@ -78,14 +81,38 @@ pub trait VirtioDevice: Send {
     /// before [`VirtioDevice::activate`] (with [`Activation::resumed`], if the driver uses the device).
     fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError>;
 
-    /// Counters since start, for the stats command; a restored device starts at zero.
-    fn stats(&self) -> DeviceStats;
+    /// Counters since start: an object of the device's own, with its `type`. A restored device starts
+    /// at zero.
+    fn stats(&self) -> Value;
 
-    /// The link or medium changed from outside (`link_up` of a NIC): updates the configuration and
-    /// returns whether a configuration-change interrupt is due.
-    fn set_link(&mut self, _up: bool) -> bool {
-        false
+    /// Serves a command at run time: an object of the device's own, tagged by `command`.
+    fn command(&mut self, command: Value) -> Result<CommandEffect, CommandError> {
+        let _ = command;
+        Err(CommandError::Unknown)
     }
+}
+
+/// What a command changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CommandEffect {
+    /// The configuration space reads otherwise now, so the driver is to be told.
+    pub config_changed: bool,
+}
+
+/// A device does not serve a command.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// It takes no commands.
+    #[error("The device takes no commands")]
+    Unknown,
+    /// It takes others.
+    #[error("The device does not understand the command")]
+    Format(#[from] serde_json::Error),
+}
+
+/// Statistics as a device gives them; what can be written as JSON can be counted.
+pub fn stats_value(stats: &impl Serialize) -> Value {
+    serde_json::to_value(stats).unwrap_or_default()
 }
 
 /// What a device receives at `DRIVER_OK`.
@@ -145,9 +172,6 @@ pub enum QueueError {
 ///
 /// The hot path: no method but [`QueueHandler::fds`] may allocate, lock or log per request.
 pub trait QueueHandler: Send {
-    /// The thread's role.
-    fn role(&self) -> ThreadRole;
-
     /// The queues this handler owns; the worker polls their kick eventfds.
     fn queues(&self) -> &[VirtQueue];
 
@@ -209,17 +233,4 @@ impl<'a> Watch<'a> {
             writable,
         }
     }
-}
-
-/// Counters of one device since it was made; each a total.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase", tag = "type")]
-pub enum DeviceStats {
-    /// Nothing to count.
-    #[default]
-    None,
-    /// virtio-blk.
-    Block(block::BlockStats),
-    /// virtio-net.
-    Net(net::NetStats),
 }

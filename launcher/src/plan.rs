@@ -4,13 +4,17 @@
 //! `podvisor plan` prints them.
 
 mod nics;
+mod slots;
 
 use std::path::PathBuf;
 
+use devices::virtio::block::{BlockOptions, CacheMode};
+use devices::virtio::rng::RngOptions;
 use serde::Serialize;
-use vmm::plan::{BootPlan, CacheMode, CpuPlan, DiskPlan, MachinePlan, MemoryPlan};
+use vmm::plan::{BootPlan, CpuPlan, DevicePlan, MachinePlan, MemoryPlan};
 
 pub use self::nics::NicSource;
+use self::slots::Slots;
 use crate::vmi::{Disk, RebootPolicy, Report, Vmi, Volume, VolumeSource};
 
 /// Where KubeVirt mounts volumes with a file system.
@@ -55,9 +59,9 @@ pub struct LaunchPlan {
     pub kernel: Option<BootFile>,
     /// Initial RAM disk.
     pub initrd: Option<BootFile>,
-    /// Sources of `machine.disks`, in the same order.
+    /// Where the images of disks are.
     pub disks: Vec<DiskSource>,
-    /// NICs in PCI slot order, after the disks, unless they name a slot.
+    /// NICs in the order of the VMI.
     pub nics: Vec<NicSource>,
     /// Host name for the guest; the pod's if unset.
     pub hostname: Option<String>,
@@ -84,6 +88,8 @@ pub struct BootFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskSource {
+    /// Name of its device in `machine`.
+    pub device: String,
     /// Places to look at; the first that exists is taken.
     pub candidates: Vec<PathBuf>,
     /// The path was named on the command line, so a symbolic link is what the user meant.
@@ -115,23 +121,28 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
 
 fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     let spec = &vmi.spec;
-    let sources = spec.devices.disks.iter().filter_map(|disk| {
-        let volume = spec
-            .volumes
-            .iter()
-            .find(|volume| volume.name == disk.name)?;
-        Some((
-            disk_plan(vmi, disk, volume),
-            disk_source(disk, volume, options),
-        ))
-    });
-    let (disks, sources) = sources.unzip();
+    let interfaces = spec.devices.interfaces.iter();
+    let mut slots = Slots::new(interfaces.filter_map(|nic| nic.pci_slot));
+    let mut devices = Vec::new();
+    let mut disks = Vec::new();
+    for disk in &spec.devices.disks {
+        let mut volumes = spec.volumes.iter();
+        if let Some(volume) = volumes.find(|volume| volume.name == disk.name) {
+            let device = slots.device(&disk.name, "disk", None, block_options(vmi, disk, volume));
+            disks.push(disk_source(disk, volume, &device.name, options));
+            devices.push(device);
+        }
+    }
+    let nics = nics::nics(vmi, options, &mut slots);
+    if spec.devices.rng {
+        devices.push(slots.device("rng", "device", None, RngOptions {}));
+    }
     LaunchPlan {
-        machine: machine_plan(vmi, options, disks),
+        machine: machine_plan(vmi, options, devices),
         kernel: kernel(vmi, options),
         initrd: initrd(vmi, options),
-        disks: sources,
-        nics: nics::nics(vmi, options),
+        disks,
+        nics,
         hostname: spec.hostname.clone(),
         subdomain: spec.subdomain.clone(),
         grace_seconds: spec.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
@@ -140,7 +151,7 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     }
 }
 
-fn machine_plan(vmi: &Vmi, options: &PlanOptions, disks: Vec<DiskPlan>) -> MachinePlan {
+fn machine_plan(vmi: &Vmi, options: &PlanOptions, devices: Vec<DevicePlan>) -> MachinePlan {
     let spec = &vmi.spec;
     MachinePlan {
         name: format!("{}/{}", vmi.metadata.namespace, vmi.metadata.name),
@@ -155,9 +166,7 @@ fn machine_plan(vmi: &Vmi, options: &PlanOptions, disks: Vec<DiskPlan>) -> Machi
             hugepage_size: spec.memory.hugepage_size,
         },
         boot: boot_plan(vmi, options),
-        disks,
-        nics: Vec::new(),
-        rng: spec.devices.rng,
+        devices,
         start_paused: spec.start_paused,
     }
 }
@@ -172,11 +181,10 @@ fn boot_plan(vmi: &Vmi, options: &PlanOptions) -> BootPlan {
     }
 }
 
-fn disk_plan(vmi: &Vmi, disk: &Disk, volume: &Volume) -> DiskPlan {
+fn block_options(vmi: &Vmi, disk: &Disk, volume: &Volume) -> BlockOptions {
     let read_only = disk.read_only || volume.read_only;
     let block_size = disk.block_size;
-    DiskPlan {
-        name: disk.name.clone(),
+    BlockOptions {
         serial: disk.serial.clone(),
         read_only,
         cache: disk.cache.unwrap_or(CacheMode::None),
@@ -188,7 +196,7 @@ fn disk_plan(vmi: &Vmi, disk: &Disk, volume: &Volume) -> DiskPlan {
     }
 }
 
-fn disk_source(disk: &Disk, volume: &Volume, options: &PlanOptions) -> DiskSource {
+fn disk_source(disk: &Disk, volume: &Volume, device: &str, options: &PlanOptions) -> DiskSource {
     let named = options
         .volumes
         .iter()
@@ -207,6 +215,7 @@ fn disk_source(disk: &Disk, volume: &Volume, options: &PlanOptions) -> DiskSourc
         }
     };
     DiskSource {
+        device: device.to_owned(),
         candidates,
         trusted: named.is_some(),
         cache: disk.cache,

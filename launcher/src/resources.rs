@@ -11,6 +11,7 @@ mod socket;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use devices::virtio::registry::AnyOptions;
 use rustix::fs::OFlags;
 use vmm::arch::cpu::HostCpu;
 use vmm::control::FdRole;
@@ -19,7 +20,7 @@ pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::error::ResourceError;
 pub use self::socket::ListenSocket;
 
-use crate::plan::LaunchPlan;
+use crate::plan::{DiskSource, LaunchPlan};
 
 /// Open descriptors and what each is, for the vm process.
 #[derive(Debug, Default)]
@@ -66,10 +67,16 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
             file::open_boot_file("initial RAM disk", initrd)?,
         );
     }
-    for (index, (disk, source)) in plan.machine.disks.iter_mut().zip(&plan.disks).enumerate() {
-        let (image, cache) = disk::open(disk, source)?;
-        disk.cache = cache;
-        descriptors.push(FdRole::Disk { index }, image);
+    for device in &mut plan.machine.devices {
+        let is_source = |source: &&DiskSource| source.device == device.name;
+        if let AnyOptions::Block(options) = &mut device.options
+            && let Some(source) = plan.disks.iter().find(is_source)
+        {
+            let (image, cache) = disk::open(options, source)?;
+            options.cache = cache;
+            let name = device.name.clone();
+            descriptors.push(FdRole::Device { name }, image);
+        }
     }
     Ok(descriptors)
 }

@@ -73,6 +73,11 @@ impl Role {
         }
     }
 
+    /// The role that `name` is in the rules.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
     fn program(self) -> &'static [sock_filter] {
         match self {
             Self::Process => PROCESS,

@@ -11,12 +11,11 @@ use devices::legacy::power::{PowerControl, Signals};
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use devices::pci::PciFunction;
 use devices::thread::ThreadHook;
-use devices::virtio::block::{BlockSpec, BuildBlockError};
-use devices::virtio::net::{Backend, BuildNetError, NetSpec};
+use devices::virtio::CommandError;
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
-use devices::virtio::rng::Rng;
-use devices::virtio::{DeviceStats, VirtioDevice};
+use devices::virtio::spec::{BuildDeviceError, DeviceSpec};
 use kvm_ioctls::{Kvm, VmFd};
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::arch::boot::{self, BootError, BootSource, EntryPoint};
@@ -28,7 +27,7 @@ use crate::interrupts::KvmInterrupts;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
 use crate::pci::{AttachError, Ecam, PciRoot, Window};
-use crate::plan::{BootPlan, DiskPlan, MachinePlan, NicPlan};
+use crate::plan::{BootPlan, MachinePlan};
 use crate::steward::Steward;
 use crate::trace;
 use crate::vcpu::{SpawnError, Vcpus};
@@ -45,16 +44,22 @@ pub struct Resources {
     pub kernel: Option<File>,
     /// Initial RAM disk.
     pub initrd: Option<File>,
-    /// Images, by disk index.
-    pub disks: Vec<File>,
-    /// What NICs are connected to, by NIC index.
-    pub nics: Vec<Backend>,
+    /// What devices are made from.
+    pub devices: Vec<DeviceResource>,
     /// Console output queue.
     pub console: Arc<ConsoleQueue>,
     /// What the guest asks of the machine.
     pub signals: Arc<Signals>,
     /// Makes threads and connects interrupts.
     pub steward: Arc<Steward>,
+}
+
+/// What a device is made from, and where it sits.
+pub struct DeviceResource {
+    /// Device number on the PCI bus.
+    pub pci_slot: u8,
+    /// The device.
+    pub spec: Box<dyn DeviceSpec>,
 }
 
 /// A machine cannot be built.
@@ -78,12 +83,9 @@ pub enum BuildError {
     /// Registers.
     #[error(transparent)]
     Registers(#[from] RegisterError),
-    /// A disk.
+    /// A device.
     #[error(transparent)]
-    Disk(#[from] BuildBlockError),
-    /// A NIC.
-    #[error(transparent)]
-    Nic(#[from] BuildNetError),
+    Device(#[from] BuildDeviceError),
     /// A PCI function.
     #[error(transparent)]
     Function(#[from] CreateFunctionError),
@@ -138,7 +140,7 @@ impl Machine {
         let memory = resources.ram.memory().clone();
         let entry = load(plan, resources)?;
         trace::mark("kernel loaded");
-        let pci = Arc::new(attach_devices(plan, resources, &vm, hook)?);
+        let pci = Arc::new(attach_devices(resources, &vm, hook)?);
         let platform = Platform::new(&vm, &resources.console, &resources.signals)
             .map_err(BuildError::host("connect an interrupt line"))?;
         let (ports, mmio) = buses(&platform, &pci)?;
@@ -199,20 +201,22 @@ impl Machine {
         self.power.press_power_button();
     }
 
-    /// Sets the link state of the NIC called `nic`; false if there is none.
-    pub fn set_link(&self, nic: &str, up: bool) -> bool {
-        let mut found = false;
+    /// Has the device called `device` serve a command; `None` if there is none.
+    pub fn command(&self, device: &str, order: Value) -> Option<Result<(), CommandError>> {
+        let mut order = Some(order);
+        let mut result = None;
         self.pci.for_each(|function| {
-            if function.name() == nic {
-                function.set_link(up);
-                found = true;
+            if function.name() == device
+                && let Some(order) = order.take()
+            {
+                result = Some(function.command(order));
             }
         });
-        found
+        result
     }
 
     /// Counters of all devices by name.
-    pub fn device_stats(&self) -> BTreeMap<String, DeviceStats> {
+    pub fn device_stats(&self) -> BTreeMap<String, Value> {
         let mut stats = BTreeMap::new();
         self.pci.for_each(|function| {
             stats.insert(function.name().to_owned(), function.stats());
@@ -255,9 +259,8 @@ fn buses(platform: &Platform, pci: &Arc<PciRoot>) -> Result<(Bus, Bus), InsertEr
     Ok((ports, mmio))
 }
 
-/// Builds the virtio devices in the plan's order: disks, NICs, the others.
+/// Builds the devices, each in its slot.
 fn attach_devices(
-    plan: &MachinePlan,
     resources: &Resources,
     vm: &Arc<VmFd>,
     hook: &ThreadHook,
@@ -272,61 +275,9 @@ fn attach_devices(
         executor: steward,
     };
     let mut pci = PciRoot::new();
-    plan.nics
-        .iter()
-        .filter_map(|nic| nic.pci_slot)
-        .for_each(|slot| pci.reserve(slot));
-    let mut attach = |device: Box<dyn VirtioDevice>, slot| -> Result<(), BuildError> {
-        let function = VirtioPciFunction::new(device, context.clone())?;
-        match slot {
-            Some(slot) => pci.attach_at(slot, function)?,
-            None => pci.attach(function)?,
-        };
-        Ok(())
-    };
-    for (disk, file) in plan.disks.iter().zip(&resources.disks) {
-        let file = file
-            .try_clone()
-            .map_err(BuildError::host("duplicate a disk's descriptor"))?;
-        attach(Box::new(block_spec(disk, file).build()?), None)?;
-    }
-    for (nic, backend) in plan.nics.iter().zip(&resources.nics) {
-        let backend = backend
-            .try_clone()
-            .map_err(BuildError::host("duplicate a TAP's descriptor"))?;
-        attach(Box::new(net_spec(nic, backend).build()?), nic.pci_slot)?;
-    }
-    if plan.rng {
-        attach(Box::new(Rng::new("rng")), None)?;
+    for device in &resources.devices {
+        let function = VirtioPciFunction::new(device.spec.make()?, context.clone())?;
+        pci.attach(device.pci_slot, function)?;
     }
     Ok(pci)
-}
-
-fn block_spec(plan: &DiskPlan, file: File) -> BlockSpec {
-    BlockSpec {
-        name: plan.name.clone(),
-        file,
-        read_only: plan.read_only,
-        cache: plan.cache,
-        serial: plan.serial.clone(),
-        logical_block_size: plan.logical_block_size,
-        physical_block_size: plan.physical_block_size,
-        discard_granularity: plan.discard_granularity,
-        discard: plan.discard,
-        queues: plan.queues,
-    }
-}
-
-fn net_spec(plan: &NicPlan, backend: Backend) -> NetSpec {
-    NetSpec {
-        name: plan.name.clone(),
-        mac: plan.mac,
-        mtu: plan.mtu,
-        queue_pairs: plan.queue_pairs,
-        backend,
-        link_up: plan.link_up,
-        lease: plan.lease.clone(),
-        lease6: plan.lease6.clone(),
-        spoof_check: plan.spoof_check,
-    }
 }

@@ -14,14 +14,11 @@ use crate::layout;
 /// A device does not fit the bus.
 #[derive(Debug, Error)]
 pub enum AttachError {
-    /// All device numbers are taken.
-    #[error("No free PCI slot: the bus holds {} devices", layout::MAX_PCI_DEVICES)]
-    Full,
     /// The device number asked for is taken, or there is no such one.
     #[error("PCI slot {0} is not free")]
     Taken(u8),
-    /// The memory window is used up.
-    #[error("No room for a BAR of {size} bytes in the PCI memory window")]
+    /// A slot's part of the memory window is too small.
+    #[error("No room for a BAR of {size} bytes in a slot's part of the PCI memory window")]
     Window {
         /// Size of the BAR.
         size: u64,
@@ -38,9 +35,6 @@ struct Slot<F> {
 pub struct PciRoot<F = VirtioPciFunction> {
     /// Device numbers 1 and up; 0 is the host bridge.
     slots: [Option<Slot<F>>; layout::MAX_PCI_DEVICES],
-    /// Device numbers that only [`PciRoot::attach_at`] gives, as bits.
-    reserved: u32,
-    next_bar: u64,
     config_address: AtomicU32,
 }
 
@@ -48,8 +42,6 @@ impl<F> Default for PciRoot<F> {
     fn default() -> Self {
         Self {
             slots: [const { None }; layout::MAX_PCI_DEVICES],
-            reserved: 0,
-            next_bar: layout::PCI_WINDOW,
             config_address: AtomicU32::new(0),
         }
     }
@@ -61,48 +53,23 @@ impl<F: PciFunction> PciRoot<F> {
         Self::default()
     }
 
-    /// Keeps device number `slot` for [`PciRoot::attach_at`].
-    pub fn reserve(&mut self, slot: u8) {
-        self.reserved |= 1_u32.checked_shl(slot.into()).unwrap_or(0);
-    }
-
-    /// Puts `function` into the next slot that is neither taken nor reserved, and assigns its BAR;
-    /// the device number.
-    pub fn attach(&mut self, function: F) -> Result<usize, AttachError> {
-        let free =
-            |device: &usize| self.slots[device - 1].is_none() && self.reserved & 1 << device == 0;
-        let device = (1..=layout::MAX_PCI_DEVICES).find(free);
-        self.put(device.ok_or(AttachError::Full)?, function)
-    }
-
     /// Puts `function` into the slot with device number `slot`, and assigns its BAR.
-    pub fn attach_at(&mut self, slot: u8, function: F) -> Result<usize, AttachError> {
-        let device = usize::from(slot);
-        match device
-            .checked_sub(1)
-            .and_then(|index| self.slots.get(index))
-        {
-            Some(None) => self.put(device, function),
-            _ => Err(AttachError::Taken(slot)),
-        }
-    }
-
-    /// Puts `function` into a free slot.
-    fn put(&mut self, device: usize, mut function: F) -> Result<usize, AttachError> {
+    pub fn attach(&mut self, slot: u8, mut function: F) -> Result<(), AttachError> {
+        let index = usize::from(slot).wrapping_sub(1);
+        let Some(place @ None) = self.slots.get_mut(index) else {
+            return Err(AttachError::Taken(slot));
+        };
         let size = function.bar_size();
-        let base = self.next_bar.next_multiple_of(size);
-        let end = layout::PCI_WINDOW + layout::PCI_WINDOW_SIZE;
-        if end.saturating_sub(base) < size {
+        if size > layout::PCI_SLOT_WINDOW {
             return Err(AttachError::Window { size });
         }
-        function.assign_bar(base);
-        self.next_bar = base + size;
-        self.slots[device - 1] = Some(Slot {
+        function.assign_bar(layout::PCI_WINDOW + index as u64 * layout::PCI_SLOT_WINDOW);
+        *place = Some(Slot {
             bar: function.bar_address(),
             bar_size: size,
             function: Mutex::new(function),
         });
-        Ok(device)
+        Ok(())
     }
 
     /// Calls `action` on every function.
@@ -280,6 +247,7 @@ mod tests {
     struct Probe {
         config: Vec<u8>,
         bar: Arc<BarAddress>,
+        bar_len: u64,
     }
 
     impl PciFunction for Probe {
@@ -292,7 +260,7 @@ mod tests {
             self.config[start..start + data.len()].copy_from_slice(data);
         }
         fn bar_size(&self) -> u64 {
-            0x4000
+            self.bar_len
         }
         fn assign_bar(&mut self, base: u64) {
             self.bar.set(Some(base));
@@ -332,13 +300,14 @@ mod tests {
         Probe {
             config: vec![0x11; usize::from(CONFIG_SPACE_SIZE)],
             bar: Arc::default(),
+            bar_len: 0x4000,
         }
     }
 
     fn bus() -> Arc<PciRoot<Probe>> {
         let mut root = PciRoot::new();
-        root.attach(probe()).expect("slot 1");
-        root.attach(probe()).expect("slot 2");
+        root.attach(1, probe()).expect("slot 1");
+        root.attach(2, probe()).expect("slot 2");
         Arc::new(root)
     }
 
@@ -371,46 +340,35 @@ mod tests {
         let root = bus();
         let window = Window(root.clone());
         let mut data = [0; 4];
-        window.read(0x4000 + 0x24, &mut data);
+        window.read(0x8000 + 0x24, &mut data);
         assert_eq!(data, [0x24; 4]);
-        window.read(0x7ffe, &mut data);
+        window.read(0xbffe, &mut data);
         assert_eq!(data, [0xff; 4], "crosses the end of the BAR");
-        window.read(0x8000, &mut data);
+        window.read(0x4000, &mut data);
         assert_eq!(data, [0xff; 4], "nobody there");
         let slot = root.slots[1].as_ref().expect("slot 2");
         slot.bar.set(None);
-        window.read(0x4000, &mut data);
+        window.read(0x8000, &mut data);
         assert_eq!(data, [0xff; 4], "decoding off");
     }
 
     #[test]
-    fn the_bus_has_31_slots() {
+    fn each_of_the_31_slots_is_taken_once() {
         let mut root = PciRoot::new();
-        for _ in 0..layout::MAX_PCI_DEVICES {
-            root.attach(probe()).expect("free slot");
+        for slot in 1..=31 {
+            root.attach(slot, probe()).expect("a free slot");
         }
-        assert!(matches!(root.attach(probe()), Err(AttachError::Full)));
+        for slot in [0, 1, 31, 32, u8::MAX] {
+            let error = root.attach(slot, probe());
+            assert!(matches!(error, Err(AttachError::Taken(taken)) if taken == slot));
+        }
     }
 
     #[test]
-    fn a_reserved_slot_is_left_free_for_its_device() {
-        let mut root = PciRoot::new();
-        root.reserve(2);
-        assert_eq!(root.attach(probe()).expect("a free slot"), 1);
-        assert_eq!(root.attach(probe()).expect("a free slot"), 3);
-        assert_eq!(root.attach_at(2, probe()).expect("a free slot"), 2);
-        assert!(matches!(
-            root.attach_at(2, probe()),
-            Err(AttachError::Taken(2))
-        ));
-        assert!(matches!(
-            root.attach_at(0, probe()),
-            Err(AttachError::Taken(0))
-        ));
-        assert!(matches!(
-            root.attach_at(32, probe()),
-            Err(AttachError::Taken(32))
-        ));
-        assert_eq!(root.attach_at(31, probe()).expect("a free slot"), 31);
+    fn a_bar_larger_than_its_part_of_the_window_is_refused() {
+        let mut large = probe();
+        large.bar_len = layout::PCI_SLOT_WINDOW * 2;
+        let error = PciRoot::new().attach(1, large);
+        assert!(matches!(error, Err(AttachError::Window { .. })));
     }
 }

@@ -1,9 +1,7 @@
 //! What the machine is to be: plain validated data, made by the launcher, without paths or
 //! descriptors. Addresses, slots and vectors are a function of the plan.
 
-use devices::pod_net::dhcp::DhcpLease;
-use devices::pod_net::ipv6::Ipv6Lease;
-pub use devices::virtio::block::CacheMode;
+use devices::virtio::registry::AnyOptions;
 use serde::{Deserialize, Serialize};
 
 /// A whole machine.
@@ -18,12 +16,8 @@ pub struct MachinePlan {
     pub memory: MemoryPlan,
     /// What it starts with.
     pub boot: BootPlan,
-    /// Disks in PCI slot order.
-    pub disks: Vec<DiskPlan>,
-    /// NICs in PCI slot order, after the disks, unless they name a slot.
-    pub nics: Vec<NicPlan>,
-    /// A virtio-rng device.
-    pub rng: bool,
+    /// Devices on the PCI bus, in any order.
+    pub devices: Vec<DevicePlan>,
     /// Create the machine but leave it paused (`startStrategy: Paused`).
     pub start_paused: bool,
 }
@@ -110,50 +104,14 @@ pub struct MemoryPlan {
     pub hugepage_size: Option<u64>,
 }
 
-/// One virtio-blk disk; its image comes as a descriptor.
+/// One device on the PCI bus; the host's side of it comes as descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct DiskPlan {
-    /// Name of the disk and its volume in the VMI.
+pub struct DevicePlan {
+    /// Its name, which no other device of the machine has: that of the disk or interface in the VMI.
     pub name: String,
-    /// Serial number, at most 20 bytes.
-    pub serial: Option<String>,
-    /// Refuse writes.
-    pub read_only: bool,
-    /// Cache mode; the descriptor was opened with O_DIRECT when `None`.
-    pub cache: CacheMode,
-    /// Logical block size in bytes, a power of two from 512 to 4096.
-    pub logical_block_size: u32,
-    /// Physical block size in bytes, at least the logical one.
-    pub physical_block_size: u32,
-    /// Granularity of discards in bytes; the logical block size if unset.
-    pub discard_granularity: Option<u32>,
-    /// Offer DISCARD and WRITE_ZEROES with unmap.
-    pub discard: bool,
-    /// Request queues, 1 to 64.
-    pub queues: u16,
-}
-
-/// One virtio-net NIC; its TAP queues come as descriptors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NicPlan {
-    /// Name of the interface in the VMI.
-    pub name: String,
-    /// MAC address of the guest.
-    pub mac: [u8; 6],
-    /// MTU offered to the guest.
-    pub mtu: u16,
-    /// Queue pairs, 1 to 64; one TAP descriptor each.
-    pub queue_pairs: u16,
-    /// Link state at start.
-    pub link_up: bool,
-    /// Device number on the PCI bus, 1 to 31; the next free one if unset.
-    pub pci_slot: Option<u8>,
-    /// What the guest's DHCP client is told; `None` leaves DHCP to the network.
-    pub lease: Option<DhcpLease>,
-    /// What the guest is told by DHCPv6 and router advertisements; `None` leaves both to the network.
-    pub lease6: Option<Ipv6Lease>,
-    /// Drop what the guest sends under another MAC address than its own.
-    pub spoof_check: bool,
+    /// Device number on the bus, 1 to 31.
+    pub pci_slot: u8,
+    /// What kind it is, and what that kind wants to know.
+    pub options: AnyOptions,
 }

@@ -18,17 +18,16 @@ mod image;
 mod prompt;
 mod request;
 mod slots;
+mod spec;
 mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use serde_json::Value;
 use tracing::info;
 
 use crate::irq::Irq;
@@ -36,11 +35,12 @@ use crate::state::{RestoreError, SaveError, Saved, State};
 use crate::virtio::block::config::{Config, F_FLUSH};
 use crate::virtio::block::engine::Ring;
 use crate::virtio::block::handler::{BlockHandler, Shared};
-use crate::virtio::block::image::{Image, Raw};
-use crate::virtio::block::request::{ID_SIZE, Rules, SECTOR_SIZE};
+use crate::virtio::block::image::Image;
+use crate::virtio::block::request::{ID_SIZE, Rules};
+pub use crate::virtio::block::spec::{BlockOptions, BlockSpec, BuildBlockError, CacheMode};
 pub use crate::virtio::block::stats::{BlockStats, EngineKind};
 use crate::virtio::{
-    ActivateError, Activation, DeviceStats, DeviceType, QueueHandler, VirtioDevice,
+    ActivateError, Activation, DeviceInfo, QueueHandler, VirtioDevice, stats_value,
 };
 
 /// Entries of each request queue.
@@ -49,143 +49,13 @@ pub const QUEUE_SIZE: u16 = 256;
 /// Most request queues of one device.
 pub const MAX_QUEUES: u16 = 64;
 
-/// `domain.devices.disks[].cache`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum CacheMode {
-    /// O_DIRECT; the guest sees a write-back cache and flushes it.
-    None,
-    /// Host page cache; each write is durable before it completes.
-    Writethrough,
-    /// Host page cache; durable after a flush.
-    Writeback,
-}
-
-/// One disk.
-#[derive(Debug)]
-pub struct BlockSpec {
-    /// Name of the disk in the VMI.
-    pub name: String,
-    /// The image, open for what the disk allows, with `O_DIRECT` if `cache` is `None`.
-    pub file: File,
-    /// Refuse writes.
-    pub read_only: bool,
-    /// When writes are durable.
-    pub cache: CacheMode,
-    /// Serial number, at most 20 bytes.
-    pub serial: Option<String>,
-    /// Logical block size in bytes, a power of two from 512 to 4096.
-    pub logical_block_size: u32,
-    /// Physical block size in bytes, a power of two, at least the logical one.
-    pub physical_block_size: u32,
-    /// Granularity of discards in bytes, a multiple of 512; the logical block size if unset.
-    pub discard_granularity: Option<u32>,
-    /// Offer `DISCARD`, and `WRITE_ZEROES` that deallocates.
-    pub discard: bool,
-    /// Request queues, 1 to [`MAX_QUEUES`].
-    pub queues: u16,
-}
-
-/// A disk that cannot be made.
-#[derive(Debug, Error)]
-pub enum BuildBlockError {
-    /// The image's type, size or flags cannot be read.
-    #[error("Cannot inspect the image of disk {name}")]
-    Inspect {
-        /// The disk.
-        name: String,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The image is neither a regular file nor a block device.
-    #[error("The image of disk {name} is neither a regular file nor a block device")]
-    FileType {
-        /// The disk.
-        name: String,
-    },
-    /// The image is not a whole number of blocks.
-    #[error("The image of disk {name} has {bytes} bytes, not a multiple of {block_size}")]
-    Ragged {
-        /// The disk.
-        name: String,
-        /// Size of the image.
-        bytes: u64,
-        /// Logical block size.
-        block_size: u32,
-    },
-    /// A number in the spec is out of its range.
-    #[error("Disk {name}: {field} cannot be {value}")]
-    Field {
-        /// The disk.
-        name: String,
-        /// Which number.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-    },
-}
-
-impl BlockSpec {
-    /// Checks the spec and the image, and makes the device with its io_uring instances.
-    pub fn build(self) -> Result<Block, BuildBlockError> {
-        self.check_numbers()?;
-        let inspect = |source| BuildBlockError::Inspect {
-            name: self.name.clone(),
-            source,
-        };
-        let file_type = self.file.metadata().map_err(inspect)?.file_type();
-        if !file_type.is_file() && !file_type.is_block_device() {
-            return Err(BuildBlockError::FileType { name: self.name });
-        }
-        let block_size = self.logical_block_size;
-        let file = self.file.try_clone().map_err(inspect)?;
-        let image = Raw::open(file, block_size).map_err(inspect)?;
-        let bytes = image.bytes();
-        if !bytes.is_multiple_of(u64::from(block_size)) {
-            return Err(BuildBlockError::Ragged {
-                name: self.name,
-                bytes,
-                block_size,
-            });
-        }
-        Ok(Block::new(&self, Box::new(image)))
-    }
-
-    fn check_numbers(&self) -> Result<(), BuildBlockError> {
-        let (logical, physical) = (self.logical_block_size, self.physical_block_size);
-        let granularity = self.discard_granularity.unwrap_or(logical);
-        let sectors = granularity != 0 && u64::from(granularity).is_multiple_of(SECTOR_SIZE);
-        let serial = self.serial.as_ref().map_or(0, String::len);
-        let checks = [
-            (
-                "queues",
-                u64::from(self.queues),
-                (1..=MAX_QUEUES).contains(&self.queues),
-            ),
-            (
-                "logicalBlockSize",
-                u64::from(logical),
-                logical.is_power_of_two() && (512..=4096).contains(&logical),
-            ),
-            (
-                "physicalBlockSize",
-                u64::from(physical),
-                physical.is_power_of_two() && physical >= logical,
-            ),
-            ("discardGranularity", u64::from(granularity), sectors),
-            ("serial length", serial as u64, serial <= ID_SIZE),
-        ];
-        match checks.into_iter().find(|&(_, _, good)| !good) {
-            Some((field, value, _)) => Err(BuildBlockError::Field {
-                name: self.name.clone(),
-                field,
-                value,
-            }),
-            None => Ok(()),
-        }
-    }
-}
+/// What a disk is.
+pub const INFO: DeviceInfo = DeviceInfo {
+    virtio_type: 2,
+    pci_class: 0x01_80_00,
+    thread_prefix: "blk",
+    seccomp_role: "block",
+};
 
 /// A virtio block device.
 pub struct Block {
@@ -201,22 +71,22 @@ pub struct Block {
 }
 
 impl Block {
-    fn new(spec: &BlockSpec, image: Box<dyn Image>) -> Self {
-        let rings = make_rings(&spec.name, spec.queues, &*image);
+    fn new(name: &str, options: &BlockOptions, image: Box<dyn Image>) -> Self {
+        let rings = make_rings(name, options.queues, &*image);
         let mut id = [0; ID_SIZE];
-        let serial = spec.serial.as_deref().unwrap_or_default().as_bytes();
+        let serial = options.serial.as_deref().unwrap_or_default().as_bytes();
         id[..serial.len()].copy_from_slice(serial);
         let rules = Rules {
-            read_only: spec.read_only,
-            discard: spec.discard,
+            read_only: options.read_only,
+            discard: options.discard,
         };
         Self {
-            name: spec.name.clone(),
-            features: config::features(spec),
-            config: Config::new(spec),
-            block_size: spec.logical_block_size,
+            name: name.to_owned(),
+            features: config::features(options),
+            config: Config::new(options),
+            block_size: options.logical_block_size,
             config_irq: None,
-            queue_sizes: vec![QUEUE_SIZE; usize::from(spec.queues)],
+            queue_sizes: vec![QUEUE_SIZE; usize::from(options.queues)],
             engine: if rings.is_empty() {
                 EngineKind::Sync
             } else {
@@ -286,8 +156,8 @@ impl State for BlockState {
 }
 
 impl VirtioDevice for Block {
-    fn device_type(&self) -> DeviceType {
-        DeviceType::Block
+    fn info(&self) -> &'static DeviceInfo {
+        &INFO
     }
 
     fn name(&self) -> &str {
@@ -334,7 +204,7 @@ impl VirtioDevice for Block {
         Ok(())
     }
 
-    fn stats(&self) -> DeviceStats {
-        DeviceStats::Block(self.shared.counters.snapshot(self.engine))
+    fn stats(&self) -> Value {
+        stats_value(&self.shared.counters.snapshot(self.engine))
     }
 }

@@ -34,6 +34,8 @@ mod tx;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_S_LINK_UP};
 
@@ -42,7 +44,7 @@ use self::handler::{PairHandler, Setup};
 use self::pairs::Pairs;
 pub use self::port::Backend;
 use self::port::Port;
-pub use self::spec::{BuildNetError, MAX_QUEUE_PAIRS, MIN_MTU, NetSpec};
+pub use self::spec::{BackendKind, BuildNetError, MAX_QUEUE_PAIRS, MIN_MTU, NetOptions, NetSpec};
 use self::state::NetState;
 pub use self::stats::NetStats;
 pub use self::stream::Stream;
@@ -51,8 +53,28 @@ use crate::pod_net::guard::Guard;
 use crate::state::{RestoreError, SaveError, Saved};
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{
-    ActivateError, Activation, DeviceStats, DeviceType, QueueHandler, VirtioDevice,
+    ActivateError, Activation, CommandEffect, CommandError, DeviceInfo, QueueHandler, VirtioDevice,
+    stats_value,
 };
+
+/// What a NIC is.
+pub const INFO: DeviceInfo = DeviceInfo {
+    virtio_type: 1,
+    pci_class: 0x02_00_00,
+    thread_prefix: "net",
+    seccomp_role: "net",
+};
+
+/// What a NIC can be told while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "command", deny_unknown_fields)]
+pub enum NetCommand {
+    /// Sets the link state that the guest sees; without a link nothing is sent or received.
+    SetLink {
+        /// Whether there is a link.
+        up: bool,
+    },
+}
 
 /// A virtio network card.
 pub struct Net {
@@ -73,6 +95,11 @@ pub struct Net {
 struct MissingQueues;
 
 impl Net {
+    /// Sets the link state; true if it changed.
+    pub fn set_link(&mut self, up: bool) -> bool {
+        self.pairs.set_link_up(up)
+    }
+
     /// `virtio_net_config` (5.1.4) as far as the features need it.
     fn config(&self) -> [u8; 12] {
         let status = if self.pairs.link_up() {
@@ -90,8 +117,8 @@ impl Net {
 }
 
 impl VirtioDevice for Net {
-    fn device_type(&self) -> DeviceType {
-        DeviceType::Net
+    fn info(&self) -> &'static DeviceInfo {
+        &INFO
     }
 
     fn name(&self) -> &str {
@@ -193,11 +220,13 @@ impl VirtioDevice for Net {
         Ok(())
     }
 
-    fn stats(&self) -> DeviceStats {
-        DeviceStats::Net(self.pairs.stats())
+    fn stats(&self) -> Value {
+        stats_value(&self.pairs.stats())
     }
 
-    fn set_link(&mut self, up: bool) -> bool {
-        self.pairs.set_link_up(up)
+    fn command(&mut self, command: Value) -> Result<CommandEffect, CommandError> {
+        let NetCommand::SetLink { up } = serde_json::from_value(command)?;
+        let config_changed = self.set_link(up);
+        Ok(CommandEffect { config_changed })
     }
 }

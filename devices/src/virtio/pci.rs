@@ -16,6 +16,7 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::GuestMemory;
@@ -30,7 +31,7 @@ use crate::virtio::pci::layout::Region;
 use crate::virtio::pci::msix::Msix;
 use crate::virtio::pci::registers::{Action, Registers};
 use crate::virtio::pci::running::Running;
-use crate::virtio::{DeviceStats, VirtioDevice};
+use crate::virtio::{CommandError, VirtioDevice};
 
 /// What the machine gives to each virtio function.
 #[derive(Clone)]
@@ -120,7 +121,7 @@ impl VirtioPciFunction {
             CreateFunctionError::QueueSize { name, source }
         })?;
         Ok(Self {
-            config: ConfigSpace::new(device.device_type(), vectors),
+            config: ConfigSpace::new(device.info(), vectors),
             registers,
             interrupts: Arc::new(Interrupts::new(name, msix.vectors(), queues.len())),
             msix,
@@ -139,18 +140,20 @@ impl VirtioPciFunction {
     }
 
     /// The device's counters.
-    pub fn stats(&self) -> DeviceStats {
+    pub fn stats(&self) -> Value {
         self.device.stats()
     }
 
-    /// Changes the link state of a NIC and tells the driver.
-    pub fn set_link(&mut self, up: bool) {
-        if self.device.set_link(up) {
+    /// Has the device serve a command, and tells the driver what that changed.
+    pub fn command(&mut self, command: Value) -> Result<(), CommandError> {
+        let effect = self.device.command(command)?;
+        if effect.config_changed {
             self.interrupts.bump_generation();
             if self.registers.is_live() {
                 self.interrupts.raise_config();
             }
         }
+        Ok(())
     }
 
     fn activate(&mut self) {

@@ -4,16 +4,18 @@
 mod tests;
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use libc::iovec;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::state::{RestoreError, SaveError, Saved, State};
-use crate::thread::ThreadRole;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::VirtQueue;
+use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
 use crate::virtio::{
-    ActivateError, Activation, DeviceStats, DeviceType, QueueError, QueueHandler, VirtioDevice,
+    ActivateError, Activation, DeviceInfo, QueueError, QueueHandler, VirtioDevice,
 };
 
 /// Entries of the one queue. Linux keeps one request in it.
@@ -21,6 +23,40 @@ const QUEUE_SIZE: u16 = 64;
 
 /// Most bytes given for one request; the device may fill less than the driver offers (5.4.6.2).
 const MAX_BYTES: u32 = 64 * 1024;
+
+/// What an entropy source is.
+pub const INFO: DeviceInfo = DeviceInfo {
+    virtio_type: 4,
+    pci_class: 0x00_ff_00,
+    thread_prefix: "rng",
+    seccomp_role: "device",
+};
+
+/// There is nothing to choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RngOptions {}
+
+impl DeviceOptions for RngOptions {
+    /// Takes no descriptor.
+    fn spec(
+        self,
+        name: String,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError> {
+        let [] = exactly(&name, descriptors)?;
+        Ok(Box::new(RngSpec { name }))
+    }
+}
+
+struct RngSpec {
+    name: String,
+}
+
+impl DeviceSpec for RngSpec {
+    fn make(&self) -> Result<Box<dyn VirtioDevice>, BuildDeviceError> {
+        Ok(Box::new(Rng::new(self.name.as_str())))
+    }
+}
 
 /// An entropy source.
 #[derive(Debug)]
@@ -46,8 +82,8 @@ impl State for RngState {
 }
 
 impl VirtioDevice for Rng {
-    fn device_type(&self) -> DeviceType {
-        DeviceType::Rng
+    fn info(&self) -> &'static DeviceInfo {
+        &INFO
     }
 
     fn name(&self) -> &str {
@@ -85,8 +121,8 @@ impl VirtioDevice for Rng {
         saved.state().map(|RngState {}| ())
     }
 
-    fn stats(&self) -> DeviceStats {
-        DeviceStats::None
+    fn stats(&self) -> Value {
+        json!({"type": "rng"})
     }
 }
 
@@ -121,10 +157,6 @@ impl RngHandler {
 }
 
 impl QueueHandler for RngHandler {
-    fn role(&self) -> ThreadRole {
-        ThreadRole::Device
-    }
-
     fn queues(&self) -> &[VirtQueue] {
         std::slice::from_ref(&self.queue)
     }

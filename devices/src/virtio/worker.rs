@@ -24,7 +24,7 @@ use thiserror::Error;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::thread::{ThreadHook, ThreadSetupError};
+use crate::thread::{ThreadHook, ThreadRole, ThreadSetupError};
 use crate::virtio::queue::{QueueState, VirtQueue};
 use crate::virtio::{QueueError, QueueHandler};
 
@@ -179,10 +179,11 @@ pub struct Worker {
 
 impl Worker {
     /// Starts `handler` on a thread called `name` (cut to what Linux shows). Returns once `hook`
-    /// has accepted the thread and the descriptors are polled; `failed` hears of the error that
+    /// has accepted the thread for its `role` and the descriptors are polled; `failed` hears of the error that
     /// ends the work.
     pub fn spawn(
         name: &str,
+        role: ThreadRole,
         handler: Box<dyn QueueHandler>,
         hook: ThreadHook,
         failed: FailureCallback,
@@ -208,7 +209,10 @@ impl Worker {
         let thread = Builder::new()
             .name(name.clone())
             .stack_size(STACK_SIZE)
-            .spawn(move || run(handler, shared, &hook, &failed))
+            .spawn(move || {
+                let restrict = || hook(role);
+                run(handler, shared, &restrict, &failed)
+            })
             .map_err(|source| SpawnWorkerError::Thread {
                 name: name.clone(),
                 source,
@@ -291,7 +295,7 @@ fn thread_name(name: &str) -> String {
 fn run(
     mut handler: Box<dyn QueueHandler>,
     control: Arc<Control>,
-    hook: &ThreadHook,
+    restrict: &dyn Fn() -> Result<(), ThreadSetupError>,
     failed: &FailureCallback,
 ) -> Box<dyn QueueHandler> {
     let _idle_on_exit = IdleOnExit(Arc::clone(&control));
@@ -302,7 +306,7 @@ fn run(
             return handler;
         }
     };
-    if let Err(error) = hook(handler.role()) {
+    if let Err(error) = restrict() {
         control.set_phase(Phase::Refused(StartError::Setup(error)));
         return handler;
     }

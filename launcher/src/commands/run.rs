@@ -4,10 +4,11 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use devices::virtio::net::{BackendKind, NetOptions};
 use seccomp::jail::User;
 use vmm::arch::cpu::HostCpu;
 use vmm::control::{Create, FdRole};
-use vmm::plan::NicPlan;
+use vmm::plan::DevicePlan;
 use vmm::trace;
 
 use super::{CommandError, inherited};
@@ -149,23 +150,33 @@ fn prepare_network(
         ..NetworkOptions::default()
     };
     let (networks, guard) = network::prepare(&requests, &options)?;
-    for (index, (network, source)) in networks.into_iter().zip(&plan.nics).enumerate() {
-        plan.machine.nics.push(NicPlan {
-            name: network.nic_name,
+    for (network, source) in networks.into_iter().zip(&plan.nics) {
+        let options = NetOptions {
             mac: network.mac,
             mtu: network.mtu,
             queue_pairs: source.queue_pairs,
+            backend: match network.stream {
+                Some(_) => BackendKind::Stream,
+                None => BackendKind::Taps,
+            },
             link_up: source.link_up,
-            pci_slot: source.pci_slot,
             lease: network.lease,
             lease6: network.lease6,
             spoof_check: source.mac_spoof_check,
+        };
+        plan.machine.devices.push(DevicePlan {
+            name: source.device.clone(),
+            pci_slot: source.pci_slot,
+            options: options.into(),
         });
+        let role = FdRole::Device {
+            name: source.device.clone(),
+        };
         for tap in network.taps {
-            descriptors.push(FdRole::Tap { index }, tap);
+            descriptors.push(role.clone(), tap);
         }
         if let Some(stream) = network.stream {
-            descriptors.push(FdRole::Stream { index }, stream);
+            descriptors.push(role, stream);
         }
     }
     Ok(Some(guard))

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::slots::Slots;
 use super::{PlanOptions, queues};
 use crate::network::{Binding, Masquerade};
 use crate::vmi::{DhcpOptions, Interface, InterfaceBinding, Network, NetworkSource, Subnet, Vmi};
@@ -28,6 +29,8 @@ const HASH_DIGITS: usize = 11;
 pub struct NicSource {
     /// Name of the interface in the VMI.
     pub name: String,
+    /// Name of its device in the machine.
+    pub device: String,
     /// Names of the pod's interface; the first that exists is taken.
     pub pod_interfaces: Vec<String>,
     /// It is the pod's first network.
@@ -42,19 +45,20 @@ pub struct NicSource {
     pub link_up: bool,
     /// What DHCP says besides what the network says.
     pub dhcp_options: DhcpOptions,
-    /// Device number on the PCI bus; the next free one if unset.
-    pub pci_slot: Option<u8>,
+    /// Device number on the PCI bus.
+    pub pci_slot: u8,
     /// Drop frames of the guest that do not come from its MAC address.
     pub mac_spoof_check: bool,
 }
 
-pub(super) fn nics(vmi: &Vmi, options: &PlanOptions) -> Vec<NicSource> {
+pub(super) fn nics(vmi: &Vmi, options: &PlanOptions, slots: &mut Slots) -> Vec<NicSource> {
     let devices = &vmi.spec.devices;
-    let nic = |nic: &Interface| {
+    let mut nic = |nic: &Interface| {
         let network = |network: &&Network| network.name == nic.name;
         let network = vmi.spec.networks.iter().find(network)?;
         Some(NicSource {
             name: nic.name.clone(),
+            device: slots.name(&nic.name, "nic"),
             pod_interfaces: pod_interfaces(network, &vmi.spec.networks, options),
             primary: network.is_primary(),
             binding: binding(nic, network),
@@ -66,11 +70,11 @@ pub(super) fn nics(vmi: &Vmi, options: &PlanOptions) -> Vec<NicSource> {
             },
             link_up: nic.link_up,
             dhcp_options: nic.dhcp_options.clone(),
-            pci_slot: nic.pci_slot,
+            pci_slot: slots.slot(nic.pci_slot),
             mac_spoof_check: options.mac_spoof_check,
         })
     };
-    devices.interfaces.iter().filter_map(nic).collect()
+    devices.interfaces.iter().filter_map(&mut nic).collect()
 }
 
 /// KubeVirt's names: one made of a hash of the network's name, or, in old pods, by

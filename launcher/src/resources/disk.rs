@@ -5,11 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use devices::virtio::block::{BlockOptions, CacheMode};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use vmm::plan::{CacheMode, DiskPlan};
 
 use super::ResourceError;
 use super::file::{self, Access, Kind};
@@ -17,16 +17,17 @@ use crate::plan::DiskSource;
 
 /// Opens and locks the image of a disk and settles its cache mode.
 pub(super) fn open(
-    disk: &DiskPlan,
+    options: &BlockOptions,
     source: &DiskSource,
 ) -> Result<(File, CacheMode), ResourceError> {
-    let (image, path) = find(disk, source)?;
-    lock(&image, path, disk)?;
+    let (image, path) = find(options, source)?;
+    lock(&image, path, source, options)?;
+    let name = &source.device;
     let cache = match source.cache {
         Some(CacheMode::None) => {
-            use_direct_io(&image, disk.logical_block_size).map_err(|source| {
+            use_direct_io(&image, options.logical_block_size).map_err(|source| {
                 ResourceError::DirectIo {
-                    name: disk.name.clone(),
+                    name: name.clone(),
                     path: path.clone(),
                     source,
                 }
@@ -34,12 +35,12 @@ pub(super) fn open(
             CacheMode::None
         }
         Some(cache) => cache,
-        None => match use_direct_io(&image, disk.logical_block_size) {
+        None => match use_direct_io(&image, options.logical_block_size) {
             Ok(()) => CacheMode::None,
             Err(error) => {
                 tracing::info!(
                     "disk {:?}: no O_DIRECT ({error}), so writethrough",
-                    disk.name
+                    source.device
                 );
                 CacheMode::Writethrough
             }
@@ -49,13 +50,16 @@ pub(super) fn open(
 }
 
 /// Opens the first candidate that exists.
-fn find<'a>(disk: &DiskPlan, source: &'a DiskSource) -> Result<(File, &'a PathBuf), ResourceError> {
+fn find<'a>(
+    options: &BlockOptions,
+    source: &'a DiskSource,
+) -> Result<(File, &'a PathBuf), ResourceError> {
     let access = Access {
         kind: Kind::Disk,
-        write: !disk.read_only,
+        write: !options.read_only,
         follow: source.trusted,
     };
-    let what = format!("image of volume {:?},", disk.name);
+    let what = format!("image of volume {:?},", source.device);
     for path in &source.candidates {
         match file::open(&what, path, access) {
             Ok(image) => return Ok((image, path)),
@@ -66,7 +70,7 @@ fn find<'a>(disk: &DiskPlan, source: &'a DiskSource) -> Result<(File, &'a PathBu
     }
     let candidates = source.candidates.clone();
     Err(ResourceError::NoVolume {
-        name: disk.name.clone(),
+        name: source.device.clone(),
         candidates,
     })
 }
@@ -78,8 +82,13 @@ const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// Locks the whole image for as long as any process has this open file: alone for writing,
 /// together with other readers for reading. QEMU's locks conflict with it as they should.
-fn lock(image: &File, path: &Path, disk: &DiskPlan) -> Result<(), ResourceError> {
-    let kind = if disk.read_only {
+fn lock(
+    image: &File,
+    path: &Path,
+    source: &DiskSource,
+    options: &BlockOptions,
+) -> Result<(), ResourceError> {
+    let kind = if options.read_only {
         libc::F_RDLCK
     } else {
         libc::F_WRLCK
@@ -100,7 +109,7 @@ fn lock(image: &File, path: &Path, disk: &DiskPlan) -> Result<(), ResourceError>
             }
             Err(nix::Error::EAGAIN | nix::Error::EACCES) => {
                 return Err(ResourceError::Locked {
-                    name: disk.name.clone(),
+                    name: source.device.clone(),
                     path: path.to_owned(),
                 });
             }
@@ -144,9 +153,8 @@ mod tests {
 
     use super::*;
 
-    fn disk(read_only: bool) -> DiskPlan {
-        DiskPlan {
-            name: "root".to_owned(),
+    fn disk(read_only: bool) -> BlockOptions {
+        BlockOptions {
             serial: None,
             read_only,
             cache: CacheMode::None,
@@ -160,6 +168,7 @@ mod tests {
 
     fn source(path: &Path) -> DiskSource {
         DiskSource {
+            device: "root".to_owned(),
             candidates: vec![path.to_owned()],
             trusted: false,
             cache: None,

@@ -32,6 +32,11 @@ pub enum RestrictError {
     Filter(#[from] InstallError),
 }
 
+/// A device names a role that no filter has.
+#[derive(Debug, ThisError)]
+#[error("There is no seccomp filter of role {0}")]
+struct UnknownRole(&'static str);
+
 /// Where the settings are that a restored network may need (`network::sysctl`).
 const NETWORK_SETTINGS: [&str; 2] = ["/proc/sys/net/ipv6/conf", "/proc/sys/net/bridge"];
 
@@ -102,9 +107,7 @@ pub(super) fn restrict_thread(
             Role::Process
         }
         ThreadRole::Vcpu => Role::Vcpu,
-        ThreadRole::Block => Role::Block,
-        ThreadRole::Net => Role::Net,
-        ThreadRole::Device => Role::Device,
+        ThreadRole::Device(name) => Role::named(name).ok_or(UnknownRole(name))?,
     };
     Ok(seccomp::install(role, None)?)
 }
@@ -123,7 +126,7 @@ pub fn file_size_limit(descriptors: &Descriptors) -> Option<u64> {
     let mut limit = 0;
     for (role, fd) in descriptors.roles().iter().zip(descriptors.fds()) {
         match (role, size(fd)) {
-            (FdRole::Disk { .. }, Some(bytes)) => limit = limit.max(bytes),
+            (FdRole::Device { .. }, Some(bytes)) => limit = limit.max(bytes),
             (FdRole::ConsoleOutput | FdRole::ConsoleLog, Some(_)) => limit = limit.max(FILE_LIMIT),
             _ => {}
         }

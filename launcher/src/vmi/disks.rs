@@ -1,6 +1,6 @@
 //! `spec.domain.devices.disks[]`.
 
-use vmm::plan::CacheMode;
+use devices::virtio::block::CacheMode;
 
 use super::reader::{Node, Object};
 

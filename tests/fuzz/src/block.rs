@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use devices::virtio::VirtioDevice;
-use devices::virtio::block::{Block, BlockSpec, CacheMode};
+use devices::virtio::block::{Block, BlockOptions, BlockSpec, CacheMode};
 use devices::virtio::testing::Buffer;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -73,14 +73,16 @@ impl Disk {
         let spec = BlockSpec {
             name: "root".into(),
             file,
-            read_only,
-            cache: CacheMode::Writeback,
-            serial: Some("serial".into()),
-            logical_block_size: 512,
-            physical_block_size: 512,
-            discard_granularity: None,
-            discard: kind & NO_DISCARD == 0 && !read_only,
-            queues: 2,
+            options: BlockOptions {
+                read_only,
+                cache: CacheMode::Writeback,
+                serial: Some("serial".into()),
+                logical_block_size: 512,
+                physical_block_size: 512,
+                discard_granularity: None,
+                discard: kind & NO_DISCARD == 0 && !read_only,
+                queues: 2,
+            },
         };
         let mut device = spec.build().expect("good spec");
         if kind & SYNC != 0 {

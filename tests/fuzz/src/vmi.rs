@@ -1,7 +1,9 @@
 //! VMIs and quantities: untrusted documents.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use devices::virtio::registry::AnyOptions;
 use launcher::plan::{self, PlanOptions};
 use launcher::vmi::quantity::{ParseQuantityError, Quantity};
 use launcher::vmi::{self, Report, document};
@@ -68,9 +70,15 @@ fn within_limits(machine: &MachinePlan) {
     );
     let again: MachinePlan = serde_json::from_slice(&json).expect("what was written");
     assert_eq!(*machine, again);
-    for disk in &machine.disks {
-        assert!(disk.serial.as_ref().is_none_or(|serial| serial.len() <= 20));
-        assert!(disk.logical_block_size.is_power_of_two());
+    let mut names = BTreeSet::new();
+    let mut slots = BTreeSet::new();
+    for device in &machine.devices {
+        assert!(names.insert(&device.name) && slots.insert(device.pci_slot));
+        assert!((1..=MAX_PCI_DEVICES).contains(&usize::from(device.pci_slot)));
+        if let AnyOptions::Block(disk) = &device.options {
+            assert!(disk.serial.as_ref().is_none_or(|serial| serial.len() <= 20));
+            assert!(disk.logical_block_size.is_power_of_two());
+        }
     }
 }
 

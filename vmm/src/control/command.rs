@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use devices::virtio::DeviceStats;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
 /// A command to a machine. A new one is added here, in [`process::life`](crate::process), which says
@@ -31,6 +31,13 @@ pub enum Command {
         nic: String,
         /// New state.
         up: bool,
+    },
+    /// Have a device obey an order of its own.
+    Device {
+        /// The device's name.
+        name: String,
+        /// What the device's file says; tagged by `command`.
+        order: Value,
     },
 }
 
@@ -123,6 +130,12 @@ pub enum Refusal {
         /// The name that was given.
         name: String,
     },
+    /// The machine has no such device.
+    #[error("There is no device {name:?}")]
+    UnknownDevice {
+        /// The name that was given.
+        name: String,
+    },
     /// The command takes another number of descriptors.
     #[error("The command takes {expected} descriptors, and {sent} came with it")]
     Descriptors {
@@ -156,7 +169,7 @@ pub struct Stats {
     /// Guest RAM that has been touched, bytes.
     pub memory_resident: u64,
     /// By device name.
-    pub devices: BTreeMap<String, DeviceStats>,
+    pub devices: BTreeMap<String, Value>,
 }
 
 #[cfg(test)]

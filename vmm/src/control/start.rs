@@ -41,20 +41,10 @@ pub enum FdRole {
     Kernel,
     /// Initial RAM disk.
     Initrd,
-    /// Image or block device of `disks[index]`.
-    Disk {
-        /// Index in the plan.
-        index: usize,
-    },
-    /// TAP queue pair of `nics[index]`; repeated in queue order.
-    Tap {
-        /// Index in the plan.
-        index: usize,
-    },
-    /// Connected, non-blocking stream socket of `nics[index]`, instead of TAP queues.
-    Stream {
-        /// Index in the plan.
-        index: usize,
+    /// The host's side of a device; repeated in the order that the device's options call for.
+    Device {
+        /// The device's name.
+        name: String,
     },
     /// Where the serial console's input comes from (a terminal or a pipe).
     ConsoleInput,

@@ -7,6 +7,7 @@ use devices::legacy::power::Signal;
 use devices::thread::ThreadHook;
 use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData, EventFlags};
 use rustix::io::Errno;
+use serde_json::json;
 
 use super::ProcessError;
 use super::inputs::Inputs;
@@ -262,10 +263,19 @@ impl<'a> Process<'a> {
                 }));
             }
             Command::SetLink { nic, up } => {
-                if !machine.set_link(&nic, up) {
+                let order = json!({"command": "setLink", "up": up});
+                if machine.command(&nic, order).is_none() {
                     return Ok((Err(Refusal::UnknownNic { name: nic }), None));
                 }
             }
+            Command::Device { name, order } => match machine.command(&name, order) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    let causes = super::causes(&error);
+                    return Ok((Err(Refusal::Failed { causes }), None));
+                }
+                None => return Ok((Err(Refusal::UnknownDevice { name }), None)),
+            },
         }
         Ok((Ok(stats), None))
     }

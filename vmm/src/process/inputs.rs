@@ -1,18 +1,19 @@
 //! What the launcher sent, each descriptor in its place.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
-use devices::virtio::net::{Backend, Stream};
+use devices::virtio::spec::DeviceOptions;
 
 use super::ProcessError;
 use crate::console::{Console, ConsoleFds};
 use crate::control::{Create, FdRole};
 use crate::kvm::Hypervisor;
-use crate::machine::Resources;
+use crate::machine::{BuildError, DeviceResource, Resources};
 use crate::memory::Ram;
 use crate::plan::{BootPlan, MachinePlan};
 use crate::steward::Steward;
@@ -26,26 +27,6 @@ pub(super) struct Inputs {
     pub(super) exit_on_reboot: bool,
 }
 
-/// Descriptors of a NIC.
-#[derive(Default)]
-struct NicFds {
-    taps: Vec<File>,
-    stream: Option<File>,
-}
-
-impl NicFds {
-    /// One of both kinds, for this many queue pairs.
-    fn backend(self, queue_pairs: u16) -> Option<Backend> {
-        match self.stream {
-            Some(stream) if self.taps.is_empty() && queue_pairs == 1 => {
-                Some(Backend::Stream(Arc::new(Stream::new(stream))))
-            }
-            None if self.taps.len() == usize::from(queue_pairs) => Some(Backend::Taps(self.taps)),
-            _ => None,
-        }
-    }
-}
-
 /// Pairs each descriptor with its role and wraps it.
 pub(super) fn sort_fds(
     hypervisor: Hypervisor,
@@ -56,25 +37,14 @@ pub(super) fn sort_fds(
     let missing = |what: &str| ProcessError::MissingFd {
         what: what.to_owned(),
     };
-    let (mut kernel, mut initrd) = (None, None);
-    let mut disks: Vec<Option<File>> = plan.disks.iter().map(|_| None).collect();
-    let mut nics: Vec<NicFds> = plan.nics.iter().map(|_| NicFds::default()).collect();
+    let (mut kernel, mut initrd) = (None::<File>, None::<File>);
+    let mut of_devices: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
     let mut console = ConsoleFds::default();
     for (role, fd) in create.fds.into_iter().zip(fds) {
         match role {
             FdRole::Kernel => kernel = Some(File::from(fd)),
             FdRole::Initrd => initrd = Some(File::from(fd)),
-            FdRole::Disk { index } => {
-                *disks.get_mut(index).ok_or_else(|| missing("right disk"))? = Some(fd.into());
-            }
-            FdRole::Tap { index } => {
-                let nic = nics.get_mut(index).ok_or_else(|| missing("right TAP"))?;
-                nic.taps.push(fd.into());
-            }
-            FdRole::Stream { index } => {
-                let nic = nics.get_mut(index).ok_or_else(|| missing("right stream"))?;
-                nic.stream = Some(fd.into());
-            }
+            FdRole::Device { name } => of_devices.entry(name).or_default().push(fd),
             FdRole::ConsoleInput => console.input = Some(fd),
             FdRole::ConsoleOutput => console.output = Some(fd),
             FdRole::ConsoleListener => console.listener = Some(fd),
@@ -84,15 +54,17 @@ pub(super) fn sort_fds(
     if matches!(plan.boot, BootPlan::Linux { .. }) && kernel.is_none() {
         return Err(missing("kernel"));
     }
-    let disks = (plan.disks.iter().zip(disks))
-        .map(|(disk, file)| file.ok_or_else(|| missing(&format!("disk {:?}", disk.name))))
-        .collect::<Result<_, _>>()?;
-    let nics = (plan.nics.iter().zip(nics))
-        .map(|(nic, fds)| {
-            let missing = || missing(&format!("network interface {:?}", nic.name));
-            fds.backend(nic.queue_pairs).ok_or_else(missing)
+    let devices = (plan.devices.iter())
+        .map(|device| {
+            let descriptors = of_devices.remove(&device.name).unwrap_or_default();
+            let name = device.name.clone();
+            let spec = device.options.clone().spec(name, descriptors)?;
+            Ok(DeviceResource {
+                pci_slot: device.pci_slot,
+                spec,
+            })
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, BuildError>>()?;
     let ram = Ram::map(&plan.memory)?;
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
@@ -102,8 +74,7 @@ pub(super) fn sort_fds(
         ram,
         kernel,
         initrd,
-        disks,
-        nics,
+        devices,
         console: queue.clone(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
         steward: Steward::start().map_err(ProcessError::Steward)?,

@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use devices::thread::{ThreadHook, ThreadRole};
-use devices::virtio::block::BuildBlockError;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -74,7 +73,7 @@ impl ProcessError {
             Self::Build(BuildError::Firmware) => true,
             Self::Build(BuildError::Boot(error)) => error.is_refusal(),
             Self::Build(BuildError::Cpu(error)) => error.is_refusal(),
-            Self::Build(BuildError::Disk(BuildBlockError::Ragged { .. })) => true,
+            Self::Build(BuildError::Device(error)) => error.is_refusal(),
             _ => false,
         }
     }

@@ -1,9 +1,8 @@
 //! Feature bits and the configuration space (virtio 1.2, 5.2.3 and 5.2.4).
 
-use crate::virtio::block::BlockSpec;
-use crate::virtio::block::CacheMode;
 use crate::virtio::block::request::{MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS, SECTOR_SIZE};
 use crate::virtio::block::slots::SLOT_BUFFERS;
+use crate::virtio::block::{BlockOptions, CacheMode};
 
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
@@ -33,17 +32,17 @@ const MAX_ZEROES_SEG: usize = 52;
 const ZEROES_MAY_UNMAP: usize = 56;
 const SIZE: usize = 60;
 
-/// The features that `spec` asks for.
-pub(super) fn features(spec: &BlockSpec) -> u64 {
+/// The features that `options` ask for.
+pub(super) fn features(options: &BlockOptions) -> u64 {
     let when = |condition: bool, feature: u64| if condition { feature } else { 0 };
     F_SEG_MAX
         | F_BLK_SIZE
         | F_TOPOLOGY
-        | when(spec.read_only, F_RO)
-        | when(spec.cache != CacheMode::Writethrough, F_FLUSH)
-        | when(spec.queues > 1, F_MQ)
-        | when(spec.discard && !spec.read_only, F_DISCARD)
-        | when(!spec.read_only, F_WRITE_ZEROES)
+        | when(options.read_only, F_RO)
+        | when(options.cache != CacheMode::Writethrough, F_FLUSH)
+        | when(options.queues > 1, F_MQ)
+        | when(options.discard && !options.read_only, F_DISCARD)
+        | when(!options.read_only, F_WRITE_ZEROES)
 }
 
 /// The configuration space, in which only the capacity changes.
@@ -51,19 +50,21 @@ pub(super) fn features(spec: &BlockSpec) -> u64 {
 pub(super) struct Config([u8; SIZE]);
 
 impl Config {
-    pub(super) fn new(spec: &BlockSpec) -> Self {
+    pub(super) fn new(options: &BlockOptions) -> Self {
         let mut config = Self([0; SIZE]);
-        let ratio = spec.physical_block_size / spec.logical_block_size;
+        let ratio = options.physical_block_size / options.logical_block_size;
         config.put(SEG_MAX_AT, &SEG_MAX.to_le_bytes());
-        config.put(BLK_SIZE, &spec.logical_block_size.to_le_bytes());
+        config.put(BLK_SIZE, &options.logical_block_size.to_le_bytes());
         config.put(PHYSICAL_BLOCK_EXP, &[ratio.ilog2() as u8]);
         config.put(
             MIN_IO_SIZE,
             &(ratio.min(u16::MAX.into()) as u16).to_le_bytes(),
         );
-        config.put(NUM_QUEUES, &spec.queues.to_le_bytes());
-        let granularity = spec.discard_granularity.unwrap_or(spec.logical_block_size);
-        if spec.discard && !spec.read_only {
+        config.put(NUM_QUEUES, &options.queues.to_le_bytes());
+        let granularity = options
+            .discard_granularity
+            .unwrap_or(options.logical_block_size);
+        if options.discard && !options.read_only {
             config.put(MAX_DISCARD, &MAX_DISCARD_SECTORS.to_le_bytes());
             config.put(MAX_DISCARD_SEG, &1u32.to_le_bytes());
             config.put(
@@ -72,7 +73,7 @@ impl Config {
             );
             config.put(ZEROES_MAY_UNMAP, &[1]);
         }
-        if !spec.read_only {
+        if !options.read_only {
             config.put(MAX_ZEROES, &MAX_ZEROES_SECTORS.to_le_bytes());
             config.put(MAX_ZEROES_SEG, &1u32.to_le_bytes());
         }

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use tracing::error;
 
-use crate::thread::ThreadRole;
 use crate::virtio::block::bounce::Bounce;
 use crate::virtio::block::engine::{Engine, Ring};
 use crate::virtio::block::image::Image;
@@ -174,10 +173,6 @@ impl BlockHandler {
 }
 
 impl QueueHandler for BlockHandler {
-    fn role(&self) -> ThreadRole {
-        ThreadRole::Block
-    }
-
     fn queues(&self) -> &[VirtQueue] {
         std::slice::from_ref(&self.queue)
     }

@@ -19,7 +19,7 @@ pub enum EngineKind {
 /// Totals since the device was made. A request counts once it is complete; `errors` counts those
 /// that ended with `IOERR` or `UNSUPP`, whatever their kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", tag = "type", rename = "block")]
 pub struct BlockStats {
     /// How requests reach the image.
     pub engine: EngineKind,

@@ -1,6 +1,6 @@
 //! The device with a fake driver, on both engines.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 use tempfile::NamedTempFile;
@@ -55,14 +55,16 @@ fn spec(image: &NamedTempFile) -> BlockSpec {
     BlockSpec {
         name: "root".into(),
         file: image.reopen().expect("reopen"),
-        read_only: false,
-        cache: CacheMode::Writeback,
-        serial: Some("serial-123".into()),
-        logical_block_size: 512,
-        physical_block_size: 4096,
-        discard_granularity: None,
-        discard: true,
-        queues: 1,
+        options: BlockOptions {
+            read_only: false,
+            cache: CacheMode::Writeback,
+            serial: Some("serial-123".into()),
+            logical_block_size: 512,
+            physical_block_size: 4096,
+            discard_granularity: None,
+            discard: true,
+            queues: 1,
+        },
     }
 }
 
@@ -177,10 +179,7 @@ impl Disk {
     }
 
     fn stats(&self) -> BlockStats {
-        match self.device.stats() {
-            DeviceStats::Block(stats) => stats,
-            other => panic!("{other:?}"),
-        }
+        serde_json::from_value(self.device.stats()).expect("a disk")
     }
 }
 

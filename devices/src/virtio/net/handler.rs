@@ -17,7 +17,6 @@ use super::tx::{Tx, TxEnd};
 use crate::irq::Irq;
 use crate::pod_net::answers::{Answers, Protocol};
 use crate::pod_net::guard::Guard;
-use crate::thread::ThreadRole;
 use crate::virtio::patience::Patience;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{QueueError, QueueHandler, Watch};
@@ -238,10 +237,6 @@ impl PairHandler {
 }
 
 impl QueueHandler for PairHandler {
-    fn role(&self) -> ThreadRole {
-        ThreadRole::Net
-    }
-
     fn queues(&self) -> &[VirtQueue] {
         &self.queues
     }

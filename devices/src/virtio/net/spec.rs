@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -11,6 +13,7 @@ use super::features::Abilities;
 use super::pairs::{Pair, Pairs};
 use super::port::{self, Backend, Port};
 use super::stats::PairCounters;
+use super::stream::Stream;
 use super::{Net, features};
 use crate::pod_net::LeaseError;
 use crate::pod_net::answers::Answers;
@@ -18,6 +21,8 @@ use crate::pod_net::dhcp::{DhcpLease, DhcpResponder};
 use crate::pod_net::guard::Guard;
 use crate::pod_net::ipv6::{Ipv6Lease, Ipv6Responder};
 use crate::tap::{self, Offloads};
+use crate::virtio::VirtioDevice;
+use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
 
 /// Entries of every queue.
 const QUEUE_SIZE: u16 = 256;
@@ -28,19 +33,18 @@ pub const MAX_QUEUE_PAIRS: u16 = 64;
 /// Smallest MTU that IPv4 allows (RFC 791), bytes; also the smallest that virtio allows (5.1.4.1).
 pub const MIN_MTU: u16 = 68;
 
-/// What a NIC is made from.
-#[derive(Debug)]
-pub struct NetSpec {
-    /// Name of the interface in the VMI.
-    pub name: String,
+/// What a NIC is made from beside its backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetOptions {
     /// MAC address of the guest.
     pub mac: [u8; 6],
     /// MTU offered to the guest, bytes.
     pub mtu: u16,
     /// Queue pairs, 1 to [`MAX_QUEUE_PAIRS`].
     pub queue_pairs: u16,
-    /// What it is connected to.
-    pub backend: Backend,
+    /// What its descriptors are.
+    pub backend: BackendKind,
     /// Link state at start.
     pub link_up: bool,
     /// What the guest's DHCP client is told; `None` leaves DHCP to the network.
@@ -49,6 +53,70 @@ pub struct NetSpec {
     pub lease6: Option<Ipv6Lease>,
     /// Drop what the guest sends under another MAC address than `mac`.
     pub spoof_check: bool,
+}
+
+/// Kinds of [`Backend`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BackendKind {
+    /// TAP queues.
+    Taps,
+    /// A connected, non-blocking stream socket.
+    Stream,
+}
+
+impl DeviceOptions for NetOptions {
+    /// Takes a TAP queue for each queue pair in order, or one stream.
+    fn spec(
+        self,
+        name: String,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError> {
+        let backend = match self.backend {
+            BackendKind::Taps => {
+                let (found, wanted) = (descriptors.len(), usize::from(self.queue_pairs));
+                if found != wanted {
+                    return Err(BuildDeviceError::Descriptors {
+                        name,
+                        found,
+                        wanted,
+                    });
+                }
+                Backend::Taps(descriptors.into_iter().map(File::from).collect())
+            }
+            BackendKind::Stream => {
+                let [stream] = exactly(&name, descriptors)?;
+                Backend::Stream(Arc::new(Stream::new(stream.into())))
+            }
+        };
+        Ok(Box::new(NetSpec {
+            name,
+            backend,
+            options: self,
+        }))
+    }
+}
+
+/// What a NIC is made from.
+#[derive(Debug)]
+pub struct NetSpec {
+    /// Name of the interface in the VMI.
+    pub name: String,
+    /// What it is connected to.
+    pub backend: Backend,
+    /// The rest.
+    pub options: NetOptions,
+}
+
+impl DeviceSpec for NetSpec {
+    fn make(&self) -> Result<Box<dyn VirtioDevice>, BuildDeviceError> {
+        let spec = Self {
+            name: self.name.clone(),
+            backend: self.backend.try_clone().map_err(BuildDeviceError::failed)?,
+            options: self.options.clone(),
+        };
+        Ok(Box::new(spec.build().map_err(BuildDeviceError::failed)?))
+    }
 }
 
 /// A NIC cannot be made.
@@ -120,15 +188,19 @@ impl NetSpec {
         self.check()?;
         let Self {
             name,
+            backend,
+            options,
+        } = self;
+        let NetOptions {
             mac,
             mtu,
             queue_pairs,
-            backend,
             link_up,
             lease,
             lease6,
             spoof_check,
-        } = self;
+            ..
+        } = options;
         let refused = |source| BuildNetError::Lease {
             name: name.clone(),
             source,
@@ -164,12 +236,12 @@ impl NetSpec {
     }
 
     fn check(&self) -> Result<(), BuildNetError> {
-        let Self {
+        let backend = &self.backend;
+        let NetOptions {
             mtu,
             queue_pairs: pairs,
-            backend,
             ..
-        } = self;
+        } = &self.options;
         let name = self.name.clone();
         if !(1..=MAX_QUEUE_PAIRS).contains(pairs) {
             return Err(BuildNetError::Pairs {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Totals of a NIC since it was made. Received means received by the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", tag = "type", rename = "net")]
 pub struct NetStats {
     /// Packets received, answers made here included.
     pub rx_packets: u64,

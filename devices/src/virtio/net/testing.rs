@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 pub use self::answers::{check_dhcp, check_ipv6, dhcp_discover, dhcp_request};
-use super::{Backend, NetSpec};
+use super::{Backend, BackendKind, NetOptions, NetSpec};
 use crate::pod_net::dhcp::{DhcpLease, DhcpOptions};
 use crate::pod_net::ipv6::Ipv6Lease;
 use crate::tap;
@@ -57,14 +57,20 @@ pub fn lease6() -> Ipv6Lease {
 pub fn spec(backend: Backend) -> NetSpec {
     NetSpec {
         name: "default".into(),
-        mac: GUEST,
-        mtu: 1500,
-        queue_pairs: backend.queues() as u16,
+        options: NetOptions {
+            mac: GUEST,
+            mtu: 1500,
+            queue_pairs: backend.queues() as u16,
+            backend: match backend {
+                Backend::Taps(_) => BackendKind::Taps,
+                Backend::Stream(_) => BackendKind::Stream,
+            },
+            link_up: true,
+            lease: Some(lease()),
+            lease6: Some(lease6()),
+            spoof_check: true,
+        },
         backend,
-        link_up: true,
-        lease: Some(lease()),
-        lease6: Some(lease6()),
-        spoof_check: true,
     }
 }
 

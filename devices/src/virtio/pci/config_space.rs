@@ -3,7 +3,7 @@
 
 use crate::state::RestoreError;
 use crate::state::transport::{ConfigSpaceState, FunctionState};
-use crate::virtio::DeviceType;
+use crate::virtio::DeviceInfo;
 use crate::virtio::pci::layout;
 
 const SIZE: usize = 256;
@@ -79,8 +79,8 @@ pub(super) struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// The registers of a device of type `device` with `vectors` MSI-X vectors.
-    pub(super) fn new(device: DeviceType, vectors: u16) -> Self {
+    /// The registers of a `device` with `vectors` MSI-X vectors.
+    pub(super) fn new(device: &DeviceInfo, vectors: u16) -> Self {
         let mut space = Self {
             bytes: [0; SIZE],
             writable: [0; SIZE],
@@ -100,17 +100,12 @@ impl ConfigSpace {
         space
     }
 
-    fn header(&mut self, device: DeviceType) {
-        let class: u32 = match device {
-            DeviceType::Net => 0x02_00_00,
-            DeviceType::Block => 0x01_80_00,
-            DeviceType::Rng => 0x00_ff_00,
-        };
+    fn header(&mut self, device: &DeviceInfo) {
         self.put(0, &VENDOR.to_le_bytes());
-        self.put(2, &(MODERN_DEVICE + device as u16).to_le_bytes());
+        self.put(2, &(MODERN_DEVICE + device.virtio_type).to_le_bytes());
         self.allow(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
         self.put(STATUS, &STATUS_CAPABILITIES.to_le_bytes());
-        self.put(REVISION, &(class << 8 | 1).to_le_bytes());
+        self.put(REVISION, &(device.pci_class << 8 | 1).to_le_bytes());
         self.allow(CACHE_LINE, &[0xff]);
         self.put(BAR, &[BAR_TYPE]);
         self.allow(BAR, &(!(layout::BAR_SIZE - 1)).to_le_bytes());

@@ -8,14 +8,14 @@ use tracing::warn;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::irq::Doorbells;
-use crate::thread::execute;
+use crate::thread::{ThreadRole, execute};
 use crate::virtio::pci::VirtioPciContext;
 use crate::virtio::pci::interrupts::{ConfigIrq, Interrupts, QueueIrq};
 use crate::virtio::pci::layout;
 use crate::virtio::pci::registers::Registers;
 use crate::virtio::queue::{QueueSetupError, QueueState, VirtQueue};
 use crate::virtio::worker::{SpawnWorkerError, Worker};
-use crate::virtio::{ActivateError, Activation, DeviceType, QueueHandler, VirtioDevice};
+use crate::virtio::{ActivateError, Activation, QueueHandler, VirtioDevice};
 
 /// `DRIVER_OK` could not be honoured.
 #[derive(Debug, Error)]
@@ -94,11 +94,12 @@ impl Running {
             config_irq: Arc::new(ConfigIrq(Arc::clone(interrupts))),
         };
         let handlers = device.activate(activation).map_err(StartError::Device)?;
-        let prefix = thread_prefix(device.device_type());
-        let names = thread_names(prefix, device.name(), handlers.len());
+        let info = device.info();
+        let names = thread_names(info.thread_prefix, device.name(), handlers.len());
+        let role = ThreadRole::Device(info.seccomp_role);
         let workers = names
             .zip(handlers)
-            .map(|(name, handler)| spawn(name, handler, context, interrupts))
+            .map(|(name, handler)| spawn(name, role, handler, context, interrupts))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             doorbells,
@@ -162,6 +163,7 @@ impl Running {
 
 fn spawn(
     name: String,
+    role: ThreadRole,
     handler: Box<dyn QueueHandler>,
     context: &VirtioPciContext,
     interrupts: &Arc<Interrupts>,
@@ -170,18 +172,10 @@ fn spawn(
     let failed = Box::new(move |error| interrupts.fail(&error));
     let hook = Arc::clone(&context.thread_hook);
     execute(&*context.executor, move || {
-        Worker::spawn(&name, handler, hook, failed)
+        Worker::spawn(&name, role, handler, hook, failed)
     })
     .ok_or(StartError::NoExecutor)?
     .map_err(StartError::Worker)
-}
-
-fn thread_prefix(device: DeviceType) -> &'static str {
-    match device {
-        DeviceType::Net => "net",
-        DeviceType::Block => "blk",
-        DeviceType::Rng => "rng",
-    }
 }
 
 /// `blk-root` for a single worker; `blk0-root`, `blk1-root` … for several, so that the number

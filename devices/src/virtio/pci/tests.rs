@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::state::State;
-use crate::thread::ThreadRole;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::testing::{
     Buffer, F_INDIRECT, FakeDoorbells, FakeRouter, GuestQueue, InlineExecutor, guest_memory,
     wait_for,
 };
-use crate::virtio::{ActivateError, Activation, DeviceType, QueueError, QueueHandler};
+use crate::virtio::{
+    ActivateError, Activation, CommandEffect, DeviceInfo, QueueError, QueueHandler,
+};
 
 mod interrupts;
 mod lifecycle;
@@ -41,8 +42,8 @@ struct Log {
 struct Echo(Arc<Log>);
 
 impl VirtioDevice for Echo {
-    fn device_type(&self) -> DeviceType {
-        DeviceType::Block
+    fn info(&self) -> &'static DeviceInfo {
+        &crate::virtio::block::INFO
     }
     fn name(&self) -> &str {
         "echo"
@@ -80,11 +81,12 @@ impl VirtioDevice for Echo {
     fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
         saved.state().map(|EchoState {}| ())
     }
-    fn stats(&self) -> DeviceStats {
-        DeviceStats::None
+    fn stats(&self) -> Value {
+        Value::Null
     }
-    fn set_link(&mut self, up: bool) -> bool {
-        up
+    fn command(&mut self, command: Value) -> Result<CommandEffect, CommandError> {
+        let config_changed = serde_json::from_value(command)?;
+        Ok(CommandEffect { config_changed })
     }
 }
 
@@ -109,9 +111,6 @@ impl Drop for EchoHandler {
 }
 
 impl QueueHandler for EchoHandler {
-    fn role(&self) -> ThreadRole {
-        ThreadRole::Device
-    }
     fn queues(&self) -> &[VirtQueue] {
         std::slice::from_ref(&self.queue)
     }

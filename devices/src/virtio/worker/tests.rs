@@ -24,9 +24,6 @@ struct Probe {
 }
 
 impl QueueHandler for Probe {
-    fn role(&self) -> ThreadRole {
-        ThreadRole::Device
-    }
     fn queues(&self) -> &[VirtQueue] {
         std::slice::from_ref(&self.queue)
     }
@@ -86,7 +83,13 @@ fn fixture_with(hook: ThreadHook) -> Result<Fixture, SpawnWorkerError> {
     };
     let flag = failed.clone();
     let callback = Box::new(move |_| flag.store(true, Ordering::SeqCst));
-    let worker = Worker::spawn("rng-a-long-device-name", Box::new(probe), hook, callback)?;
+    let worker = Worker::spawn(
+        "rng-a-long-device-name",
+        ThreadRole::Device("device"),
+        Box::new(probe),
+        hook,
+        callback,
+    )?;
     Ok(Fixture {
         worker,
         kick,
@@ -184,7 +187,7 @@ fn the_hook_runs_first_on_a_named_thread() {
     let name = Arc::new(Mutex::new(None));
     let slot = name.clone();
     let hook: ThreadHook = Arc::new(move |role| {
-        assert_eq!(role, ThreadRole::Device);
+        assert_eq!(role, ThreadRole::Device("device"));
         *slot.lock().expect("test") = std::thread::current().name().map(str::to_owned);
         Ok(())
     });

@@ -28,6 +28,9 @@ pub const HOLE_END: u64 = 0x1_0000_0000;
 pub const PCI_WINDOW: u64 = HOLE_START;
 /// Its size in bytes.
 pub const PCI_WINDOW_SIZE: u64 = 0x2000_0000;
+/// Each slot's part of it, bytes, in the order of device numbers: a device's address does not depend on
+/// what others there are.
+pub const PCI_SLOT_WINDOW: u64 = 0x8000;
 /// PCI Express configuration space of the one bus.
 pub const ECAM: u64 = 0xe000_0000;
 /// 32 devices of 8 functions of 4 KiB.
@@ -87,6 +90,7 @@ pub const MAX_PCI_DEVICES: usize = 31;
 
 const _: () = {
     assert!(PCI_WINDOW + PCI_WINDOW_SIZE <= ECAM);
+    assert!(MAX_PCI_DEVICES as u64 * PCI_SLOT_WINDOW <= PCI_WINDOW_SIZE);
     assert!(ECAM + ECAM_SIZE <= IO_APIC as u64);
     assert!(BOOT_PD + 4 * 4096 <= COMMAND_LINE);
     assert!(COMMAND_LINE + COMMAND_LINE_MAX as u64 <= LOW_RAM_END);

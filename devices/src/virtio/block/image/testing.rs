@@ -20,7 +20,7 @@ impl BlockSpec {
     /// A disk of `bytes` bytes that begins with what `self.file` has, which stays as it is: what is
     /// written goes to `files`, which are empty.
     pub fn build_fragmented(self, files: [File; 2], bytes: u64) -> io::Result<Block> {
-        let settle = |file| DiskFile::settle(file, self.logical_block_size);
+        let settle = |file| DiskFile::settle(file, self.options.logical_block_size);
         let [first, second] = files;
         let backing = settle(self.file.try_clone()?)?;
         let image = Fragmented {
@@ -32,7 +32,7 @@ impl BlockSpec {
                 places: 0,
             }),
         };
-        Ok(Block::new(&self, Box::new(image)))
+        Ok(Block::new(&self.name, &self.options, Box::new(image)))
     }
 }
 

@@ -13,7 +13,7 @@ fn reads_back_what_it_wrote() {
         ] {
             let image = image(IMAGE_SIZE);
             let mut spec = spec(&image);
-            spec.cache = cache;
+            spec.options.cache = cache;
             if cache == CacheMode::None {
                 spec.file = direct(&image);
             }
@@ -119,8 +119,14 @@ fn works_on_a_worker_and_after_a_reset() {
                 ..
             } = disk.reset();
             let failed = Box::new(|error| panic!("{error}"));
-            let worker =
-                Worker::spawn("blk-root", handler, Arc::new(|_| Ok(())), failed).expect("starts");
+            let worker = Worker::spawn(
+                "blk-root",
+                crate::thread::ThreadRole::Device("block"),
+                handler,
+                Arc::new(|_| Ok(())),
+                failed,
+            )
+            .expect("starts");
             for round in 0..50 {
                 guest.add(&[
                     Buffer::readable(HEADER, 16),
@@ -187,7 +193,7 @@ fn bounces_buffers_that_direct_io_refuses() {
         let image = image(IMAGE_SIZE);
         let mut spec = spec(&image);
         spec.file = direct(&image);
-        spec.cache = CacheMode::None;
+        spec.options.cache = CacheMode::None;
         let mut disk = Disk::new(spec, engine);
         let bytes = pattern(512 * 1024, 7);
         disk.put(DATA + 3, &bytes);

@@ -73,7 +73,7 @@ fn a_read_only_disk_is_not_written() {
     for engine in ENGINES {
         let image = image(IMAGE_SIZE);
         let mut spec = spec(&image);
-        spec.read_only = true;
+        spec.options.read_only = true;
         let mut disk = Disk::new(spec, engine);
         assert_ne!(disk.device.features() & 1 << 5, 0);
         disk.put(DATA, &[1; 512]);
@@ -95,7 +95,7 @@ fn a_read_only_disk_is_not_written() {
 fn unknown_and_unoffered_requests_are_unsupported() {
     let image = image(IMAGE_SIZE);
     let mut spec = spec(&image);
-    spec.discard = false;
+    spec.options.discard = false;
     let mut disk = Disk::new(spec, EngineKind::IoUring);
     for kind in [2, 3, 5, 10, 14, 24, u32::MAX] {
         assert_eq!(disk.request(kind, 0, &[]), (1, UNSUPP));

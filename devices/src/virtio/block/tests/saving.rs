@@ -6,6 +6,7 @@ use super::*;
 use crate::pci::PciFunction;
 use crate::state::RestoreError;
 use crate::state::conformance::{Script, goes_on_after_restore};
+use crate::virtio::block::request::SECTOR_SIZE;
 use crate::virtio::testing::block_spec;
 use crate::virtio::testing::driven::{Driven, HEAP};
 

@@ -6,7 +6,7 @@ use super::*;
 fn flushes_are_not_offered_where_writes_are_durable_anyway() {
     let image = image(IMAGE_SIZE);
     let mut through = spec(&image);
-    through.cache = CacheMode::Writethrough;
+    through.options.cache = CacheMode::Writethrough;
     assert_eq!(through.build().expect("good spec").features() & F_FLUSH, 0);
     let back = spec(&image).build().expect("good spec");
     assert_ne!(back.features() & F_FLUSH, 0);
@@ -45,8 +45,8 @@ fn tells_its_id() {
 fn the_configuration_space_is_exact() {
     let image = image(IMAGE_SIZE);
     let mut wanted = spec(&image);
-    wanted.queues = 3;
-    wanted.discard_granularity = Some(8192);
+    wanted.options.queues = 3;
+    wanted.options.discard_granularity = Some(8192);
     let block = wanted.build().expect("good spec");
     let mut config = [0xff; 80];
     block.read_config(0, &mut config);
@@ -78,16 +78,16 @@ fn impossible_specs_are_refused() {
         spec.build().err().expect("refused")
     };
     for change in [
-        (|spec| spec.queues = 0) as fn(&mut BlockSpec),
-        |spec| spec.queues = 65,
-        |spec| spec.logical_block_size = 256,
-        |spec| spec.logical_block_size = 8192,
-        |spec| spec.logical_block_size = 1000,
-        |spec| spec.physical_block_size = 0,
-        |spec| spec.physical_block_size = 256,
-        |spec| spec.discard_granularity = Some(0),
-        |spec| spec.discard_granularity = Some(100),
-        |spec| spec.serial = Some("x".repeat(21)),
+        (|spec| spec.options.queues = 0) as fn(&mut BlockSpec),
+        |spec| spec.options.queues = 65,
+        |spec| spec.options.logical_block_size = 256,
+        |spec| spec.options.logical_block_size = 8192,
+        |spec| spec.options.logical_block_size = 1000,
+        |spec| spec.options.physical_block_size = 0,
+        |spec| spec.options.physical_block_size = 256,
+        |spec| spec.options.discard_granularity = Some(0),
+        |spec| spec.options.discard_granularity = Some(100),
+        |spec| spec.options.serial = Some("x".repeat(21)),
     ] {
         assert!(matches!(refuse(change), BuildBlockError::Field { .. }));
     }

@@ -53,7 +53,7 @@ fn bad_specs_are_refused() {
         Some(BuildNetError::NotStream { .. })
     ));
     let mut short = spec(Backend::Taps(vec![null()]));
-    short.queue_pairs = 2;
+    short.options.queue_pairs = 2;
     assert!(matches!(
         build(short),
         Some(BuildNetError::Taps {
@@ -201,7 +201,14 @@ fn spawn(bench: &mut Bench) -> Workers {
     let handlers = bench.net.activate(activation).expect("the driver is right");
     let workers = handlers.into_iter().map(|handler| {
         let failed = Box::new(|error| panic!("{error}"));
-        Worker::spawn("net", handler, Arc::new(|_| Ok(())), failed).expect("a worker")
+        Worker::spawn(
+            "net",
+            crate::thread::ThreadRole::Device("net"),
+            handler,
+            Arc::new(|_| Ok(())),
+            failed,
+        )
+        .expect("a worker")
     });
     Workers {
         _workers: workers.collect(),

@@ -11,7 +11,7 @@ use crate::pci::PciFunction;
 use crate::state::conformance::{Script, goes_on_after_restore};
 use crate::tap::HEADER_SIZE;
 use crate::virtio::VirtioDevice;
-use crate::virtio::net::{Backend, NetSpec};
+use crate::virtio::net::Backend;
 use crate::virtio::testing::driven::{self, Driven};
 use crate::virtio::testing::{Buffer, wait_for};
 
@@ -117,11 +117,9 @@ impl Script for Talker {
                 .map(|tap| tap.try_clone().expect("a descriptor"));
             let backend = Backend::Taps(taps.collect());
             // Without answers of its own.
-            let spec = NetSpec {
-                lease: None,
-                lease6: None,
-                ..spec(backend)
-            };
+            let mut spec = spec(backend);
+            spec.options.lease = None;
+            spec.options.lease6 = None;
             Box::new(spec.build().expect("a NIC")) as Box<dyn VirtioDevice>
         };
         let features = FEATURES.iter().fold(0, |all, &bit| all | 1 << bit);

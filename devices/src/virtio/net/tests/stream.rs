@@ -290,7 +290,14 @@ fn the_worker_waits_for_room_without_being_asked() {
         .expect("the driver is right")
         .remove(0);
     let failed = Box::new(|error| panic!("{error}"));
-    let worker = Worker::spawn("net", handler, Arc::new(|_| Ok(())), failed).expect("a worker");
+    let worker = Worker::spawn(
+        "net",
+        crate::thread::ThreadRole::Device("net"),
+        handler,
+        Arc::new(|_| Ok(())),
+        failed,
+    )
+    .expect("a worker");
     wait_for("a full socket", || bench.stats().tx_packets > 0);
     bench.peer.set_nonblocking(false).expect("our own");
     let mut bytes = vec![0; 100 * (4 + sent.len())];

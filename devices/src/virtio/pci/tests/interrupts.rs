@@ -89,12 +89,21 @@ fn a_link_change_interrupts_a_live_driver() {
     let mut guest = Guest::new();
     guest.enable_interrupts();
     let generation = guest.read(0x15, 1);
-    guest.function.set_link(true);
+    guest
+        .function
+        .command(Value::Bool(true))
+        .expect("a boolean");
     assert_eq!(guest.router.take(0), 0);
     guest.start();
-    guest.function.set_link(false);
+    guest
+        .function
+        .command(Value::Bool(false))
+        .expect("a boolean");
     assert_eq!(guest.router.take(0), 0, "the device saw no change");
-    guest.function.set_link(true);
+    guest
+        .function
+        .command(Value::Bool(true))
+        .expect("a boolean");
     assert_eq!(guest.router.take(0), 1);
     assert_eq!(guest.read(0x15, 1), generation + 2);
 }

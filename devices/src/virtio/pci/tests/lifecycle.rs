@@ -170,8 +170,8 @@ fn failures_to_start_need_a_reset() {
 fn impossible_devices_are_refused() {
     struct Odd(Vec<u16>);
     impl VirtioDevice for Odd {
-        fn device_type(&self) -> DeviceType {
-            DeviceType::Net
+        fn info(&self) -> &'static DeviceInfo {
+            &crate::virtio::net::INFO
         }
         fn name(&self) -> &str {
             "odd"
@@ -192,8 +192,8 @@ fn impossible_devices_are_refused() {
         fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
             saved.state().map(|EchoState {}| ())
         }
-        fn stats(&self) -> DeviceStats {
-            DeviceStats::None
+        fn stats(&self) -> Value {
+            Value::Null
         }
     }
     let context = Guest::new().function.context.clone();

@@ -49,7 +49,10 @@ fn registers_read_the_same_wherever_a_driver_was() {
         |guest| guest.write(0x10, 2, 2),
         |guest| guest.write(0x20, 4, 0x8008),
         |guest| guest.mask(1, true),
-        |guest| guest.function.set_link(true),
+        |guest| {
+            let order = Value::Bool(true);
+            guest.function.command(order).expect("a boolean");
+        },
     ];
     for step in steps {
         step(&mut guest);

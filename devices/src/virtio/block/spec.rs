@@ -1,0 +1,189 @@
+//! What a disk is made from, and the checks before it is made.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::image::{Image, Raw};
+use super::request::{ID_SIZE, SECTOR_SIZE};
+use super::{Block, MAX_QUEUES};
+use crate::virtio::VirtioDevice;
+use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
+
+/// `domain.devices.disks[].cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CacheMode {
+    /// O_DIRECT; the guest sees a write-back cache and flushes it.
+    None,
+    /// Host page cache; each write is durable before it completes.
+    Writethrough,
+    /// Host page cache; durable after a flush.
+    Writeback,
+}
+
+/// What a disk is made from beside its image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlockOptions {
+    /// Serial number, at most 20 bytes.
+    pub serial: Option<String>,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// When writes are durable.
+    pub cache: CacheMode,
+    /// Logical block size in bytes, a power of two from 512 to 4096.
+    pub logical_block_size: u32,
+    /// Physical block size in bytes, a power of two, at least the logical one.
+    pub physical_block_size: u32,
+    /// Granularity of discards in bytes, a multiple of 512; the logical block size if unset.
+    pub discard_granularity: Option<u32>,
+    /// Offer `DISCARD`, and `WRITE_ZEROES` that deallocates.
+    pub discard: bool,
+    /// Request queues, 1 to [`MAX_QUEUES`].
+    pub queues: u16,
+}
+
+impl DeviceOptions for BlockOptions {
+    /// Takes the image.
+    fn spec(
+        self,
+        name: String,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError> {
+        let [image] = exactly(&name, descriptors)?;
+        Ok(Box::new(BlockSpec {
+            name,
+            file: image.into(),
+            options: self,
+        }))
+    }
+}
+
+/// One disk.
+#[derive(Debug)]
+pub struct BlockSpec {
+    /// Name of the disk in the VMI.
+    pub name: String,
+    /// The image, open for what the disk allows, with `O_DIRECT` if `cache` is `None`.
+    pub file: File,
+    /// The rest.
+    pub options: BlockOptions,
+}
+
+impl DeviceSpec for BlockSpec {
+    fn make(&self) -> Result<Box<dyn VirtioDevice>, BuildDeviceError> {
+        match self.build() {
+            Ok(disk) => Ok(Box::new(disk)),
+            Err(error @ BuildBlockError::Ragged { .. }) => Err(BuildDeviceError::refused(error)),
+            Err(error) => Err(BuildDeviceError::failed(error)),
+        }
+    }
+}
+
+/// A disk that cannot be made.
+#[derive(Debug, Error)]
+pub enum BuildBlockError {
+    /// The image's type, size or flags cannot be read.
+    #[error("Cannot inspect the image of disk {name}")]
+    Inspect {
+        /// The disk.
+        name: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The image is neither a regular file nor a block device.
+    #[error("The image of disk {name} is neither a regular file nor a block device")]
+    FileType {
+        /// The disk.
+        name: String,
+    },
+    /// The image is not a whole number of blocks.
+    #[error("The image of disk {name} has {bytes} bytes, not a multiple of {block_size}")]
+    Ragged {
+        /// The disk.
+        name: String,
+        /// Size of the image.
+        bytes: u64,
+        /// Logical block size.
+        block_size: u32,
+    },
+    /// A number in the spec is out of its range.
+    #[error("Disk {name}: {field} cannot be {value}")]
+    Field {
+        /// The disk.
+        name: String,
+        /// Which number.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+}
+
+impl BlockSpec {
+    /// Checks the spec and the image, and makes the device with its io_uring instances.
+    pub fn build(&self) -> Result<Block, BuildBlockError> {
+        self.check_numbers()?;
+        let name = || self.name.clone();
+        let inspect = |source| BuildBlockError::Inspect {
+            name: name(),
+            source,
+        };
+        let file_type = self.file.metadata().map_err(inspect)?.file_type();
+        if !file_type.is_file() && !file_type.is_block_device() {
+            return Err(BuildBlockError::FileType { name: name() });
+        }
+        let block_size = self.options.logical_block_size;
+        let file = self.file.try_clone().map_err(inspect)?;
+        let image = Raw::open(file, block_size).map_err(inspect)?;
+        let bytes = image.bytes();
+        if !bytes.is_multiple_of(u64::from(block_size)) {
+            return Err(BuildBlockError::Ragged {
+                name: name(),
+                bytes,
+                block_size,
+            });
+        }
+        Ok(Block::new(&self.name, &self.options, Box::new(image)))
+    }
+
+    fn check_numbers(&self) -> Result<(), BuildBlockError> {
+        let options = &self.options;
+        let (logical, physical) = (options.logical_block_size, options.physical_block_size);
+        let granularity = options.discard_granularity.unwrap_or(logical);
+        let sectors = granularity != 0 && u64::from(granularity).is_multiple_of(SECTOR_SIZE);
+        let serial = options.serial.as_ref().map_or(0, String::len);
+        let checks = [
+            (
+                "queues",
+                u64::from(options.queues),
+                (1..=MAX_QUEUES).contains(&options.queues),
+            ),
+            (
+                "logicalBlockSize",
+                u64::from(logical),
+                logical.is_power_of_two() && (512..=4096).contains(&logical),
+            ),
+            (
+                "physicalBlockSize",
+                u64::from(physical),
+                physical.is_power_of_two() && physical >= logical,
+            ),
+            ("discardGranularity", u64::from(granularity), sectors),
+            ("serial length", serial as u64, serial <= ID_SIZE),
+        ];
+        match checks.into_iter().find(|&(_, _, good)| !good) {
+            Some((field, value, _)) => Err(BuildBlockError::Field {
+                name: self.name.clone(),
+                field,
+                value,
+            }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The one list of the devices that a plan may name.
+
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::virtio::block::BlockOptions;
+use crate::virtio::net::NetOptions;
+use crate::virtio::rng::RngOptions;
+use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec};
+
+macro_rules! devices {
+    ($($(#[$doc:meta])* $variant:ident($options:ident),)*) => {
+        /// The options of any device.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase", tag = "type")]
+        #[expect(clippy::large_enum_variant, reason = "a machine has 31 of them at most")]
+        pub enum AnyOptions {
+            $($(#[$doc])* $variant($options),)*
+        }
+
+        impl DeviceOptions for AnyOptions {
+            fn spec(
+                self,
+                name: String,
+                descriptors: Vec<OwnedFd>,
+            ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError> {
+                match self {
+                    $(Self::$variant(options) => options.spec(name, descriptors),)*
+                }
+            }
+        }
+
+        $(impl From<$options> for AnyOptions {
+            fn from(options: $options) -> Self {
+                Self::$variant(options)
+            }
+        })*
+    };
+}
+
+devices! {
+    /// A disk.
+    Block(BlockOptions),
+    /// A NIC.
+    Net(NetOptions),
+    /// A source of random bytes.
+    Rng(RngOptions),
+}

@@ -1,0 +1,80 @@
+//! What a device is made from. Its options are data of the plan; its descriptors come beside them.
+//!
+//! ```text
+//!  XxxOptions --spec(name, descriptors)--> XxxSpec --make--> Xxx, once for each machine
+//! ```
+
+use std::error::Error;
+use std::os::fd::OwnedFd;
+
+use thiserror::Error;
+
+use crate::virtio::VirtioDevice;
+
+/// What a plan says of a device; lives beside the device.
+pub trait DeviceOptions {
+    /// Joins them with the host's side of the device, which the launcher opened, in the order that
+    /// the device's file documents. `name` is unique in a machine.
+    fn spec(
+        self,
+        name: String,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError>;
+}
+
+/// A device that can be made. Outlives the machine: a guest reset makes the device anew.
+pub trait DeviceSpec: Send {
+    /// Makes the device.
+    fn make(&self) -> Result<Box<dyn VirtioDevice>, BuildDeviceError>;
+}
+
+/// A device cannot be made.
+#[derive(Debug, Error)]
+pub enum BuildDeviceError {
+    /// Not the descriptors that its options call for.
+    #[error("Device {name:?} comes with {found} descriptors instead of {wanted}")]
+    Descriptors {
+        /// The device.
+        name: String,
+        /// Those that came.
+        found: usize,
+        /// Those that it needs.
+        wanted: usize,
+    },
+    /// What was asked for cannot be, however often it is tried.
+    #[error(transparent)]
+    Refused(Box<dyn Error + Send + Sync>),
+    /// The host cannot, or the plan is wrong.
+    #[error(transparent)]
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+impl BuildDeviceError {
+    /// See [`BuildDeviceError::Refused`].
+    pub fn refused(source: impl Error + Send + Sync + 'static) -> Self {
+        Self::Refused(Box::new(source))
+    }
+
+    /// See [`BuildDeviceError::Failed`].
+    pub fn failed(source: impl Error + Send + Sync + 'static) -> Self {
+        Self::Failed(Box::new(source))
+    }
+
+    /// Whether the fault is in what was asked for.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+}
+
+/// The descriptors of a device that needs `N`.
+pub fn exactly<const N: usize>(
+    name: &str,
+    descriptors: Vec<OwnedFd>,
+) -> Result<[OwnedFd; N], BuildDeviceError> {
+    let found = descriptors.len();
+    <[OwnedFd; N]>::try_from(descriptors).map_err(|_| BuildDeviceError::Descriptors {
+        name: name.to_owned(),
+        found,
+        wanted: N,
+    })
+}

@@ -1,0 +1,85 @@
+//! Names and PCI slots of devices: each once.
+
+use std::collections::BTreeSet;
+
+use devices::virtio::registry::AnyOptions;
+use vmm::layout::MAX_PCI_DEVICES;
+use vmm::plan::DevicePlan;
+
+/// What is still free.
+pub(super) struct Slots {
+    names: BTreeSet<String>,
+    /// Device numbers that are taken or that some device asks for, as bits.
+    taken: u32,
+}
+
+impl Slots {
+    /// All are free but the slots that some device asks for.
+    pub(super) fn new(asked: impl Iterator<Item = u8>) -> Self {
+        Self {
+            names: BTreeSet::new(),
+            taken: asked.fold(0, |taken, slot| taken | 1 << slot),
+        }
+    }
+
+    /// `name`, or `kind-name` where another device has that.
+    pub(super) fn name(&mut self, name: &str, kind: &str) -> String {
+        let mut name = name.to_owned();
+        while !self.names.insert(name.clone()) {
+            name = format!("{kind}-{name}");
+        }
+        name
+    }
+
+    /// The slot asked for, or the next free one. The VMI's check leaves one for each device.
+    pub(super) fn slot(&mut self, asked: Option<u8>) -> u8 {
+        if let Some(slot) = asked {
+            return slot;
+        }
+        let free = (1..MAX_PCI_DEVICES as u8).find(|slot| self.taken & 1 << slot == 0);
+        let slot = free.unwrap_or(MAX_PCI_DEVICES as u8);
+        self.taken |= 1 << slot;
+        slot
+    }
+
+    /// A device with the next free name and slot.
+    pub(super) fn device(
+        &mut self,
+        name: &str,
+        kind: &str,
+        slot: Option<u8>,
+        options: impl Into<AnyOptions>,
+    ) -> DevicePlan {
+        DevicePlan {
+            name: self.name(name, kind),
+            pci_slot: self.slot(slot),
+            options: options.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::virtio::rng::RngOptions;
+
+    use super::*;
+
+    #[test]
+    fn slots_that_interfaces_ask_for_are_left_to_them() {
+        let mut slots = Slots::new([2].into_iter());
+        let taken: Vec<_> = [None, None, Some(2), None]
+            .into_iter()
+            .map(|asked| slots.slot(asked))
+            .collect();
+        assert_eq!(taken, [1, 3, 2, 4]);
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let mut slots = Slots::new(std::iter::empty());
+        let mut name = |kind| slots.device("default", kind, None, RngOptions {}).name;
+        assert_eq!(name("disk"), "default");
+        assert_eq!(name("nic"), "nic-default");
+        assert_eq!(name("nic"), "nic-nic-default");
+    }
+}
