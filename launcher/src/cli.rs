@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 
 use crate::logging::{LogFormat, LogLevel};
@@ -195,6 +196,20 @@ impl MachineArgs {
             exit_on_reboot: self.exit_on_reboot,
         }
     }
+}
+
+/// Characters of a value shown in an error.
+const MAX_SHOWN: usize = 60;
+
+/// The error with a value no longer than it takes to recognise it.
+pub fn shortened(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && let Some((end, _)) = value.char_indices().nth(MAX_SHOWN)
+    {
+        let short = ContextValue::String(format!("{}…", &value[..end]));
+        error.insert(ContextKind::InvalidValue, short);
+    }
+    error
 }
 
 fn volume(text: &str) -> Result<(String, PathBuf), &'static str> {

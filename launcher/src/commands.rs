@@ -6,6 +6,7 @@ mod error;
 mod inherited;
 mod input;
 mod net;
+mod output;
 mod plan;
 mod run;
 mod seccomp;

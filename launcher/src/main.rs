@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dlmalloc::GlobalDlmalloc;
-use launcher::cli::Cli;
+use launcher::cli::{self, Cli};
 use launcher::{commands, report};
 
 /// musl's allocator maps and unmaps a page or two for each of its first hundred blocks.
@@ -15,7 +15,8 @@ static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
     vmm::trace::mark("start");
-    match commands::execute(Cli::parse()) {
+    let cli = Cli::try_parse().unwrap_or_else(|error| cli::shortened(error).exit());
+    match commands::execute(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
             report::print(&error.paragraph());

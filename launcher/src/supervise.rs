@@ -274,6 +274,7 @@ impl Supervisor<'_> {
             Event::GuestShutdown => self.end(Outcome::PoweredOff),
             Event::GuestCrashed(report) => self.end(Outcome::Crashed(report)),
             Event::Refused { causes } => self.end(Outcome::Refused { causes }),
+            Event::Shortage { of, causes } => self.end(Outcome::Shortage { of, causes }),
             Event::InternalError { causes } => self.end(Outcome::Failed { causes }),
             Event::SeccompViolation { role, syscall } => {
                 self.end(Outcome::Violation { role, syscall });

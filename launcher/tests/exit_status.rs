@@ -218,11 +218,71 @@ fn validate_says_so() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("server.yaml: valid\n"), "{text}");
     assert!(text.contains("note: spec.evictionStrategy: "), "{text}");
-    check(
-        podvisor().args(["validate", "/nonexistent"]),
-        5,
-        &["/nonexistent"],
+}
+
+/// A file that is missing does not hide the verdict on the others.
+#[test]
+fn validate_says_so_of_each_file() {
+    let minimal = example("minimal.yaml");
+    let validate = |format| {
+        let mut command = podvisor();
+        command
+            .args(["validate", "-o", format])
+            .arg(&minimal)
+            .arg("/nonexistent");
+        let output = command.output().expect("run");
+        assert_eq!(output.status.code(), Some(5));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = validate("text");
+    assert!(text.contains("minimal.yaml: valid\n"), "{text}");
+    assert!(
+        text.contains("/nonexistent: not valid\n  error: Cannot read"),
+        "{text}"
     );
+    let verdicts: serde_json::Value = serde_json::from_str(&validate("json")).expect("JSON");
+    assert_eq!(verdicts[0]["valid"], true, "{verdicts}");
+    assert_eq!(verdicts[1]["valid"], false, "{verdicts}");
+}
+
+/// A reader that has gone is no error.
+#[test]
+fn nobody_reads_the_answer() {
+    let minimal = example("minimal.yaml");
+    for arguments in [&["validate"][..], &["plan", "--kernel", "/k"]] {
+        let mut command = podvisor();
+        command.args(arguments).arg(&minimal);
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let (status, stderr) = run(command.stdout(writer));
+        assert_eq!((status, &*stderr), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn long_values_are_not_echoed() {
+    let long = "x".repeat(64 << 10);
+    for option in ["--cmdline", "--volume", "--console"] {
+        let mut command = podvisor();
+        let (status, stderr) = run(command.args(["run", "x", option, &long]));
+        assert_eq!(status, Some(2));
+        assert!(stderr.contains(option) && stderr.len() < 1000, "{stderr}");
+    }
+}
+
+/// The status and the way out are those of the limit, not of what it was first met at.
+#[test]
+fn limits_on_the_process() {
+    if !Path::new("/dev/kvm").exists() {
+        return;
+    }
+    for files in 5..8 {
+        let script = "ulimit -n $2; exec \"$0\" run \"$1\" --kernel /bin/sh";
+        let mut command = Command::new("bash");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_podvisor")]);
+        command.arg(example("minimal.yaml")).arg(files.to_string());
+        check(command.stdin(Stdio::null()), 5, &["limit on open files"]);
+    }
 }
 
 #[test]

@@ -76,6 +76,28 @@ fn a_feature_is_hidden_or_its_policy_refused() {
     }
 }
 
+/// What runs out is named with the limit to raise, wherever that is noticed.
+#[test]
+fn limits_on_the_process() {
+    for (limit, words) in [
+        ("--nofile=10", "limit on open files"),
+        ("--as=100000000", "limits on memory"),
+    ] {
+        let run = Run::new(&Vmi::new("limits").memory("128Mi")).payload("hello");
+        let mut podvisor = run.within(["prlimit", limit]).start_at_once();
+        podvisor.exits_with(5);
+        podvisor.log_has(&[words]);
+    }
+}
+
+#[test]
+fn more_memory_than_the_host_has_is_told() {
+    let vmi = Vmi::new("large").memory("1Ti");
+    let mut podvisor = Run::new(&vmi).payload("hello").start();
+    podvisor.exits_with(0);
+    podvisor.log_has(&["the guest has more memory (1048576 MiB) than the host"]);
+}
+
 #[test]
 fn missing_files() {
     let vmi = Vmi::new("missing").disk(Disk::new("root"));

@@ -24,6 +24,7 @@ pub mod memory;
 pub mod pci;
 pub mod plan;
 pub mod process;
+pub mod shortage;
 pub mod steward;
 pub mod trace;
 pub mod vcpu;

@@ -3,11 +3,10 @@
 mod checks;
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use serde::Serialize;
 
-use super::CommandError;
+use super::{CommandError, output};
 use crate::exit::Exit;
 use crate::logging::LogFormat;
 
@@ -44,11 +43,7 @@ pub(super) fn check_host(format: LogFormat) -> Result<Exit, CommandError> {
         LogFormat::Json => json(&checks),
         LogFormat::Text => text(&checks),
     };
-    let written = io::stdout().lock().write_all(text.as_bytes());
-    written.map_err(|source| CommandError::System {
-        what: "print the checks",
-        source,
-    })?;
+    output::print(&text)?;
     Ok(verdict(&checks))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use vmm::control::{Call, Command, Reply, VERSION, Verdict};
 
-use super::CommandError;
+use super::{CommandError, output};
 use crate::cli::CtlArgs;
 use crate::exit::Exit;
 
@@ -41,7 +41,7 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
         if let Verdict::Error(refusal) = reply.verdict {
             return Err(CommandError::ControlRefused(refusal.to_string()));
         }
-        print(&line)?;
+        output::print(&(line + "\n"))?;
         if !waits_for_end {
             return Ok(Exit::Success);
         }
@@ -50,14 +50,6 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
         true => Ok(Exit::Success),
         false => Err(CommandError::ControlRefused("its run ended".to_owned())),
     }
-}
-
-fn print(line: &str) -> Result<(), CommandError> {
-    let printed = writeln!(io::stdout().lock(), "{line}");
-    printed.map_err(|source| CommandError::System {
-        what: "print the answer",
-        source,
-    })
 }
 
 fn send(args: &CtlArgs, command: Command) -> io::Result<UnixStream> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 use vmm::control::VERSION;
+use vmm::shortage::Shortage;
 
 use crate::exit::Exit;
 use crate::network::NetworkError;
@@ -98,6 +99,9 @@ pub enum CommandError {
 impl CommandError {
     /// The exit status.
     pub fn exit(&self) -> Exit {
+        if Shortage::behind(self).is_some() {
+            return Exit::HostResource;
+        }
         match self {
             Self::NoVmi
             | Self::Document { .. }
@@ -132,6 +136,9 @@ impl CommandError {
     }
 
     fn way_out(&self) -> &'static str {
+        if let Some(shortage) = Shortage::behind(self) {
+            return shortage.way_out();
+        }
         match self {
             Self::NoVmi => {
                 "Name a file, or - for standard input, or put the document into the environment \

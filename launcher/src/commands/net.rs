@@ -1,9 +1,8 @@
 //! `podvisor net show`: what runs have prepared in this network namespace.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
-use super::CommandError;
+use super::{CommandError, output};
 use crate::cli::NetShowArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
@@ -22,13 +21,7 @@ pub(super) fn show(args: &NetShowArgs) -> Result<Exit, CommandError> {
     if !text.ends_with('\n') {
         text.push('\n');
     }
-    io::stdout()
-        .lock()
-        .write_all(text.as_bytes())
-        .map_err(|source| CommandError::System {
-            what: "print the network",
-            source,
-        })?;
+    output::print(&text)?;
     Ok(Exit::Success)
 }
 

@@ -1,9 +1,7 @@
 //! `podvisor plan`: the plan as JSON, for review and for tests.
 
-use std::io::{self, Write};
-
-use super::CommandError;
 use super::input::Input;
+use super::{CommandError, output};
 use crate::cli::MachineArgs;
 use crate::exit::Exit;
 use crate::plan::{self, LaunchPlan};
@@ -11,15 +9,7 @@ use crate::plan::{self, LaunchPlan};
 /// Prints the plan.
 pub(super) fn plan(args: &MachineArgs) -> Result<Exit, CommandError> {
     let plan = load(args)?;
-    let print = || {
-        let mut output = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut output, &plan)?;
-        writeln!(output)
-    };
-    print().map_err(|source| CommandError::System {
-        what: "print the plan",
-        source,
-    })?;
+    output::print_json(&plan)?;
     Ok(Exit::Success)
 }
 

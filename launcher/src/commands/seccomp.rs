@@ -1,22 +1,15 @@
 //! `podvisor seccomp show`.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use serde_json::Value;
 
-use super::CommandError;
+use super::{CommandError, output};
 use crate::exit::Exit;
 
 /// Prints the rules of one role or of all.
 pub(super) fn show(role: Option<&str>) -> Result<Exit, CommandError> {
-    io::stdout()
-        .lock()
-        .write_all(describe(role).as_bytes())
-        .map_err(|source| CommandError::System {
-            what: "print the filters",
-            source,
-        })?;
+    output::print(&describe(role))?;
     Ok(Exit::Success)
 }
 

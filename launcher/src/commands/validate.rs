@@ -1,12 +1,12 @@
 //! `podvisor validate`: all errors of VMIs and the fields without effect.
 
-use std::io::{self, Write};
+use std::fmt::Write;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::CommandError;
 use super::input::Input;
+use super::{CommandError, output};
 use crate::cli::ValidateArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
@@ -23,69 +23,57 @@ struct Verdict {
     unreadable: Option<String>,
     #[serde(flatten)]
     report: Report,
+    #[serde(skip)]
+    exit: Exit,
 }
 
 /// Prints a verdict on each document.
 pub(super) fn validate(args: &ValidateArgs) -> Result<Exit, CommandError> {
-    let mut verdicts = Vec::new();
-    for path in &args.vmis {
-        verdicts.push(judge(path)?);
+    let verdicts: Vec<_> = args.vmis.iter().map(|path| judge(path)).collect();
+    match args.output {
+        LogFormat::Json => output::print_json(&verdicts)?,
+        LogFormat::Text => output::print(&verdicts.iter().map(text).collect::<String>())?,
     }
-    let print = || match args.output {
-        LogFormat::Json => {
-            let mut output = io::stdout().lock();
-            serde_json::to_writer_pretty(&mut output, &verdicts)?;
-            writeln!(output)
-        }
-        LogFormat::Text => verdicts.iter().try_for_each(print_text),
-    };
-    print().map_err(|source| CommandError::System {
-        what: "print the verdict",
-        source,
-    })?;
-    let valid = verdicts.iter().all(|verdict| verdict.valid);
-    Ok(if valid { Exit::Success } else { Exit::Refused })
+    let worst = verdicts.iter().map(|verdict| verdict.exit);
+    Ok(worst
+        .max_by_key(|exit| *exit as u8)
+        .unwrap_or(Exit::Success))
 }
 
-fn judge(path: &Path) -> Result<Verdict, CommandError> {
-    let file = path.display().to_string();
-    let (unreadable, report) = match Input::read(Some(path))?.parse() {
-        Ok((_, report)) | Err(CommandError::Refused { report, .. }) => (None, report),
-        Err(CommandError::Document { source, .. }) => {
-            (Some(report::chain(&source)), Report::default())
-        }
-        Err(error) => return Err(error),
+fn judge(path: &Path) -> Verdict {
+    let judged = Input::read(Some(path)).and_then(|input| input.parse());
+    let (exit, unreadable, report) = match judged {
+        Ok((_, report)) => (Exit::Success, None, report),
+        Err(CommandError::Refused { report, .. }) => (Exit::Refused, None, report),
+        Err(CommandError::Document { source, .. }) => (
+            Exit::Refused,
+            Some(report::chain(&source)),
+            Report::default(),
+        ),
+        Err(error) => (error.exit(), Some(error.paragraph()), Report::default()),
     };
-    let valid = unreadable.is_none() && report.errors.is_empty();
-    Ok(Verdict {
-        file,
-        valid,
+    Verdict {
+        file: path.display().to_string(),
+        valid: exit == Exit::Success,
         unreadable,
         report,
-    })
+        exit,
+    }
 }
 
-fn print_text(verdict: &Verdict) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    let Verdict {
-        file,
-        valid,
-        unreadable,
-        report,
-    } = verdict;
-    writeln!(
-        output,
-        "{file}: {}",
-        if *valid { "valid" } else { "not valid" }
-    )?;
-    if let Some(why) = unreadable {
-        writeln!(output, "  error: {why}")?;
+fn text(verdict: &Verdict) -> String {
+    let Verdict { file, report, .. } = verdict;
+    let valid = if verdict.valid { "valid" } else { "not valid" };
+    let mut text = format!("{file}: {valid}\n");
+    // Writing to a String cannot fail.
+    if let Some(why) = &verdict.unreadable {
+        let _ = writeln!(text, "  error: {why}");
     }
     for error in &report.errors {
-        writeln!(output, "  error: {error}")?;
+        let _ = writeln!(text, "  error: {error}");
     }
     for note in &report.notes {
-        writeln!(output, "  note: {note}")?;
+        let _ = writeln!(text, "  note: {note}");
     }
-    Ok(())
+    text
 }

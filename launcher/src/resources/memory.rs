@@ -2,15 +2,58 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use vmm::plan::MemoryPlan;
 
 use super::ResourceError;
 
-/// Checks that the host has the huge pages, if the plan wants them.
+/// Where control groups are, as a container sees its own, and the files with their limit: of version
+/// 2, then of version 1.
+const CGROUP: &str = "/sys/fs/cgroup";
+const CGROUP_LIMITS: [&str; 2] = ["memory.max", "memory/memory.limit_in_bytes"];
+
+/// Checks that the host has the huge pages, if the plan wants them, and warns of more memory than
+/// there is.
 pub(super) fn check(plan: &MemoryPlan) -> Result<(), ResourceError> {
-    let size = plan.hugepage_size;
-    size.map_or(Ok(()), |size| check_free_pages(plan.bytes, size))
+    if let Some(size) = plan.hugepage_size {
+        return check_free_pages(plan.bytes, size);
+    }
+    let text = |path: &Path| fs::read_to_string(path).ok();
+    let host = text(Path::new("/proc/meminfo")).and_then(|text| host_total(&text));
+    let mut limits = CGROUP_LIMITS
+        .iter()
+        .map(|file| Path::new(CGROUP).join(file));
+    let limit = limits
+        .find_map(|path| text(&path))
+        .and_then(|text| limit(&text));
+    for (whose, bytes) in [("the host", host), ("the control group", limit)] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes < plan.bytes) {
+            tracing::warn!(
+                "the guest has more memory ({} MiB) than {whose} ({} MiB): it is killed when it uses \
+                 that much",
+                plan.bytes >> 20,
+                bytes >> 20
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of the host's memory, of `/proc/meminfo`.
+fn host_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Bytes of a control group's limit; none if the file says that there is no limit, which it does by a
+/// word or by the largest whole number of pages.
+pub(crate) fn limit(text: &str) -> Option<u64> {
+    let bytes: u64 = text.trim().parse().ok()?;
+    (bytes < i64::MAX as u64 / 2).then_some(bytes)
 }
 
 /// Mapping would fail in the vm process, where nobody could say why.
@@ -54,5 +97,15 @@ mod tests {
             Err(ResourceError::HugePages { .. })
         ));
         assert!(check(&plan(None)).is_ok());
+    }
+
+    #[test]
+    fn amounts_as_the_kernel_writes_them() {
+        let meminfo = "MemTotal:       24690176 kB\nMemFree:         1 kB\n";
+        assert_eq!(host_total(meminfo), Some(24690176 * 1024));
+        assert_eq!(host_total("MemFree: 1 kB\n"), None);
+        assert_eq!(limit("268435456\n"), Some(256 << 20));
+        assert_eq!(limit("max\n"), None);
+        assert_eq!(limit("9223372036854771712\n"), None);
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use rustix::process::{Signal, WaitStatus};
 use vmm::control::CrashReport;
+use vmm::shortage::Shortage;
 
 use crate::exit::Exit;
 
@@ -20,6 +21,13 @@ pub enum Outcome {
     Stopped,
     /// What was asked for cannot be had on this host, or of this kernel or disk image.
     Refused {
+        /// The error chain, outermost first.
+        causes: Vec<String>,
+    },
+    /// The host, or a limit, has too little for the machine.
+    Shortage {
+        /// Of what.
+        of: Shortage,
         /// The error chain, outermost first.
         causes: Vec<String>,
     },
@@ -48,6 +56,7 @@ impl Outcome {
             Self::PoweredOff | Self::Rebooted => Exit::Success,
             Self::Crashed(_) => Exit::GuestCrashed,
             Self::Refused { .. } => Exit::Refused,
+            Self::Shortage { .. } => Exit::HostResource,
             Self::Stopped => Exit::Stopped,
             Self::Failed { .. } | Self::Violation { .. } | Self::Died(_) | Self::Lost => {
                 Exit::Internal
@@ -67,6 +76,12 @@ impl fmt::Display for Outcome {
                 f,
                 "The machine cannot be built: {}. Change the VMI or the options that name it.",
                 Plain(&causes.join(": "))
+            ),
+            Self::Shortage { of, causes } => write!(
+                f,
+                "There is not enough for the machine: {}. {}",
+                Plain(&causes.join(": ")),
+                of.way_out()
             ),
             Self::Failed { causes } => {
                 write!(f, "The machine failed: {}.", Plain(&causes.join(": ")))

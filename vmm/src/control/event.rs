@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{MachineState, Reply};
 use crate::crash::CrashReport;
+use crate::shortage::Shortage;
 use crate::trace::Mark;
 
 /// What the vm process sends.
@@ -48,6 +49,13 @@ pub enum Event {
     /// The machine cannot be built of this plan, kernel and disks on this host, and no other try
     /// will end otherwise. The last event of a run.
     Refused {
+        /// The error chain, outermost first.
+        causes: Vec<String>,
+    },
+    /// The host, or a limit, has too little for the machine. The last event of a run.
+    Shortage {
+        /// Of what.
+        of: Shortage,
         /// The error chain, outermost first.
         causes: Vec<String>,
     },

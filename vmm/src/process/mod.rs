@@ -18,6 +18,7 @@ use crate::control::{self, ControlError, Create, Event, Hello, MachineState, VER
 use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{BuildError, Machine};
 use crate::memory::MemoryError;
+use crate::shortage::Shortage;
 use crate::trace;
 
 /// Why the vm process failed.
@@ -110,8 +111,9 @@ pub fn main(socket: OwnedFd, setup: Setup) -> bool {
             let causes = causes(&error);
             let last = if error.is_refusal() {
                 Event::Refused { causes }
+            } else if let Some(of) = Shortage::behind(&error) {
+                Event::Shortage { of, causes }
             } else {
-                tracing::error!(?causes, "vm process failed");
                 Event::InternalError { causes }
             };
             let _ = control::send(socket.as_fd(), &last.with(MachineState::Ended), &[]);

@@ -307,11 +307,21 @@ fn cgroup() -> impl Iterator<Item = Check> {
     CGROUP.into_iter().map(|(name, needed_for, files)| {
         let read = |file| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
         let limit = files.into_iter().find_map(read);
-        let found = limit.map_or("none to be seen".to_owned(), |limit| {
-            limit.trim().to_owned()
-        });
+        let found = limit.map_or("none to be seen".to_owned(), |limit| in_words(&limit));
         info(name, needed_for, found)
     })
+}
+
+/// A limit as the kernel writes it: a word, -1, or the largest whole number of pages stand for none.
+fn in_words(limit: &str) -> String {
+    let none = |word: &str| match word.parse::<i64>() {
+        Ok(number) => !(0..=i64::MAX / 2).contains(&number),
+        Err(_) => word == "max",
+    };
+    match limit.split_whitespace().next() {
+        Some(first) if none(first) => "no limit".to_owned(),
+        _ => limit.trim().to_owned(),
+    }
 }
 
 fn namespaces() -> Check {
@@ -319,4 +329,18 @@ fn namespaces() -> Check {
         .map(|()| "user and mount namespaces can be made".to_owned())
         .map_err(|error| format!("{error}; machines stay in the pod's"));
     check("namespaces", "a machine without mounts", false, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn no_limit_is_called_so() {
+        for none in ["max", "max 100000", "-1", "9223372036854771712\n"] {
+            assert_eq!(in_words(none), "no limit", "{none}");
+        }
+        assert_eq!(in_words("200000 100000\n"), "200000 100000");
+        assert_eq!(in_words("268435456"), "268435456");
+    }
 }
