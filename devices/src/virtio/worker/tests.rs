@@ -178,6 +178,7 @@ fn a_panic_hangs_nobody() {
     let f = fixture();
     f.log.panic.store(true, Ordering::SeqCst);
     f.kick.write(1).expect("write");
+    wait_for("the panic", || f.log.dropped.load(Ordering::SeqCst));
     f.worker.pause();
     assert!(f.worker.stop().is_none());
 }
