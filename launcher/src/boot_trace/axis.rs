@@ -1,7 +1,7 @@
-//! Where a time is drawn. A step that takes longer than all the others would leave nothing to see of them,
-//! so the axis is broken there.
+//! Where a time is drawn. A step that takes much longer than all the others would leave nothing to see of
+//! them, so the axis is broken there.
 
-/// A gap is broken that is this many times as long as all shorter ones together.
+/// The longest gaps are broken while each is this many times as long as all shorter ones together.
 const TOO_LONG: u64 = 4;
 /// What a broken gap is drawn as: this part of all gaps that are not.
 const BROKEN: f64 = 0.25;
@@ -30,10 +30,8 @@ impl Axis {
         times.sort_unstable();
         times.dedup();
         let gaps: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        let is_broken = |gap: u64| {
-            let shorter: u64 = gaps.iter().filter(|other| **other < gap).sum();
-            shorter > 0 && gap / TOO_LONG > shorter
-        };
+        let broken = broken(&gaps);
+        let is_broken = |gap: u64| gap >= broken;
         let whole: u64 = gaps.iter().filter(|gap| !is_broken(**gap)).sum();
         let drawn = |gap: u64| match is_broken(gap) {
             true => whole as f64 * BROKEN,
@@ -72,6 +70,20 @@ impl Axis {
     }
 }
 
+/// The length from which on gaps are broken.
+fn broken(gaps: &[u64]) -> u64 {
+    let mut from = u64::MAX;
+    loop {
+        let rest = || gaps.iter().filter(|gap| **gap < from);
+        let longest = rest().max().copied().unwrap_or(0);
+        let shorter: u64 = rest().filter(|gap| **gap < longest).sum();
+        if shorter == 0 || longest / TOO_LONG <= shorter {
+            return from;
+        }
+        from = longest;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +97,13 @@ mod tests {
         for few in [vec![], vec![7], vec![7, 1_000_000_007]] {
             assert_eq!(Axis::new(few, 40.0).breaks, []);
         }
+    }
+
+    /// What is short is not broken because others are shorter.
+    #[test]
+    fn only_the_longest_are_broken() {
+        let axis = Axis::new(vec![0, 1, 100, 1000, 2500], 40.0);
+        assert_eq!(axis.breaks, []);
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub(super) fn draw(timelines: &[Timeline<'_>]) -> String {
          font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
     );
+    // Labels last: nothing is drawn over them. Writing to a String cannot fail, and steps are our own words,
+    // without markup.
+    let mut labels = String::new();
     let mut y = TOP;
     for timeline in timelines {
         let color = match timeline.process {
@@ -41,19 +44,19 @@ pub(super) fn draw(timelines: &[Timeline<'_>]) -> String {
         for mark in timeline.marks {
             let x = LEFT + axis.place(from);
             let length = (LEFT + axis.place(mark.at_ns) - x).max(1.0);
-            let (done, took) = (
-                milliseconds(mark.at_ns - start),
-                milliseconds(mark.at_ns - from),
-            );
-            // Writing to a String cannot fail. Steps are our own words, without markup.
             let _ = writeln!(
                 svg,
+                "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{length:.1}\" height=\"12\" fill=\"{color}\"/>"
+            );
+            let _ = writeln!(
+                labels,
                 "<text x=\"4\" y=\"{base:.1}\">{}: {}</text>\
-                 <rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{length:.1}\" height=\"12\" fill=\"{color}\"/>\
-                 <text x=\"{:.1}\" y=\"{base:.1}\">{done} (+{took})</text>",
+                 <text x=\"{:.1}\" y=\"{base:.1}\">{} (+{})</text>",
                 timeline.process,
                 mark.step,
                 x + length + 4.0,
+                milliseconds(mark.at_ns - start),
+                milliseconds(mark.at_ns - from),
                 base = y + 10.0,
             );
             from = mark.at_ns;
@@ -61,7 +64,10 @@ pub(super) fn draw(timelines: &[Timeline<'_>]) -> String {
         }
     }
     draw_breaks(&mut svg, &axis, height);
-    svg.push_str("</svg>\n");
+    let _ = writeln!(
+        svg,
+        "<g paint-order=\"stroke\" stroke=\"#fff\" stroke-width=\"3\">\n{labels}</g>\n</svg>"
+    );
     svg
 }
 
