@@ -96,7 +96,7 @@ fn a_user_of_its_own() {
     is_filtered(&launcher);
 
     // The launcher may still kill it.
-    podvisor_tests::host("kill", &["-s", "STOP", &vm.id()]);
+    kill_process(guest.vm_pid(), Signal::STOP).expect("the vm process runs");
     guest.signal(Signal::TERM);
     guest.exits_with(4);
     guest.log_has(&["the vm process did not end in time: killing it"]);
