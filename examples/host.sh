@@ -6,7 +6,7 @@ require_host() {
     said=$("$podvisor" check-host) || status=$?
     [ "$status" -eq 0 ] && return
     echo "== This host cannot run the demo. podvisor check-host says:" >&2
-    grep -A 1 '^MISSING' <<<"$said" >&2
+    grep -A 1 --no-group-separator '^MISSING' <<<"$said" >&2
     exit "$status"
 }
 
