@@ -1,5 +1,6 @@
 //! virtio 1.2: the device contract, queues, the one worker and the one (PCI) transport.
 
+pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod net;

@@ -5,6 +5,7 @@ mod counting;
 use std::sync::Arc;
 
 use devices::GuestMemory;
+use devices::virtio::balloon::Balloon;
 use devices::virtio::block::QUEUE_SIZE;
 use devices::virtio::rng::Rng;
 use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, block_spec, event_fd, guest_memory};
@@ -129,6 +130,24 @@ fn rng() {
         let allocations = f.allocations(|guest| {
             for i in 0..BATCH {
                 guest.add(&[Buffer::writable(DATA + 64 * i, 64)]);
+            }
+        });
+        assert_eq!(allocations, 0, "round {round}");
+    }
+}
+
+#[test]
+fn balloon() {
+    let mut f = fixture(&mut Balloon::new("balloon").expect("eventfd"), 64);
+    for page in 0..BATCH as u32 {
+        let at = GuestAddress(HEADER + 4 * u64::from(page));
+        let number = DATA as u32 / 4096 + page;
+        f.memory.write_obj(number, at).expect("in memory");
+    }
+    for round in 0..20 {
+        let allocations = f.allocations(|guest| {
+            for _ in 0..BATCH {
+                guest.add(&[Buffer::readable(HEADER, 4 * BATCH as u32)]);
             }
         });
         assert_eq!(allocations, 0, "round {round}");

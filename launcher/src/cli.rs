@@ -167,7 +167,8 @@ pub struct ValidateArgs {
 pub struct CtlArgs {
     /// The socket given to `run --control`.
     pub socket: PathBuf,
-    /// pause, resume, powerButton, reset, stop, stats, status, or setLink nic=NAME up=true|false.
+    /// pause, resume, powerButton, reset, stop, stats, status, setLink nic=NAME up=true|false, or device name=NAME
+    /// order=JSON.
     pub command: String,
     /// What belongs to the command.
     #[arg(value_name = "NAME=VALUE", value_parser = parse_argument)]

@@ -8,6 +8,7 @@ mod slots;
 
 use std::path::PathBuf;
 
+use devices::virtio::balloon::BalloonOptions;
 use devices::virtio::block::{BlockOptions, CacheMode};
 use devices::virtio::rng::RngOptions;
 use serde::Serialize;
@@ -136,6 +137,9 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     let nics = nics::nics(vmi, options, &mut slots);
     if spec.devices.rng {
         devices.push(slots.device("rng", "device", None, RngOptions {}));
+    }
+    if spec.devices.balloon && spec.memory.hugepage_size.is_none() {
+        devices.push(slots.device("balloon", "device", None, BalloonOptions {}));
     }
     LaunchPlan {
         machine: machine_plan(vmi, options, devices),

@@ -42,6 +42,8 @@ pub enum Role {
     Net,
     /// Another virtio device's worker.
     Device,
+    /// A virtio-balloon worker.
+    Balloon,
     /// The launcher while the machine runs.
     Launcher,
     /// The launcher if it has to put the pod's network back after that.
@@ -50,12 +52,13 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Process,
         Self::Vcpu,
         Self::Block,
         Self::Net,
         Self::Device,
+        Self::Balloon,
         Self::Launcher,
         Self::Restorer,
     ];
@@ -68,6 +71,7 @@ impl Role {
             Self::Block => "block",
             Self::Net => "net",
             Self::Device => "device",
+            Self::Balloon => "balloon",
             Self::Launcher => "launcher",
             Self::Restorer => "restorer",
         }
@@ -85,6 +89,7 @@ impl Role {
             Self::Block => BLOCK,
             Self::Net => NET,
             Self::Device => DEVICE,
+            Self::Balloon => BALLOON,
             Self::Launcher => LAUNCHER,
             Self::Restorer => RESTORER,
         }

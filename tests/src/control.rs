@@ -60,6 +60,12 @@ impl Control {
         self.done(json!({ "command": "setLink", "nic": nic, "up": up }));
     }
 
+    /// Has a device obey an order.
+    #[track_caller]
+    pub fn order(&mut self, device: &str, order: Value) {
+        self.done(json!({ "command": "device", "name": device, "order": order }));
+    }
+
     /// Sends a command and returns what it led to.
     #[track_caller]
     pub fn ask(&mut self, command: &str) -> Value {

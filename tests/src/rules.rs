@@ -189,6 +189,7 @@ fn group(thread: &str, program: &str) -> &'static str {
         name if name.starts_with("blk-") => "block",
         name if name.starts_with("net-") => "net",
         name if name.starts_with("rng-") => "device",
+        name if name.starts_with("bal-") => "balloon",
         _ => "process",
     }
 }

@@ -13,6 +13,7 @@ pub struct Vmi {
     nics: Vec<Nic>,
     multi_queue: bool,
     rng: bool,
+    balloon: bool,
     grace_seconds: u64,
     fields: Vec<(String, String)>,
 }
@@ -29,6 +30,7 @@ impl Vmi {
             nics: Vec::new(),
             multi_queue: false,
             rng: false,
+            balloon: false,
             grace_seconds: 30,
             fields: Vec::new(),
         }
@@ -89,6 +91,12 @@ impl Vmi {
         self
     }
 
+    /// A memory balloon.
+    pub fn balloon(mut self) -> Self {
+        self.balloon = true;
+        self
+    }
+
     /// Seconds between the power button and the forced stop.
     pub fn grace_seconds(mut self, seconds: u64) -> Self {
         self.grace_seconds = seconds;
@@ -105,6 +113,7 @@ impl Vmi {
     pub fn to_yaml(&self) -> String {
         let [sockets, cores, threads] = self.topology;
         let (name, memory, grace) = (&self.name, &self.memory, self.grace_seconds);
+        let balloon = self.balloon;
         let (network, queues) = (!self.nics.is_empty(), self.multi_queue);
         let mut yaml = format!(
             "apiVersion: kubevirt.io/v1
@@ -123,6 +132,7 @@ spec:
       features: [{features}]
     devices:
       autoattachPodInterface: {network}
+      autoattachMemBalloon: {balloon}
       blockMultiQueue: {queues}
       networkInterfaceMultiqueue: {queues}
 ",

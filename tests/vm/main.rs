@@ -4,6 +4,7 @@
 
 mod adopted;
 mod answers;
+mod balloon;
 mod boot;
 mod console;
 mod crash;

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
+use crate::virtio::balloon::BalloonOptions;
 use crate::virtio::block::BlockOptions;
 use crate::virtio::net::NetOptions;
 use crate::virtio::rng::RngOptions;
@@ -46,4 +47,6 @@ devices! {
     Net(NetOptions),
     /// A source of random bytes.
     Rng(RngOptions),
+    /// A memory balloon.
+    Balloon(BalloonOptions),
 }

@@ -62,10 +62,17 @@ pub(super) fn check(vmi: &Vmi, report: &RefCell<Report>) {
     check_addresses(&devices.interfaces, report);
     check_subnets(vmi, report);
     check_slots(&devices.interfaces, report);
+    if devices.balloon && vmi.spec.memory.hugepage_size.is_some() {
+        report.note(
+            "spec.domain.devices.autoattachMemBalloon",
+            "no balloon: huge pages are the guest's for good",
+        );
+    }
 
-    let count = disks.len() + interfaces.len() + usize::from(devices.rng);
+    let count =
+        disks.len() + interfaces.len() + usize::from(devices.rng) + usize::from(devices.balloon);
     if count > MAX_PCI_DEVICES {
-        let found = format_args!("{count} PCI devices (disks, interfaces and rng)");
+        let found = format_args!("{count} PCI devices (disks, interfaces, rng and balloon)");
         report.error(
             "spec.domain.devices",
             found,

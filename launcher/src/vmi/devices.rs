@@ -15,6 +15,8 @@ pub struct Devices {
     pub autoattach_pod_interface: bool,
     /// A virtio-rng device.
     pub rng: bool,
+    /// A virtio-balloon device.
+    pub balloon: bool,
     /// Connect the serial console.
     pub serial_console: bool,
     /// One queue a vCPU for disks.
@@ -30,6 +32,7 @@ impl Default for Devices {
             interfaces: Vec::new(),
             autoattach_pod_interface: true,
             rng: false,
+            balloon: false,
             serial_console: true,
             block_multi_queue: false,
             network_multi_queue: false,
@@ -56,7 +59,6 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
     }
     // Nothing but what the table says about them follows from these.
     object.boolean_or("autoattachGraphicsDevice", true);
-    object.boolean_or("autoattachMemBalloon", true);
     object.boolean("logSerialConsole");
     let flag = |name, default| object.boolean_or(name, default);
     Devices {
@@ -64,6 +66,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         interfaces: interfaces::read(&object.items("interfaces")),
         autoattach_pod_interface: flag("autoattachPodInterface", true),
         rng: object.get("rng").is_some(),
+        balloon: flag("autoattachMemBalloon", false),
         serial_console: flag("autoattachSerialConsole", true),
         block_multi_queue: flag("blockMultiQueue", false),
         network_multi_queue: flag("networkInterfaceMultiqueue", false),

@@ -4,6 +4,7 @@
 //! A target panics where podvisor's promise is broken: besides crashes and hangs, that a driver that
 //! behaves finds a working device after everything that another one did to it.
 
+pub mod balloon;
 pub mod block;
 pub mod control;
 pub mod dhcp;
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("net", net::run),
     ("stream", stream::run),
     ("rng", rng::run),
+    ("balloon", balloon::run),
     ("pci", pci::run),
     ("legacy", legacy::run),
     ("vmi", vmi::run),

@@ -116,8 +116,6 @@ pub static FIELDS: &[Field] = &[
     value("spec.domain.devices.autoattachGraphicsDevice", "false", Honoured),
     field("spec.domain.devices.autoattachInputDevice", no_effect("there is no graphics device and so no input device")),
     field("spec.domain.devices.autoattachMemBalloon", Honoured),
-    value("spec.domain.devices.autoattachMemBalloon", "true", no_effect("there is no balloon device")),
-    value("spec.domain.devices.autoattachMemBalloon", "false", Honoured),
     field("spec.domain.devices.autoattachPodInterface", Honoured),
     field("spec.domain.devices.autoattachSerialConsole", Honoured),
     field("spec.domain.devices.autoattachVSOCK", refused("there is no vsock device", "")),
