@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    const SERVER: &[u8] = include_bytes!("../../../examples/server.yaml");
+    const SERVER: &[u8] = include_bytes!("../../examples/server.yaml");
 
     /// Every place in a tree.
     fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
