@@ -93,9 +93,16 @@ fn role(text: &str) -> Result<String, String> {
 /// A machine.
 #[derive(Debug, Args)]
 pub struct MachineArgs {
-    /// VirtualMachineInstance in YAML or JSON, `-` for standard input; the environment variable
+    /// VirtualMachineInstance, VirtualMachine, replica set or pool in YAML or JSON, by itself, in a list or
+    /// among several documents; `-` for standard input; the environment variable
     /// STANDALONE_VMI holds it if no file is given.
     pub vmi: Option<PathBuf>,
+    /// The machine of this name, where the file has several.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Refuse what would be adapted, such as a SATA disk that becomes a virtio one.
+    #[arg(long)]
+    pub strict: bool,
     /// Kernel image, in place of firmware.kernelBoot.container.kernelPath.
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -157,6 +164,9 @@ pub struct ValidateArgs {
     /// VirtualMachineInstances in YAML or JSON, `-` for standard input.
     #[arg(required = true)]
     pub vmis: Vec<PathBuf>,
+    /// Refuse what would be adapted, such as a SATA disk that becomes a virtio one.
+    #[arg(long)]
+    pub strict: bool,
     /// Form of the answer.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: LogFormat,

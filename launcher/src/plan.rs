@@ -27,6 +27,9 @@ const KERNEL_BOOT_DIR: &str = "/var/run/kubevirt/container-disks/kernel-boot";
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: u64 = 30;
 
+/// Longest label of a domain name, bytes.
+const MAX_LABEL: usize = 63;
+
 /// Most queues of a device: disks and NICs alike.
 const MAX_QUEUES: u16 = devices::virtio::net::MAX_QUEUE_PAIRS;
 const _: () = assert!(MAX_QUEUES == devices::virtio::block::MAX_QUEUES);
@@ -64,8 +67,8 @@ pub struct LaunchPlan {
     pub disks: Vec<DiskSource>,
     /// NICs in the order of the VMI.
     pub nics: Vec<NicSource>,
-    /// Host name for the guest; the pod's if unset.
-    pub hostname: Option<String>,
+    /// Host name for the guest.
+    pub hostname: String,
     /// DNS subdomain for the guest.
     pub subdomain: Option<String>,
     /// Seconds between the power button and a forced stop.
@@ -147,12 +150,20 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         initrd: initrd(vmi, options),
         disks,
         nics,
-        hostname: spec.hostname.clone(),
+        hostname: hostname(vmi),
         subdomain: spec.subdomain.clone(),
         grace_seconds: spec.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
         exit_on_reboot: options.exit_on_reboot || spec.reboot_policy == RebootPolicy::Terminate,
         serial_console: spec.devices.serial_console,
     }
+}
+
+/// As KubeVirt names its pods: the first label of the VMI's name, cut to what DNS allows.
+fn hostname(vmi: &Vmi) -> String {
+    let label = vmi.metadata.name.split('.').next().unwrap_or_default();
+    let cut = label.get(..MAX_LABEL).unwrap_or(label);
+    let derived = || cut.trim_end_matches('-').to_owned();
+    vmi.spec.hostname.clone().unwrap_or_else(derived)
 }
 
 fn machine_plan(vmi: &Vmi, options: &PlanOptions, devices: Vec<DevicePlan>) -> MachinePlan {

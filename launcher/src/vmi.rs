@@ -13,6 +13,7 @@ pub mod document;
 pub mod fields;
 mod firmware;
 mod interfaces;
+mod manifest;
 mod memory;
 mod metadata;
 mod nearest;
@@ -43,8 +44,8 @@ pub use self::report::{FieldError, Note, Report};
 pub use self::spec::{RebootPolicy, Spec};
 pub use self::volumes::{Volume, VolumeSource};
 
-use self::fields::ROOT;
-use self::reader::{Node, Reading};
+use self::manifest::Kind;
+use self::reader::{Node, Object, Reading};
 
 /// A VMI all of whose fields can be honoured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,20 +56,49 @@ pub struct Vmi {
     pub spec: Spec,
 }
 
-/// Reads a VMI from YAML or JSON.
-///
-/// The outer error means that there is no document to speak about; the inner one lists every
-/// field that cannot be honoured.
-pub fn parse(bytes: &[u8]) -> Result<Result<(Vmi, Report), Report>, ReadDocumentError> {
-    Ok(from_value(&document::parse(bytes)?))
+/// A machine of a manifest.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// Kind of the object that has it.
+    pub kind: &'static str,
+    /// Name of that object, as far as it has one.
+    pub name: Option<String>,
+    /// The machine and notes on it, or every field that cannot be honoured.
+    pub verdict: Result<(Vmi, Report), Report>,
 }
 
-/// Reads a VMI from a tree of values.
-pub fn from_value(value: &Value) -> Result<(Vmi, Report), Report> {
-    let reading = Reading::default();
-    let vmi = read(&Node::root(value, &reading));
+/// Reads the machines of YAML or JSON, at least one: of VMIs, VirtualMachines, replica sets and pools,
+/// in several documents and in lists. Where everything must be honoured as it stands, `strict` refuses
+/// what would be adapted.
+///
+/// The error means that there is no document to speak about.
+pub fn parse(bytes: &[u8], strict: bool) -> Result<Vec<Manifest>, ReadDocumentError> {
+    let documents = document::parse(bytes)?;
+    let manifests = manifest::find(&documents).into_iter();
+    let manifests = manifests.map(|(path, value)| Manifest {
+        kind: Kind::of(value).name(),
+        name: value
+            .pointer("/metadata/name")
+            .and_then(|name| name.as_str())
+            .map(str::to_owned),
+        verdict: from_value(path, value, strict),
+    });
+    Ok(manifests.collect())
+}
+
+/// Reads the machine of an object at `path` of its document.
+pub fn from_value(path: String, value: &Value, strict: bool) -> Result<(Vmi, Report), Report> {
+    let reading = Reading {
+        strict,
+        ..Reading::default()
+    };
+    let kind = Kind::of(value);
+    let vmi = read(
+        &Node::root(path.clone(), kind.field(), value, &reading),
+        kind,
+    );
     if reading.report.borrow().errors.is_empty() {
-        reading.seen.assert_complete("", &ROOT, value);
+        reading.seen.assert_complete(&path, kind.field(), value);
         check::check(&vmi, &reading.report);
     }
     let report = reading.report.into_inner();
@@ -79,28 +109,54 @@ pub fn from_value(value: &Value) -> Result<(Vmi, Report), Report> {
     }
 }
 
-fn read(root: &Node<'_>) -> Vmi {
-    let vmi = root.object();
-    if let Some(version) = vmi.require("apiVersion", "kubevirt.io/v1") {
+fn read(root: &Node<'_>, kind: Kind) -> Vmi {
+    let object = root.object();
+    if let Some(version) = object.require("apiVersion", "kubevirt.io/v1") {
         version.word();
     }
-    if let Some(kind) = vmi.require("kind", "VirtualMachineInstance") {
+    if let Some(kind) = object.require("kind", "VirtualMachineInstance") {
         kind.word();
     }
-    let metadata = vmi
+    let metadata = object
         .require("metadata", "an object with a name")
         .map(|node| metadata::read(&node));
-    let spec = vmi
-        .require("spec", "an object")
-        .map(|node| spec::read(&node));
-    // What the cluster says about an earlier state of the VMI; nothing in it asks for anything.
-    if let Some(status) = vmi.get("status") {
+    let spec = object.require("spec", "an object");
+    let spec = spec.and_then(|node| match kind {
+        Kind::Instance => Some(spec::read(&node)),
+        Kind::VirtualMachine | Kind::ReplicaSet => read_template(&node.object()),
+        Kind::Pool => read_pool(&node.object()),
+    });
+    // What the cluster says about an earlier state; nothing in it asks for anything.
+    if kind == Kind::Instance
+        && let Some(status) = object.get("status")
+    {
         status.object();
     }
     Vmi {
         metadata: metadata.unwrap_or_default(),
         spec: spec.unwrap_or_default(),
     }
+}
+
+/// The VMI's spec in the template of a VirtualMachine or a replica set.
+fn read_template(owner: &Object<'_>) -> Option<Spec> {
+    let template = owner.require("template", "an object with a spec")?.object();
+    if let Some(metadata) = template.get("metadata") {
+        metadata::read_template(&metadata);
+    }
+    let spec = template.require("spec", "an object")?;
+    Some(spec::read(&spec))
+}
+
+/// The VMI's spec in the template of the VirtualMachines of a pool.
+fn read_pool(pool: &Object<'_>) -> Option<Spec> {
+    let template = pool.require("virtualMachineTemplate", "an object with a spec")?;
+    let template = template.object();
+    if let Some(metadata) = template.get("metadata") {
+        metadata::read_template(&metadata);
+    }
+    let spec = template.require("spec", "an object")?.object();
+    read_template(&spec)
 }
 
 #[cfg(test)]
@@ -149,7 +205,7 @@ mod tests {
         fn anything_goes_anywhere(
             places in proptest::collection::vec((any::<prop::sample::Index>(), other_value()), 1..3)
         ) {
-            let mut document = document::parse(SERVER).expect("example");
+            let mut document = document::parse(SERVER).expect("example").remove(0);
             for (place, value) in places {
                 let mut found = Vec::new();
                 pointers(&document, String::new(), &mut found);
@@ -158,7 +214,7 @@ mod tests {
                     *target = value;
                 }
             }
-            if let Err(report) = from_value(&document) {
+            if let Err(report) = from_value(String::new(), &document, false) {
                 prop_assert!(!report.errors.is_empty());
                 let text = report.to_string();
                 prop_assert!(text.lines().count() >= report.errors.len());

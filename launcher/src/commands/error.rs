@@ -46,6 +46,14 @@ pub enum CommandError {
         /// All errors.
         report: Report,
     },
+    /// There are several machines, or none with the name asked for.
+    #[error("{file} has the machines {}", names.join(", "))]
+    WhichMachine {
+        /// File name, `-`, or the environment variable.
+        file: String,
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A host resource is missing.
     #[error(transparent)]
     Resource(#[from] ResourceError),
@@ -104,6 +112,7 @@ impl CommandError {
         }
         match self {
             Self::NoVmi
+            | Self::WhichMachine { .. }
             | Self::Document { .. }
             | Self::Refused { .. }
             | Self::User(_)
@@ -144,6 +153,7 @@ impl CommandError {
                 "Name a file, or - for standard input, or put the document into the environment \
                  variable STANDALONE_VMI."
             }
+            Self::WhichMachine { .. } => "Choose one with --name.",
             Self::Input { .. } => "Check the path and its permissions.",
             Self::Refused { .. } => {
                 "Change these fields, or see `podvisor validate` for all that is accepted."

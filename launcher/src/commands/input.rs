@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use super::CommandError;
-use crate::vmi::{self, Report, Vmi, document::MAX_DOCUMENT};
+use crate::vmi::{self, Manifest, Report, Vmi, document::MAX_DOCUMENT};
 
 /// Holds a VMI in a pod without an argument (KubeVirt's stand-alone mode).
 const VARIABLE: &str = "STANDALONE_VMI";
@@ -52,17 +52,34 @@ impl Input {
         }
     }
 
-    /// Reads the VMI.
-    pub(super) fn parse(&self) -> Result<(Vmi, Report), CommandError> {
-        match vmi::parse(&self.bytes) {
-            Ok(Ok(parsed)) => Ok(parsed),
-            Ok(Err(report)) => Err(CommandError::Refused {
+    /// Reads its machines, at least one.
+    pub(super) fn machines(&self, strict: bool) -> Result<Vec<Manifest>, CommandError> {
+        vmi::parse(&self.bytes, strict).map_err(|source| CommandError::Document {
+            file: self.name.clone(),
+            source,
+        })
+    }
+
+    /// Reads the one machine that there is, or the one with this name.
+    pub(super) fn machine(
+        &self,
+        name: Option<&str>,
+        strict: bool,
+    ) -> Result<(Vmi, Report), CommandError> {
+        let mut machines = self.machines(strict)?;
+        let names: Vec<_> = machines
+            .iter()
+            .filter_map(|machine| machine.name.clone())
+            .collect();
+        machines.retain(|machine| name.is_none() || machine.name.as_deref() == name);
+        match (machines.pop(), machines.is_empty()) {
+            (Some(machine), true) => machine.verdict.map_err(|report| CommandError::Refused {
                 file: self.name.clone(),
                 report,
             }),
-            Err(source) => Err(CommandError::Document {
+            _ => Err(CommandError::WhichMachine {
                 file: self.name.clone(),
-                source,
+                names,
             }),
         }
     }

@@ -16,7 +16,7 @@ pub(super) fn plan(args: &MachineArgs) -> Result<Exit, CommandError> {
 /// Reads the VMI and plans its machine.
 pub(super) fn load(args: &MachineArgs) -> Result<LaunchPlan, CommandError> {
     let input = Input::read(args.vmi.as_deref())?;
-    let (vmi, report) = input.parse()?;
+    let (vmi, report) = input.machine(args.name.as_deref(), args.strict)?;
     for note in &report.notes {
         tracing::info!("{note}");
     }

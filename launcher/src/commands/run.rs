@@ -145,7 +145,7 @@ fn prepare_network(
     }
     let requests: Vec<_> = plan.nics.iter().map(network_request).collect();
     let options = NetworkOptions {
-        hostname: plan.hostname.clone(),
+        hostname: Some(plan.hostname.clone()),
         subdomain: plan.subdomain.clone(),
         ..NetworkOptions::default()
     };

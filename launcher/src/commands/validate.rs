@@ -11,12 +11,16 @@ use crate::cli::ValidateArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
 use crate::report;
-use crate::vmi::Report;
+use crate::vmi::{Manifest, Report};
 
 /// The verdict on one document.
 #[derive(Serialize)]
 struct Verdict {
     file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     valid: bool,
     /// Why there is no document to speak about.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,10 +33,11 @@ struct Verdict {
 
 /// Prints a verdict on each document.
 pub(super) fn validate(args: &ValidateArgs) -> Result<Exit, CommandError> {
-    let verdicts: Vec<_> = args.vmis.iter().map(|path| judge(path)).collect();
+    let judged = args.vmis.iter().flat_map(|path| judge(path, args.strict));
+    let verdicts: Vec<_> = judged.collect();
     match args.output {
         LogFormat::Json => output::print_json(&verdicts)?,
-        LogFormat::Text => output::print(&verdicts.iter().map(text).collect::<String>())?,
+        LogFormat::Text => output::print(&texts(&verdicts))?,
     }
     let worst = verdicts.iter().map(|verdict| verdict.exit);
     Ok(worst
@@ -40,29 +45,62 @@ pub(super) fn validate(args: &ValidateArgs) -> Result<Exit, CommandError> {
         .unwrap_or(Exit::Success))
 }
 
-fn judge(path: &Path) -> Verdict {
-    let judged = Input::read(Some(path)).and_then(|input| input.parse());
-    let (exit, unreadable, report) = match judged {
-        Ok((_, report)) => (Exit::Success, None, report),
-        Err(CommandError::Refused { report, .. }) => (Exit::Refused, None, report),
-        Err(CommandError::Document { source, .. }) => (
-            Exit::Refused,
-            Some(report::chain(&source)),
-            Report::default(),
-        ),
-        Err(error) => (error.exit(), Some(error.paragraph()), Report::default()),
+/// The verdicts on all machines of a file.
+fn judge(path: &Path, strict: bool) -> Vec<Verdict> {
+    let file = path.display().to_string();
+    let read = Input::read(Some(path)).and_then(|input| input.machines(strict));
+    let verdict = |machine: Manifest| {
+        let (exit, report) = match machine.verdict {
+            Ok((_, report)) => (Exit::Success, report),
+            Err(report) => (Exit::Refused, report),
+        };
+        Verdict {
+            file: file.clone(),
+            kind: Some(machine.kind),
+            name: machine.name,
+            valid: exit == Exit::Success,
+            unreadable: None,
+            report,
+            exit,
+        }
     };
-    Verdict {
-        file: path.display().to_string(),
-        valid: exit == Exit::Success,
-        unreadable,
-        report,
-        exit,
-    }
+    let why = match read {
+        Ok(machines) => return machines.into_iter().map(verdict).collect(),
+        Err(CommandError::Document { source, .. }) => (Exit::Refused, report::chain(&source)),
+        Err(error) => (error.exit(), error.paragraph()),
+    };
+    vec![Verdict {
+        file,
+        kind: None,
+        name: None,
+        valid: false,
+        unreadable: Some(why.1),
+        report: Report::default(),
+        exit: why.0,
+    }]
 }
 
-fn text(verdict: &Verdict) -> String {
+fn texts(verdicts: &[Verdict]) -> String {
+    let text = |verdict: &Verdict| {
+        let same = |other: &&Verdict| other.file == verdict.file;
+        text(verdict, verdicts.iter().filter(same).count() > 1)
+    };
+    verdicts.iter().map(text).collect()
+}
+
+/// A file with several machines needs their names told.
+fn text(verdict: &Verdict, named: bool) -> String {
     let Verdict { file, report, .. } = verdict;
+    let kind = verdict.kind.unwrap_or_default();
+    let name = verdict
+        .name
+        .as_deref()
+        .unwrap_or("(no name)")
+        .escape_debug();
+    let file = match named {
+        true => format!("{file}: {kind} {name}"),
+        false => file.clone(),
+    };
     let valid = if verdict.valid { "valid" } else { "not valid" };
     let mut text = format!("{file}: {valid}\n");
     // Writing to a String cannot fail.

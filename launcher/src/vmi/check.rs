@@ -44,11 +44,6 @@ pub(super) fn check(vmi: &Vmi, report: &RefCell<Report>) {
     );
     match_names(
         report,
-        ("spec.volumes", &volumes),
-        ("spec.domain.devices.disks", &disks),
-    );
-    match_names(
-        report,
         ("spec.domain.devices.interfaces", &interfaces),
         ("spec.networks", &networks),
     );
@@ -196,7 +191,8 @@ mod tests {
                 ],
             },
         });
-        let report = super::super::from_value(&document).expect_err("two bindings");
+        let report =
+            super::super::from_value(String::new(), &document, false).expect_err("two bindings");
         let errors: Vec<_> = report.errors.iter().map(ToString::to_string).collect();
         assert_eq!(
             errors,

@@ -13,6 +13,8 @@ pub struct Disk {
     pub serial: Option<String>,
     /// Refuse writes.
     pub read_only: bool,
+    /// It stands for a CD-ROM drive.
+    pub cdrom: bool,
     /// Cache mode; `None` where the image allows it if unset.
     pub cache: Option<CacheMode>,
     /// Block sizes; the defaults if unset.
@@ -32,6 +34,9 @@ pub struct BlockSize {
 
 /// Bytes of a virtio-blk serial number.
 const MAX_SERIAL: usize = 20;
+
+/// Longest serial number that KubeVirt takes.
+const MAX_GIVEN_SERIAL: usize = 256;
 
 /// Largest physical block and discard granularity, as in KubeVirt.
 const MAX_PHYSICAL: u64 = 2 << 20;
@@ -57,24 +62,49 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Disk> {
 }
 
 fn read_disk(object: &Object<'_>) -> Disk {
-    let target = object.get("disk").map(|disk| disk.object());
-    match target.as_ref().and_then(|target| target.get("bus")) {
-        Some(bus) => drop(bus.word()),
-        None => object.note_unset("disk.bus"),
+    let cdrom = object.get("cdrom");
+    let target = object.get("disk");
+    if let (Some(_), Some(cdrom)) = (&target, &cdrom) {
+        cdrom.error_found("a second kind of disk", "disk or cdrom");
     }
+    let read_only = match &cdrom {
+        Some(cdrom) => read_cdrom(object, &cdrom.object()),
+        None => read_target(object, target.as_ref()),
+    };
     object.word("errorPolicy");
     let cache = object.word("cache");
     Disk {
         name: String::new(),
         serial: object.get("serial").and_then(|serial| read_serial(&serial)),
-        read_only: target
-            .and_then(|target| target.boolean("readonly"))
-            .unwrap_or(false),
+        read_only,
+        cdrom: cdrom.is_some(),
         cache: cache.and_then(cache_of),
         block_size: object
             .get("blockSize")
             .and_then(|size| read_block_size(&size)),
     }
+}
+
+/// Whether writes are refused.
+fn read_target(disk: &Object<'_>, target: Option<&Node<'_>>) -> bool {
+    let target = target.map(Node::object);
+    match target.as_ref().and_then(|target| target.get("bus")) {
+        Some(bus) => drop(bus.word()),
+        None => disk.note_unset("disk.bus"),
+    }
+    let read_only = target.and_then(|target| target.boolean("readonly"));
+    read_only.unwrap_or(false)
+}
+
+/// Writes to CD-ROMs are always refused.
+fn read_cdrom(disk: &Object<'_>, cdrom: &Object<'_>) -> bool {
+    match cdrom.get("bus") {
+        Some(bus) => drop(bus.word()),
+        None => disk.note_unset("cdrom.bus"),
+    }
+    cdrom.boolean("readonly");
+    cdrom.word("tray");
+    true
 }
 
 fn cache_of(word: &str) -> Option<CacheMode> {
@@ -88,14 +118,20 @@ fn cache_of(word: &str) -> Option<CacheMode> {
 
 fn read_serial(node: &Node<'_>) -> Option<String> {
     let serial = node.string()?;
-    let good =
-        serial.len() <= MAX_SERIAL && serial.bytes().all(|c| c == b' ' || c.is_ascii_graphic());
-    if !good {
+    let printable = serial.bytes().all(|c| c == b' ' || c.is_ascii_graphic());
+    if !printable || serial.len() > MAX_GIVEN_SERIAL {
         node.error(format_args!(
-            "at most {MAX_SERIAL} printable ASCII characters"
+            "at most {MAX_GIVEN_SERIAL} printable ASCII characters"
+        ));
+        return None;
+    }
+    let told = serial.get(..MAX_SERIAL).unwrap_or(serial);
+    if told.len() < serial.len() {
+        node.note(format_args!(
+            "the guest is told its first {MAX_SERIAL} bytes, as in KubeVirt"
         ));
     }
-    (good && !serial.is_empty()).then(|| serial.to_owned())
+    Some(told.to_owned())
 }
 
 fn read_block_size(node: &Node<'_>) -> Option<BlockSize> {

@@ -11,6 +11,13 @@ pub const MAX_DOCUMENT: usize = 1 << 20;
 /// Nesting allowed; the deepest field of a VMI (in `affinity`) is at about 15.
 const MAX_DEPTH: usize = 40;
 
+/// Aliases of a text. Each may stand for a string that is nearly as long as the text, so this bounds
+/// what reading it takes.
+const MAX_ALIASES: usize = 32;
+
+/// Documents of a text.
+const MAX_DOCUMENTS: usize = 256;
+
 /// A document cannot be read at all.
 #[derive(Debug, Error)]
 pub enum ReadDocumentError {
@@ -32,13 +39,13 @@ pub enum ReadDocumentError {
     },
 }
 
-/// Parses one document. Duplicate keys, further documents and alias bombs are errors.
-pub fn parse(bytes: &[u8]) -> Result<Value, ReadDocumentError> {
+/// Parses all documents; empty ones are left out. Duplicate keys and alias bombs are errors.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ReadDocumentError> {
     if bytes.len() > MAX_DOCUMENT {
         return Err(ReadDocumentError::TooLarge);
     }
     let text = std::str::from_utf8(bytes).map_err(ReadDocumentError::NotUtf8)?;
-    serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
+    serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| {
         let location = error.location();
         ReadDocumentError::Syntax {
             line: location.as_ref().map_or(1, |location| location.line()),
@@ -54,8 +61,9 @@ fn options() -> serde_saphyr::Options {
     budget.flow_nesting_limit = MAX_DEPTH;
     budget.max_events = 200_000;
     budget.max_nodes = 100_000;
-    budget.max_aliases = 1000;
-    budget.max_anchors = 1000;
+    budget.max_aliases = MAX_ALIASES;
+    budget.max_anchors = MAX_ALIASES;
+    budget.max_documents = MAX_DOCUMENTS;
     let mut aliases = AliasLimits::default();
     aliases.max_total_replayed_events = 20_000;
     serde_saphyr::options! {
@@ -87,9 +95,9 @@ mod tests {
         let expected =
             json!({"a": [1, "x\ty", true, null], "b": {"c": 1.5}, "mac": "02:00:00:00:00:01"});
         let json = "{\"a\": [1, \"x\\ty\", true, null],\n\t\"b\": {\"c\": 1.5}, \"mac\": \"02:00:00:00:00:01\"}";
-        assert_eq!(parse(json.as_bytes()).expect("JSON"), expected);
+        assert_eq!(parse(json.as_bytes()).expect("JSON")[0], expected);
         let yaml = "a: [1, \"x\\ty\", true, ~]\nb:\n  c: 1.5\nmac: 02:00:00:00:00:01\n";
-        assert_eq!(parse(yaml.as_bytes()).expect("YAML"), expected);
+        assert_eq!(parse(yaml.as_bytes()).expect("YAML")[0], expected);
     }
 
     #[test]
@@ -140,6 +148,19 @@ mod tests {
             parse(b"a: \xff"),
             Err(ReadDocumentError::NotUtf8(_))
         ));
-        assert!(parse(b"a: 1\n---\nb: 2\n").is_err(), "two documents");
+        let long = "x".repeat(100_000);
+        let repeated = format!("a: &a {long}\nb: [{}]\n", "*a, ".repeat(MAX_ALIASES + 1));
+        assert!(
+            parse(repeated.as_bytes()).is_err(),
+            "aliases of a long string"
+        );
+        assert!(parse("---\na: 1\n".repeat(MAX_DOCUMENTS + 1).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn several_documents() {
+        let two = parse(b"---\na: 1\n---\n---\nb: 2\n---\n").expect("YAML");
+        assert_eq!(two, [json!({"a": 1}), json!({"b": 2})]);
+        assert_eq!(parse(b"---\n").expect("YAML"), [Value::Null; 0]);
     }
 }

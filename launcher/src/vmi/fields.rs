@@ -64,14 +64,52 @@ pub struct Field {
     pub since: &'static str,
 }
 
-/// The document as a whole.
+/// A VMI as a whole, and the objects with a template for one.
 pub(super) static ROOT: Field = table::field("", Class::Honoured);
+pub(super) static VIRTUAL_MACHINE: Field = table::field("VirtualMachine", Class::Honoured);
+pub(super) static REPLICA_SET: Field =
+    table::field("VirtualMachineInstanceReplicaSet", Class::Honoured);
+pub(super) static POOL: Field = table::field("VirtualMachinePool", Class::Honoured);
+
+/// Objects in those whose fields are the same as others'.
+const SAME: [(&str, &str); 9] = [
+    ("VirtualMachine.metadata", "metadata"),
+    ("VirtualMachine.spec.template.metadata", "metadata"),
+    ("VirtualMachine.spec.template.spec", "spec"),
+    ("VirtualMachineInstanceReplicaSet.metadata", "metadata"),
+    (
+        "VirtualMachineInstanceReplicaSet.spec.template.metadata",
+        "metadata",
+    ),
+    (
+        "VirtualMachineInstanceReplicaSet.spec.template.spec",
+        "spec",
+    ),
+    ("VirtualMachinePool.metadata", "metadata"),
+    (
+        "VirtualMachinePool.spec.virtualMachineTemplate.metadata",
+        "metadata",
+    ),
+    (
+        "VirtualMachinePool.spec.virtualMachineTemplate.spec",
+        "VirtualMachine.spec",
+    ),
+];
 
 impl Field {
     /// The field `name` of this object or list of objects; the entry for other keys if there is
     /// none of its own.
     pub(super) fn child(&self, name: &str) -> Option<&'static Field> {
-        find(self.path, name).or_else(|| find(self.path, "*"))
+        let found = find(self.path, name).or_else(|| find(self.path, "*"))?;
+        Some(found.elsewhere().unwrap_or(found))
+    }
+
+    /// The entry under which the fields of this one are, if that is another.
+    fn elsewhere(&self) -> Option<&'static Field> {
+        let same = |(path, _): &&(&str, &str)| *path == self.path;
+        let (_, other) = SAME.iter().find(same)?;
+        let (parent, name) = other.rsplit_once('.').unwrap_or(("", other));
+        find(parent, name)
     }
 
     /// All fields of this object or list of objects.

@@ -17,7 +17,11 @@ pub struct KernelBoot {
 pub const MAX_KERNEL_ARGS: usize = 2047;
 
 pub(super) fn read_firmware(node: &Node<'_>) -> Option<KernelBoot> {
-    let boot = node.object().get("kernelBoot")?.object();
+    let firmware = node.object();
+    if let Some(bootloader) = firmware.get("bootloader") {
+        read_bootloader(&bootloader.object());
+    }
+    let boot = firmware.get("kernelBoot")?.object();
     let mut read = KernelBoot::default();
     if let Some(args) = boot.get("kernelArgs") {
         read.args = kernel_args(&args).unwrap_or_default().to_owned();
@@ -28,6 +32,16 @@ pub(super) fn read_firmware(node: &Node<'_>) -> Option<KernelBoot> {
         read.initrd = file_name(&container, "initrdPath");
     }
     Some(read)
+}
+
+/// What has been noted of it is all that comes of it.
+fn read_bootloader(bootloader: &Object<'_>) {
+    if let Some(bios) = bootloader.get("bios") {
+        bios.object();
+    }
+    if let Some(efi) = bootloader.get("efi") {
+        efi.object().boolean("secureBoot");
+    }
 }
 
 fn kernel_args<'a>(node: &Node<'a>) -> Option<&'a str> {

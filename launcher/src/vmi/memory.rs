@@ -1,5 +1,6 @@
 //! `spec.domain.memory`.
 
+use super::quantity::Quantity;
 use super::reader::{Node, Object};
 use super::resources::Resources;
 
@@ -8,6 +9,14 @@ pub const MIN_MEMORY: u64 = vmm::layout::MIN_RAM;
 
 /// Most guest RAM.
 pub const MAX_MEMORY: u64 = vmm::layout::MAX_RAM;
+
+/// Less than this is too little for most guests.
+const USUAL_MEMORY: u64 = 64 << 20;
+
+/// KubeVirt's words.
+const NO_MEMORY: &str = "an amount of memory: no memory requested, at least one of \
+    spec.domain.memory.guest, spec.domain.memory.hugepages.pageSize or \
+    spec.domain.resources.requests.memory must be set";
 
 /// Guest RAM is made of whole pages.
 const PAGE: u64 = 4096;
@@ -25,17 +34,16 @@ pub struct Memory {
 pub(super) fn read(domain: &Object<'_>, resources: &Resources<'_>) -> Memory {
     let memory = domain.get("memory").map(|node| node.object());
     let guest = memory.as_ref().and_then(|memory| memory.get("guest"));
-    let hugepage_size = memory
-        .as_ref()
-        .and_then(|memory| memory.get("hugepages"))
-        .and_then(|node| read_page_size(&node));
+    let hugepages = memory.as_ref().and_then(|memory| memory.get("hugepages"));
+    let hugepage_size = hugepages.as_ref().and_then(read_page_size);
     let said = match (&guest, &resources.memory) {
         (Some(guest), _) => Some((guest, guest.quantity())),
         (None, Some(amount)) => Some((&amount.node, Some(amount.quantity))),
         (None, None) => None,
     };
-    let Some((node, quantity)) = said else {
-        domain.missing("memory.guest", "an amount of memory such as 512Mi");
+    let page_size = || Some((hugepages.as_ref()?, Some(Quantity::of(hugepage_size?))));
+    let Some((node, quantity)) = said.or_else(page_size) else {
+        domain.missing("memory.guest", NO_MEMORY);
         return Memory::default();
     };
     let bytes = quantity.and_then(|quantity| check_size(node, quantity.value(), hugepage_size));
@@ -59,8 +67,11 @@ fn read_page_size(node: &Node<'_>) -> Option<u64> {
 /// The size in whole pages: ordinary ones round up (libvirt and QEMU do), huge ones must fit.
 fn check_size(node: &Node<'_>, bytes: u64, hugepage_size: Option<u64>) -> Option<u64> {
     if !(MIN_MEMORY..=MAX_MEMORY).contains(&bytes) {
-        node.error("64Mi to 1Ti");
+        node.error("4Mi to 1Ti");
         return None;
+    }
+    if bytes < USUAL_MEMORY {
+        node.note("little memory: most guests need 64Mi and more");
     }
     match hugepage_size {
         Some(page) if !bytes.is_multiple_of(page) => {

@@ -17,7 +17,7 @@ pub(super) fn read(node: &Node<'_>) -> Metadata {
     let metadata = node.object();
     let name = metadata
         .require("name", "a name")
-        .and_then(|name| object_name(&name));
+        .and_then(|name| name.dns_name().map(str::to_owned));
     let namespace = match metadata.get("namespace") {
         Some(namespace) => namespace.label().map(str::to_owned),
         None => Some("default".to_owned()),
@@ -28,21 +28,19 @@ pub(super) fn read(node: &Node<'_>) -> Metadata {
     Metadata {
         name: name.unwrap_or_default(),
         namespace: namespace.unwrap_or_default(),
-        uid: metadata.get("uid").and_then(|uid| object_name(&uid)),
+        uid: metadata
+            .get("uid")
+            .and_then(|uid| uid.dns_name().map(str::to_owned)),
     }
 }
 
-/// A DNS subdomain, which names of objects (and UIDs) are.
-fn object_name(node: &Node<'_>) -> Option<String> {
-    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let name = node.string()?;
-    let good = (1..=253).contains(&name.len())
-        && name.chars().all(|c| edge(c) || c == '-' || c == '.')
-        && name.starts_with(edge)
-        && name.ends_with(edge)
-        && !name.contains("..");
-    if !good {
-        node.error("a DNS name: at most 253 of a-z, 0-9, '-' and '.'");
+/// Reads the metadata of a template: nothing in it names the machine.
+pub(super) fn read_template(node: &Node<'_>) {
+    let metadata = node.object();
+    for field in ["name", "namespace", "uid"] {
+        metadata.get(field).map(|node| node.string().is_some());
     }
-    good.then(|| name.to_owned())
+    if let Some(annotations) = metadata.get("annotations") {
+        annotations.object();
+    }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::fields::{Class, Field};
 use super::reader::Node;
-use super::words::join;
+use super::words::{is_unset, join};
 
 /// An object whose field names have been checked.
 pub(super) struct Object<'a> {
@@ -21,14 +21,14 @@ impl<'a> Object<'a> {
         object
     }
 
-    /// The field `name`, which the table must call honoured; `null` counts as missing.
+    /// The field `name`, which the table must call honoured; `null` and `""` count as missing.
     pub(super) fn get(&self, name: &'static str) -> Option<Node<'a>> {
         let field = self.node.field().child(name);
         debug_assert!(
             field.is_some_and(|field| matches!(field.class, Class::Honoured | Class::Adapted(_))),
             "{name} is not honoured by the table"
         );
-        let value = self.map?.get(name).filter(|value| !value.is_null())?;
+        let value = self.map?.get(name).filter(|value| !is_unset(value))?;
         Some(self.node.child(name, field?, value))
     }
 
@@ -61,11 +61,17 @@ impl<'a> Object<'a> {
         for name in name.split('.') {
             field = field.and_then(|field| field.child(name));
         }
-        let unset = field
-            .and_then(|field| field.value(""))
-            .map(|value| value.class);
-        if let Some(Class::Adapted(text) | Class::NoEffect(text)) = unset {
-            self.note(name, text);
+        self.say_unset(name, field.and_then(|field| field.value("")));
+    }
+
+    /// Says what the table says about a value that is meant by nothing.
+    fn say_unset(&self, name: &str, value: Option<&Field>) {
+        match value.map(|value| value.class) {
+            Some(Class::Adapted(text)) if self.node.is_strict() => {
+                self.missing(name, &format!("{STRICT}: {text}"));
+            }
+            Some(Class::Adapted(text) | Class::NoEffect(text)) => self.note(name, text),
+            _ => {}
         }
     }
 
@@ -97,9 +103,7 @@ impl<'a> Object<'a> {
         }
         let field = self.node.field().child(name);
         let value = field.and_then(|field| field.value(if default { "true" } else { "false" }));
-        if let Some(Class::Adapted(text) | Class::NoEffect(text)) = value.map(|value| value.class) {
-            self.note(name, text);
-        }
+        self.say_unset(name, value);
         default
     }
 
@@ -115,7 +119,7 @@ impl<'a> Object<'a> {
 
     fn check_names(&self) {
         for (name, value) in self.map.into_iter().flatten() {
-            if value.is_null() {
+            if is_unset(value) {
                 continue;
             }
             match self.node.field().child(name) {
@@ -129,7 +133,8 @@ impl<'a> Object<'a> {
         let node = || self.node.child(name, field, value);
         match field.class {
             Class::Honoured | Class::OfTheCluster => {}
-            Class::Adapted(text) | Class::NoEffect(text) => node().note(text),
+            Class::Adapted(text) => node().adapt(text, is_vacuous(value)),
+            Class::NoEffect(text) => node().note(text),
             Class::OfThePod => node().note(OF_THE_POD),
             Class::Refused { .. } if is_vacuous(value) => {}
             Class::Refused { reason, way_out } => node().refuse("nothing", reason, way_out),
@@ -155,6 +160,9 @@ impl<'a> Object<'a> {
         known.map(Field::name).collect::<Vec<_>>().join(", ")
     }
 }
+
+/// What is accepted where nothing may be adapted.
+pub(super) const STRICT: &str = "with --strict, what need not be adapted";
 
 /// Why fields about the pod have no effect here.
 const OF_THE_POD: &str = "concerns the pod, not the machine in it";

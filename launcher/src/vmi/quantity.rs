@@ -30,6 +30,13 @@ pub enum ParseQuantityError {
 }
 
 impl Quantity {
+    /// So many whole units, at most 2^63 - 1.
+    pub fn of(units: u64) -> Self {
+        Self {
+            nanos: i128::from(units) * NANOS,
+        }
+    }
+
     /// The amount in whole units, rounded up like Kubernetes does.
     pub fn value(self) -> u64 {
         // The parser admits at most i64::MAX units, so the cast is exact.

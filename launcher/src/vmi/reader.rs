@@ -7,8 +7,9 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-use super::fields::{Class, Field, ROOT};
+use super::fields::{Class, Field};
 pub(super) use super::object::Object;
+use super::object::STRICT;
 use super::quantity::{ParseQuantityError, Quantity};
 use super::report::Report;
 use super::seen::Seen;
@@ -24,6 +25,8 @@ pub(super) struct Reading {
     pub(super) report: RefCell<Report>,
     /// What was read.
     pub(super) seen: Seen,
+    /// What would be adapted is refused.
+    pub(super) strict: bool,
 }
 
 /// A value in the document, where it is, and what the table says about it.
@@ -36,11 +39,16 @@ pub(super) struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// The root of a document.
-    pub(super) fn root(value: &'a Value, reading: &'a Reading) -> Self {
+    /// An object at `path` of its document, of the kind that `field` stands for.
+    pub(super) fn root(
+        path: String,
+        field: &'static Field,
+        value: &'a Value,
+        reading: &'a Reading,
+    ) -> Self {
         Self {
-            path: String::new(),
-            field: &ROOT,
+            path,
+            field,
             value,
             reading,
         }
@@ -79,6 +87,20 @@ impl<'a> Node<'a> {
             .report
             .borrow_mut()
             .error(path, found, accepted);
+    }
+
+    /// Notes that this value is adapted, or refuses that; an empty one asks for nothing.
+    pub(super) fn adapt(&self, notice: &str, is_vacuous: bool) {
+        self.reading.seen.insert(&self.path);
+        match self.reading.strict {
+            _ if is_vacuous => {}
+            true => self.refuse(STRICT, notice, ""),
+            false => self.note(notice),
+        }
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.reading.strict
     }
 
     /// Whether further errors would only be counted.
@@ -210,7 +232,8 @@ impl<'a> Node<'a> {
     /// Notes or refuses a value as the table has it; values without an entry pass.
     fn check_value(&self, value: &str) -> bool {
         match self.field.value(value).map(|entry| entry.class) {
-            Some(Class::Adapted(text) | Class::NoEffect(text)) => self.note(text),
+            Some(Class::Adapted(text)) => self.adapt(text, false),
+            Some(Class::NoEffect(text)) => self.note(text),
             Some(Class::Refused { reason, way_out }) => {
                 self.refuse(&self.accepted_values(), reason, way_out);
                 return false;
@@ -243,6 +266,21 @@ impl<'a> Node<'a> {
         label
     }
 
+    /// A DNS subdomain (RFC 1123), which names of objects, and UIDs, are.
+    pub(super) fn dns_name(&self) -> Option<&'a str> {
+        let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let name = self.string()?;
+        let good = (1..=253).contains(&name.len())
+            && name.chars().all(|c| edge(c) || c == '-' || c == '.')
+            && name.starts_with(edge)
+            && name.ends_with(edge)
+            && !name.contains("..");
+        if !good {
+            self.error("a DNS name: at most 253 of a-z, 0-9, '-' and '.'");
+        }
+        good.then_some(name)
+    }
+
     /// The field `name` of this object, which is `field` in the table.
     pub(super) fn child(&self, name: &str, field: &'static Field, value: &'a Value) -> Node<'a> {
         Node {
@@ -258,11 +296,12 @@ impl<'a> Node<'a> {
 mod tests {
     use serde_json::json;
 
+    use super::super::fields::ROOT;
     use super::*;
 
     fn check(value: Value) -> Report {
         let reading = Reading::default();
-        let object = Node::root(&value, &reading).object();
+        let object = Node::root(String::new(), &ROOT, &value, &reading).object();
         object
             .require("apiVersion", "a version")
             .map(|node| node.word());

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::fields::{Class, Field};
-use super::words::join;
+use super::words::{is_unset, join};
 
 /// Paths of the values that were read; always empty in release builds.
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl Seen {
             return;
         }
         let read = matches!(field.class, Class::Honoured | Class::Adapted(_));
-        if value.is_null() || !read {
+        if is_unset(value) || !read {
             return;
         }
         let seen = self.paths.borrow().contains(path);

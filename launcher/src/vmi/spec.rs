@@ -2,6 +2,7 @@
 
 use super::cpu::{self, Cpu};
 use super::devices::{self, Devices};
+use super::disks::Disk;
 use super::firmware::{self, KernelBoot};
 use super::memory::{self, Memory};
 use super::networks::{self, Network};
@@ -59,8 +60,10 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
     let mut read = Spec {
         grace_seconds: grace.and_then(|grace| grace.integer(0..=u64::from(u32::MAX))),
         start_paused: start.is_some(),
-        hostname: dns_name(&spec, "hostname"),
-        subdomain: dns_name(&spec, "subdomain"),
+        hostname: label(&spec, "hostname"),
+        subdomain: spec
+            .get("subdomain")
+            .and_then(|node| node.dns_name().map(str::to_owned)),
         networks: networks::read(&spec.items("networks")),
         volumes: volumes::read(&spec.items("volumes")),
         ..Spec::default()
@@ -68,6 +71,8 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
     if let Some(domain) = spec.require("domain", "an object") {
         read_domain(&domain, &mut read);
     }
+    leave_out_empty_drives(node, &mut read);
+    add_disks(node, &mut read);
     let has_networks = !read.networks.is_empty();
     if read.devices.add_default_interface(has_networks) {
         read.networks
@@ -76,7 +81,50 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
     read
 }
 
-fn dns_name(spec: &Object<'_>, field: &'static str) -> Option<String> {
+/// A CD-ROM drive without a volume has no medium.
+fn leave_out_empty_drives(node: &Node<'_>, spec: &mut Spec) {
+    let Spec {
+        devices, volumes, ..
+    } = spec;
+    devices.disks.retain(|disk| {
+        let is_empty = disk.cdrom && !volumes.iter().any(|volume| volume.name == disk.name);
+        if is_empty {
+            let path = format!("{}.domain.devices.disks", node.path());
+            let name = &disk.name;
+            node.report_note(
+                path,
+                format_args!("the empty CD-ROM drive {name:?} is left out"),
+            );
+        }
+        !is_empty
+    });
+}
+
+/// KubeVirt adds a disk for a volume that none names.
+fn add_disks(node: &Node<'_>, spec: &mut Spec) {
+    for volume in &spec.volumes {
+        if spec
+            .devices
+            .disks
+            .iter()
+            .any(|disk| disk.name == volume.name)
+        {
+            continue;
+        }
+        let path = format!("{}.volumes", node.path());
+        let name = &volume.name;
+        node.report_note(
+            path,
+            format_args!("no disk names {name:?}: one is added, as in KubeVirt"),
+        );
+        spec.devices.disks.push(Disk {
+            name: name.clone(),
+            ..Disk::default()
+        });
+    }
+}
+
+fn label(spec: &Object<'_>, field: &'static str) -> Option<String> {
     spec.get(field)?.label().map(str::to_owned)
 }
 

@@ -36,3 +36,8 @@ pub(super) fn describe(value: &Value) -> String {
         Value::Object(_) => "an object".to_owned(),
     }
 }
+
+/// Values that say the same as an absent field: clients written in Go write empty strings.
+pub(super) fn is_unset(value: &Value) -> bool {
+    value.is_null() || value.as_str() == Some("")
+}

@@ -7,17 +7,23 @@ use devices::virtio::registry::AnyOptions;
 use launcher::plan::{self, PlanOptions};
 use launcher::vmi::quantity::{ParseQuantityError, Quantity};
 use launcher::vmi::{self, Report, document};
+use serde_json::Value;
 use vmm::layout::{MAX_PCI_DEVICES, MAX_RAM, MAX_VCPUS, MIN_RAM};
 use vmm::plan::MachinePlan;
 
 /// Reads a VMI and plans its machine: a plan within the machine's limits, or errors that can be
 /// printed.
 pub fn run(bytes: &[u8]) {
-    let value = match document::parse(bytes) {
-        Ok(value) => value,
+    match document::parse(bytes) {
+        Ok(documents) => documents.iter().for_each(read),
         Err(error) => return printable(&error.to_string()),
-    };
-    let vmi = match vmi::from_value(&value) {
+    }
+    let manifests = vmi::parse(bytes, true).expect("the same documents");
+    assert!(!manifests.is_empty());
+}
+
+fn read(value: &Value) {
+    let vmi = match vmi::from_value(String::new(), value, false) {
         Ok((vmi, report)) => {
             report
                 .notes
@@ -27,8 +33,9 @@ pub fn run(bytes: &[u8]) {
         }
         Err(report) => return complete(&report),
     };
-    let json = serde_json::to_vec(&value).expect("JSON");
-    let again = vmi::parse(&json).expect("JSON is readable").expect("valid");
+    let json = serde_json::to_vec(value).expect("JSON");
+    let mut again = vmi::parse(&json, false).expect("JSON is readable");
+    let again = again.remove(0).verdict.expect("valid");
     assert_eq!(vmi, again.0, "another machine by its JSON form");
     let options = PlanOptions {
         kernel: Some(PathBuf::from("/vmlinux")),

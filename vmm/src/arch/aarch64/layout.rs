@@ -32,7 +32,7 @@ pub const GSI_SERIAL: u32 = 1;
 pub const GSI_EVENTS: u32 = 2;
 
 /// Smallest guest RAM, bytes.
-pub const MIN_RAM: u64 = 64 << 20;
+pub const MIN_RAM: u64 = 4 << 20;
 /// Largest guest RAM, bytes.
 pub const MAX_RAM: u64 = 1 << 40;
 /// Most vCPUs.

@@ -1,0 +1,253 @@
+//! What KubeVirt fills in, leaves open or adapts itself is run, with a notice; `--strict` refuses what
+//! is adapted.
+
+mod common;
+
+use std::io::Write;
+use std::process::Stdio;
+
+use common::podvisor;
+use serde_json::{Value, json};
+
+/// The answer of a command that reads `manifest` from standard input, and its status.
+fn run(arguments: &[&str], manifest: &str) -> (i32, String, String) {
+    let mut command = podvisor();
+    command.args(arguments).arg("-").stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("podvisor");
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(manifest.as_bytes()).expect("written");
+    drop(input);
+    let output = child.wait_with_output().expect("ends");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    let status = output.status.code().expect("a status");
+    (status, text(output.stdout), text(output.stderr))
+}
+
+fn validate(arguments: &[&str], manifest: &str) -> Vec<Value> {
+    let (_, answer, _) = run(&[&["validate", "-o", "json"], arguments].concat(), manifest);
+    serde_json::from_str(&answer).expect("JSON")
+}
+
+fn plan(manifest: &str) -> Value {
+    let (status, answer, error) = run(&["plan", "--kernel", "/k"], manifest);
+    assert_eq!(status, 0, "{error}");
+    serde_json::from_str(&answer).expect("JSON")
+}
+
+fn vmi(name: &str, spec: Value) -> Value {
+    let (api, kind) = ("kubevirt.io/v1", "VirtualMachineInstance");
+    json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+/// A VMI with these devices, and a volume for each of these disks.
+fn with_devices(mut devices: Value, volumes: &[&str]) -> Value {
+    for quiet in [
+        "autoattachGraphicsDevice",
+        "autoattachMemBalloon",
+        "autoattachPodInterface",
+    ] {
+        if devices.get(quiet).is_none() {
+            devices[quiet] = json!(false);
+        }
+    }
+    let volume = |name| json!({"name": name, "persistentVolumeClaim": {"claimName": "x"}});
+    let volumes: Vec<_> = volumes.iter().map(volume).collect();
+    let domain = json!({"memory": {"guest": "256Mi"}, "devices": devices});
+    vmi("a", json!({"domain": domain, "volumes": volumes}))
+}
+
+fn paths(list: &Value) -> Vec<&str> {
+    let list = list.as_array().expect("a list").iter();
+    list.map(|entry| entry["path"].as_str().expect("a path"))
+        .collect()
+}
+
+/// Valid with notices on these paths, and refused for them with `--strict`.
+#[track_caller]
+fn is_adapted(manifest: &Value, expected: &[&str]) {
+    let text = manifest.to_string();
+    let verdicts = validate(&[], &text);
+    assert_eq!(verdicts[0]["valid"], true, "{verdicts:#?}");
+    assert_eq!(paths(&verdicts[0]["notes"]), expected, "{verdicts:#?}");
+    let verdicts = validate(&["--strict"], &text);
+    assert_eq!(paths(&verdicts[0]["errors"]), expected, "{verdicts:#?}");
+}
+
+#[test]
+fn other_buses_are_virtio() {
+    let disks = json!([
+        {"name": "a", "disk": {"bus": "sata"}},
+        {"name": "b", "disk": {"bus": "scsi", "readonly": false}},
+        {"name": "c", "cdrom": {"bus": "sata", "tray": "closed"}},
+        {"name": "d", "disk": {}},
+        {"name": "e", "disk": {"bus": "virtio"}},
+    ]);
+    let manifest = with_devices(json!({"disks": disks}), &["a", "b", "c", "d", "e"]);
+    let at = |rest: &str| format!("spec.domain.devices.disks{rest}");
+    let expected = [
+        at("[0].disk.bus"),
+        at("[1].disk.bus"),
+        at("[2].cdrom.bus"),
+        at("[3].disk.bus"),
+    ];
+    is_adapted(&manifest, &expected.each_ref().map(String::as_str));
+    let text = plan(&manifest.to_string()).to_string();
+    assert_eq!(
+        text.matches("\"readOnly\":true").count(),
+        1,
+        "the CD-ROM: {text}"
+    );
+}
+
+#[test]
+fn other_nics_are_virtio() {
+    let nic = json!({"name": "default", "model": "e1000", "masquerade": {}});
+    let devices = json!({"interfaces": [nic], "autoattachPodInterface": true});
+    let mut manifest = with_devices(devices, &[]);
+    manifest["spec"]["networks"] = json!([{"name": "default", "pod": {}}]);
+    is_adapted(&manifest, &["spec.domain.devices.interfaces[0].model"]);
+}
+
+#[test]
+fn firmware_and_cpus_are_adapted() {
+    let mut manifest = with_devices(json!({}), &[]);
+    let domain = &mut manifest["spec"]["domain"];
+    domain["firmware"] = json!({"bootloader": {"efi": {"secureBoot": false}}});
+    domain["features"] = json!({"hyperv": {"relaxed": {}}});
+    domain["cpu"] = json!({"dedicatedCpuPlacement": true, "isolateEmulatorThread": false});
+    let at = |rest: &str| format!("spec.domain.{rest}");
+    let expected = [
+        at("cpu.dedicatedCpuPlacement"),
+        at("firmware.bootloader.efi"),
+        at("features.hyperv"),
+    ];
+    is_adapted(&manifest, &expected.each_ref().map(String::as_str));
+    manifest["apiVersion"] = json!("kubevirt.io/v1alpha3");
+    let verdicts = validate(&[], &manifest.to_string());
+    assert_eq!(verdicts[0]["notes"][0]["path"], "apiVersion");
+}
+
+#[test]
+fn what_there_is_none_of_is_left_out() {
+    let devices = json!({
+        "inputs": [{"name": "tablet", "type": "tablet", "bus": "usb"}],
+        "sound": {"name": "s"},
+        "video": {"type": "vga"},
+        "disks": [{"name": "empty", "cdrom": {"bus": "sata"}}],
+    });
+    let manifest = with_devices(devices, &["added"]);
+    let text = manifest.to_string();
+    let verdicts = validate(&[], &text);
+    assert_eq!(verdicts[0]["valid"], true, "{verdicts:#?}");
+    let notes = verdicts[0]["notes"].to_string();
+    assert!(
+        notes.contains("empty CD-ROM drive") && notes.contains("one is added"),
+        "{notes}"
+    );
+    let plan = plan(&text).to_string();
+    assert!(
+        plan.contains("/vmi-disks/added/disk.img") && !plan.contains("empty"),
+        "{plan}"
+    );
+}
+
+#[test]
+fn empty_strings_mean_unset() {
+    let disk = json!({"name": "a", "serial": "", "cache": "", "disk": {"bus": "virtio"}});
+    let mut manifest = with_devices(json!({"disks": [disk]}), &["a"]);
+    manifest["metadata"]["namespace"] = json!("");
+    manifest["spec"]["hostname"] = json!("");
+    manifest["spec"]["subdomain"] = json!("a.b");
+    manifest["spec"]["schedulerName"] = json!("");
+    manifest["spec"]["domain"]["cpu"] = json!({"model": ""});
+    manifest["spec"]["domain"]["machine"] = json!({"type": ""});
+    is_adapted(&manifest, &[]);
+    let plan = plan(&manifest.to_string());
+    assert_eq!(
+        (&plan["hostname"], &plan["subdomain"]),
+        (&json!("a"), &json!("a.b"))
+    );
+}
+
+#[test]
+fn serials_are_cut() {
+    let disk = json!({"name": "a", "serial": "s".repeat(40), "disk": {"bus": "virtio"}});
+    let text = with_devices(json!({"disks": [disk]}), &["a"]).to_string();
+    assert_eq!(
+        paths(&validate(&[], &text)[0]["notes"]),
+        ["spec.domain.devices.disks[0].serial"]
+    );
+    let plan = plan(&text).to_string();
+    assert!(plan.contains(&format!("\"{}\"", "s".repeat(20))), "{plan}");
+}
+
+#[test]
+fn little_memory_and_none() {
+    let memory = |domain: Value| {
+        let verdict = &validate(&[], &vmi("a", json!({"domain": domain})).to_string())[0];
+        (verdict["valid"] == true, verdict.to_string())
+    };
+    let (valid, text) = memory(json!({"resources": {"requests": {"memory": "64M"}}}));
+    assert!(valid && text.contains("little memory"), "{text}");
+    assert!(memory(json!({"memory": {"guest": "4Mi"}})).0);
+    assert!(!memory(json!({"memory": {"guest": "3Mi"}})).0);
+    let (valid, text) = memory(json!({"memory": {"hugepages": {"pageSize": "1Gi"}}}));
+    assert!(valid, "{text}");
+    let (valid, text) = memory(json!({}));
+    assert!(
+        !valid && text.contains("no memory requested, at least one of"),
+        "{text}"
+    );
+}
+
+#[test]
+fn host_names_are_derived() {
+    let name = |name: &str| {
+        let domain = json!({"memory": {"guest": "256Mi"}});
+        plan(&vmi(name, json!({"domain": domain})).to_string())["hostname"].clone()
+    };
+    assert_eq!(name("web.example"), "web");
+    assert_eq!(name(&format!("{}-b", "a".repeat(62))), "a".repeat(62));
+}
+
+/// Machines of every kind of object, in a list and in several documents.
+#[test]
+fn machines_in_manifests() {
+    let spec = with_devices(json!({}), &[])["spec"].clone();
+    let vm = json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "vm", "namespace": "shop"},
+        "spec": {"running": true, "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec}},
+    });
+    let pool = json!({
+        "apiVersion": "pool.kubevirt.io/v1alpha1",
+        "kind": "VirtualMachinePool",
+        "metadata": {"name": "pool"},
+        "spec": {"replicas": 2, "selector": {}, "virtualMachineTemplate": {"spec": vm["spec"]}},
+    });
+    let mut set = vm.clone();
+    set["kind"] = json!("VirtualMachineInstanceReplicaSet");
+    set["metadata"]["name"] = json!("set");
+    set["spec"] = json!({"replicas": 1, "selector": {}, "template": vm["spec"]["template"]});
+    let list =
+        json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "Service"}, vm, pool]});
+    let manifest = format!("---\n{list}\n---\n{set}\n---\n{}\n---\n", vmi("vmi", spec));
+    let verdicts = validate(&[], &manifest);
+    assert!(
+        verdicts.iter().all(|verdict| verdict["valid"] == true),
+        "{verdicts:#?}"
+    );
+    let names: Vec<_> = verdicts.iter().map(|verdict| &verdict["name"]).collect();
+    assert_eq!(names, ["vm", "pool", "set", "vmi"]);
+    let (status, _, error) = run(&["plan", "--kernel", "/k"], &manifest);
+    assert_eq!(status, 2);
+    assert!(
+        error.contains("vm, pool, set, vmi") && error.contains("--name"),
+        "{error}"
+    );
+    let (status, answer, error) = run(&["plan", "--kernel", "/k", "--name", "vm"], &manifest);
+    assert_eq!(status, 0, "{error}");
+    assert!(answer.contains("\"shop/vm\""), "{answer}");
+}
