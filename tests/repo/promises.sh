@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every test that a document names as `path/file.rs::function` is a test, and every row of a table with a
-# column "held by" names one.
+# Every test that a document names as `path/file.rs::function` is a test, every row of a table with a
+# column "held by" names one, and every link to a file leads to one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -33,5 +33,10 @@ for document in SPECIFICATION.md README.md CONTRIBUTING.md docs/*.md docs/adr/*.
         /\| held by/ { promises = 1; next }
         promises && !/^\|[-|: ]*$/ && !/\.rs::/ { print substr($0, 1, 100) }' "$document")
 done
+while read -r document; do
+    while read -r link; do
+        [ -e "$(dirname "$document")/$link" ] || complain "$document links to $link, which is not there"
+    done < <(grep -oE '\]\([^)#: ]+[)#]' "$document" | sed 's/^](//; s/.$//')
+done < <(git ls-files '*.md')
 [ "$count" -gt 0 ] || complain "no document names a test"
 exit $failed
