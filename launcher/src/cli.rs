@@ -32,6 +32,11 @@ pub enum CliCommand {
     Run(RunArgs),
     /// Print all errors of VMIs and the fields without effect, without touching the host.
     Validate(ValidateArgs),
+    /// Print what becomes of a field of a VMI, or of all fields.
+    Explain {
+        /// Its path, or the end of it: spec.domain.devices.disks[].cache, disks.cache.
+        field: Option<String>,
+    },
     /// Print what `run` would open and build, as JSON.
     Plan(MachineArgs),
     /// Send a command to the control socket of a running machine.
@@ -94,7 +99,7 @@ fn role(text: &str) -> Result<String, String> {
 #[derive(Debug, Args)]
 pub struct MachineArgs {
     /// VirtualMachineInstance, VirtualMachine, replica set or pool in YAML or JSON, by itself, in a list or
-    /// among several documents; `-` for standard input; the environment variable
+    /// among several documents, or a directory of them; `-` for standard input; the environment variable
     /// STANDALONE_VMI holds it if no file is given.
     pub vmi: Option<PathBuf>,
     /// The machine of this name, where the file has several.

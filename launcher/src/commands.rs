@@ -3,6 +3,7 @@
 mod check_host;
 mod ctl;
 mod error;
+mod explain;
 mod inherited;
 mod input;
 mod net;
@@ -22,6 +23,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
     match cli.command {
         CliCommand::Run(args) => run::run(&args),
         CliCommand::Validate(args) => validate::validate(&args),
+        CliCommand::Explain { field } => explain::explain(field.as_deref()),
         CliCommand::Plan(args) => plan::plan(&args),
         CliCommand::Ctl(args) => ctl::ctl(&args),
         CliCommand::CheckHost { output } => check_host::check_host(output),

@@ -19,6 +19,7 @@ mod metadata;
 mod nearest;
 mod networks;
 mod object;
+mod places;
 pub mod quantity;
 mod reader;
 mod report;
@@ -45,6 +46,7 @@ pub use self::spec::{RebootPolicy, Spec};
 pub use self::volumes::{Volume, VolumeSource};
 
 use self::manifest::Kind;
+use self::places::Places;
 use self::reader::{Node, Object, Reading};
 
 /// A VMI all of whose fields can be honoured.
@@ -63,6 +65,11 @@ pub struct Manifest {
     pub kind: &'static str,
     /// Name of that object, as far as it has one.
     pub name: Option<String>,
+    /// Line of the text where the object begins, from 1; looked up where there are several machines or
+    /// errors.
+    pub line: Option<u64>,
+    /// The object is of a kind that has a machine; if not, it stands for one that is missing.
+    pub is_known: bool,
     /// The machine and notes on it, or every field that cannot be honoured.
     pub verdict: Result<(Vmi, Report), Report>,
 }
@@ -74,16 +81,41 @@ pub struct Manifest {
 /// The error means that there is no document to speak about.
 pub fn parse(bytes: &[u8], strict: bool) -> Result<Vec<Manifest>, ReadDocumentError> {
     let documents = document::parse(bytes)?;
-    let manifests = manifest::find(&documents).into_iter();
-    let manifests = manifests.map(|(path, value)| Manifest {
-        kind: Kind::of(value).name(),
-        name: value
-            .pointer("/metadata/name")
-            .and_then(|name| name.as_str())
-            .map(str::to_owned),
-        verdict: from_value(path, value, strict),
-    });
-    Ok(manifests.collect())
+    let found = manifest::find(&documents);
+    let mut manifests: Vec<_> = found.iter().map(|found| judge(found, strict)).collect();
+    // Most often there is one machine, nothing is wrong with it, and nobody asks where it is.
+    if manifests.len() > 1 || manifests.iter().any(|manifest| manifest.verdict.is_err()) {
+        let places = document::places(bytes);
+        for (manifest, found) in manifests.iter_mut().zip(&found) {
+            if let Some(places) = places.get(found.document) {
+                manifest.locate(found, places);
+            }
+        }
+    }
+    Ok(manifests)
+}
+
+fn judge(found: &manifest::Found<'_>, strict: bool) -> Manifest {
+    let name = found.value.pointer("/metadata/name");
+    Manifest {
+        kind: Kind::of(found.value).name(),
+        name: name.and_then(|name| name.as_str()).map(str::to_owned),
+        line: None,
+        is_known: found.is_known,
+        verdict: from_value(found.path.clone(), found.value, strict),
+    }
+}
+
+impl Manifest {
+    fn locate(&mut self, found: &manifest::Found<'_>, places: &Places) {
+        let fields = found.value.as_object().into_iter().flatten();
+        let places_of =
+            fields.filter_map(|(name, _)| places.find("", &words::join(&found.path, name)));
+        self.line = places_of.map(|(line, _)| line).min();
+        if let Err(report) = &mut self.verdict {
+            report.locate(places);
+        }
+    }
 }
 
 /// Reads the machine of an object at `path` of its document.
@@ -97,11 +129,19 @@ pub fn from_value(path: String, value: &Value, strict: bool) -> Result<(Vmi, Rep
         &Node::root(path.clone(), kind.field(), value, &reading),
         kind,
     );
-    if reading.report.borrow().errors.is_empty() {
+    let mut report = reading.report.into_inner();
+    let spec_path = kind.spec_path();
+    let spec = spec_path
+        .iter()
+        .try_fold(value, |value, name| value.get(name));
+    let spec_path = spec_path
+        .iter()
+        .fold(path.clone(), |path, name| words::join(&path, name));
+    if report.errors.is_empty() {
         reading.seen.assert_complete(&path, kind.field(), value);
-        check::check(&vmi, &reading.report);
+        check::check(&vmi, &spec_path, &mut report);
     }
-    let report = reading.report.into_inner();
+    check::match_names(spec.unwrap_or(&Value::Null), &spec_path, &mut report);
     if report.errors.is_empty() {
         Ok((vmi, report))
     } else {

@@ -244,10 +244,111 @@ fn machines_in_manifests() {
     let (status, _, error) = run(&["plan", "--kernel", "/k"], &manifest);
     assert_eq!(status, 2);
     assert!(
-        error.contains("vm, pool, set, vmi") && error.contains("--name"),
+        error.contains("\"vm\", \"pool\", \"set\", \"vmi\"") && error.contains("--name"),
         "{error}"
     );
     let (status, answer, error) = run(&["plan", "--kernel", "/k", "--name", "vm"], &manifest);
     assert_eq!(status, 0, "{error}");
     assert!(answer.contains("\"shop/vm\""), "{answer}");
+}
+
+/// The machines of a directory; its other files are nobody's business.
+#[test]
+fn machines_of_a_directory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| {
+        std::fs::write(directory.path().join(name), text).expect("written");
+    };
+    let spec = with_devices(json!({}), &[])["spec"].clone();
+    write(
+        "b.yaml",
+        &format!("# a comment\n---\n{}\n", vmi("two", spec.clone())),
+    );
+    write("a.json", &vmi("one", spec).to_string());
+    write("secret.yml", "apiVersion: v1\nkind: Secret\n");
+    write("notes.txt", "]");
+    let on_directory = |arguments: &[&str]| {
+        let output = podvisor()
+            .args(arguments)
+            .arg(directory.path())
+            .output()
+            .expect("podvisor");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (status, table, _) = on_directory(&["validate"]);
+    assert_eq!(status, Some(0), "{table}");
+    let lines: Vec<_> = table.lines().take(3).collect();
+    assert!(
+        lines[1].ends_with("valid      one") && lines[2].ends_with("valid      two"),
+        "{table}"
+    );
+    assert!(!table.contains("secret"), "{table}");
+    let (status, _, error) = on_directory(&["plan", "--kernel", "/k"]);
+    assert!(status == Some(2) && error.contains("--name"), "{error}");
+    let (status, plan, error) = on_directory(&["plan", "--kernel", "/k", "--name", "two"]);
+    assert!(status == Some(0) && plan.contains("default/two"), "{error}");
+}
+
+/// Every error at once, those between fields too, each with its place.
+#[test]
+fn errors_have_places() {
+    let manifest = "\
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: x}
+spec:
+  domain:
+    memory: {guest: lots}
+    devices:
+      disks:
+        - name: root
+          disk:
+            bus: ide
+";
+    let verdicts = validate(&[], manifest);
+    let place = |error: &Value| (error["line"].clone(), error["column"].clone());
+    let errors = verdicts[0]["errors"].as_array().expect("errors");
+    let places: Vec<_> = errors.iter().map(place).collect();
+    let expected = [(6, 14), (11, 13), (9, 11)].map(|(line, column)| (json!(line), json!(column)));
+    assert_eq!(places, expected, "{errors:#?}");
+    let (_, text, _) = run(&["validate"], manifest);
+    assert!(
+        text.contains("accepted: virtio, sata, scsi, usb (line 11, column 13)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn explain_knows_fields_by_any_end_of_their_path() {
+    let explain = |field: &str| {
+        let output = podvisor()
+            .args(["explain", field])
+            .output()
+            .expect("podvisor");
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).expect("text"),
+        )
+    };
+    let (status, text) = explain("disks[0].disk.bus");
+    assert_eq!(status, Some(0));
+    assert!(
+        text.starts_with("spec.domain.devices.disks[].disk.bus\n  honoured"),
+        "{text}"
+    );
+    assert!(
+        text.contains("sata             adapted: virtio-blk"),
+        "{text}"
+    );
+    assert!(
+        explain("hyperv.synic")
+            .1
+            .starts_with("spec.domain.features.hyperv\n  adapted")
+    );
+    assert_eq!(explain("weather").0, Some(2));
 }

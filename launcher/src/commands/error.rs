@@ -46,8 +46,11 @@ pub enum CommandError {
         /// All errors.
         report: Report,
     },
+    /// The table of fields has no such field.
+    #[error("A VMI has no field {0:?}")]
+    NoSuchField(String),
     /// There are several machines, or none with the name asked for.
-    #[error("{file} has the machines {}", names.join(", "))]
+    #[error("{file} has {}", machines(names))]
     WhichMachine {
         /// File name, `-`, or the environment variable.
         file: String,
@@ -104,6 +107,15 @@ pub enum CommandError {
     NoSuchCommand(#[source] serde_json::Error),
 }
 
+/// The machines that there are, in words; names are quoted, as they are the document's.
+fn machines(names: &[String]) -> String {
+    let names = names.iter().map(|name| format!("{name:?}"));
+    match names.collect::<Vec<_>>().as_slice() {
+        [] => "no machine".to_owned(),
+        names => format!("the machines {}", names.join(", ")),
+    }
+}
+
 impl CommandError {
     /// The exit status.
     pub fn exit(&self) -> Exit {
@@ -112,6 +124,7 @@ impl CommandError {
         }
         match self {
             Self::NoVmi
+            | Self::NoSuchField(_)
             | Self::WhichMachine { .. }
             | Self::Document { .. }
             | Self::Refused { .. }
@@ -153,6 +166,7 @@ impl CommandError {
                 "Name a file, or - for standard input, or put the document into the environment \
                  variable STANDALONE_VMI."
             }
+            Self::NoSuchField(_) => "See `podvisor explain` for all fields.",
             Self::WhichMachine { .. } => "Choose one with --name.",
             Self::Input { .. } => "Check the path and its permissions.",
             Self::Refused { .. } => {

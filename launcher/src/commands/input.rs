@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::CommandError;
 use crate::vmi::{self, Manifest, Report, Vmi, document::MAX_DOCUMENT};
@@ -11,25 +11,26 @@ use crate::vmi::{self, Manifest, Report, Vmi, document::MAX_DOCUMENT};
 /// Holds a VMI in a pod without an argument (KubeVirt's stand-alone mode).
 const VARIABLE: &str = "STANDALONE_VMI";
 
+/// Files of a directory that are read, and how many at most.
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+const MAX_FILES: usize = 256;
+
 /// A document and its name in messages.
 pub(super) struct Input {
     pub(super) name: String,
+    /// Where it is, if it is a file.
+    pub(super) path: Option<PathBuf>,
     bytes: Vec<u8>,
 }
 
 impl Input {
-    /// Reads a file, standard input (`-`), or the environment.
-    pub(super) fn read(path: Option<&Path>) -> Result<Self, CommandError> {
-        match path {
-            Some(path) => Self::read_file(path),
-            None => match std::env::var_os(VARIABLE) {
-                Some(bytes) => Ok(Self {
-                    name: format!("${VARIABLE}"),
-                    bytes: bytes.into_vec(),
-                }),
-                None => Err(CommandError::NoVmi),
-            },
-        }
+    fn read_variable() -> Result<Self, CommandError> {
+        let bytes = std::env::var_os(VARIABLE).ok_or(CommandError::NoVmi)?;
+        Ok(Self {
+            name: format!("${VARIABLE}"),
+            path: None,
+            bytes: bytes.into_vec(),
+        })
     }
 
     fn read_file(path: &Path) -> Result<Self, CommandError> {
@@ -47,9 +48,37 @@ impl Input {
             }
         };
         match read() {
-            Ok(bytes) => Ok(Self { name, bytes }),
+            Ok(bytes) => Ok(Self {
+                name,
+                path: Some(path.to_owned()),
+                bytes,
+            }),
             Err(source) => Err(CommandError::Input { file: name, source }),
         }
+    }
+
+    /// The manifests of a directory, by name, or the one that `path` is.
+    pub(super) fn all(path: &Path) -> Result<Vec<Self>, CommandError> {
+        if !path.is_dir() {
+            return Ok(vec![Self::read_file(path)?]);
+        }
+        let fail = |source| CommandError::Input {
+            file: format!("{path:?}"),
+            source,
+        };
+        let mut files = Vec::new();
+        for entry in path.read_dir().map_err(fail)? {
+            let file = entry.map_err(fail)?.path();
+            let extension = file.extension().and_then(|extension| extension.to_str());
+            if extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) && file.is_file()
+            {
+                files.push(file);
+            }
+        }
+        files.sort();
+        files.truncate(MAX_FILES);
+        let read = files.iter().map(|file| Self::read_file(file));
+        read.collect()
     }
 
     /// Reads its machines, at least one.
@@ -59,29 +88,44 @@ impl Input {
             source,
         })
     }
+}
 
-    /// Reads the one machine that there is, or the one with this name.
-    pub(super) fn machine(
-        &self,
-        name: Option<&str>,
-        strict: bool,
-    ) -> Result<(Vmi, Report), CommandError> {
-        let mut machines = self.machines(strict)?;
-        let names: Vec<_> = machines
-            .iter()
-            .filter_map(|machine| machine.name.clone())
-            .collect();
-        machines.retain(|machine| name.is_none() || machine.name.as_deref() == name);
-        match (machines.pop(), machines.is_empty()) {
-            (Some(machine), true) => machine.verdict.map_err(|report| CommandError::Refused {
-                file: self.name.clone(),
-                report,
-            }),
-            _ => Err(CommandError::WhichMachine {
-                file: self.name.clone(),
-                names,
-            }),
-        }
+/// A machine and the name of its file in messages.
+pub(super) struct Machine {
+    pub(super) file: String,
+    pub(super) vmi: Vmi,
+    pub(super) report: Report,
+}
+
+/// Reads the one machine that there is, or the one with this name: of a file, a directory, standard input
+/// or the environment.
+pub(super) fn machine(
+    path: Option<&Path>,
+    name: Option<&str>,
+    strict: bool,
+) -> Result<Machine, CommandError> {
+    let inputs = match path {
+        Some(path) => Input::all(path)?,
+        None => vec![Input::read_variable()?],
+    };
+    let mut found = Vec::new();
+    for input in &inputs {
+        let machines = input.machines(strict)?.into_iter();
+        // Other files of a directory have no machine.
+        let machines = machines.filter(|machine| machine.is_known || inputs.len() == 1);
+        found.extend(machines.map(|machine| (input, machine)));
+    }
+    let named = found.iter().filter_map(|(_, machine)| machine.name.clone());
+    let names = named.collect();
+    found.retain(|(_, machine)| name.is_none() || machine.name.as_deref() == name);
+    let (Some((input, machine)), true) = (found.pop(), found.is_empty()) else {
+        let file = path.map_or(format!("${VARIABLE}"), |path| format!("{path:?}"));
+        return Err(CommandError::WhichMachine { file, names });
+    };
+    let file = input.name.clone();
+    match machine.verdict {
+        Ok((vmi, report)) => Ok(Machine { file, vmi, report }),
+        Err(report) => Err(CommandError::Refused { file, report }),
     }
 }
 

@@ -1,7 +1,6 @@
 //! `podvisor plan`: the plan as JSON, for review and for tests.
 
-use super::input::Input;
-use super::{CommandError, output};
+use super::{CommandError, input, output};
 use crate::cli::MachineArgs;
 use crate::exit::Exit;
 use crate::plan::{self, LaunchPlan};
@@ -15,13 +14,13 @@ pub(super) fn plan(args: &MachineArgs) -> Result<Exit, CommandError> {
 
 /// Reads the VMI and plans its machine.
 pub(super) fn load(args: &MachineArgs) -> Result<LaunchPlan, CommandError> {
-    let input = Input::read(args.vmi.as_deref())?;
-    let (vmi, report) = input.machine(args.name.as_deref(), args.strict)?;
-    for note in &report.notes {
+    let machine = input::machine(args.vmi.as_deref(), args.name.as_deref(), args.strict)?;
+    for note in &machine.report.notes {
         tracing::info!("{note}");
     }
-    plan::plan(&vmi, &args.plan_options()).map_err(|report| CommandError::Refused {
-        file: input.name.clone(),
+    let plan = plan::plan(&machine.vmi, &args.plan_options());
+    plan.map_err(|report| CommandError::Refused {
+        file: machine.file,
         report,
     })
 }

@@ -1,5 +1,6 @@
 //! `podvisor validate`: all errors of VMIs and the fields without effect.
 
+use std::error::Error;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -13,7 +14,10 @@ use crate::logging::LogFormat;
 use crate::report;
 use crate::vmi::{Manifest, Report};
 
-/// The verdict on one document.
+/// Characters of a name that are shown; DNS allows fewer.
+const MAX_NAME: usize = 256;
+
+/// The verdict on one machine.
 #[derive(Serialize)]
 struct Verdict {
     file: String,
@@ -21,6 +25,9 @@ struct Verdict {
     kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    /// Where the machine's object begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
     valid: bool,
     /// Why there is no document to speak about.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,64 +52,115 @@ pub(super) fn validate(args: &ValidateArgs) -> Result<Exit, CommandError> {
         .unwrap_or(Exit::Success))
 }
 
-/// The verdicts on all machines of a file.
+/// The verdicts on all machines of a file, or of the files of a directory.
 fn judge(path: &Path, strict: bool) -> Vec<Verdict> {
-    let file = path.display().to_string();
-    let read = Input::read(Some(path)).and_then(|input| input.machines(strict));
-    let verdict = |machine: Manifest| {
+    match Input::all(path) {
+        Ok(inputs) => inputs
+            .iter()
+            .flat_map(|input| judge_input(input, path, strict))
+            .collect(),
+        Err(error) => vec![Verdict::unreadable(path, error.exit(), error.paragraph())],
+    }
+}
+
+fn judge_input(input: &Input, path: &Path, strict: bool) -> Vec<Verdict> {
+    let file = input.path.as_deref().unwrap_or(path);
+    match input.machines(strict) {
+        // Other files of a directory have no machine.
+        Ok(machines) => machines
+            .into_iter()
+            .filter(|machine| machine.is_known || file == path)
+            .map(|machine| Verdict::of(file, machine))
+            .collect(),
+        Err(error) => {
+            let why = error.source().map_or(error.to_string(), report::chain);
+            vec![Verdict::unreadable(file, error.exit(), why)]
+        }
+    }
+}
+
+impl Verdict {
+    fn of(file: &Path, machine: Manifest) -> Self {
         let (exit, report) = match machine.verdict {
             Ok((_, report)) => (Exit::Success, report),
             Err(report) => (Exit::Refused, report),
         };
-        Verdict {
-            file: file.clone(),
-            kind: Some(machine.kind),
+        Self {
+            kind: machine.is_known.then_some(machine.kind),
             name: machine.name,
+            line: machine.line,
             valid: exit == Exit::Success,
             unreadable: None,
             report,
+            ..Self::unreadable(file, exit, String::new())
+        }
+    }
+
+    fn unreadable(file: &Path, exit: Exit, why: String) -> Self {
+        Self {
+            file: file.display().to_string(),
+            kind: None,
+            name: None,
+            line: None,
+            valid: false,
+            unreadable: Some(why),
+            report: Report::default(),
             exit,
         }
-    };
-    let why = match read {
-        Ok(machines) => return machines.into_iter().map(verdict).collect(),
-        Err(CommandError::Document { source, .. }) => (Exit::Refused, report::chain(&source)),
-        Err(error) => (error.exit(), error.paragraph()),
-    };
-    vec![Verdict {
-        file,
-        kind: None,
-        name: None,
-        valid: false,
-        unreadable: Some(why.1),
-        report: Report::default(),
-        exit: why.0,
-    }]
+    }
 }
 
+/// A table of several machines, then what is to be said of each.
 fn texts(verdicts: &[Verdict]) -> String {
+    let table = if verdicts.len() > 1 {
+        table(verdicts)
+    } else {
+        String::new()
+    };
     let text = |verdict: &Verdict| {
         let same = |other: &&Verdict| other.file == verdict.file;
         text(verdict, verdicts.iter().filter(same).count() > 1)
     };
-    verdicts.iter().map(text).collect()
+    table + &verdicts.iter().map(text).collect::<String>()
 }
 
-/// A file with several machines needs their names told.
-fn text(verdict: &Verdict, named: bool) -> String {
-    let Verdict { file, report, .. } = verdict;
-    let kind = verdict.kind.unwrap_or_default();
-    let name = verdict
-        .name
-        .as_deref()
-        .unwrap_or("(no name)")
-        .escape_debug();
-    let file = match named {
-        true => format!("{file}: {kind} {name}"),
-        false => file.clone(),
+fn table(verdicts: &[Verdict]) -> String {
+    let file = |verdict: &Verdict| match verdict.line {
+        Some(line) => format!("{}:{line}", verdict.file),
+        None => verdict.file.clone(),
     };
+    let files: Vec<_> = verdicts.iter().map(file).collect();
+    let width = files
+        .iter()
+        .map(|file| file.chars().count())
+        .max()
+        .unwrap_or(0);
+    let mut table = format!("{:width$}  {:9}  NAME\n", "FILE", "VERDICT");
+    for (file, verdict) in files.iter().zip(verdicts) {
+        let said = if verdict.valid { "valid" } else { "not valid" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(table, "{file:width$}  {said:9}  {}", verdict.name());
+    }
+    table.push('\n');
+    table
+}
+
+impl Verdict {
+    /// The machine's name, harmless for a terminal.
+    fn name(&self) -> String {
+        let name = self.name.as_deref().unwrap_or("-").escape_debug();
+        name.take(MAX_NAME).collect()
+    }
+}
+
+/// One of several machines of a file has its line and name told.
+fn text(verdict: &Verdict, several: bool) -> String {
+    let Verdict { file, report, .. } = verdict;
     let valid = if verdict.valid { "valid" } else { "not valid" };
-    let mut text = format!("{file}: {valid}\n");
+    let mut text = match verdict.line {
+        Some(line) if several => format!("{file}:{line} {}: {valid}\n", verdict.name()),
+        _ => format!("{file}: {valid}\n"),
+    };
     // Writing to a String cannot fail.
     if let Some(why) = &verdict.unreadable {
         let _ = writeln!(text, "  error: {why}");

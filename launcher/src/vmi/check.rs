@@ -1,84 +1,53 @@
 //! What fields say together: names that must match, and how much fits on the PCI bus.
 
-use std::cell::RefCell;
+use serde_json::Value;
 
 use super::Vmi;
 use super::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding};
 use super::networks::{Network, NetworkSource};
 use super::report::Report;
+use super::words::describe;
+
+/// Names of a list that an error shows.
+const MAX_NAMES: usize = 32;
 
 /// Slots of the PCI bus besides the host bridge.
 pub const MAX_PCI_DEVICES: usize = vmm::layout::MAX_PCI_DEVICES;
 
-/// Checks a VMI whose fields are good one by one.
-pub(super) fn check(vmi: &Vmi, report: &RefCell<Report>) {
-    let report = &mut report.borrow_mut();
+/// Checks a VMI whose fields are good one by one. Its spec is at `path`.
+pub(super) fn check(vmi: &Vmi, path: &str, report: &mut Report) {
     let devices = &vmi.spec.devices;
-    let disks: Vec<&str> = devices
-        .disks
-        .iter()
-        .map(|disk| disk.name.as_str())
-        .collect();
-    let volumes: Vec<&str> = vmi
-        .spec
-        .volumes
-        .iter()
-        .map(|volume| volume.name.as_str())
-        .collect();
-    let interfaces: Vec<&str> = devices
-        .interfaces
-        .iter()
-        .map(|nic| nic.name.as_str())
-        .collect();
-    let networks: Vec<&str> = vmi
-        .spec
-        .networks
-        .iter()
-        .map(|network| network.name.as_str())
-        .collect();
+    check_masquerade(&devices.interfaces, path, report);
+    check_addresses(&devices.interfaces, path, report);
+    check_subnets(vmi, path, report);
+    check_slots(&devices.interfaces, path, report);
 
-    match_names(
-        report,
-        ("spec.domain.devices.disks", &disks),
-        ("spec.volumes", &volumes),
-    );
-    match_names(
-        report,
-        ("spec.domain.devices.interfaces", &interfaces),
-        ("spec.networks", &networks),
-    );
-    match_names(
-        report,
-        ("spec.networks", &networks),
-        ("spec.domain.devices.interfaces", &interfaces),
-    );
-
-    check_masquerade(&devices.interfaces, report);
-    check_addresses(&devices.interfaces, report);
-    check_subnets(vmi, report);
-    check_slots(&devices.interfaces, report);
-    if devices.balloon && vmi.spec.memory.hugepage_size.is_some() {
-        report.note(
-            "spec.domain.devices.autoattachMemBalloon",
-            "no balloon: huge pages are the guest's for good",
-        );
-    }
-
-    let count =
-        disks.len() + interfaces.len() + usize::from(devices.rng) + usize::from(devices.balloon);
+    let count = devices.disks.len() + devices.interfaces.len() + usize::from(devices.rng);
     if count > MAX_PCI_DEVICES {
-        let found = format_args!("{count} PCI devices (disks, interfaces, rng and balloon)");
+        let found = format_args!("{count} PCI devices (disks, interfaces and rng)");
         report.error(
-            "spec.domain.devices",
+            format!("{path}.domain.devices"),
             found,
             format_args!("at most {MAX_PCI_DEVICES}"),
         );
     }
 }
 
+/// Checks names that must be in two lists of a spec, whatever else is wrong with it. A CD-ROM drive needs
+/// no volume, and a volume needs no disk: KubeVirt adds one.
+pub(super) fn match_names(spec: &Value, path: &str, report: &mut Report) {
+    const DISKS: &str = "domain.devices.disks";
+    const INTERFACES: &str = "domain.devices.interfaces";
+    let needs_volume = |disk: &Value| disk.get("cdrom").is_none_or(Value::is_null);
+    let any = |_: &Value| true;
+    match_lists(report, spec, path, (DISKS, &needs_volume), "volumes");
+    match_lists(report, spec, path, (INTERFACES, &any), "networks");
+    match_lists(report, spec, path, ("networks", &any), INTERFACES);
+}
+
 /// KubeVirt has the masquerade binding on the pod network alone. Here any network may have it, but one
 /// only: the pod must know through which NIC a subnet is reached.
-fn check_masquerade(interfaces: &[Interface], report: &mut Report) {
+fn check_masquerade(interfaces: &[Interface], path: &str, report: &mut Report) {
     let all = interfaces.iter().enumerate();
     let mut all = all.filter(|(_, nic)| nic.binding == InterfaceBinding::Masquerade);
     let Some((_, first)) = all.next() else {
@@ -86,7 +55,7 @@ fn check_masquerade(interfaces: &[Interface], report: &mut Report) {
     };
     for (index, _) in all {
         report.error(
-            format!("spec.domain.devices.interfaces[{index}].masquerade"),
+            format!("{path}.domain.devices.interfaces[{index}].masquerade"),
             "a second masquerade binding",
             format_args!("one, as in KubeVirt: {:?} has it", first.name),
         );
@@ -94,11 +63,11 @@ fn check_masquerade(interfaces: &[Interface], report: &mut Report) {
 }
 
 /// The guest's gateway has this address if it is in the pod.
-fn check_addresses(interfaces: &[Interface], report: &mut Report) {
+fn check_addresses(interfaces: &[Interface], path: &str, report: &mut Report) {
     for (index, nic) in interfaces.iter().enumerate() {
         if nic.binding != InterfaceBinding::Bridge && nic.mac == Some(GATEWAY_MAC) {
             report.error(
-                format!("spec.domain.devices.interfaces[{index}].macAddress"),
+                format!("{path}.domain.devices.interfaces[{index}].macAddress"),
                 "02:00:00:00:00:00",
                 "another address: the guest's gateway has this one",
             );
@@ -107,7 +76,7 @@ fn check_addresses(interfaces: &[Interface], report: &mut Report) {
 }
 
 /// Subnets of guests are a matter of the masquerade binding.
-fn check_subnets(vmi: &Vmi, report: &mut Report) {
+fn check_subnets(vmi: &Vmi, path: &str, report: &mut Report) {
     let masquerades = |network: &Network| {
         let mut nics = vmi.spec.devices.interfaces.iter();
         nics.any(|nic| nic.name == network.name && nic.binding == InterfaceBinding::Masquerade)
@@ -123,7 +92,7 @@ fn check_subnets(vmi: &Vmi, report: &mut Report) {
         let useless = |(_, given): &(&str, bool)| *given && !masquerades(network);
         for (field, _) in given.into_iter().filter(useless) {
             report.error(
-                format!("spec.networks[{index}].pod.{field}"),
+                format!("{path}.networks[{index}].pod.{field}"),
                 "a subnet",
                 "nothing, only the masquerade binding gives the guest a subnet of its own",
             );
@@ -132,13 +101,13 @@ fn check_subnets(vmi: &Vmi, report: &mut Report) {
 }
 
 /// No PCI slot is asked for twice.
-fn check_slots(interfaces: &[Interface], report: &mut Report) {
+fn check_slots(interfaces: &[Interface], path: &str, report: &mut Report) {
     for (index, nic) in interfaces.iter().enumerate() {
         let same = |other: &&Interface| other.pci_slot == nic.pci_slot;
         let other = interfaces[..index].iter().find(same);
         if let (Some(slot), Some(other)) = (nic.pci_slot, other) {
             report.error(
-                format!("spec.domain.devices.interfaces[{index}].pciAddress"),
+                format!("{path}.domain.devices.interfaces[{index}].pciAddress"),
                 format_args!("0000:00:{slot:02x}.0"),
                 format_args!("a free address: {:?} has it", other.name),
             );
@@ -146,25 +115,50 @@ fn check_slots(interfaces: &[Interface], report: &mut Report) {
     }
 }
 
-/// Every name of the first list must be in the second.
-fn match_names(
+/// Every name of the first list, of elements that need it, must be in the second.
+fn match_lists(
     report: &mut Report,
-    (path, names): (&str, &[&str]),
-    (other, others): (&str, &[&str]),
+    spec: &Value,
+    path: &str,
+    (list, needed): (&str, &dyn Fn(&Value) -> bool),
+    other: &str,
 ) {
-    for (index, name) in names.iter().enumerate() {
-        if !others.contains(name) {
-            let accepted = match others {
-                [] => format!("a name in {other}, which is empty"),
-                others => format!("a name in {other}: {}", others.join(", ")),
-            };
-            report.error(
-                format!("{path}[{index}].name"),
-                format_args!("{name:?}"),
-                accepted,
-            );
+    let others: Vec<&str> = elements(spec, other).filter_map(name).collect();
+    for (index, element) in elements(spec, list).enumerate() {
+        let at = format!("{path}.{list}[{index}].name");
+        let Some(name) = name(element).filter(|_| needed(element)) else {
+            continue;
+        };
+        if others.contains(&name) || report.is_full() || report.has_error_at(&at) {
+            continue;
         }
+        let other = format!("{path}.{other}");
+        let accepted = match others.as_slice() {
+            [] => format!("a name in {other}, which is empty"),
+            // Names that the other list should not have are not to be shown either.
+            others => format!("a name in {other}: {}", quoted(others)),
+        };
+        report.error(at, describe(&Value::from(name)), accepted);
     }
+}
+
+fn elements<'a>(spec: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
+    let list = list
+        .split('.')
+        .try_fold(spec, |value, name| value.get(name));
+    list.and_then(Value::as_array).into_iter().flatten()
+}
+
+fn name(element: &Value) -> Option<&str> {
+    element.get("name")?.as_str()
+}
+
+fn quoted(names: &[&str]) -> String {
+    let names = names
+        .iter()
+        .take(MAX_NAMES)
+        .map(|name| describe(&Value::from(*name)));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

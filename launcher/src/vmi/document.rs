@@ -5,6 +5,8 @@ use serde_saphyr::Budget;
 use serde_saphyr::options::AliasLimits;
 use thiserror::Error;
 
+use super::places::Places;
+
 /// Largest document, bytes; etcd's limit for an object is 1.5 MiB, a VMI has a few KiB.
 pub const MAX_DOCUMENT: usize = 1 << 20;
 
@@ -53,6 +55,12 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ReadDocumentError> {
             message: first_line(&error.without_snippet().to_string()),
         }
     })
+}
+
+/// The places of the documents that [`parse`] has read; none if they cannot be told.
+pub(super) fn places(bytes: &[u8]) -> Vec<Places> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    serde_saphyr::from_multiple_with_options(text, options()).unwrap_or_default()
 }
 
 fn options() -> serde_saphyr::Options {

@@ -113,13 +113,12 @@ impl Field {
     }
 
     /// All fields of this object or list of objects.
-    pub(super) fn children(&self) -> impl Iterator<Item = &'static Field> {
+    pub fn children(&self) -> impl Iterator<Item = &'static Field> {
         let below = |path: &'static str| match self.path {
             "" => Some(path),
             parent => path.strip_prefix(parent)?.strip_prefix('.'),
         };
-        let fields = FIELDS.iter().filter(|field| field.value.is_none());
-        fields.filter(move |field| below(field.path).is_some_and(|rest| !rest.contains('.')))
+        all().filter(move |field| below(field.path).is_some_and(|rest| !rest.contains('.')))
     }
 
     /// The path of the field that somebody may have meant by `name` here: one of this object that
@@ -132,9 +131,7 @@ impl Field {
         if near.is_some() {
             return near;
         }
-        let mut fields = FIELDS.iter().filter(|field| field.value.is_none());
-        let elsewhere =
-            fields.find(|field| field.name() == name && field.path.starts_with("spec."));
+        let elsewhere = all().find(|field| field.name() == name && field.path.starts_with("spec."));
         elsewhere.map(|field| field.path)
     }
 
@@ -155,10 +152,61 @@ impl Field {
     }
 
     /// Last part of the path.
-    pub(super) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         let stem = stem(self.path);
         stem.rsplit_once('.').map_or(stem, |(_, name)| name)
     }
+}
+
+/// All fields.
+pub fn all() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| field.value.is_none())
+}
+
+/// The fields that somebody means by `wanted`: one of that path, with or without indices, those whose
+/// paths end so, or the ones around it that are decided as a whole.
+pub fn lookup(wanted: &str) -> Vec<&'static Field> {
+    let whole = without_indices(wanted);
+    let mut wanted = whole.as_str();
+    loop {
+        let mut found = named(wanted);
+        if wanted != whole {
+            found.retain(|field| field.class != Class::Honoured);
+        }
+        match wanted.rsplit_once('.') {
+            Some((around, _)) if found.is_empty() => wanted = around,
+            _ => return found,
+        }
+    }
+}
+
+/// The field of this path, or those whose paths end so.
+fn named(wanted: &str) -> Vec<&'static Field> {
+    let paths = || all().map(|field| (without_indices(field.path), field));
+    let exact = paths().find(|(path, _)| path == wanted);
+    let ends = |path: &str| {
+        path.strip_suffix(wanted)
+            .is_some_and(|rest| rest.ends_with('.'))
+    };
+    match exact {
+        Some((_, field)) => vec![field],
+        None => paths()
+            .filter(|(path, _)| ends(path))
+            .map(|(_, field)| field)
+            .collect(),
+    }
+}
+
+/// A path without what is in brackets.
+fn without_indices(path: &str) -> String {
+    let mut depth = 0;
+    let outside = |c: &char| {
+        depth += i32::from(*c == '[');
+        let outside = depth <= 0;
+        depth -= i32::from(*c == ']');
+        outside
+    };
+    path.chars().filter(outside).collect()
 }
 
 /// The field `name` of the object at `parent`.
@@ -229,6 +277,28 @@ mod tests {
         assert_eq!(find("spec.volumes", "name"), None);
         let name = find("spec.volumes[]", "name").expect("a field");
         assert_eq!((name.path, name.name()), ("spec.volumes[].name", "name"));
+    }
+
+    #[test]
+    fn fields_are_looked_up_by_what_people_write() {
+        let paths = |wanted| -> Vec<_> { lookup(wanted).iter().map(|field| field.path).collect() };
+        let cache = "spec.domain.devices.disks[].cache";
+        for wanted in [
+            cache,
+            "spec.domain.devices.disks[3].cache",
+            "disks.cache",
+            "cache",
+        ] {
+            assert_eq!(paths(wanted), [cache], "{wanted}");
+        }
+        assert_eq!(paths("features.hyperv"), ["spec.domain.features.hyperv"]);
+        for inside in ["spec.domain.features.hyperv.synic.enabled", "hyperv.synic"] {
+            assert_eq!(paths(inside), ["spec.domain.features.hyperv"], "{inside}");
+        }
+        assert!(paths("bus").len() > 1);
+        for nothing in ["", "spec.domain.weather", "]["] {
+            assert_eq!(paths(nothing), [""; 0], "{nothing}");
+        }
     }
 
     #[test]

@@ -45,6 +45,15 @@ impl Kind {
         }
     }
 
+    /// Where the VMI's spec is in the object.
+    pub(super) fn spec_path(self) -> &'static [&'static str] {
+        match self {
+            Self::Instance => &["spec"],
+            Self::VirtualMachine | Self::ReplicaSet => &["spec", "template", "spec"],
+            Self::Pool => &["spec", "virtualMachineTemplate", "spec", "template", "spec"],
+        }
+    }
+
     /// The table's entry for the object as a whole.
     pub(super) fn field(self) -> &'static Field {
         match self {
@@ -56,25 +65,46 @@ impl Kind {
     }
 }
 
-/// Objects with a machine and their paths in their documents. Where there are none, the first
-/// document stands for the one that is missing.
-pub(super) fn find(documents: &[Value]) -> Vec<(String, &Value)> {
-    let mut found = Vec::new();
-    for document in documents {
-        collect(String::new(), document, &mut found);
-    }
-    match found.is_empty() {
-        true => vec![(String::new(), documents.first().unwrap_or(&Value::Null))],
-        false => found,
-    }
+/// An object with a machine.
+#[derive(Clone, Debug)]
+pub(super) struct Found<'a> {
+    /// Number of its document, from 0.
+    pub(super) document: usize,
+    /// Its path in the document.
+    pub(super) path: String,
+    pub(super) value: &'a Value,
+    /// It is of a kind that has one; otherwise it stands for the one that is missing.
+    pub(super) is_known: bool,
 }
 
-fn collect<'a>(path: String, value: &'a Value, found: &mut Vec<(String, &'a Value)>) {
+/// Objects with a machine. Where there are none, the first document stands for it.
+pub(super) fn find(documents: &[Value]) -> Vec<Found<'_>> {
+    let mut found = Vec::new();
+    for (document, value) in documents.iter().enumerate() {
+        collect(document, String::new(), value, &mut found);
+    }
+    if found.is_empty() {
+        found.push(Found {
+            document: 0,
+            path: String::new(),
+            value: documents.first().unwrap_or(&Value::Null),
+            is_known: false,
+        });
+    }
+    found
+}
+
+fn collect<'a>(document: usize, path: String, value: &'a Value, found: &mut Vec<Found<'a>>) {
     if found.len() >= MAX_MACHINES {
         return;
     }
     if Kind::known(value).is_some() {
-        found.push((path, value));
+        found.push(Found {
+            document,
+            path,
+            value,
+            is_known: true,
+        });
     } else if value.get("kind").is_some_and(|kind| kind == "List") {
         let items = value
             .get("items")
@@ -84,7 +114,7 @@ fn collect<'a>(path: String, value: &'a Value, found: &mut Vec<(String, &'a Valu
         for (index, item) in items.enumerate() {
             // The documents' depth is bounded, and with it this.
             let item_path = format!("{}[{index}]", join(&path, "items"));
-            collect(item_path, item, found);
+            collect(document, item_path, item, found);
         }
     }
 }
@@ -104,14 +134,11 @@ mod tests {
             json!({"kind": "VirtualMachineInstance"}),
         ];
         let found = find(&documents);
-        let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
+        let paths: Vec<_> = found.iter().map(|found| found.path.as_str()).collect();
         assert_eq!(paths, ["items[1]", "items[2].items[0]", ""]);
-        assert_eq!(Kind::of(found[0].1), Kind::VirtualMachine);
-        assert_eq!(
-            find(&documents[..1]).len(),
-            1,
-            "what is wrong is said of it"
-        );
-        assert_eq!(find(&[])[0].1, &Value::Null);
+        assert_eq!(Kind::of(found[0].value), Kind::VirtualMachine);
+        assert_eq!(found[2].document, 2);
+        assert!(!find(&documents[..1])[0].is_known, "it says what is wrong");
+        assert_eq!(find(&[])[0].value, &Value::Null);
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::places::Places;
+
 /// Errors kept of one document; the rest is only counted.
 const MAX_ERRORS: usize = 256;
 
@@ -16,6 +18,12 @@ pub struct FieldError {
     pub found: String,
     /// What would be accepted.
     pub accepted: String,
+    /// Line of the text, from 1, as far as that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// Column of the line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<u64>,
 }
 
 impl fmt::Display for FieldError {
@@ -24,7 +32,11 @@ impl fmt::Display for FieldError {
             f,
             "{}: found {}; accepted: {}",
             self.path, self.found, self.accepted
-        )
+        )?;
+        match (self.line, self.column) {
+            (Some(line), Some(column)) => write!(f, " (line {line}, column {column})"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -70,7 +82,22 @@ impl Report {
                 path: path.into(),
                 found: found.to_string(),
                 accepted: accepted.to_string(),
+                line: None,
+                column: None,
             });
+        }
+    }
+
+    /// Whether there is an error at `path`.
+    pub(super) fn has_error_at(&self, path: &str) -> bool {
+        self.errors.iter().any(|error| error.path == path)
+    }
+
+    /// Says where in its text each error is, by the places of its document.
+    pub(super) fn locate(&mut self, places: &Places) {
+        for error in &mut self.errors {
+            let place = places.find("", &error.path).unwrap_or((1, 1));
+            (error.line, error.column) = (Some(place.0), Some(place.1));
         }
     }
 
