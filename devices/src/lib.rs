@@ -17,6 +17,7 @@ pub mod tap;
 pub mod testing;
 pub mod thread;
 pub mod virtio;
+pub mod wake;
 
 /// Guest physical memory as every device sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -9,7 +9,7 @@ mod shared;
 mod thread;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,9 +17,9 @@ use std::thread::JoinHandle;
 use devices::GuestMemory;
 use devices::bus::Bus;
 use devices::thread::{ThreadHook, ThreadRole};
+use devices::wake::Wake;
 use kvm_ioctls::VcpuFd;
 use thiserror::Error;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use self::page::RunPage;
@@ -96,7 +96,7 @@ impl Vcpus {
             parked: Mutex::new(0),
             changed: Condvar::new(),
             event: Mutex::new(None),
-            event_fd: EventFd::new(EFD_NONBLOCK).map_err(SpawnError::Event)?,
+            wake: Wake::new().map_err(SpawnError::Event)?,
             ports,
             mmio,
             memory,
@@ -184,13 +184,12 @@ impl Vcpus {
 
     /// The eventfd that is readable once [`Vcpus::take_event`] has something.
     pub fn event_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the eventfd is owned by self and lives as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.shared.event_fd.as_raw_fd()) }
+        self.shared.wake.as_fd()
     }
 
     /// What a vCPU reported.
     pub fn take_event(&self) -> Option<VcpuEvent> {
-        let _ = self.shared.event_fd.read();
+        self.shared.wake.clear();
         let mut slot = self
             .shared
             .event

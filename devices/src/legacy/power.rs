@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::BusDevice;
 use crate::irq::Irq;
 use crate::state::{RestoreError, SaveError, Saved, State};
+use crate::wake::Wake;
 
 /// Sleep control register, relative to the block's base (write-only here).
 pub const SLEEP_CONTROL: u64 = 0;
@@ -54,7 +54,7 @@ pub enum Signal {
 #[derive(Debug)]
 pub struct Signals {
     pending: AtomicU32,
-    event: EventFd,
+    event: Wake,
 }
 
 impl Signals {
@@ -62,28 +62,26 @@ impl Signals {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             pending: AtomicU32::new(0),
-            event: EventFd::new(EFD_NONBLOCK)?,
+            event: Wake::new()?,
         })
     }
 
-    /// Sends a signal. A full eventfd means the loop is already due to wake, so its error is moot.
+    /// Sends a signal.
     pub fn send(&self, signal: Signal) {
         self.pending.fetch_or(signal as u32, Ordering::Release);
-        let _ = self.event.write(1);
+        self.event.wake();
     }
 
     /// Takes all pending signals; a set of [`Signal`] bits.
     pub fn take(&self) -> u32 {
-        let _ = self.event.read();
+        self.event.clear();
         self.pending.swap(0, Ordering::Acquire)
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsRawFd;
-        // SAFETY: the eventfd is owned by self and lives as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
+        self.event.as_fd()
     }
 }
 

@@ -4,18 +4,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::BusDevice;
 use crate::irq::Irq;
 use crate::state::{RestoreError, SaveError, Saved, State};
+use crate::wake::Wake;
 
 /// First port of COM1.
 pub const PORT: u16 = 0x3f8;
@@ -29,7 +29,7 @@ pub const OUTPUT_CAPACITY: usize = 64 * 1024;
 pub struct ConsoleQueue {
     output: Mutex<VecDeque<u8>>,
     dropped: AtomicU64,
-    event: EventFd,
+    event: Wake,
 }
 
 impl ConsoleQueue {
@@ -38,7 +38,7 @@ impl ConsoleQueue {
         Ok(Self {
             output: Mutex::new(VecDeque::new()),
             dropped: AtomicU64::new(0),
-            event: EventFd::new(EFD_NONBLOCK)?,
+            event: Wake::new()?,
         })
     }
 
@@ -57,12 +57,11 @@ impl ConsoleQueue {
 
     /// Resets the wake-up; call before looking at the queue.
     pub fn acknowledge(&self) {
-        let _ = self.event.read();
+        self.event.clear();
     }
 
     fn wake(&self) {
-        // A full eventfd counter means that the loop is due to wake anyway.
-        let _ = self.event.write(1);
+        self.event.wake();
     }
 
     fn push(&self, bytes: &[u8]) {
@@ -85,8 +84,7 @@ impl ConsoleQueue {
 
 impl AsFd for ConsoleQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the eventfd is owned by self and lives as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
+        self.event.as_fd()
     }
 }
 
@@ -294,10 +292,7 @@ mod tests {
             assert_eq!(value, [b'a']);
         }
         assert_eq!(serial.input_room(), 64);
-        assert!(
-            queue.event.read().is_ok(),
-            "the loop hears that there is room"
-        );
+        assert!(queue.event.clear(), "the loop hears that there is room");
     }
 
     /// A guest that sets up the port, writes, and reads what comes in.

@@ -16,17 +16,17 @@
 mod tests;
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use thiserror::Error;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::thread::{ThreadHook, ThreadRole, ThreadSetupError};
 use crate::virtio::queue::{QueueState, VirtQueue};
 use crate::virtio::{QueueError, QueueHandler};
+use crate::wake::Wake;
 
 /// Stack of a worker thread, bytes. Handlers keep their buffers on the heap.
 const STACK_SIZE: usize = 128 * 1024;
@@ -119,7 +119,7 @@ struct State {
 struct Control {
     state: Mutex<State>,
     changed: Condvar,
-    wake: EventFd,
+    wake: Wake,
 }
 
 impl Control {
@@ -152,8 +152,7 @@ impl Control {
     fn command(&self, command: Command) {
         self.lock().command = command;
         self.changed.notify_all();
-        // Fails only if the counter is about to overflow; then the poller is awake anyway.
-        let _ = self.wake.write(1);
+        self.wake.wake();
     }
 }
 
@@ -189,11 +188,9 @@ impl Worker {
         failed: FailureCallback,
     ) -> Result<Self, SpawnWorkerError> {
         let name = thread_name(name);
-        let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|source| {
-            SpawnWorkerError::Control {
-                name: name.clone(),
-                source,
-            }
+        let wake = Wake::new().map_err(|source| SpawnWorkerError::Control {
+            name: name.clone(),
+            source,
         })?;
         let state = Mutex::new(State {
             command: Command::Run,
@@ -327,7 +324,7 @@ fn run(
 /// Parks as long as the command says so; false if the worker is to end.
 fn obey(handler: &mut dyn QueueHandler, control: &Control) -> bool {
     // Drained before the command is read: a command given later wakes the poller again.
-    let _ = control.wake.read();
+    control.wake.clear();
     let mut state = control.lock();
     if state.command == Command::Pause {
         drop(state);
@@ -374,7 +371,7 @@ fn poll_descriptors(handler: &dyn QueueHandler, control: &Control) -> io::Result
     let epoll = Epoll::new()?;
     add(
         &epoll,
-        control.wake.as_raw_fd(),
+        control.wake.as_fd().as_raw_fd(),
         CONTROL_TOKEN,
         EventSet::IN,
     )?;

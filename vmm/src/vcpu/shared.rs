@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use devices::GuestMemory;
 use devices::bus::Bus;
-use vmm_sys_util::eventfd::EventFd;
+use devices::wake::Wake;
 
 use crate::crash::CrashReport;
 
@@ -32,7 +32,7 @@ pub(super) struct Shared {
     pub(super) parked: Mutex<usize>,
     pub(super) changed: Condvar,
     pub(super) event: Mutex<Option<VcpuEvent>>,
-    pub(super) event_fd: EventFd,
+    pub(super) wake: Wake,
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
     pub(super) memory: Arc<GuestMemory>,
@@ -70,6 +70,6 @@ impl Shared {
     pub(super) fn report(&self, event: VcpuEvent) {
         let mut slot = self.event.lock().unwrap_or_else(PoisonError::into_inner);
         slot.get_or_insert(event);
-        let _ = self.event_fd.write(1);
+        self.wake.wake();
     }
 }

@@ -3,7 +3,7 @@
 mod stay;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use self::stay::Pace;
@@ -231,8 +231,7 @@ impl PairHandler {
 
     /// Makes the worker call [`QueueHandler::readable`] after everything that is ready now.
     fn wake(&self) {
-        // Fails only if the counter is full; it is never read, so that takes 2^64 calls.
-        let _ = self.pairs.get(self.pair).wake.write(1);
+        self.pairs.get(self.pair).wake.wake();
     }
 }
 
@@ -243,15 +242,13 @@ impl QueueHandler for PairHandler {
 
     fn fds(&self) -> Vec<Watch<'_>> {
         let pair = self.pairs.get(self.pair);
-        // SAFETY: the eventfd is open as long as `pair`, which `self` keeps alive.
-        let wake = unsafe { BorrowedFd::borrow_raw(pair.wake.as_raw_fd()) };
         let port = pair.port.file().as_fd();
         let port = match pair.port {
             Port::Tap(_) => Watch::input(port, PORT),
             Port::Stream(_) => Watch::both(port, PORT),
         };
         let timer = self.timer().map(|timer| Watch::input(timer, TIMER));
-        [port, Watch::input(wake, WAKE)]
+        [port, Watch::input(pair.wake.as_fd(), WAKE)]
             .into_iter()
             .chain(timer)
             .collect()

@@ -3,17 +3,16 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
-use vmm_sys_util::eventfd::EventFd;
-
 use super::port::Port;
 use super::state::NetState;
 use super::stats::{NetStats, PairCounters};
+use crate::wake::Wake;
 
 /// One port and what belongs to it.
 pub(super) struct Pair {
     pub(super) port: Port,
     /// Makes the pair's handler look for work.
-    pub(super) wake: EventFd,
+    pub(super) wake: Wake,
     pub(super) counters: PairCounters,
 }
 
@@ -115,8 +114,7 @@ impl Pairs {
         self.active.store(count, Ordering::Relaxed);
         for (index, pair) in self.pairs.iter().enumerate().skip(1) {
             pair.port.set_attached(index < usize::from(count))?;
-            // Fails only if the counter is full; then the handler is awake.
-            let _ = pair.wake.write(1);
+            pair.wake.wake();
         }
         Ok(())
     }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::features::Abilities;
 use super::pairs::{Pair, Pairs};
@@ -23,6 +22,7 @@ use crate::pod_net::ipv6::{Ipv6Lease, Ipv6Responder};
 use crate::tap::{self, Offloads};
 use crate::virtio::VirtioDevice;
 use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
+use crate::wake::Wake;
 
 /// Entries of every queue.
 const QUEUE_SIZE: u16 = 256;
@@ -294,7 +294,7 @@ fn probe_uso(tap: &File) -> io::Result<bool> {
 }
 
 fn new_pair(port: Port) -> io::Result<Pair> {
-    let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+    let wake = Wake::new()?;
     Ok(Pair {
         port,
         wake,
