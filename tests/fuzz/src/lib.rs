@@ -18,6 +18,7 @@ pub mod queue;
 pub mod rig;
 pub mod rng;
 mod sent;
+pub mod state;
 pub mod stream;
 pub mod vmi;
 
@@ -34,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("balloon", balloon::run),
     ("pci", pci::run),
     ("legacy", legacy::run),
+    ("state", state::run),
     ("vmi", vmi::run),
     ("quantity", vmi::run_quantity),
     ("dhcp", dhcp::run),

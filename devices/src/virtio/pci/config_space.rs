@@ -198,7 +198,7 @@ impl ConfigSpace {
             ));
         }
         self.bytes = bytes;
-        self.silenced = saved.silenced;
+        self.silenced = saved.silenced && bytes[COMMAND] & COMMAND_MASTER == 0;
         Ok(())
     }
 

@@ -40,36 +40,48 @@ pub struct Driven {
     pub router: Arc<FakeRouter>,
     /// All queues of the device, enabled.
     pub queues: Vec<GuestQueue>,
+    sizes: Vec<u16>,
+    features: u64,
     make: Box<dyn Fn() -> Box<dyn VirtioDevice>>,
 }
 
 impl Driven {
     /// Drives what `make` makes, with as many of `features` as it offers.
     pub fn new(make: impl Fn() -> Box<dyn VirtioDevice> + 'static, features: u64) -> Self {
-        let memory = guest_memory(&[(0, MEMORY)]);
+        Self::over(guest_memory(&[(0, MEMORY)]), make, features)
+    }
+
+    /// The same over `memory`, which has room for the queues from address 0.
+    pub fn over(
+        memory: Arc<GuestMemory>,
+        make: impl Fn() -> Box<dyn VirtioDevice> + 'static,
+        features: u64,
+    ) -> Self {
         let (router, device) = (Arc::default(), make());
-        let mut base = 0;
-        let sizes = device.queue_sizes().to_vec();
-        let queues = sizes.iter().map(|&size| {
-            let queue = GuestQueue::new(&memory, base, size);
-            base += GuestQueue::bytes(size);
-            queue
-        });
-        let queues: Vec<_> = queues.collect();
-        assert!(base <= HEAP, "queues fit");
-        let features = features & device.features();
         let mut driven = Self {
+            sizes: device.queue_sizes().to_vec(),
+            features: features & device.features() | VERSION_1,
             function: function(device, &memory, &router),
             memory,
             router,
-            queues,
+            queues: Vec::new(),
             make: Box::new(make),
         };
-        driven.start(features | VERSION_1);
+        driven.start();
         driven
     }
 
-    fn start(&mut self, features: u64) {
+    /// A driver's whole start, whatever another did to the device before.
+    pub fn start(&mut self) {
+        self.write(STATUS, &[0]);
+        let mut base = 0;
+        let queues = self.sizes.iter().map(|&size| {
+            let queue = GuestQueue::new(&self.memory, base, size);
+            base += GuestQueue::bytes(size);
+            queue
+        });
+        self.queues = queues.collect();
+        assert!(base <= HEAP, "queues fit");
         self.function.config_write(0x04, &[6, 0]);
         for vector in 0..=self.queues.len() as u64 {
             self.write(TABLE + 16 * vector, &0xfee0_0000u64.to_le_bytes());
@@ -80,7 +92,7 @@ impl Driven {
         self.write(STATUS, &[3]);
         for page in 0..2u32 {
             self.write(FEATURE_SELECT, &page.to_le_bytes());
-            let half = (features >> (32 * page)) as u32;
+            let half = (self.features >> (32 * page)) as u32;
             self.write(FEATURE, &half.to_le_bytes());
         }
         self.write(STATUS, &[0xb]);

@@ -1,0 +1,213 @@
+//! Saved states that somebody has changed. Whatever they say, a device refuses them or goes on as one
+//! that a guest could have brought there: it can be saved and restored again, and after a reset it
+//! works for a driver that behaves.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use devices::bus::BusDevice;
+use devices::legacy::power::{PowerControl, Signals};
+use devices::legacy::serial::{ConsoleQueue, SerialConsole};
+use devices::legacy::x86_64::cmos::Cmos;
+use devices::pci::PciFunction;
+use devices::state::Saved;
+use devices::virtio::VirtioDevice;
+use devices::virtio::net::testing::spec;
+use devices::virtio::net::{Backend, Stream};
+use devices::virtio::rng::Rng;
+use devices::virtio::testing::driven::Driven;
+use devices::virtio::testing::{Buffer, FakeIrq, block_spec};
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde_json::Value;
+
+use crate::input::Input;
+use crate::memory::{self, HEAP};
+
+/// Changes to one state at most.
+const CHANGES: usize = 16;
+/// Bytes of the structures that a driver reads.
+const REGISTERS: u64 = 0x40;
+
+/// Changes the state of the device that the first byte names.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    match input.below(6) {
+        0 => serial(&mut input),
+        1 => cmos(&mut input),
+        2 => power(&mut input),
+        3 => virtio(&mut input, 0, || Box::new(Rng::new("rng"))),
+        4 => block(&mut input),
+        _ => net(&mut input),
+    }
+}
+
+/// `saved` with changes from the input; `None` if it is no envelope any more.
+fn changed(saved: &Saved, input: &mut Input<'_>) -> Option<Saved> {
+    let mut value = serde_json::to_value(saved).expect("plain data");
+    for _ in 0..CHANGES {
+        if input.is_empty() {
+            break;
+        }
+        let mut at = usize::from(input.u16()) % count(&value);
+        change(&mut value, &mut at, input);
+    }
+    serde_json::from_value(value).ok()
+}
+
+/// Values in `value`, itself among them.
+fn count(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(count).sum(),
+        Value::Object(fields) => fields.values().map(count).sum(),
+        _ => 0,
+    }
+}
+
+/// Changes value number `at`; whether it was found.
+fn change(value: &mut Value, at: &mut usize, input: &mut Input<'_>) -> bool {
+    if *at == 0 {
+        alter(value, input);
+        return true;
+    }
+    *at -= 1;
+    match value {
+        Value::Array(items) => items.iter_mut().any(|item| change(item, at, input)),
+        Value::Object(fields) => fields.values_mut().any(|field| change(field, at, input)),
+        _ => false,
+    }
+}
+
+fn alter(value: &mut Value, input: &mut Input<'_>) {
+    match value {
+        Value::Bool(flag) => *flag = !*flag,
+        Value::Number(number) => {
+            let new = match input.below(6) {
+                0 => number.as_u64().unwrap_or(0) ^ 1 << input.below(64),
+                1 => input.u8().into(),
+                2 => input.u16().into(),
+                3 => memory::address(input),
+                4 => input.u32().into(),
+                _ => input.u64(),
+            };
+            *value = new.into();
+        }
+        Value::Array(items) if input.u8() & 1 != 0 => drop(items.pop()),
+        Value::Array(items) => items.push(items.last().cloned().unwrap_or(0.into())),
+        Value::Null => *value = input.u64().into(),
+        Value::String(_) | Value::Object(_) => {}
+    }
+}
+
+fn serial(input: &mut Input<'_>) {
+    let queue = Arc::new(ConsoleQueue::new().expect("an eventfd"));
+    let port = || SerialConsole::new(&queue, Arc::new(FakeIrq::default()));
+    let first = port();
+    first.write(1, &[3]);
+    first.input(b"input");
+    let saved = first.save().expect("plain data");
+    let Some(saved) = changed(&saved, input) else {
+        return;
+    };
+    let second = port();
+    if second.restore(&saved).is_ok() {
+        let again = second.save().expect("plain data");
+        port().restore(&again).expect("its own state");
+        touch(&second, 8);
+        second.input(&[b'x'; 100]);
+        assert!(second.input_room() <= 64);
+    }
+}
+
+fn cmos(input: &mut Input<'_>) {
+    let first = Cmos::default();
+    first.write(0, &[0x40]);
+    let saved = first.save().expect("plain data");
+    let Some(saved) = changed(&saved, input) else {
+        return;
+    };
+    let second = Cmos::default();
+    if second.restore(&saved).is_ok() {
+        let again = second.save().expect("plain data");
+        Cmos::default().restore(&again).expect("its own state");
+        second.write(1, &[1]);
+        touch(&second, 2);
+    }
+}
+
+fn power(input: &mut Input<'_>) {
+    let signals = Arc::new(Signals::new().expect("an eventfd"));
+    let block = || PowerControl::new(signals.clone(), Arc::new(FakeIrq::default()));
+    let first = block();
+    first.press_power_button();
+    let saved = first.save().expect("plain data");
+    let Some(saved) = changed(&saved, input) else {
+        return;
+    };
+    let second = block();
+    if second.restore(&saved).is_ok() {
+        let again = second.save().expect("plain data");
+        block().restore(&again).expect("its own state");
+        touch(&second, 4);
+    }
+    assert_eq!(signals.take(), 0, "a state asks for nothing");
+}
+
+fn touch(device: &dyn BusDevice, len: u64) {
+    for offset in 0..len {
+        device.read(offset, &mut [0]);
+    }
+}
+
+fn block(input: &mut Input<'_>) {
+    let image = File::from(memfd_create("image", MemfdFlags::CLOEXEC).expect("memfd"));
+    image.set_len(64 << 10).expect("memfd of 64 KiB");
+    virtio(input, 0, move || {
+        let image = image.try_clone().expect("a descriptor");
+        Box::new(block_spec(image, 1).build().expect("a good disk"))
+    });
+}
+
+fn net(input: &mut Input<'_>) {
+    let (ours, _theirs) = UnixStream::pair().expect("sockets");
+    let socket = File::from(OwnedFd::from(ours));
+    let stream = Arc::new(Stream::new(socket));
+    virtio(input, 1, move || {
+        let backend = Backend::Stream(Arc::clone(&stream));
+        Box::new(spec(backend).build().expect("a good NIC"))
+    });
+}
+
+/// `queue` gives back whatever a driver puts there.
+fn virtio(input: &mut Input<'_>, queue: usize, make: impl Fn() -> Box<dyn VirtioDevice> + 'static) {
+    let mut driven = Driven::over(memory::of_this_thread(), make, u64::MAX);
+    for index in 0..driven.queues.len() {
+        driven.offer(index, &[Buffer::writable(HEAP, 64)]);
+    }
+    driven.function.pause();
+    let saved = driven.function.save().expect("paused");
+    driven.function.shutdown();
+    memory::put(&driven.memory, input);
+    let Some(saved) = changed(&saved, input) else {
+        return;
+    };
+    if driven.restore(&saved).is_err() {
+        return;
+    }
+    for offset in (0..REGISTERS).step_by(4).chain(0x2000..0x2010) {
+        driven.function.bar_read(offset, &mut [0; 4]);
+    }
+    for queue in 0..driven.queues.len() as u64 {
+        driven.write(0x3000 + 4 * queue, &[0, 0]);
+    }
+    driven.replace();
+    driven.start();
+    let buffers = [
+        Buffer::readable(HEAP, 16),
+        Buffer::writable(HEAP + 0x100, 512),
+        Buffer::writable(HEAP + 0x400, 1),
+    ];
+    driven.serve(queue, &buffers);
+    driven.function.shutdown();
+}
