@@ -1,6 +1,9 @@
 //! The memory of one split virtqueue (virtio 1.2, 2.7): checked once, then read and written with
 //! single atomic accesses. `virtio_queue::Queue` says where it is.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 

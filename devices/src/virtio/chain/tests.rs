@@ -329,3 +329,67 @@ proptest! {
         }
     }
 }
+
+/// All lengths that could be taken for a table of any queue, and those at the end of the range.
+#[test]
+fn indirect_tables_have_whole_entries_up_to_the_queues_size() {
+    for size in (0..16).map(|bits| 1u16 << bits) {
+        let longest = 16 * (u32::from(size) + 2);
+        for len in (0..longest).chain(u32::MAX - 64..=u32::MAX) {
+            let good = len % 16 == 0 && (1..=u32::from(size)).contains(&(len / 16));
+            let expected = match good {
+                true => Ok((len / 16) as u16),
+                false => Err(ChainError::IndirectLen(len)),
+            };
+            assert_eq!(indirect_entries(len, size), expected);
+        }
+    }
+}
+
+proptest! {
+    /// Copies in and out are those of one string of bytes, wherever its parts are cut.
+    #[test]
+    fn buffers_are_one_string_of_bytes(
+        lens in prop::collection::vec(0..20u32, 1..SIZE as usize),
+        offset in 0..200u32,
+        len in 0..200usize,
+    ) {
+        let mut f = Fixture::new();
+        let total: u32 = lens.iter().sum();
+        let mut at = DATA;
+        let mut buffers = Vec::new();
+        let mut flat = Vec::new();
+        for &len in &lens {
+            let bytes: Vec<u8> = (0..len).map(|i| (flat.len() as u32 + i) as u8 + 1).collect();
+            f.memory.write_slice(&bytes, GuestAddress(at)).expect("in memory");
+            buffers.push((at, len));
+            flat.extend(bytes);
+            // Buffers neither adjoin nor are in order of address.
+            at = DATA + (at - DATA + 0x1357) % 0x8000;
+        }
+        let start = (offset as usize).min(flat.len());
+        let end = (start + len).min(flat.len());
+
+        let readable: Vec<_> = buffers.iter().map(|&(at, len)| Buffer::readable(at, len)).collect();
+        f.guest.add(&readable);
+        f.walk().expect("a good chain");
+        let mut read = vec![0; len];
+        prop_assert_eq!(f.chain.read_at(offset, &mut read), end - start);
+        prop_assert_eq!(&read[..end - start], &flat[start..end]);
+
+        let writable: Vec<_> = buffers.iter().map(|&(at, len)| Buffer::writable(at, len)).collect();
+        f.guest.add(&writable);
+        f.walk().expect("a good chain");
+        prop_assert_eq!(f.chain.writable_len(), total);
+        let new = vec![0xee; len];
+        prop_assert_eq!(f.chain.write_at(offset, &new), end - start);
+        flat[start..end].fill(0xee);
+        let mut seen = Vec::new();
+        for &(at, len) in &buffers {
+            let mut bytes = vec![0; len as usize];
+            f.memory.read_slice(&mut bytes, GuestAddress(at)).expect("in memory");
+            seen.extend(bytes);
+        }
+        prop_assert_eq!(seen, flat);
+    }
+}

@@ -237,3 +237,26 @@ fn does_not_interrupt_for_what_the_driver_has_seen_before() {
     queue.notify();
     assert_eq!(irq.count(), 0);
 }
+
+/// For every distance that an index can go, and each event at its edges: an event counts as passed if
+/// the index went over it. By which numbers the indices start makes no difference.
+#[test]
+fn an_event_is_passed_where_the_index_goes_over_it() {
+    for distance in 0..=u16::MAX {
+        let start = distance.wrapping_mul(0x9e37);
+        let edges = [0, 1, distance / 2, distance.wrapping_sub(1), distance];
+        let edges = edges
+            .into_iter()
+            .chain([distance.wrapping_add(1), 0x8000, u16::MAX]);
+        for event in edges {
+            for from in [0, 1, 0x7fff, 0x8000, u16::MAX, start] {
+                let (at, to) = (from.wrapping_add(event), from.wrapping_add(distance));
+                assert_eq!(
+                    passed(at, from, to),
+                    event < distance,
+                    "{event} of {distance}"
+                );
+            }
+        }
+    }
+}
