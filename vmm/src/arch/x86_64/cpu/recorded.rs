@@ -12,6 +12,7 @@ use super::topology::Topology;
 
 const INTEL: &str = include_str!("recorded/intel-cascade-lake.json");
 const AMD: &str = include_str!("recorded/amd-milan.json");
+const EMULATED: &str = include_str!("recorded/emulated-amd.json");
 
 /// Sockets, cores and threads.
 const TOPOLOGIES: [(u32, u32, u32); 7] = [
@@ -147,10 +148,30 @@ fn on_amd() {
     });
 }
 
+/// An old processor of AMD's as far as topology goes: without leaf 0x8000_001E, where threads would be
+/// cores to who does not read leaf 0xB.
+#[test]
+fn on_the_emulated_machine() {
+    for_each_vcpu(EMULATED, |place, cpuid| {
+        assert_eq!(place_by_levels(cpuid, 0xb), *place);
+        let [_, _, sizes, _] = read(cpuid, 0x8000_0008, 0);
+        let (processors, package_bits) = ((sizes & 0xff) + 1, sizes >> 12 & 0xf);
+        assert_eq!(processors, place.counts.0 * place.counts.1);
+        assert_eq!(place.apic_id >> package_bits, place.package);
+        assert_eq!(read(cpuid, 0x8000_001e, 0), [0; 4]);
+        assert!(caches(cpuid, 4).is_empty());
+    });
+}
+
 /// A guest is told the host's maker, model and limits.
 #[test]
 fn makers_and_models_stay() {
-    for (table, maker) in [(INTEL, "GenuineIntel"), (AMD, "AuthenticAMD")] {
+    let tables = [
+        (INTEL, "GenuineIntel"),
+        (AMD, "AuthenticAMD"),
+        (EMULATED, "AuthenticAMD"),
+    ];
+    for (table, maker) in tables {
         let host = recorded(table).table().expect("a table");
         for_each_vcpu(table, |_, cpuid| {
             for leaf in [0, 0x8000_0000] {
