@@ -13,9 +13,12 @@ pub const MAX_DOCUMENT: usize = 1 << 20;
 /// Nesting allowed; the deepest field of a VMI (in `affinity`) is at about 15.
 const MAX_DEPTH: usize = 40;
 
-/// Aliases of a text. Each may stand for a string that is nearly as long as the text, so this bounds
-/// what reading it takes.
-const MAX_ALIASES: usize = 32;
+/// Aliases of a text.
+const MAX_ALIASES: usize = 1000;
+
+/// Bytes of all strings, those that aliases stand for counted each time. This bounds what reading
+/// takes.
+const MAX_STRINGS: usize = 4 * MAX_DOCUMENT;
 
 /// Documents of a text.
 const MAX_DOCUMENTS: usize = 256;
@@ -72,6 +75,8 @@ fn options() -> serde_saphyr::Options {
     budget.max_aliases = MAX_ALIASES;
     budget.max_anchors = MAX_ALIASES;
     budget.max_documents = MAX_DOCUMENTS;
+    budget.max_total_scalar_bytes = MAX_STRINGS;
+    budget.max_recorded_anchor_bytes = MAX_STRINGS;
     let mut aliases = AliasLimits::default();
     aliases.max_total_replayed_events = 20_000;
     serde_saphyr::options! {
@@ -83,12 +88,54 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
+/// What the parser says, and what that means to somebody who wrote the document.
+const IN_WORDS: [(&str, &str); 9] = [
+    (
+        "tabs disallowed",
+        "a tab indents this line; YAML wants spaces",
+    ),
+    (
+        "simple key expected",
+        "text that is neither a key with its colon nor indented as part of a value",
+    ),
+    (
+        "mapping values are not allowed",
+        "a colon where no key can be: check the indentation, or put the text into quotes",
+    ),
+    (
+        "did not find expected key",
+        "a line that is indented like no other around it, or a quote too many",
+    ),
+    (
+        "expected string scalar",
+        "an object or a list where a name should be; fill in templates first",
+    ),
+    ("recursion limit", "values in values, more than 40 deep"),
+    (
+        "budget breached: Depth",
+        "values in values, more than 40 deep",
+    ),
+    ("budget breached: Aliases", "more than 1000 aliases"),
+    (
+        "budget breached",
+        "more than podvisor reads: too many values or documents",
+    ),
+];
+
 /// The parser's message without its position and hints for callers. It may quote the document;
 /// keep terminals safe from that.
 fn first_line(message: &str) -> String {
+    let known = IN_WORDS.iter().find(|(said, _)| message.contains(said));
+    if let Some((_, words)) = known {
+        return (*words).to_owned();
+    }
     let line = message.lines().next().unwrap_or_default();
     let line = line.split(" at line ").next().unwrap_or_default();
     let line = line.split("; use from_str").next().unwrap_or_default();
+    let line = line
+        .split(", set DuplicateKeyPolicy")
+        .next()
+        .unwrap_or_default();
     line.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
@@ -163,6 +210,21 @@ mod tests {
             "aliases of a long string"
         );
         assert!(parse("---\na: 1\n".repeat(MAX_DOCUMENTS + 1).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn problems_are_told_in_words() {
+        for (text, words) in [
+            ("a:\n\tb: 1\n", "a tab indents this line"),
+            ("a: b: c\n", "a colon where no key can be"),
+            ("a: 1\nb\nc: 2\n", "neither a key"),
+            ("a: 1\na: 2\n", "duplicate mapping key: a"),
+            ("a: {{ name }}\n", "fill in templates first"),
+        ] {
+            let message = parse(text.as_bytes()).expect_err(text).to_string();
+            assert!(message.contains(words), "{text:?}: {message}");
+            assert!(!message.contains("DuplicateKeyPolicy"), "{message}");
+        }
     }
 
     #[test]
