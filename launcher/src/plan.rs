@@ -3,6 +3,7 @@
 //! Pure: the same input gives the same plan on every host, so plans are golden files in tests and
 //! `podvisor plan` prints them.
 
+mod needs;
 mod nics;
 mod slots;
 
@@ -14,6 +15,7 @@ use devices::virtio::rng::RngOptions;
 use serde::Serialize;
 use vmm::plan::{BootPlan, CpuPlan, DevicePlan, MachinePlan, MemoryPlan};
 
+pub use self::needs::needs;
 pub use self::nics::NicSource;
 use self::slots::Slots;
 use crate::vmi::{Disk, RebootPolicy, Report, Vmi, Volume, VolumeSource};

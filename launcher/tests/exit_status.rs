@@ -218,6 +218,10 @@ fn validate_says_so() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("server.yaml: valid\n"), "{text}");
     assert!(text.contains("note: spec.evictionStrategy: "), "{text}");
+    let kernel = "needs: a kernel at /var/run/kubevirt/container-disks/kernel-boot/vmlinuz, or";
+    assert!(text.contains(kernel), "{text}");
+    let volume = "/vmi-disks/goods/goods.img, or --volume goods=PATH\n";
+    assert!(text.contains(volume), "{text}");
 }
 
 /// A file that is missing does not hide the verdict on the others.

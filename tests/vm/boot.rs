@@ -8,6 +8,16 @@ use podvisor_tests::{elf, guest};
 
 const MIB: u64 = 1 << 20;
 
+/// The least memory that KubeVirt takes, and enough for a small guest.
+#[test]
+fn four_mebibytes() {
+    let mut guest = Run::new(&Vmi::new("small").memory("4Mi"))
+        .payload("hello")
+        .start();
+    guest.wait_for("PAYLOAD-DONE");
+    guest.exits_with(0);
+}
+
 /// Two vCPUs that are threads of one core, entered by the Linux 64-bit protocol; at last the
 /// kernel panics.
 #[test]

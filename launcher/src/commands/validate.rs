@@ -11,8 +11,8 @@ use super::{CommandError, output};
 use crate::cli::ValidateArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
-use crate::report;
 use crate::vmi::{Manifest, Report};
+use crate::{plan, report};
 
 /// Characters of a name that are shown; DNS allows fewer.
 const MAX_NAME: usize = 256;
@@ -34,6 +34,8 @@ struct Verdict {
     unreadable: Option<String>,
     #[serde(flatten)]
     report: Report,
+    /// What a run needs besides the VMI.
+    needs: Vec<String>,
     #[serde(skip)]
     exit: Exit,
 }
@@ -81,9 +83,9 @@ fn judge_input(input: &Input, path: &Path, strict: bool) -> Vec<Verdict> {
 
 impl Verdict {
     fn of(file: &Path, machine: Manifest) -> Self {
-        let (exit, report) = match machine.verdict {
-            Ok((_, report)) => (Exit::Success, report),
-            Err(report) => (Exit::Refused, report),
+        let (exit, report, needs) = match machine.verdict {
+            Ok((vmi, report)) => (Exit::Success, report, plan::needs(&vmi)),
+            Err(report) => (Exit::Refused, report, Vec::new()),
         };
         Self {
             kind: machine.is_known.then_some(machine.kind),
@@ -92,6 +94,7 @@ impl Verdict {
             valid: exit == Exit::Success,
             unreadable: None,
             report,
+            needs,
             ..Self::unreadable(file, exit, String::new())
         }
     }
@@ -105,6 +108,7 @@ impl Verdict {
             valid: false,
             unreadable: Some(why),
             report: Report::default(),
+            needs: Vec::new(),
             exit,
         }
     }
@@ -170,6 +174,9 @@ fn text(verdict: &Verdict, several: bool) -> String {
     }
     for note in &report.notes {
         let _ = writeln!(text, "  note: {note}");
+    }
+    for need in &verdict.needs {
+        let _ = writeln!(text, "  needs: {need}");
     }
     text
 }

@@ -1,0 +1,32 @@
+//! What a run needs besides its VMI.
+
+use std::path::Path;
+
+use super::{PlanOptions, launch_plan};
+use crate::vmi::Vmi;
+
+/// In words: the kernel, and each volume with the places where it is looked for.
+pub fn needs(vmi: &Vmi) -> Vec<String> {
+    let plan = launch_plan(vmi, &PlanOptions::default());
+    let mut needs = vec![match &plan.kernel {
+        Some(kernel) => format!("a kernel at {}, or --kernel FILE", shown(&kernel.path)),
+        None => "--kernel FILE: there is no kernelBoot.container.kernelPath".to_owned(),
+    }];
+    if let Some(initrd) = &plan.initrd {
+        let path = shown(&initrd.path);
+        needs.push(format!("an initial RAM disk at {path}, or --initrd FILE"));
+    }
+    for (disk, source) in vmi.spec.devices.disks.iter().zip(&plan.disks) {
+        let places: Vec<_> = source.candidates.iter().map(|place| shown(place)).collect();
+        let (name, places) = (&disk.name, places.join(" or "));
+        needs.push(format!(
+            "volume {name} at {places}, or --volume {name}=PATH"
+        ));
+    }
+    needs
+}
+
+/// A path that acts on no terminal.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().escape_debug().to_string()
+}
