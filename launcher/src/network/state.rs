@@ -224,14 +224,11 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn state_survives_the_file_and_only_in_its_place() {
-        let directory = tempfile::tempdir().expect("a directory");
+    fn saved() -> SavedInterface {
         let place = Place {
             boot: "a".into(),
             namespace: 7,
         };
-        let file = place.file(&directory.path().join("run"), "eth0");
         let link = Link {
             index: 3,
             name: "eth0".into(),
@@ -243,23 +240,28 @@ mod tests {
             addr_gen_mode: None,
             forwarding: false,
         };
-        let address = AddressMessageBuilder::<Ipv4Addr>::new()
+        let addresses = [address()];
+        let (mark, change) = (Mark([2, 0, 0, 0, 0, 9]), Change::Bridge);
+        SavedInterface::new(place, mark, &link, [2; 6], &addresses, &[], change)
+    }
+
+    fn address() -> AddressMessage {
+        AddressMessageBuilder::<Ipv4Addr>::new()
             .index(3)
             .address(Ipv4Addr::new(10, 0, 0, 2), 24)
-            .build();
-        let saved = SavedInterface::new(
-            place.clone(),
-            Mark([2, 0, 0, 0, 0, 9]),
-            &link,
-            [2; 6],
-            std::slice::from_ref(&address),
-            &[],
-            Change::Bridge,
-        );
+            .build()
+    }
+
+    #[test]
+    fn state_survives_the_file_and_only_in_its_place() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let saved = saved();
+        let place = saved.place.clone();
+        let file = place.file(&directory.path().join("run"), "eth0");
         saved.store(&file).expect("a writable directory");
         let loaded = SavedInterface::load(&file, &place, "eth0").expect("a state");
         assert_eq!(loaded, saved);
-        assert_eq!(loaded.addresses().collect::<Vec<_>>(), [address]);
+        assert_eq!(loaded.addresses().collect::<Vec<_>>(), [address()]);
         let other = Place {
             boot: "b".into(),
             namespace: 7,
@@ -301,6 +303,38 @@ mod tests {
             && [vec![], vec![other], vec![elsewhere], vec![no_bridge]]
                 .iter()
                 .all(|links| !saved.is_in(links, &names))
+    }
+
+    proptest::proptest! {
+        /// Anybody may have written the file.
+        #[test]
+        fn whatever_a_file_says_is_read_without_harm(
+            message in proptest::collection::vec(proptest::num::u8::ANY, 0..120),
+            at in 0_usize..1000,
+            with in proptest::num::u8::ANY,
+        ) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let file = directory.path().join("state");
+            let hex: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
+            let saved = SavedInterface {
+                addresses: vec![hex.clone(), "é".to_owned()],
+                routes: vec![hex],
+                ..saved()
+            };
+            let mut text = serde_json::to_vec(&saved).expect("JSON");
+            for changed in [false, true] {
+                if changed {
+                    let at = at % text.len();
+                    text[at] = with;
+                }
+                fs::write(&file, &text).expect("writable");
+                let loaded = SavedInterface::load(&file, &saved.place, "eth0");
+                assert!(changed || loaded.is_some());
+                if let Some(saved) = loaded {
+                    let _ = (saved.addresses().count(), saved.routes().count());
+                }
+            }
+        }
     }
 
     #[test]
