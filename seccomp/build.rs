@@ -23,8 +23,8 @@ const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 /// programs numbers that no process has, to be replaced.
 const PIDS: [(&str, u32); 2] = [("self", 0x7fff_fff1), ("vm", 0x7fff_fff2)];
 
-/// The file: rules of every thread, of each role of the vm process beside them, of the launcher, and
-/// of a launcher that has to put the pod's network back.
+/// The file: rules of every thread, of each role of the vm process beside them, of the launcher, of
+/// a launcher that has to put the pod's network back, and of the process that opens files for it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Filters {
@@ -32,6 +32,7 @@ struct Filters {
     roles: BTreeMap<String, Vec<Value>>,
     launcher: Vec<Value>,
     restorer: Vec<Value>,
+    opener: Vec<Value>,
 }
 
 /// The role of the process's first thread, from which all others inherit: it may do what any may.
@@ -91,6 +92,7 @@ fn programs(filters: &Filters) -> BTreeMap<String, Value> {
     add("launcher", &filters.launcher);
     let restorer = [&filters.launcher[..], &filters.restorer].concat();
     add("restorer", &restorer);
+    add("opener", &filters.opener);
     if libc == "gnu" {
         let clone3 = vec![json!({"syscall": "clone3"})];
         let refused = filter("allow".into(), json!({"errno": 38}), clone3);

@@ -80,8 +80,8 @@ pub struct NetShowArgs {
 pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
-        /// Only the rules of this role: process, vcpu, block, net, device, launcher
-        /// or restorer.
+        /// Only the rules of this role: process, vcpu, block, net, device, launcher, restorer
+        /// or opener.
         #[arg(value_parser = role)]
         role: Option<String>,
     },
@@ -144,6 +144,10 @@ pub struct RunArgs {
     /// Listen for commands, one JSON object a line, on this socket (unix:PATH).
     #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
     pub control: Option<PathBuf>,
+    /// Let clients of the control socket name files below this directory, to be opened while the
+    /// machine runs; may be repeated.
+    #[arg(long, value_name = "DIRECTORY", requires = "control")]
+    pub open_below: Vec<PathBuf>,
     /// Write where the time of the start goes: a drawing if the name ends in .svg, else JSON.
     #[arg(long, value_name = "FILE")]
     pub boot_trace: Option<PathBuf>,

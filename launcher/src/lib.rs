@@ -16,6 +16,7 @@ pub mod commands;
 pub mod exit;
 pub mod logging;
 pub mod network;
+pub mod opener;
 pub mod plan;
 pub mod report;
 pub mod resources;

@@ -6,6 +6,7 @@ mod console;
 mod disk;
 mod error;
 mod file;
+mod lock;
 mod memory;
 mod socket;
 
@@ -18,6 +19,8 @@ use vmm::control::FdRole;
 
 pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::error::ResourceError;
+pub use self::file::{Kind, Unfit, fits, settle};
+pub use self::lock::try_lock;
 pub use self::socket::ListenSocket;
 
 use crate::plan::{DiskSource, LaunchPlan};

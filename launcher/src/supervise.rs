@@ -14,6 +14,7 @@
 
 pub mod control;
 mod identity;
+mod opening;
 mod outcome;
 mod restrict;
 mod signals;
@@ -35,13 +36,16 @@ use vmm::footprint;
 pub use self::control::ControlServer;
 pub use self::identity::{ChooseUserError, choose_user};
 pub use self::outcome::Outcome;
+pub(crate) use self::outcome::syscall_name;
 pub use self::restrict::{Remains, RestrictError, file_size_limit, restrict_launcher};
 pub use self::signals::Signals;
 pub use self::vm_process::{VmProcess, VmProcessError};
 
 use self::control::{Asker, ClientCall, LauncherEvent};
+use self::opening::{Opened, Opening};
 use self::signals::Signal;
 use crate::boot_trace::BootTrace;
+use crate::opener::Opener;
 
 /// How long the vm process may take to end once it is told to, or once its guest has ended.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -83,6 +87,7 @@ struct Supervisor<'a> {
     vm: &'a VmProcess,
     orders: Orders,
     control: Option<ControlServer>,
+    opening: Opening,
     state: MachineState,
     /// Calls that the vm process has not answered, by the number under which it got them.
     asked: BTreeMap<u64, Asker>,
@@ -103,11 +108,13 @@ pub fn supervise(
     orders: Orders,
     signals: &Signals,
     control: Option<ControlServer>,
+    opener: Option<Opener>,
 ) -> Outcome {
     let mut supervisor = Supervisor {
         vm,
         orders,
         control,
+        opening: Opening::new(opener),
         state: MachineState::Starting,
         asked: BTreeMap::new(),
         next_call: 1,
@@ -135,6 +142,10 @@ impl Supervisor<'_> {
         if self.socket_open {
             fds.push(PollFd::from_borrowed_fd(self.vm.socket(), PollFlags::IN));
         }
+        let opener = self.opening.fd().map(|fd| {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            fds.len() - 1
+        });
         let first_client = fds.len();
         if let Some(control) = &self.control {
             fds.extend(
@@ -164,6 +175,11 @@ impl Supervisor<'_> {
         }
         if self.socket_open && ready[1] {
             self.read_event();
+        }
+        if opener.is_some_and(|index| ready[index]) {
+            for opened in self.opening.receive() {
+                self.go_on(opened);
+            }
         }
         for call in self
             .control
@@ -307,11 +323,18 @@ impl Supervisor<'_> {
 
     /// Passes a client's call on. The launcher itself stops the machine, and tells the state of one
     /// that does not listen: not yet, or not any more.
-    fn serve(&mut self, call: ClientCall) {
+    fn serve(&mut self, mut call: ClientCall) {
+        if let Some(file) = call.open.take() {
+            if let Some(opened) = self.opening.order(call, file) {
+                self.go_on(opened);
+            }
+            return;
+        }
         let ClientCall {
             asker,
             command,
             descriptors,
+            ..
         } = call;
         let listens = self.state != MachineState::Starting && self.stop == Stop::Not;
         match command {
@@ -323,6 +346,14 @@ impl Supervisor<'_> {
                 self.reply(asker, Verdict::Result(self.state.into()));
             }
             command => self.ask(asker, command, &descriptors),
+        }
+    }
+
+    /// Serves a call that has its file, or refuses one that cannot have it.
+    fn go_on(&mut self, (call, result): Opened) {
+        match result {
+            Ok(()) => self.serve(call),
+            Err(refusal) => self.reply(call.asker, Verdict::Error(refusal)),
         }
     }
 

@@ -48,11 +48,13 @@ pub enum Role {
     Launcher,
     /// The launcher if it has to put the pod's network back after that.
     Restorer,
+    /// The process that opens files for a launcher that cannot do so any more.
+    Opener,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Process,
         Self::Vcpu,
         Self::Block,
@@ -61,6 +63,7 @@ impl Role {
         Self::Balloon,
         Self::Launcher,
         Self::Restorer,
+        Self::Opener,
     ];
 
     /// The name in the rules.
@@ -74,6 +77,7 @@ impl Role {
             Self::Balloon => "balloon",
             Self::Launcher => "launcher",
             Self::Restorer => "restorer",
+            Self::Opener => "opener",
         }
     }
 
@@ -92,6 +96,7 @@ impl Role {
             Self::Balloon => BALLOON,
             Self::Launcher => LAUNCHER,
             Self::Restorer => RESTORER,
+            Self::Opener => OPENER,
         }
     }
 }

@@ -161,7 +161,7 @@ const RESTORERS: [Call; 3] = [
 ];
 
 /// What some threads do and these must not.
-const NOT_ITS_OWN: [(Role, Call); 13] = [
+const NOT_ITS_OWN: [(Role, Call); 18] = [
     (
         Role::Process,
         ("grow a file", libc::SYS_ftruncate, [0, 1 << 40, 0]),
@@ -205,6 +205,27 @@ const NOT_ITS_OWN: [(Role, Call); 13] = [
     (
         Role::Launcher,
         ("run a vCPU", libc::SYS_ioctl, [0, KVM_RUN, 0]),
+    ),
+    (
+        Role::Launcher,
+        ("open below a directory", libc::SYS_openat2, [0, 0, 0]),
+    ),
+    (
+        Role::Process,
+        ("open below a directory", libc::SYS_openat2, [0, 0, 0]),
+    ),
+    (
+        Role::Opener,
+        ("remove a path", libc::SYS_unlinkat, [0, 0, 0]),
+    ),
+    (Role::Opener, ("read a disk", libc::SYS_preadv2, [0, 0, 0])),
+    (
+        Role::Opener,
+        (
+            "make a thread",
+            libc::SYS_clone,
+            [libc::CLONE_THREAD as c_long, 0, 0],
+        ),
     ),
 ];
 

@@ -204,6 +204,30 @@ fn a_launcher_has_the_paths_that_it_needs() {
     );
 }
 
+/// It opens what is there, for reading and for writing, and nothing elsewhere; it makes and removes
+/// nothing.
+#[test]
+fn an_opener_opens_below_its_directories() {
+    let abi = landlock_abi().expect("Landlock");
+    let place = Place::new(None);
+    let attempts = place.attempts("opener", None);
+    let refused = json!(libc::EACCES);
+    assert_all(&attempts, &["change there"], &FREE);
+    assert_all(&attempts, &PATHS, &refused);
+    let more = ["make there", "remove there", "read elsewhere"];
+    assert_all(&attempts, &more, &refused);
+    if abi >= PORTS {
+        assert_all(&attempts, &NETWORK, &refused);
+    }
+    if abi >= SCOPES {
+        assert_all(
+            &attempts,
+            &["signal", "abstract socket"],
+            &json!(libc::EPERM),
+        );
+    }
+}
+
 /// A vm process that has its launcher's user does not get at it: what Landlock leaves, which is the
 /// launcher's limits, the filter takes (`enforcement.rs`).
 #[test]
@@ -239,6 +263,10 @@ fn child() {
                 (changed.clone(), Use::Change),
             ];
             jail::shrink(None, CapabilitySet::empty(), &paths).expect("jail");
+        }
+        Some("opener") => {
+            let directories = std::slice::from_ref(&changed);
+            jail::open_below(CapabilitySet::empty(), directories).expect("jail");
         }
         _ => {}
     }

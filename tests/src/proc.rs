@@ -86,6 +86,22 @@ impl Process {
         fs::read_link(self.dir.join("ns").join(kind)).expect("root may look")
     }
 
+    /// Its children.
+    #[track_caller]
+    pub fn children(&self) -> Vec<String> {
+        let children = self.read(&format!("task/{}/children", self.id()));
+        children.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Resident memory that no other process has mapped, KiB.
+    #[track_caller]
+    pub fn private_kib(&self) -> u64 {
+        let rollup = self.read("smaps_rollup");
+        let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+        let sizes = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        sizes.sum()
+    }
+
     /// A file in its directory.
     #[track_caller]
     pub fn read(&self, file: &str) -> String {

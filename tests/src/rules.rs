@@ -29,7 +29,7 @@ pub fn strace(file: &Path, more: &[&str]) -> Vec<String> {
 /// One rule.
 #[derive(Debug)]
 struct Rule {
-    /// `common`, a role, `launcher` or `restorer`.
+    /// `common`, a role, `launcher`, `restorer` or `opener`.
     group: String,
     rule: Value,
     used: bool,
@@ -114,7 +114,7 @@ impl Rules {
         let text = fs::read_to_string(guest::repository().join(name)).expect("the filters");
         let file: Value = serde_json::from_str(&text).expect("JSON");
         let roles = file["roles"].as_object().into_iter().flatten();
-        let whole = ["common", "launcher", "restorer"].map(|group| (group, &file[group]));
+        let whole = ["common", "launcher", "restorer", "opener"].map(|group| (group, &file[group]));
         let groups = whole
             .into_iter()
             .chain(roles.map(|(role, rules)| (role.as_str(), rules)));
@@ -145,7 +145,7 @@ impl Rules {
             let group = group(&call.thread, program);
             if filtered.contains(&pid) {
                 self.use_one(group, &call);
-            } else if restricted && group != "launcher" {
+            } else if restricted && !["launcher", "opener"].contains(&group) {
                 self.use_one("process", &call);
             }
             // It counts from the thread's next call on.
@@ -190,6 +190,7 @@ fn group(thread: &str, program: &str) -> &'static str {
         name if name.starts_with("net-") => "net",
         name if name.starts_with("rng-") => "device",
         name if name.starts_with("bal-") => "balloon",
+        "podvisor-open" => "opener",
         _ => "process",
     }
 }

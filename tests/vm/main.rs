@@ -17,6 +17,7 @@ mod network;
 mod network_bindings;
 mod network_fields;
 mod network_kill;
+mod opener;
 mod passt;
 mod pause;
 mod pod;

@@ -10,6 +10,7 @@ use podvisor_tests::netns::PodNetwork;
 use podvisor_tests::rules::{Rules, strace};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
+use serde_json::json;
 
 /// A run under strace, in a pod's network if one is given.
 struct Traced {
@@ -100,6 +101,9 @@ fn every_command(rules: &mut Rules) {
         .arg("--console")
         .arg(format!("unix:{}", console.display()));
     let trace = run.dir().join("boot.json");
+    let volumes = run.dir();
+    let image = image::zeros(&volumes, "later.img", MIB);
+    let run = run.arg("--open-below").arg(volumes);
     let traced = Traced::start(run.arg("--boot-trace").arg(trace), None, &[]);
     traced.guest.wait_until_running();
     let client = UnixStream::connect(&console).expect("the console takes a client");
@@ -111,6 +115,8 @@ fn every_command(rules: &mut Rules) {
     control.resume();
     control.stats();
     control.status();
+    let file = json!({"command": "status", "open": {"path": image}});
+    assert_eq!(control.call(file)["error"]["sent"], 1);
     control.tell("powerButton");
     control.tell("reset");
     control.wait_for("reset");

@@ -9,6 +9,7 @@ use vmm::shortage::Shortage;
 
 use crate::exit::Exit;
 use crate::network::NetworkError;
+use crate::opener::OpenerError;
 use crate::report;
 use crate::resources::ResourceError;
 use crate::supervise::{ChooseUserError, RestrictError, VmProcessError};
@@ -69,6 +70,9 @@ pub enum CommandError {
     /// The vm process cannot be started.
     #[error(transparent)]
     VmProcess(#[from] VmProcessError),
+    /// The process that opens files cannot be started.
+    #[error(transparent)]
+    Opener(#[from] OpenerError),
     /// The options name a user that the vm process cannot become.
     #[error(transparent)]
     User(#[from] ChooseUserError),
@@ -130,11 +134,14 @@ impl CommandError {
             | Self::Refused { .. }
             | Self::User(_)
             | Self::NoSuchCommand(_) => Exit::Refused,
-            Self::Resource(_) | Self::Network(_) | Self::Input { .. } | Self::Control { .. } => {
-                Exit::HostResource
-            }
+            Self::Opener(OpenerError::Directory { .. })
+            | Self::Resource(_)
+            | Self::Network(_)
+            | Self::Input { .. }
+            | Self::Control { .. } => Exit::HostResource,
             Self::Restore(_)
             | Self::VmProcess(_)
+            | Self::Opener(_)
             | Self::Restrict(_)
             | Self::System { .. }
             | Self::ControlRefused(_)
@@ -168,7 +175,9 @@ impl CommandError {
             }
             Self::NoSuchField(_) => "See `podvisor explain` for all fields.",
             Self::WhichMachine { .. } => "Choose one with --name.",
-            Self::Input { .. } => "Check the path and its permissions.",
+            Self::Input { .. } | Self::Opener(OpenerError::Directory { .. }) => {
+                "Check the path and its permissions."
+            }
             Self::Refused { .. } => {
                 "Change these fields, or see `podvisor validate` for all that is accepted."
             }

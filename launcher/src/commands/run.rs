@@ -17,6 +17,7 @@ use crate::cli::RunArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
+use crate::opener::Opener;
 use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::ConsoleTarget;
 use crate::resources::{self, Console, Descriptors, ListenSocket};
@@ -40,6 +41,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     // First of all, since it starts and restricts itself while the VMI is read and resources are
     // opened. If there is nothing to run, it goes with its socket.
     let vm = VmProcess::spawn(user)?;
+    let opener = spawn_opener(args)?;
     // What is wrong with the VMI is said before what is wrong with the host.
     let kvm = resources::open_kvm();
     if let Ok(kvm) = &kvm {
@@ -67,6 +69,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         descriptors,
         host_cpu,
         control,
+        opener,
         boot_trace,
         remains: Remains {
             network: guard.as_ref().map(|_| NetworkOptions::default().state_dir),
@@ -80,6 +83,15 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     tell(&outcome);
     restored.map_err(CommandError::Restore)?;
     Ok(outcome.exit())
+}
+
+/// The process that opens what the machine gets later, if it may get anything.
+fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
+    if args.open_below.is_empty() {
+        return Ok(None);
+    }
+    let json_log = args.log_format == LogFormat::Json;
+    Ok(Some(Opener::spawn(&args.open_below, json_log)?))
 }
 
 fn asked_user(args: &RunArgs) -> Option<User> {
@@ -200,6 +212,7 @@ struct Inputs {
     descriptors: Descriptors,
     host_cpu: HostCpu,
     control: Option<ControlServer>,
+    opener: Option<Opener>,
     boot_trace: Option<BootTrace>,
     remains: Remains,
 }
@@ -247,7 +260,10 @@ fn run_machine(
     tracing::debug!("the vm process has the machine");
     trace::mark("handed over");
     supervise::restrict_launcher(&vm, &inputs.remains, json_log)?;
-    Ok(supervise::supervise(&vm, orders, signals, inputs.control))
+    let Inputs {
+        control, opener, ..
+    } = inputs;
+    Ok(supervise::supervise(&vm, orders, signals, control, opener))
 }
 
 /// Says how the run ended unless it ended as it should.

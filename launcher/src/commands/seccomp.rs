@@ -23,7 +23,9 @@ fn describe(role: Option<&str>) -> String {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{}:", known.name());
             let own = match known {
-                seccomp::Role::Launcher | seccomp::Role::Restorer => &rules[known.name()],
+                seccomp::Role::Launcher | seccomp::Role::Restorer | seccomp::Role::Opener => {
+                    &rules[known.name()]
+                }
                 role => &rules["roles"][role.name()],
             };
             for rule in list(&rules["common"]).chain(list(own)).filter(is_ours) {

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use devices::virtio::block::{BlockOptions, CacheMode};
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::ResourceError;
 use super::file::{self, Access, Kind};
+use super::lock;
 use crate::plan::DiskSource;
 
 /// Opens and locks the image of a disk and settles its cache mode.
@@ -80,34 +79,19 @@ fn find<'a>(
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
-/// Locks the whole image for as long as any process has this open file: alone for writing,
-/// together with other readers for reading. QEMU's locks conflict with it as they should.
+/// Locks the image, if that can be done on its file system.
 fn lock(
     image: &File,
     path: &Path,
     source: &DiskSource,
     options: &BlockOptions,
 ) -> Result<(), ResourceError> {
-    let kind = if options.read_only {
-        libc::F_RDLCK
-    } else {
-        libc::F_WRLCK
-    };
-    let whole_file = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {
-        match fcntl(image, FcntlArg::F_OFD_SETLK(&whole_file)) {
-            Ok(_) => return Ok(()),
-            Err(nix::Error::EAGAIN | nix::Error::EACCES) if Instant::now() < give_up => {
-                std::thread::sleep(LOCK_RETRY);
-            }
-            Err(nix::Error::EAGAIN | nix::Error::EACCES) => {
+        match lock::try_lock(image, options.read_only) {
+            Ok(true) => return Ok(()),
+            Ok(false) if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
+            Ok(false) => {
                 return Err(ResourceError::Locked {
                     name: source.device.clone(),
                     path: path.to_owned(),

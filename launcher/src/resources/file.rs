@@ -1,20 +1,48 @@
 //! Opening files of which only the right kind will do.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
+use thiserror::Error;
 
 use super::ResourceError;
 use crate::plan::BootFile;
 
 /// What a path may lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// A regular file.
     File,
     /// A regular file or a block device.
     Disk,
+}
+
+impl Kind {
+    fn accepted(self) -> &'static str {
+        match self {
+            Self::File => "a file",
+            Self::Disk => "a file or a block device",
+        }
+    }
+}
+
+/// What was opened is not what it should be.
+#[derive(Debug, Error)]
+pub enum Unfit {
+    /// It is of another kind.
+    #[error("it is {found}, not {accepted}")]
+    Kind {
+        /// What it is.
+        found: &'static str,
+        /// What it may be.
+        accepted: &'static str,
+    },
+    /// It cannot be asked.
+    #[error("it cannot be looked at")]
+    Call(#[from] io::Error),
 }
 
 /// How to open a path.
@@ -50,10 +78,7 @@ pub(super) fn open(what: &str, path: &Path, access: Access) -> Result<File, Reso
         what: what.to_owned(),
         path: path.to_owned(),
         found,
-        accepted: match access.kind {
-            Kind::File => "a file",
-            Kind::Disk => "a file or a block device",
-        },
+        accepted: access.kind.accepted(),
     };
     let stat = if access.follow {
         rustix::fs::stat(path)
@@ -78,10 +103,33 @@ pub(super) fn open(what: &str, path: &Path, access: Access) -> Result<File, Reso
     let flags = mode | nofollow | OFlags::CLOEXEC | OFlags::NOCTTY;
     let fd = rustix::fs::open(path, flags | OFlags::NONBLOCK, Mode::empty()).map_err(fail)?;
     // Once more, in case the path changed in between.
-    check(&rustix::fs::fstat(&fd).map_err(fail)?, access.kind).map_err(wrong)?;
-    let opened = rustix::fs::fcntl_getfl(&fd).map_err(fail)?;
-    rustix::fs::fcntl_setfl(&fd, opened - OFlags::NONBLOCK).map_err(fail)?;
-    Ok(fd.into())
+    match settle(fd, access.kind) {
+        Ok(fd) => Ok(fd.into()),
+        Err(Unfit::Kind { found, .. }) => Err(wrong(found)),
+        Err(Unfit::Call(source)) => Err(ResourceError::Open {
+            what: what.to_owned(),
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Takes what was opened without waiting (`O_NONBLOCK`) if it is of this kind; requests to it wait from
+/// now on.
+pub fn settle(fd: OwnedFd, kind: Kind) -> Result<OwnedFd, Unfit> {
+    fits(&fd, kind)?;
+    let flags = rustix::fs::fcntl_getfl(&fd).map_err(io::Error::from)?;
+    rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK).map_err(io::Error::from)?;
+    Ok(fd)
+}
+
+/// Whether a descriptor, which may be a mere path (`O_PATH`), is of this kind.
+pub fn fits(fd: &OwnedFd, kind: Kind) -> Result<(), Unfit> {
+    let stat = rustix::fs::fstat(fd).map_err(io::Error::from)?;
+    check(&stat, kind).map_err(|found| Unfit::Kind {
+        found,
+        accepted: kind.accepted(),
+    })
 }
 
 fn check(stat: &Stat, kind: Kind) -> Result<(), &'static str> {

@@ -7,10 +7,11 @@ mod client;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::process::WaitStatus;
 use serde::{Deserialize, Serialize};
-use vmm::control::{Command, MachineState, Reply, VERSION};
+use vmm::control::{Call, Command, MachineState, Reply, VERSION};
 
 use self::client::Client;
 use super::outcome::{Outcome, syscall_name};
@@ -84,6 +85,28 @@ impl LauncherEvent {
     }
 }
 
+/// A line of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// A file that the launcher is to send along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<FileToOpen>,
+    /// The call.
+    #[serde(flatten)]
+    pub call: Call,
+}
+
+/// A file below a directory of `run --open-below`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileToOpen {
+    /// Its path, which begins with the directory as it was given.
+    pub path: PathBuf,
+    /// Open it only for reading.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
 /// Who asked, and under which number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asker {
@@ -98,6 +121,8 @@ pub(super) struct Asker {
 pub(super) struct ClientCall {
     pub(super) asker: Asker,
     pub(super) command: Command,
+    /// What is to come with it besides.
+    pub(super) open: Option<FileToOpen>,
     /// What came with it, for the vm process.
     pub(super) descriptors: Vec<OwnedFd>,
 }

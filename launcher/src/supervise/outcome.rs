@@ -114,7 +114,7 @@ impl fmt::Display for Plain<'_> {
 }
 
 /// The name of a system call by its number.
-pub(super) fn syscall_name(number: u32) -> &'static str {
+pub(crate) fn syscall_name(number: u32) -> &'static str {
     let known = syscalls::Sysno::new(number as usize);
     known.map_or("unknown", |syscall| syscall.name())
 }

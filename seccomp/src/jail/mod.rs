@@ -99,6 +99,21 @@ pub fn shrink(
     capabilities::keep(held)
 }
 
+/// Gives up all capabilities but `kept`, all paths but those below `directories`, whose files may be
+/// opened, ports, and others' signals and abstract sockets.
+pub fn open_below(kept: CapabilitySet, directories: &[PathBuf]) -> Result<(), JailError> {
+    forbid_inspection()?;
+    limits::forbid_core_dumps()?;
+    let paths: Vec<_> = directories
+        .iter()
+        .map(|path| (path.clone(), Use::Open))
+        .collect();
+    keep_paths(&paths, Scope::from_all(NEWEST))?;
+    let held = capabilities::held() & kept;
+    capabilities::empty_bounding_set(held);
+    capabilities::keep(held)
+}
+
 fn become_user(user: User) -> Result<(), JailError> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     rustix::thread::set_thread_groups(&[]).map_err(call("drop supplementary groups"))?;
@@ -130,6 +145,8 @@ pub enum Use {
     Remove,
     /// Files there may be read and written.
     Change,
+    /// Files and devices there may be opened for others.
+    Open,
 }
 
 impl Use {
@@ -137,6 +154,8 @@ impl Use {
         match self {
             Self::Remove => AccessFs::RemoveFile.into(),
             Self::Change => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
+            // Requests go with the descriptor: a block device is asked for its size.
+            Self::Open => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod input;
 pub mod legacy;
 pub mod memory;
 pub mod net;
+pub mod opener;
 pub mod pci;
 pub mod queue;
 pub mod rig;
@@ -40,4 +41,5 @@ pub const TARGETS: &[Target] = &[
     ("quantity", vmi::run_quantity),
     ("dhcp", dhcp::run),
     ("control", control::run),
+    ("opener", opener::run),
 ];

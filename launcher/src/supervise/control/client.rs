@@ -8,9 +8,9 @@ use std::os::unix::net::UnixStream;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use serde::Serialize;
-use vmm::control::{Call, Refusal, Reply, Verdict};
+use vmm::control::{Refusal, Reply, Verdict};
 
-use super::{Asker, ClientCall};
+use super::{Asker, ClientCall, Line};
 
 /// Longest line of a client.
 const MAX_LINE: usize = 4096;
@@ -73,12 +73,16 @@ impl Client {
                     .extend(descriptors.take().into_iter().flatten());
             }
             let descriptors = std::mem::take(&mut self.descriptors);
-            match serde_json::from_slice::<Call>(&line) {
-                Ok(Call { id, command }) => {
+            match serde_json::from_slice::<Line>(&line) {
+                Ok(Line { open, call }) => {
                     let client = self.number;
                     calls.push(ClientCall {
-                        asker: Asker { client, id },
-                        command,
+                        asker: Asker {
+                            client,
+                            id: call.id,
+                        },
+                        command: call.command,
+                        open,
                         descriptors,
                     });
                 }
@@ -222,6 +226,32 @@ mod tests {
         let reply: Reply = serde_json::from_slice(&text[..len]).expect("a reply");
         let refused = matches!(reply.verdict, Verdict::Error(Refusal::NotUnderstood { .. }));
         assert!(refused && reply.id == 0, "{reply:?}");
+    }
+
+    #[test]
+    fn a_line_may_name_a_file() {
+        let (stream, mut client) = pair();
+        let file = r#""open":{"path":"/volumes/a/disk.img","readOnly":true}"#;
+        send(
+            &stream,
+            &format!("{{\"id\":4,\"command\":\"stats\",{file}}}\n"),
+            &[],
+        );
+        let mut calls = Vec::new();
+        client.read(&mut calls);
+        let call = calls.pop().expect("a call");
+        let open = call.open.expect("a file");
+        assert_eq!((call.asker.id, open.read_only), (4, true));
+        assert_eq!(open.path, std::path::Path::new("/volumes/a/disk.img"));
+        for wrong in [r#""open":{}"#, r#""open":{"path":"/a","make":true}"#] {
+            send(
+                &stream,
+                &format!("{{\"command\":\"stats\",{wrong}}}\n"),
+                &[],
+            );
+            client.read(&mut calls);
+            assert!(calls.is_empty(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,0 +1,91 @@
+//! A process that opens what a machine gets while it runs: the launcher has given up every path by
+//! then.
+//!
+//! It is there only with `run --open-below`. It opens regular files and block devices below the given
+//! directories and hands their descriptors to the launcher, and can do nothing else: no path outside, no
+//! socket, no process, no capability but to open what belongs to another user, if the launcher had that.
+//!
+//! ```text
+//!   control client        launcher                     opener
+//!        │ call, path        │ Order {version, id, …}     │
+//!        ├──────────────────▶├───────────────────────────▶│ openat2 below a directory
+//!        │                   │ Answer {id, …}, descriptor │
+//!        │                   │◀───────────────────────────┤
+//!        │                   │ call, descriptor           ▼
+//!        │                   ├─────────────▶ vm process
+//! ```
+//!
+//! Losing the socket ends it. If it ends, the machine goes on, and nothing is opened any more.
+
+mod beneath;
+mod process;
+mod protocol;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use seccomp::jail;
+use thiserror::Error;
+use vmm::control::{self, ControlError};
+
+pub use self::beneath::{Directories, OpenError};
+pub use self::protocol::{Answer, Order, VERSION, answer};
+
+/// The opener cannot be started.
+#[derive(Debug, Error)]
+pub enum OpenerError {
+    /// A directory cannot be used.
+    #[error("Cannot open files below {path:?}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// No socket pair.
+    #[error("Cannot make a socket pair for the process that opens files")]
+    Socket(#[source] io::Error),
+    /// No process.
+    #[error("Cannot fork the process that opens files")]
+    Fork(#[source] io::Error),
+}
+
+/// A running opener.
+#[derive(Debug)]
+pub struct Opener(OwnedFd);
+
+impl Opener {
+    /// Starts one for these directories. The caller has one thread.
+    pub fn spawn(directories: &[PathBuf], json_log: bool) -> Result<Self, OpenerError> {
+        // What is wrong with them is said here; the new process opens its own.
+        Directories::open(directories)?;
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|errno| OpenerError::Socket(errno.into()))?;
+        jail::fork(theirs, || process::enter(directories, json_log)).map_err(OpenerError::Fork)?;
+        Ok(Self(ours))
+    }
+
+    /// Has something opened. Never waits for the opener.
+    pub fn order(&self, order: &Order) -> Result<(), ControlError> {
+        control::try_send(self.0.as_fd(), order, &[])
+    }
+
+    /// The next answer; the caller has seen that there is one, or the end.
+    pub fn receive(&self) -> Result<(Answer, Vec<OwnedFd>), ControlError> {
+        control::receive(self.0.as_fd())
+    }
+}
+
+impl AsFd for Opener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,308 @@
+//! Files below directories, whatever the tenants who write there make of the paths.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use super::OpenerError;
+use crate::resources::{Kind, Unfit, fits, settle, try_lock};
+
+/// How often a path is tried that is renamed all the time (`EAGAIN` of openat2(2)).
+const ATTEMPTS: u32 = 16;
+
+/// A file cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The path leads elsewhere.
+    #[error("{path:?} is below none of the directories of --open-below")]
+    Elsewhere {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The kernel refuses.
+    #[error("Cannot open {path:?}")]
+    Refused {
+        /// The path.
+        path: PathBuf,
+        /// The cause; `ELOOP` for symbolic links.
+        #[source]
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("{path:?} cannot be used")]
+    Unfit {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        #[source]
+        source: Unfit,
+    },
+    /// Somebody else uses it.
+    #[error("{path:?} is in use by another machine or program, which has locked it")]
+    Locked {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// The directories below which files are opened.
+#[derive(Debug)]
+pub struct Directories(Vec<(PathBuf, OwnedFd)>);
+
+impl Directories {
+    /// Opens the directories.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, OpenerError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &PathBuf| {
+            let opened = rustix::fs::openat(CWD, path, flags, Mode::empty());
+            let directory = opened.map_err(|errno| OpenerError::Directory {
+                path: path.clone(),
+                source: errno.into(),
+            })?;
+            Ok((path.clone(), directory))
+        };
+        paths.iter().map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Opens a regular file or a block device by a path that begins with one of the directories as they
+    /// were given, and locks it as an image. No link is followed on the way, since who writes there
+    /// may not be who owns what a link leads to.
+    pub fn open_file(&self, path: &Path, read_only: bool) -> Result<OwnedFd, OpenError> {
+        let (directory, below) = self.find(path).ok_or_else(|| OpenError::Elsewhere {
+            path: path.to_owned(),
+        })?;
+        let refused = |errno: Errno| OpenError::Refused {
+            path: path.to_owned(),
+            source: errno.into(),
+        };
+        let unfit = |source| OpenError::Unfit {
+            path: path.to_owned(),
+            source,
+        };
+        // A look first, since to open some devices does something.
+        let seen = open_below(directory, below, OFlags::PATH).map_err(refused)?;
+        fits(&seen, Kind::Disk).map_err(unfit)?;
+        let access = match read_only {
+            true => OFlags::RDONLY,
+            false => OFlags::RDWR,
+        };
+        // A FIFO that has come there meanwhile is not waited for.
+        let flags = access | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let opened = open_below(directory, below, flags).map_err(refused)?;
+        let file = settle(opened, Kind::Disk).map_err(unfit)?;
+        match try_lock(&file, read_only) {
+            Ok(true) => Ok(file),
+            Ok(false) => Err(OpenError::Locked {
+                path: path.to_owned(),
+            }),
+            Err(errno) => {
+                tracing::warn!("cannot lock {path:?}, so nothing keeps others from it: {errno}");
+                Ok(file)
+            }
+        }
+    }
+
+    /// The directory that a path begins with, and the rest, which has names only.
+    fn find<'a>(&self, path: &'a Path) -> Option<(&OwnedFd, &'a Path)> {
+        let is_below = |rest: &&Path| {
+            let mut components = rest.components().peekable();
+            components.peek().is_some()
+                && components.all(|component| matches!(component, Component::Normal(_)))
+        };
+        self.0.iter().find_map(|(directory, opened)| {
+            let rest = path.strip_prefix(directory).ok().filter(is_below)?;
+            Some((opened, rest))
+        })
+    }
+}
+
+fn open_below(directory: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let mut last = Errno::AGAIN;
+    for _ in 0..ATTEMPTS {
+        match rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve) {
+            Err(errno @ (Errno::AGAIN | Errno::INTR)) => last = errno,
+            result => return result,
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use rustix::fs::{FileType, RenameFlags, fstat, mknodat, renameat_with};
+
+    use super::*;
+
+    struct Place {
+        root: tempfile::TempDir,
+        directories: Directories,
+    }
+
+    impl Place {
+        /// `volumes/a/disk.img` and `volumes/b/disk.img`; only `volumes` is given.
+        fn new() -> Self {
+            let root = tempfile::tempdir().expect("a temporary directory");
+            let volumes = root.path().join("volumes");
+            for volume in ["a", "b"] {
+                fs::create_dir_all(volumes.join(volume)).expect("writable");
+                fs::write(volumes.join(volume).join("disk.img"), volume).expect("writable");
+            }
+            fs::write(root.path().join("secret"), "secret").expect("writable");
+            let directories = Directories::open(&[volumes]).expect("there");
+            Self { root, directories }
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.root.path().join(path)
+        }
+
+        fn open(&self, path: &str) -> Result<OwnedFd, OpenError> {
+            self.directories.open_file(&self.path(path), true)
+        }
+
+        #[track_caller]
+        fn refuses(&self, path: &str, expected: Errno) {
+            match self.open(path) {
+                Err(OpenError::Refused { source, .. }) => {
+                    assert_eq!(Errno::from_io_error(&source), Some(expected), "{path}");
+                }
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn files_below_are_opened_as_asked() {
+        let place = Place::new();
+        let path = place.path("volumes/a/disk.img");
+        for (read_only, mode) in [(true, OFlags::RDONLY), (false, OFlags::RDWR)] {
+            let opened = place.directories.open_file(&path, read_only);
+            let flags = rustix::fs::fcntl_getfl(opened.expect("opened")).expect("flags");
+            assert_eq!(flags & OFlags::RWMODE, mode);
+            assert!(!flags.contains(OFlags::NONBLOCK), "requests wait");
+        }
+        place.refuses("volumes/a/missing.img", Errno::NOENT);
+    }
+
+    #[test]
+    fn a_file_has_one_writer_or_readers() {
+        let place = Place::new();
+        let open = |read_only| {
+            let path = place.path("volumes/a/disk.img");
+            place.directories.open_file(&path, read_only)
+        };
+        let writer = open(false).expect("the first");
+        for read_only in [false, true] {
+            let error = open(read_only).expect_err("locked");
+            assert!(matches!(error, OpenError::Locked { .. }), "{error:?}");
+        }
+        drop(writer);
+        let _readers = [open(true), open(true)].map(|reader| reader.expect("together"));
+    }
+
+    #[test]
+    fn what_is_elsewhere_is_not_looked_at() {
+        let place = Place::new();
+        for path in [
+            "secret",
+            "volumes",
+            "volumes/",
+            "volumes/../secret",
+            "volumes/a/../../secret",
+            "volumes/a/../b/disk.img",
+            "volumes-of-others/disk.img",
+        ] {
+            let error = place.open(path).expect_err(path);
+            assert!(
+                matches!(error, OpenError::Elsewhere { .. }),
+                "{path}: {error:?}"
+            );
+        }
+        for path in ["/etc/passwd", "disk.img", "", "/"] {
+            let error = place.directories.open_file(Path::new(path), true);
+            let error = error.expect_err(path);
+            assert!(
+                matches!(error, OpenError::Elsewhere { .. }),
+                "{path}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn links_lead_nowhere() {
+        let place = Place::new();
+        let link = |target: &str, name: &str| {
+            symlink(target, place.path(name)).expect("a link");
+        };
+        link("../../secret", "volumes/a/out");
+        link("/etc/passwd", "volumes/a/absolute");
+        link("../b/disk.img", "volumes/a/sideways");
+        link("../b", "volumes/a/directory");
+        link("/proc/self/root", "volumes/a/magic");
+        for path in [
+            "volumes/a/out",
+            "volumes/a/absolute",
+            "volumes/a/sideways",
+            "volumes/a/directory/disk.img",
+            "volumes/a/magic/etc/passwd",
+        ] {
+            place.refuses(path, Errno::LOOP);
+        }
+    }
+
+    #[test]
+    fn only_files_and_block_devices() {
+        let place = Place::new();
+        let fifo = place.path("volumes/a/fifo");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).expect("a FIFO");
+        for path in ["volumes/a/fifo", "volumes/a"] {
+            let error = place.open(path).expect_err(path);
+            assert!(
+                matches!(error, OpenError::Unfit { .. }),
+                "{path}: {error:?}"
+            );
+        }
+    }
+
+    /// A tenant swaps a directory and a link all the time.
+    #[test]
+    fn links_lead_nowhere_in_a_race() {
+        let place = Place::new();
+        symlink("../b", place.path("volumes/a-link")).expect("a link");
+        symlink(place.path("secret"), place.path("volumes/file-link")).expect("a link");
+        let ours = fs::metadata(place.path("volumes/a/disk.img"))
+            .expect("there")
+            .ino();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let mut opened = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    for (a, b) in [("a", "a-link"), ("a/disk.img", "file-link")] {
+                        let [a, b] = [a, b].map(|name| place.path(&format!("volumes/{name}")));
+                        // Either may be elsewhere just now.
+                        let _ = renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE);
+                    }
+                }
+            });
+            for _ in 0..20_000 {
+                if let Ok(file) = place.open("volumes/a/disk.img") {
+                    opened += 1;
+                    let found = fstat(&file).expect("an open file").st_ino;
+                    assert_eq!(found, ours, "another file than the directory's own");
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(opened > 0, "it is there half of the time");
+    }
+}

@@ -1,0 +1,30 @@
+//! Locks on images.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+/// Locks the whole file for as long as any process has this open file: alone for writing, together
+/// with other readers for reading. QEMU's locks conflict with it as they should. False if somebody
+/// else's lock is in the way; an error where there are no locks.
+pub fn try_lock(file: impl AsFd, read_only: bool) -> Result<bool, Errno> {
+    let kind = if read_only {
+        libc::F_RDLCK
+    } else {
+        libc::F_WRLCK
+    };
+    let whole_file = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
