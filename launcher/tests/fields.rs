@@ -116,7 +116,7 @@ fn page() -> String {
             field
                 .values()
                 .iter()
-                .for_each(|value| page += &value_text(value));
+                .for_each(|value| page += &value_text(value, field));
             let _ = writeln!(page, " | {} |", field.since);
         }
     }
@@ -135,14 +135,18 @@ fn section_of(field: &Field) -> &'static str {
         .expect("a section")
 }
 
-fn value_text(value: &Field) -> String {
+fn value_text(value: &Field, field: &Field) -> String {
+    let since = match value.since == field.since {
+        true => String::new(),
+        false => format!(" (since {})", value.since),
+    };
     let name = match value.value {
         None | Some("") => "not set".to_owned(),
         Some(value) => format!("`{value}`"),
     };
     match value.class {
-        Class::Honoured => format!("<br>{name}"),
-        class => format!("<br>{name}: {}", cell(&class.to_string())),
+        Class::Honoured => format!("<br>{name}{since}"),
+        class => format!("<br>{name}: {}{since}", cell(&class.to_string())),
     }
 }
 

@@ -50,6 +50,23 @@ impl fmt::Display for Class {
     }
 }
 
+/// A release of podvisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Release {
+    First,
+    Second,
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::First => "0.1.0",
+            Self::Second => "0.2.0",
+        })
+    }
+}
+
 /// A field of a VMI, or one of the values that it may have. A field with entries for values takes
 /// no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +78,7 @@ pub struct Field {
     /// What becomes of it.
     pub class: Class,
     /// Release of podvisor since which that is so.
-    pub since: &'static str,
+    pub since: Release,
 }
 
 /// A VMI as a whole, and the objects with a template for one.
