@@ -148,6 +148,9 @@ pub struct RunArgs {
     /// machine runs; may be repeated.
     #[arg(long, value_name = "DIRECTORY", requires = "control")]
     pub open_below: Vec<PathBuf>,
+    /// Go on from the snapshot that `ctl snapshot` has written to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub restore: Option<PathBuf>,
     /// Write where the time of the start goes: a drawing if the name ends in .svg, else JSON.
     #[arg(long, value_name = "FILE")]
     pub boot_trace: Option<PathBuf>,
@@ -186,21 +189,34 @@ pub struct ValidateArgs {
 pub struct CtlArgs {
     /// The socket given to `run --control`.
     pub socket: PathBuf,
-    /// pause, resume, powerButton, reset, stop, stats, status, setLink nic=NAME up=true|false, or device name=NAME
-    /// order=JSON.
+    /// pause, resume, powerButton, reset, stop, stats, status, setLink nic=NAME up=true|false,
+    /// device name=NAME order=JSON, or snapshot DIR.
     pub command: String,
-    /// What belongs to the command.
+    /// What belongs to the command: NAME=VALUE, or the directory of a snapshot.
     #[arg(value_name = "NAME=VALUE", value_parser = parse_argument)]
-    pub arguments: Vec<(String, serde_json::Value)>,
+    pub arguments: Vec<CtlArgument>,
+    /// End the machine once its snapshot is written.
+    #[arg(long)]
+    pub stop: bool,
+}
+
+/// What belongs to a command of `ctl`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CtlArgument {
+    /// NAME=VALUE.
+    Field(String, serde_json::Value),
+    /// A word on its own.
+    Word(String),
 }
 
 /// A value that is JSON stands for itself, anything else for its text.
-fn parse_argument(argument: &str) -> Result<(String, serde_json::Value), String> {
-    let (name, value) = argument
-        .split_once('=')
-        .ok_or("not of the form NAME=VALUE")?;
+fn parse_argument(argument: &str) -> Result<CtlArgument, String> {
+    let Some((name, value)) = argument.split_once('=') else {
+        return Ok(CtlArgument::Word(argument.to_owned()));
+    };
     let json = serde_json::from_str(value);
-    Ok((name.to_owned(), json.unwrap_or_else(|_| value.into())))
+    let value = json.unwrap_or_else(|_| value.into());
+    Ok(CtlArgument::Field(name.to_owned(), value))
 }
 
 impl MachineArgs {

@@ -13,7 +13,7 @@ use devices::virtio::balloon::BalloonOptions;
 use devices::virtio::block::{BlockOptions, CacheMode};
 use devices::virtio::rng::RngOptions;
 use serde::Serialize;
-use vmm::plan::{BootPlan, CpuPlan, DevicePlan, MachinePlan, MemoryPlan};
+use vmm::plan::{BootPlan, CpuPlan, DevicePlan, MachinePlan, MachineVersion, MemoryPlan};
 
 pub use self::needs::needs;
 pub use self::nics::NicSource;
@@ -171,6 +171,7 @@ fn hostname(vmi: &Vmi) -> String {
 fn machine_plan(vmi: &Vmi, options: &PlanOptions, devices: Vec<DevicePlan>) -> MachinePlan {
     let spec = &vmi.spec;
     MachinePlan {
+        version: MachineVersion::default(),
         name: format!("{}/{}", vmi.metadata.namespace, vmi.metadata.name),
         cpu: CpuPlan {
             sockets: spec.cpu.sockets,

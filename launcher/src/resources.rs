@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod lock;
 mod memory;
+pub mod snapshot;
 mod socket;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -180,7 +180,7 @@ impl Run {
             status: None,
             control,
             words,
-            _dir: self.dir,
+            dir: self.dir,
             slot,
         }
     }
@@ -199,7 +199,7 @@ pub struct Guest {
     status: Option<ExitStatus>,
     control: PathBuf,
     words: Vec<OsString>,
-    _dir: TempDir,
+    dir: TempDir,
     slot: Option<Slot>,
 }
 
@@ -244,6 +244,16 @@ impl Guest {
         let stdin = self.stdin.as_mut().expect("the run was started with input");
         let written = stdin.write_all(format!("{line}\n").as_bytes());
         written.expect("the console takes input");
+    }
+
+    /// The run's directory, which lives as long as this.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
+    /// Path of the control socket.
+    pub fn control_path(&self) -> &Path {
+        &self.control
     }
 
     /// A new connection to the control socket, which is there once the guest runs.

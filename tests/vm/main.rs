@@ -22,5 +22,6 @@ mod passt;
 mod pause;
 mod pod;
 mod rules;
+mod snapshot;
 mod status;
 mod stop;

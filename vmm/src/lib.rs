@@ -25,6 +25,7 @@ pub mod pci;
 pub mod plan;
 pub mod process;
 pub mod shortage;
+pub mod snapshot;
 pub mod steward;
 pub mod trace;
 pub mod vcpu;

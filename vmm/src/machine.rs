@@ -1,13 +1,15 @@
 //! One machine from its first memory slot to its last vCPU exit. A guest reset ends one machine
 //! and begins another from the same [`Resources`].
 
+mod saved;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use devices::bus::{Bus, InsertError};
-use devices::legacy::power::{PowerControl, Signals};
+use devices::legacy::power::Signals;
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use devices::pci::PciFunction;
 use devices::thread::ThreadHook;
@@ -28,6 +30,7 @@ use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
 use crate::pci::{AttachError, Ecam, PciRoot, Window};
 use crate::plan::{BootPlan, MachinePlan};
+use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::steward::Steward;
 use crate::trace;
 use crate::vcpu::{SpawnError, Vcpus};
@@ -95,6 +98,9 @@ pub enum BuildError {
     /// Fixed addresses.
     #[error(transparent)]
     Bus(#[from] InsertError),
+    /// The snapshot that it is to be restored from.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// vCPU threads.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -115,30 +121,47 @@ impl BuildError {
     }
 }
 
+/// What began to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// A guest's first instruction.
+    New,
+    /// A guest from a snapshot.
+    Restored,
+}
+
 /// A built machine. Dropping it stops everything and closes the VM.
 pub struct Machine {
     // Field order is drop order: vCPUs end before devices, devices before the VM.
     vcpus: Vcpus,
     pci: Arc<PciRoot>,
-    power: Arc<PowerControl>,
-    serial: Arc<SerialConsole>,
+    platform: Platform,
     vm: Arc<VmFd>,
     processors: Processors,
-    /// The clocks in the pause under way.
+    /// The clocks in the pause under way; a restored machine begins in one.
     clocks: Option<clock::Stopped>,
 }
 
 impl Machine {
-    /// Builds the machine with its vCPUs parked. `resources` must outlive it.
+    /// Builds the machine with its vCPUs parked: a new one, or what was saved, whose RAM `resources`
+    /// has. `resources` must outlive it.
     pub fn build(
         plan: &MachinePlan,
         resources: &mut Resources,
         hook: &ThreadHook,
+        saved: Option<&SavedMachine>,
     ) -> Result<Self, BuildError> {
+        if let Some(saved) = saved {
+            saved::check(saved, plan, resources)?;
+        }
         let vm = resources.hypervisor.create_vm(&resources.ram)?;
         trace::mark("VM");
         let memory = resources.ram.memory().clone();
-        let entry = load(plan, resources)?;
+        let entry = match saved {
+            None => Some(load(plan, resources)?),
+            Some(_) => None,
+        };
+        boot::renew_generation(&memory)?;
         trace::mark("kernel loaded");
         let pci = Arc::new(attach_devices(resources, &vm, hook)?);
         let platform = Platform::new(&vm, &resources.console, &resources.signals)
@@ -148,8 +171,13 @@ impl Machine {
         let kvm = resources.hypervisor.kvm();
         let processors = Processors::new(kvm, &resources.host_cpu, &plan.cpu)?;
         let vcpus = processors.create(&vm)?;
-        if let Some(boot_vcpu) = vcpus.first() {
+        if let (Some(boot_vcpu), Some(entry)) = (vcpus.first(), entry) {
             cpu::set_entry(boot_vcpu, &memory, entry)?;
+        }
+        if let Some(saved) = saved {
+            saved::restore(saved, kvm, &vm, &processors, &vcpus)?;
+            saved::restore_devices(saved, &platform, &pci)?;
+            platform.power.tell_generation();
         }
         trace::mark("vCPUs");
         let vcpus = Vcpus::spawn(vcpus, ports, mmio, memory, hook)?;
@@ -157,11 +185,10 @@ impl Machine {
         Ok(Self {
             vcpus,
             pci,
-            power: platform.power,
-            serial: platform.serial,
+            platform,
             vm,
             processors,
-            clocks: None,
+            clocks: saved.map(|saved| saved.clocks.clone()),
         })
     }
 
@@ -172,12 +199,17 @@ impl Machine {
 
     /// The serial port, for its input.
     pub fn serial(&self) -> &SerialConsole {
-        &self.serial
+        &self.platform.serial
     }
 
-    /// Lets a new machine run.
-    pub fn start(&self) {
+    /// Lets a new machine run, or a restored one go on.
+    pub fn start(&mut self, kvm: &Kvm) -> Started {
+        if self.clocks.is_some() {
+            self.resume(kvm);
+            return Started::Restored;
+        }
         self.vcpus.run();
+        Started::New
     }
 
     /// Returns when vCPUs and devices stand still; the guest's clocks stop.
@@ -198,7 +230,7 @@ impl Machine {
 
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) {
-        self.power.press_power_button();
+        self.platform.power.press_power_button();
     }
 
     /// Has the device called `device` serve a command; `None` if there is none.

@@ -5,9 +5,12 @@
 //! as large pages as the host has. The first 2 MiB are ordinary pages: boot structures touch a few
 //! of them, and clearing all would be felt at the start.
 
+mod file;
+
 use std::io;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::GuestMemory;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -48,6 +51,9 @@ pub enum MemoryError {
     /// The pages could not be given back.
     #[error("Cannot clear guest RAM")]
     Clear(#[source] io::Error),
+    /// A snapshot's RAM could not be taken.
+    #[error("Cannot take guest RAM from the snapshot")]
+    Load(#[source] io::Error),
     /// The mapping could not be marked as not to be dumped.
     #[error("Cannot keep guest RAM out of core dumps")]
     DontDump(#[source] io::Error),
@@ -70,6 +76,8 @@ pub struct Ram {
     bytes: u64,
     kind: Kind,
     memory: Arc<GuestMemory>,
+    /// Untouched pages are a file's and not zero.
+    from_file: AtomicBool,
 }
 
 impl Ram {
@@ -87,6 +95,7 @@ impl Ram {
             bytes: plan.bytes,
             kind,
             memory: Arc::new(memory),
+            from_file: AtomicBool::new(false),
         })
     }
 
@@ -111,6 +120,10 @@ impl Ram {
 
     /// Gives all pages back to the host; they read as zero afterwards.
     pub fn clear(&self) -> Result<(), MemoryError> {
+        if self.from_file.swap(false, Ordering::Relaxed) {
+            // Given back, they would be the file's again.
+            return self.map_anew().map_err(MemoryError::Clear);
+        }
         for region in self.memory.iter() {
             let advice = match self.kind {
                 Kind::Ordinary => libc::MADV_DONTNEED,
@@ -187,15 +200,8 @@ impl Kind {
         let start = self
             .map_aligned(size)
             .map_err(|source| MemoryError::Map { bytes, source })?;
-        advise(start, size, libc::MADV_DONTDUMP).map_err(MemoryError::DontDump)?;
-        if self == Self::Ordinary && size > HUGE_PAGE {
-            // A kernel without huge pages refuses, and RAM is what it is.
-            let _ = advise(
-                start.wrapping_add(HUGE_PAGE),
-                size - HUGE_PAGE,
-                libc::MADV_HUGEPAGE,
-            );
-        }
+        self.advise_new(start, size)
+            .map_err(MemoryError::DontDump)?;
         // SAFETY: the range was mapped above and is never unmapped.
         let mapping = unsafe { MmapRegionBuilder::new(size).with_raw_mmap_pointer(start) }
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
@@ -205,6 +211,20 @@ impl Kind {
             .ok()
             .and_then(|mapping| GuestRegionMmap::new(mapping, GuestAddress(base)));
         region.ok_or(arrange)
+    }
+
+    /// Keeps new memory out of core dumps, and has it in huge pages.
+    fn advise_new(self, start: *mut u8, size: usize) -> io::Result<()> {
+        advise(start, size, libc::MADV_DONTDUMP)?;
+        if self == Self::Ordinary && size > HUGE_PAGE {
+            // A kernel without huge pages refuses, and RAM is what it is.
+            let _ = advise(
+                start.wrapping_add(HUGE_PAGE),
+                size - HUGE_PAGE,
+                libc::MADV_HUGEPAGE,
+            );
+        }
+        Ok(())
     }
 
     /// New memory at an address that is a multiple of the alignment.

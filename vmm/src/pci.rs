@@ -1,15 +1,18 @@
 //! The PCI root: one bus with a host bridge and up to 31 functions, reached through configuration
 //! ports, ECAM and the memory window.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::bus::BusDevice;
 use devices::pci::{BarAddress, CONFIG_SPACE_SIZE, PciFunction};
+use devices::state::{SaveError, Saved};
 use devices::virtio::pci::VirtioPciFunction;
 use thiserror::Error;
 
 use crate::layout;
+use crate::snapshot::{SnapshotError, restore_device};
 
 /// A device does not fit the bus.
 #[derive(Debug, Error)]
@@ -77,6 +80,37 @@ impl<F: PciFunction> PciRoot<F> {
         for slot in self.slots.iter().flatten() {
             action(&mut lock(slot));
         }
+    }
+
+    /// The state of every function, by its place on the bus; they are paused.
+    pub fn save(&self) -> Result<BTreeMap<String, Saved>, SaveError> {
+        let functions = self.functions();
+        functions
+            .map(|(place, function)| Ok((place, function.save()?)))
+            .collect()
+    }
+
+    /// Takes over what [`PciRoot::save`] told of a bus with the same functions.
+    pub fn restore(&self, saved: &BTreeMap<String, Saved>) -> Result<(), SnapshotError> {
+        for (place, mut function) in self.functions() {
+            restore_device(saved, &place, |saved| function.restore(saved))?;
+        }
+        Ok(())
+    }
+
+    fn functions(&self) -> impl Iterator<Item = (String, MutexGuard<'_, F>)> {
+        let slots = (1..).zip(&self.slots);
+        slots.filter_map(|(device, slot)| Some((format!("PCI {device}"), lock(slot.as_ref()?))))
+    }
+
+    /// The address that the guest has written to the configuration port.
+    pub fn config_address(&self) -> u32 {
+        self.config_address.load(Ordering::Acquire)
+    }
+
+    /// Sets it.
+    pub fn set_config_address(&self, address: u32) {
+        self.config_address.store(address, Ordering::Release);
     }
 
     fn config_read(&self, device: usize, offset: u16, data: &mut [u8]) {

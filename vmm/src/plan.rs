@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MachinePlan {
+    /// Version of the hardware that the guest sees.
+    pub version: MachineVersion,
     /// `namespace/name` of the VMI, for logs.
     pub name: String,
     /// vCPUs.
@@ -20,6 +22,17 @@ pub struct MachinePlan {
     pub devices: Vec<DevicePlan>,
     /// Create the machine but leave it paused (`startStrategy: Paused`).
     pub start_paused: bool,
+}
+
+/// What a guest sees beside what the rest of the plan says: tables, addresses, the order of devices, which
+/// features of the host it is shown. A release that changes any of it adds a version and keeps the others for
+/// the guests of snapshots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MachineVersion {
+    /// The first.
+    #[default]
+    #[serde(rename = "1")]
+    V1,
 }
 
 /// What a machine starts with.

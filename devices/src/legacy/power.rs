@@ -30,6 +30,8 @@ pub const RESET_VALUE: u8 = 0x01;
 pub const SLEEP_TYPE_S5: u8 = 5;
 /// Bit of the event register: the power button was pressed.
 pub const EVENT_POWER_BUTTON: u8 = 1 << 0;
+/// Bit of the event register: the guest was restored from a snapshot, and has a new generation ID.
+pub const EVENT_GENERATION: u8 = 1 << 1;
 
 const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
@@ -120,6 +122,12 @@ impl PowerControl {
         self.irq.raise();
     }
 
+    /// Tells the guest to look at its generation ID.
+    pub fn tell_generation(&self) {
+        self.events.fetch_or(EVENT_GENERATION, Ordering::Release);
+        self.irq.raise();
+    }
+
     /// The pending events.
     pub fn save(&self) -> Result<Saved, SaveError> {
         let events = self.events.load(Ordering::Acquire);
@@ -129,7 +137,7 @@ impl PowerControl {
     /// Takes over what was saved. The interrupt is the interrupt controller's to remember.
     pub fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
         let PowerState { events } = saved.state()?;
-        if events & !EVENT_POWER_BUTTON != 0 {
+        if events & !(EVENT_POWER_BUTTON | EVENT_GENERATION) != 0 {
             let what = format!("events {events:#x}");
             return Err(RestoreError::unfit::<PowerState>(what));
         }

@@ -13,6 +13,7 @@
 //!                      `---- Pairs (ports, link state, counters), shared ----'
 //! ```
 
+mod announce;
 mod control;
 mod features;
 mod gather;

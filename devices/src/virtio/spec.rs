@@ -5,7 +5,8 @@
 //! ```
 
 use std::error::Error;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use thiserror::Error;
 
@@ -26,6 +27,17 @@ pub trait DeviceOptions {
 pub trait DeviceSpec: Send {
     /// Makes the device.
     fn make(&self) -> Result<Box<dyn VirtioDevice>, BuildDeviceError>;
+
+    /// Files whose contents the guest takes for its own: a snapshot of the machine holds only while
+    /// nobody changes them.
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// Tells the host's side that the guest, restored from a snapshot, is here.
+    fn announce(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A device cannot be made.

@@ -97,6 +97,15 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// The files of a snapshot cannot be made.
+    #[error("Cannot write a snapshot to {directory:?}")]
+    Snapshot {
+        /// Where they should be.
+        directory: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A machine does not do what it was told.
     #[error("The machine refused: {0}")]
     ControlRefused(String),
@@ -144,6 +153,7 @@ impl CommandError {
             | Self::Opener(_)
             | Self::Restrict(_)
             | Self::System { .. }
+            | Self::Snapshot { .. }
             | Self::ControlRefused(_)
             | Self::ControlVersion { .. } => Exit::Internal,
         }

@@ -54,6 +54,9 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let kvm = kvm?;
     let mut descriptors = resources::open(&mut plan)?;
     let host_cpu = resources::host_cpu(kvm)?;
+    if let Some(directory) = &args.restore {
+        descriptors.append(resources::snapshot::open_snapshot(directory)?);
+    }
     let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
     let control = open_control(args)?;
@@ -238,13 +241,18 @@ fn run_machine(
         boot_trace: inputs.boot_trace,
     };
     let json_log = args.log_format == LogFormat::Json;
+    // Whoever can speak to the machine can have it written to a file.
+    let snapshot = inputs
+        .control
+        .is_some()
+        .then_some(plan.machine.memory.bytes);
     let create = Create {
         plan: plan.machine,
         fds: descriptors.roles().to_vec(),
         host_cpu,
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
-        file_size_limit: supervise::file_size_limit(&descriptors),
+        file_size_limit: supervise::file_size_limit(&descriptors, snapshot),
     };
     let terminal = if console.on_terminal {
         RawTerminal::enter()

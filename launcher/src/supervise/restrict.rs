@@ -14,6 +14,7 @@ use seccomp::{InstallError, Role};
 use thiserror::Error as ThisError;
 use vmm::console::FILE_LIMIT;
 use vmm::control::FdRole;
+use vmm::snapshot::MAX_STATE;
 
 use super::VmProcess;
 use crate::resources::Descriptors;
@@ -113,8 +114,8 @@ pub(super) fn restrict_thread(
 }
 
 /// Bytes beyond which the vm process need not make any file grow: the largest image's size, or what
-/// the console may write to one. None if the log goes to a file, which has no end.
-pub fn file_size_limit(descriptors: &Descriptors) -> Option<u64> {
+/// the console may write to one, or a snapshot with so many bytes of RAM. None if the log goes to a file, which has no end.
+pub fn file_size_limit(descriptors: &Descriptors, snapshot: Option<u64>) -> Option<u64> {
     let size = |fd: BorrowedFd<'_>| {
         let stat = fstat(fd).ok()?;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
@@ -123,7 +124,7 @@ pub fn file_size_limit(descriptors: &Descriptors) -> Option<u64> {
     if size(std::io::stderr().as_fd()).is_some() {
         return None;
     }
-    let mut limit = 0;
+    let mut limit = snapshot.map_or(0, |ram| ram.max(MAX_STATE));
     for (role, fd) in descriptors.roles().iter().zip(descriptors.fds()) {
         match (role, size(fd)) {
             (FdRole::Device { .. }, Some(bytes)) => limit = limit.max(bytes),

@@ -21,6 +21,13 @@ pub enum Command {
     Reset,
     /// End the run now.
     Stop,
+    /// Pause, and write the machine to two descriptors: the state file and the RAM file, both empty. It
+    /// stays paused, or ends.
+    Snapshot {
+        /// End the run then.
+        #[serde(default)]
+        stop: bool,
+    },
     /// Tell the counters.
     Stats,
     /// Tell the state.
@@ -39,6 +46,16 @@ pub enum Command {
         /// What the device's file says; tagged by `command`.
         order: Value,
     },
+}
+
+impl Command {
+    /// Descriptors that come with it.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Snapshot { .. } => 2,
+            _ => 0,
+        }
+    }
 }
 
 /// One command and the number under which it is answered.

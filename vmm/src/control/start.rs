@@ -41,6 +41,10 @@ pub enum FdRole {
     Kernel,
     /// Initial RAM disk.
     Initrd,
+    /// State file of the snapshot that the machine is restored from; with [`FdRole::SnapshotRam`].
+    SnapshotState,
+    /// Its RAM file.
+    SnapshotRam,
     /// The host's side of a device; repeated in the order that the device's options call for.
     Device {
         /// The device's name.

@@ -1,6 +1,7 @@
 //! The one thread that owns the VM's state: it waits for the launcher, the guest's signals, the
 //! vCPUs and the console, and acts on one event at a time.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use devices::legacy::power::Signal;
@@ -9,16 +10,17 @@ use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData, Ev
 use rustix::io::Errno;
 use serde_json::json;
 
-use super::ProcessError;
 use super::inputs::Inputs;
+use super::{ProcessError, causes};
 use crate::console::{Console, InputResult};
 use crate::control::{
     self, Answer, Call, Command, CrashReport, Event, MachineState, Refusal, Reply, Report, Stats,
     Verdict,
 };
 use crate::footprint;
-use crate::machine::{Machine, Resources};
+use crate::machine::{Machine, Resources, Started};
 use crate::plan::MachinePlan;
+use crate::snapshot::SnapshotError;
 use crate::trace;
 use crate::vcpu::VcpuEvent;
 
@@ -157,9 +159,17 @@ impl<'a> Process<'a> {
         self.console.drain();
     }
 
-    fn start(&self) {
-        if let Some(machine) = &self.machine {
-            machine.start();
+    fn start(&mut self) {
+        let Some(machine) = &mut self.machine else {
+            return;
+        };
+        let kvm = self.resources.hypervisor.kvm();
+        if machine.start(kvm) == Started::Restored {
+            for device in &self.resources.devices {
+                if let Err(error) = device.spec.announce() {
+                    tracing::warn!(%error, "cannot tell the network where the guest is now");
+                }
+            }
         }
     }
 
@@ -206,10 +216,9 @@ impl<'a> Process<'a> {
 
     fn command(&mut self) -> Result<Option<Event>, ProcessError> {
         let (call, fds) = control::receive::<Call>(self.socket)?;
-        let (verdict, last) = match fds.len() {
-            0 => self.obey(call.command)?,
-            sent => {
-                let expected = 0;
+        let (verdict, last) = match (call.command.descriptors(), fds.len()) {
+            (expected, sent) if expected == sent => self.obey(call.command, fds)?,
+            (expected, sent) => {
                 let refusal = Refusal::Descriptors { expected, sent };
                 (Err(refusal), None)
             }
@@ -230,7 +239,11 @@ impl<'a> Process<'a> {
     }
 
     /// What to answer, and the last event if the run is over.
-    fn obey(&mut self, command: Command) -> Result<(Obeyed, Option<Event>), ProcessError> {
+    fn obey(
+        &mut self,
+        command: Command,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Obeyed, Option<Event>), ProcessError> {
         let Some(machine) = &mut self.machine else {
             return Ok((Err(Refusal::Ended), None));
         };
@@ -253,6 +266,18 @@ impl<'a> Process<'a> {
             Command::PowerButton => machine.press_power_button(),
             Command::Reset => return Ok((Ok(None), self.reset()?)),
             Command::Stop => return Ok((Ok(None), Some(Event::Stopped))),
+            Command::Snapshot { stop } => {
+                if !self.paused {
+                    machine.pause();
+                    self.paused = true;
+                    self.send(&Event::Paused)?;
+                }
+                let written = self.write_snapshot(fds).map_err(|error| Refusal::Failed {
+                    causes: causes(&error),
+                });
+                let last = (stop && written.is_ok()).then_some(Event::Stopped);
+                return Ok((written.map(|()| None), last));
+            }
             Command::Status => {}
             Command::Stats => {
                 stats = Some(Box::new(Stats {
@@ -278,6 +303,23 @@ impl<'a> Process<'a> {
             },
         }
         Ok((Ok(stats), None))
+    }
+
+    /// Writes the machine, which is paused, to the state and the RAM file.
+    fn write_snapshot(&self, fds: Vec<OwnedFd>) -> Result<(), SnapshotError> {
+        let mut files = fds.into_iter().map(File::from);
+        let (Some(machine), Some(mut state), Some(mut ram)) =
+            (&self.machine, files.next(), files.next())
+        else {
+            return Err(SnapshotError::NotPaused);
+        };
+        let saved = machine.save(&self.plan, &self.resources)?;
+        self.resources
+            .ram
+            .write_to(&mut ram)
+            .map_err(SnapshotError::file("write", "RAM"))?;
+        // Last, so that a whole state file has its RAM.
+        saved.write(&mut state)
     }
 
     fn signals(&mut self) -> Result<Option<Event>, ProcessError> {
@@ -326,7 +368,12 @@ impl<'a> Process<'a> {
         }
         self.resources.signals.take();
         self.resources.ram.clear()?;
-        self.machine = Some(Machine::build(&self.plan, &mut self.resources, &self.hook)?);
+        self.machine = Some(Machine::build(
+            &self.plan,
+            &mut self.resources,
+            &self.hook,
+            None,
+        )?);
         self.watch_vcpus()?;
         self.panic_noted = false;
         if !self.paused {

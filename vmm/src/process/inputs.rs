@@ -16,15 +16,45 @@ use crate::kvm::Hypervisor;
 use crate::machine::{BuildError, DeviceResource, Resources};
 use crate::memory::Ram;
 use crate::plan::{BootPlan, MachinePlan};
+use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::steward::Steward;
 use crate::trace;
 
 /// Everything a run needs.
 pub(super) struct Inputs {
     pub(super) plan: MachinePlan,
+    /// What the machine is to be restored from.
+    pub(super) saved: Option<SavedMachine>,
     pub(super) resources: Resources,
     pub(super) console: Console,
     pub(super) exit_on_reboot: bool,
+}
+
+/// Descriptors of a snapshot.
+#[derive(Default)]
+struct SnapshotFds {
+    state: Option<File>,
+    ram: Option<File>,
+}
+
+impl SnapshotFds {
+    /// The saved machine, if there is one; its RAM is in `ram` then.
+    fn load(self, ram: &Ram) -> Result<Option<SavedMachine>, SnapshotError> {
+        let (Some(mut state), Some(mut file)) = (self.state, self.ram) else {
+            return Ok(None);
+        };
+        let saved = SavedMachine::read(&mut state)?;
+        let found = file
+            .metadata()
+            .map_err(SnapshotError::file("read", "RAM"))?
+            .len();
+        let expected = ram.bytes();
+        if found != expected {
+            return Err(SnapshotError::RamSize { found, expected });
+        }
+        ram.read_from(&mut file)?;
+        Ok(Some(saved))
+    }
 }
 
 /// Pairs each descriptor with its role and wraps it.
@@ -40,11 +70,14 @@ pub(super) fn sort_fds(
     let (mut kernel, mut initrd) = (None::<File>, None::<File>);
     let mut of_devices: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
     let mut console = ConsoleFds::default();
+    let mut snapshot = SnapshotFds::default();
     for (role, fd) in create.fds.into_iter().zip(fds) {
         match role {
             FdRole::Kernel => kernel = Some(File::from(fd)),
             FdRole::Initrd => initrd = Some(File::from(fd)),
             FdRole::Device { name } => of_devices.entry(name).or_default().push(fd),
+            FdRole::SnapshotState => snapshot.state = Some(fd.into()),
+            FdRole::SnapshotRam => snapshot.ram = Some(fd.into()),
             FdRole::ConsoleInput => console.input = Some(fd),
             FdRole::ConsoleOutput => console.output = Some(fd),
             FdRole::ConsoleListener => console.listener = Some(fd),
@@ -66,6 +99,7 @@ pub(super) fn sort_fds(
         })
         .collect::<Result<_, BuildError>>()?;
     let ram = Ram::map(&plan.memory)?;
+    let saved = snapshot.load(&ram)?;
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let resources = Resources {
@@ -81,6 +115,7 @@ pub(super) fn sort_fds(
     };
     Ok(Inputs {
         plan,
+        saved,
         resources,
         console: Console::new(queue, console),
         exit_on_reboot: create.exit_on_reboot,

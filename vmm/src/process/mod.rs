@@ -19,6 +19,7 @@ use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{BuildError, Machine};
 use crate::memory::MemoryError;
 use crate::shortage::Shortage;
+use crate::snapshot::SnapshotError;
 use crate::trace;
 
 /// Why the vm process failed.
@@ -47,6 +48,9 @@ pub enum ProcessError {
     /// Guest RAM.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The snapshot to restore from.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The machine.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -71,6 +75,7 @@ impl ProcessError {
     /// Whether the fault is in what was asked for: the plan, the kernel or a disk image.
     fn is_refusal(&self) -> bool {
         match self {
+            Self::Snapshot(error) | Self::Build(BuildError::Snapshot(error)) => error.is_refusal(),
             Self::Build(BuildError::Firmware) => true,
             Self::Build(BuildError::Boot(error)) => error.is_refusal(),
             Self::Build(BuildError::Cpu(error)) => error.is_refusal(),
@@ -177,7 +182,12 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     }
     let boot_trace = create.boot_trace;
     let mut inputs = sort_fds(hypervisor, create, fds)?;
-    let machine = Machine::build(&inputs.plan, &mut inputs.resources, &setup.hook)?;
+    let machine = Machine::build(
+        &inputs.plan,
+        &mut inputs.resources,
+        &setup.hook,
+        inputs.saved.take().as_ref(),
+    )?;
     let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
     process.send_boot_trace = boot_trace;
     let last = process.run();

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,10 @@ impl DeviceSpec for BlockSpec {
             Err(error @ BuildBlockError::Ragged { .. }) => Err(BuildDeviceError::refused(error)),
             Err(error) => Err(BuildDeviceError::failed(error)),
         }
+    }
+
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.file.as_fd()]
     }
 }
 

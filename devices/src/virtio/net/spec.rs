@@ -13,7 +13,7 @@ use super::pairs::{Pair, Pairs};
 use super::port::{self, Backend, Port};
 use super::stats::PairCounters;
 use super::stream::Stream;
-use super::{Net, features};
+use super::{Net, announce, features};
 use crate::pod_net::LeaseError;
 use crate::pod_net::answers::Answers;
 use crate::pod_net::dhcp::{DhcpLease, DhcpResponder};
@@ -116,6 +116,18 @@ impl DeviceSpec for NetSpec {
             options: self.options.clone(),
         };
         Ok(Box::new(spec.build().map_err(BuildDeviceError::failed)?))
+    }
+
+    fn announce(&self) -> io::Result<()> {
+        match &self.backend {
+            Backend::Taps(taps) => {
+                let mut taps = taps.iter();
+                taps.next()
+                    .map_or(Ok(()), |tap| announce::send(tap, self.options.mac))
+            }
+            // What is behind a stream has one guest only.
+            Backend::Stream(_) => Ok(()),
+        }
     }
 }
 

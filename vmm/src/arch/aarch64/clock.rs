@@ -1,17 +1,30 @@
 //! The guest's clock over a pause: the virtual counter, which runs on.
 
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use std::ops::Deref;
 
-use super::cpu::Processors;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
+
+use super::cpu::{HostCpu, Processors};
 use crate::vcpu::Vcpus;
 
 /// A pause.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stopped;
 
 impl Stopped {
     /// Notes nothing: nothing is stopped.
     pub fn at(_vm: &VmFd, _vcpus: &Vcpus) -> Self {
         Self
+    }
+
+    /// Sets nothing.
+    pub fn set_counters(
+        &self,
+        _kvm: &Kvm,
+        _vcpus: impl Iterator<Item: Deref<Target = VcpuFd>>,
+        _cpuid: &HostCpu,
+    ) {
     }
 
     /// Says what the guest will notice.

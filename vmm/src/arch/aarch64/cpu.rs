@@ -75,6 +75,16 @@ impl Processors {
         }
     }
 
+    /// What vCPU 0 sees.
+    pub fn boot_cpuid(&self) -> HostCpu {
+        HostCpu
+    }
+
+    /// The same, to be kept.
+    pub fn seen(&self) -> HostCpu {
+        HostCpu
+    }
+
     /// Makes the vCPUs; all but the first wait for PSCI.
     pub fn create(&self, vm: &VmFd) -> Result<Vec<VcpuFd>, RegisterError> {
         let mut init = kvm_vcpu_init::default();

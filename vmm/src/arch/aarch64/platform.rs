@@ -1,16 +1,19 @@
 //! Devices at fixed addresses: serial port and power control.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use devices::bus::{Bus, InsertError};
 use devices::legacy::power::{self, PowerControl, Signals};
 use devices::legacy::serial::{self, ConsoleQueue, SerialConsole};
+use devices::state::{SaveError, Saved};
 use kvm_ioctls::VmFd;
 
 use super::layout;
 use crate::interrupts::Line;
 use crate::pci::PciRoot;
+use crate::snapshot::{SnapshotError, restore_device};
 
 /// The devices.
 pub struct Platform {
@@ -31,6 +34,21 @@ impl Platform {
             serial: Arc::new(serial),
             power: Arc::new(power),
         })
+    }
+
+    /// Their state, by name.
+    pub fn save(&self) -> Result<BTreeMap<String, Saved>, SaveError> {
+        let saved = [
+            ("serial", self.serial.save()?),
+            ("power", self.power.save()?),
+        ];
+        Ok(saved.map(|(name, saved)| (name.to_owned(), saved)).into())
+    }
+
+    /// Takes over what [`Platform::save`] told.
+    pub fn restore(&self, saved: &BTreeMap<String, Saved>) -> Result<(), SnapshotError> {
+        restore_device(saved, "serial", |saved| self.serial.restore(saved))?;
+        restore_device(saved, "power", |saved| self.power.restore(saved))
     }
 
     /// Puts them into memory; there are no ports.

@@ -9,6 +9,9 @@ use crate::kvm::KvmError;
 /// KVM's part of a machine cannot be saved or put back.
 #[derive(Debug, Error)]
 pub enum StateError {
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
     /// Nobody knows how.
     #[error("podvisor cannot save the state of machines on aarch64 yet")]
     NotYet,
@@ -30,7 +33,7 @@ pub struct VcpuState;
 
 impl VcpuState {
     /// Refuses.
-    pub fn save(_vcpu: &VcpuFd, _msrs: &SavedMsrs, _host_tsc: u64) -> Result<Self, StateError> {
+    pub fn save(_vcpu: &VcpuFd, _msrs: &SavedMsrs) -> Result<Self, StateError> {
         Err(StateError::NotYet)
     }
 

@@ -64,7 +64,7 @@ impl Writer<'_> {
     fn put(&mut self, table: &[u8]) -> Result<u64, BootError> {
         let address = self.next.next_multiple_of(TABLE_ALIGN);
         let end = address + table.len() as u64;
-        if end > layout::HIGH_RAM {
+        if end > layout::GENERATION_ID {
             return Err(BootError::Acpi {
                 bytes: end - layout::ACPI_TABLES,
             });
@@ -135,6 +135,7 @@ fn dsdt() -> Sdt {
     serial_port(&mut aml);
     clock(&mut aml);
     panic_device(&mut aml);
+    generation(&mut aml);
     power_button(&mut aml);
     Name::new("_S5_".into(), &Package::new(vec![&power::SLEEP_TYPE_S5])).to_aml_bytes(&mut aml);
     let header = Sdt::new(
@@ -263,6 +264,25 @@ fn panic_device(aml: &mut Vec<u8>) {
     .to_aml_bytes(aml);
 }
 
+/// The generation ID (Microsoft, "Virtual Machine Generation ID"): guests that know it make new secrets when it
+/// changes. `_HID` is what Linux looks for, `_CID` what Windows does.
+fn generation(aml: &mut Vec<u8>) {
+    let address = layout::GENERATION_ID as u32;
+    Scope::new(
+        "\\_SB_".into(),
+        vec![&Device::new(
+            "VGEN".into(),
+            vec![
+                &Name::new("_HID".into(), &"VMGENCTR"),
+                &Name::new("_CID".into(), &"VM_Gen_Counter"),
+                &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+                &Name::new("ADDR".into(), &Package::new(vec![&address, &aml::ZERO])),
+            ],
+        )],
+    )
+    .to_aml_bytes(aml);
+}
+
 /// The power button and the generic event device that reports it (ACPI 6.4, 5.6.9). Its interrupt is
 /// level-triggered, so that a press waits for the driver. A button of fixed hardware beside it, for
 /// guests without that driver, would need PM1 registers and an SCI, which a hardware-reduced machine
@@ -312,6 +332,11 @@ fn power_button(aml: &mut Vec<u8>) {
                             &If::new(
                                 &Local(1),
                                 vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &0x80_u8)],
+                            ),
+                            &aml::And::new(&Local(1), &Local(0), &power::EVENT_GENERATION),
+                            &If::new(
+                                &Local(1),
+                                vec![&Notify::new(&Path::new("\\_SB_.VGEN"), &0x80_u8)],
                             ),
                         ],
                     ),

@@ -37,6 +37,20 @@ pub enum EntryPoint {
     },
 }
 
+/// Gives the guest a new generation ID, for the first time or another one.
+pub fn renew_generation(memory: &GuestMemory) -> Result<(), BootError> {
+    let mut id = [0_u8; 16];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).map_err(|errno| {
+        BootError::Read {
+            what: "kernel's random numbers",
+            source: errno.into(),
+        }
+    })?;
+    memory
+        .write_slice(&id, GuestAddress(layout::GENERATION_ID))
+        .map_err(BootError::write("generation ID"))
+}
+
 /// What is booted.
 pub struct BootSource<'a> {
     /// Kernel image.

@@ -1,13 +1,17 @@
 //! The guest's clocks over a pause: kvmclock and the vCPUs' time stamp counters stand still.
 
+use std::ops::Deref;
+
 use kvm_bindings::{CpuId, kvm_clock_data};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
 
 use super::cpu::Processors;
 use super::tsc;
 use crate::vcpu::Vcpus;
 
 /// The guest's clocks when it was paused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stopped {
     clock: Option<kvm_clock_data>,
     /// The host's time stamp counter.
@@ -29,7 +33,7 @@ impl Stopped {
 
     /// Lets them go on from there.
     pub fn go_on(self, kvm: &Kvm, vm: &VmFd, vcpus: &Vcpus, processors: &Processors) {
-        self.restore_tsc(kvm, vcpus, &processors.boot_cpuid());
+        self.set_counters(kvm, vcpus.parked(), &processors.boot_cpuid());
         if let Some(mut clock) = self.clock {
             // Only the time is to be set; the flags say what else the kernel reported.
             clock.flags = 0;
@@ -42,11 +46,16 @@ impl Stopped {
     /// Lets the vCPUs' time stamp counters go on from where they stood. Set and not shifted: a KVM
     /// whose host has unstable counters shifts them by itself. A guest that was not told that its
     /// counter is invariant does not use it as a clock, so a KVM without offsets does little harm.
-    fn restore_tsc(&self, kvm: &Kvm, vcpus: &Vcpus, cpuid: &CpuId) {
+    pub fn set_counters(
+        &self,
+        kvm: &Kvm,
+        vcpus: impl Iterator<Item: Deref<Target = VcpuFd>>,
+        cpuid: &CpuId,
+    ) {
         match tsc::is_adjustable(kvm, cpuid) {
             Ok(true) => {
                 let ticks = tsc::host().wrapping_sub(self.host_tsc);
-                let mut offsets = vcpus.parked().zip(&self.tsc_offsets);
+                let mut offsets = vcpus.zip(&self.tsc_offsets);
                 let set = offsets.try_for_each(|(vcpu, offset)| {
                     tsc::set_offset(&*vcpu, offset.wrapping_sub(ticks))
                 });

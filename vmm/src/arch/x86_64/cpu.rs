@@ -60,6 +60,11 @@ impl Processors {
         self.template.for_vcpu(0)
     }
 
+    /// The same, to be kept.
+    pub fn seen(&self) -> HostCpu {
+        HostCpu::from(&self.boot_cpuid())
+    }
+
     /// Makes the vCPUs.
     pub fn create(&self, vm: &VmFd) -> Result<Vec<VcpuFd>, RegisterError> {
         (0..)

@@ -17,6 +17,8 @@ use devices::legacy::{power, serial};
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables: the area that old software scans for the RSDP.
 pub const ACPI_TABLES: u64 = 0xe_0000;
+/// The generation ID, 16 bytes on a page of their own in the ACPI area.
+pub const GENERATION_ID: u64 = 0xf_f000;
 /// End of the ACPI area and of the first mebibyte.
 pub const HIGH_RAM: u64 = 0x10_0000;
 /// Where RAM makes room for devices.

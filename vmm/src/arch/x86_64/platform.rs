@@ -1,6 +1,7 @@
 //! Devices at fixed ports: serial port, power control, clock, panic device, the ways to reset, and
 //! PCI configuration.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -10,11 +11,13 @@ use devices::legacy::serial::{self, ConsoleQueue, SerialConsole};
 use devices::legacy::x86_64::cmos::{self, Cmos};
 use devices::legacy::x86_64::pvpanic::{self, PvPanic};
 use devices::legacy::x86_64::reset_port::ResetPort;
+use devices::state::{SaveError, Saved};
 use kvm_ioctls::VmFd;
 
 use super::layout;
 use crate::interrupts::Line;
 use crate::pci::{ConfigPorts, PciRoot};
+use crate::snapshot::{SnapshotError, restore_device};
 
 /// The devices.
 pub struct Platform {
@@ -22,6 +25,7 @@ pub struct Platform {
     pub serial: Arc<SerialConsole>,
     /// Power button and sleep registers.
     pub power: Arc<PowerControl>,
+    cmos: Arc<Cmos>,
     signals: Arc<Signals>,
 }
 
@@ -35,8 +39,26 @@ impl Platform {
         Ok(Self {
             serial: Arc::new(serial),
             power: Arc::new(power),
+            cmos: Arc::default(),
             signals: signals.clone(),
         })
+    }
+
+    /// Their state, by name.
+    pub fn save(&self) -> Result<BTreeMap<String, Saved>, SaveError> {
+        let saved = [
+            ("serial", self.serial.save()?),
+            ("power", self.power.save()?),
+            ("cmos", self.cmos.save()?),
+        ];
+        Ok(saved.map(|(name, saved)| (name.to_owned(), saved)).into())
+    }
+
+    /// Takes over what [`Platform::save`] told.
+    pub fn restore(&self, saved: &BTreeMap<String, Saved>) -> Result<(), SnapshotError> {
+        restore_device(saved, "serial", |saved| self.serial.restore(saved))?;
+        restore_device(saved, "power", |saved| self.power.restore(saved))?;
+        restore_device(saved, "cmos", |saved| self.cmos.restore(saved))
     }
 
     /// Puts them on the bus of ports; none has memory.
@@ -48,7 +70,7 @@ impl Platform {
     ) -> Result<(), InsertError> {
         ports.insert(serial::PORT.into(), serial::LEN.into(), self.serial.clone())?;
         ports.insert(layout::POWER_PORTS.into(), power::LEN, self.power.clone())?;
-        ports.insert(cmos::PORT, cmos::LEN, Arc::new(Cmos::default()))?;
+        ports.insert(cmos::PORT, cmos::LEN, self.cmos.clone())?;
         let reset = ResetPort::new(self.signals.clone());
         ports.insert(ResetPort::PORT, 1, Arc::new(reset))?;
         let panic = PvPanic::new(self.signals.clone());

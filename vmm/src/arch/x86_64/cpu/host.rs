@@ -27,13 +27,19 @@ impl HostCpu {
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::call(call))?;
-        Ok(Self(cpuid.as_slice().iter().map(CpuidLeaf::from).collect()))
+        Ok(Self::from(&cpuid))
     }
 
     /// The table as KVM takes it.
     pub(super) fn table(&self) -> Result<CpuId, CpuError> {
         let entries: Vec<_> = self.0.iter().map(kvm_cpuid_entry2::from).collect();
         CpuId::from_entries(&entries).map_err(|_| CpuError::Full)
+    }
+}
+
+impl From<&CpuId> for HostCpu {
+    fn from(table: &CpuId) -> Self {
+        Self(table.as_slice().iter().map(CpuidLeaf::from).collect())
     }
 }
 

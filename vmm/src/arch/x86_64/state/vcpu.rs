@@ -7,7 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
-use super::super::tsc;
+use super::super::clock;
 use super::StateError;
 use super::msrs::{self, SavedMsrs};
 use crate::kvm::KvmError;
@@ -25,18 +25,15 @@ pub struct VcpuState {
     msrs: Vec<(u32, u64)>,
     events: kvm_vcpu_events,
     mp: kvm_mp_state,
-    /// The guest's time stamp counter; none where KVM does not tell how far it is from the host's.
-    tsc: Option<u64>,
 }
 
 impl VcpuState {
-    /// Reads it all. `host_tsc` is the host's counter when the guest's clocks stopped.
-    pub fn save(vcpu: &VcpuFd, msrs: &SavedMsrs, host_tsc: u64) -> Result<Self, StateError> {
+    /// Reads it all.
+    pub fn save(vcpu: &VcpuFd, msrs: &SavedMsrs) -> Result<Self, StateError> {
         let sregs = vcpu.get_sregs().map_err(KvmError::call("KVM_GET_SREGS"))?;
         if runs_guests(&sregs) {
             return Err(StateError::Nested);
         }
-        let offset = tsc::offset(vcpu).ok();
         Ok(Self {
             // First, since it settles events that the local APIC holds back.
             mp: vcpu
@@ -54,11 +51,10 @@ impl VcpuState {
             events: vcpu
                 .get_vcpu_events()
                 .map_err(KvmError::call("KVM_GET_VCPU_EVENTS"))?,
-            tsc: offset.map(|offset| host_tsc.wrapping_add(offset)),
         })
     }
 
-    /// Puts it into a vCPU that has its CPUID table and has never run. Events and the multiprocessor
+    /// Puts it into a vCPU that has its CPUID table and its time stamp counter, and has never run. Events and the multiprocessor
     /// state come after the local APIC, of which they say the rest.
     pub fn restore(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
         // Registers can be set in any state, but only a runnable vCPU takes all of them.
@@ -78,13 +74,10 @@ impl VcpuState {
             .map_err(KvmError::call("KVM_SET_DEBUGREGS"))?;
         vcpu.set_lapic(&self.lapic)
             .map_err(KvmError::call("KVM_SET_LAPIC"))?;
-        if let Some(counter) = self.tsc {
-            // A host that has no offsets says so at every pause, too.
-            let _ = tsc::set_offset(vcpu, counter.wrapping_sub(tsc::host()));
-        }
         msrs::write(vcpu, &self.msrs)?;
         vcpu.set_vcpu_events(&self.events)
             .map_err(KvmError::call("KVM_SET_VCPU_EVENTS"))?;
+        clock::tell_of_pause(vcpu);
         self.set_mp_state(vcpu, self.mp.mp_state)
     }
 
@@ -188,8 +181,7 @@ mod tests {
         for number in 1..=5 {
             assert_eq!(first.next(), number);
         }
-        let host_tsc = tsc::host();
-        let vcpu = VcpuState::save(&first.vcpu, &saved_msrs, host_tsc).expect("saved");
+        let vcpu = VcpuState::save(&first.vcpu, &saved_msrs).expect("saved");
         let shared = VmState::save(&first.vm).expect("saved");
         // What a file would keep of it.
         let vcpu: VcpuState =
@@ -209,13 +201,11 @@ mod tests {
             .expect("RAM");
         shared.restore(&second.vm).expect("restored");
         vcpu.restore(&second.vcpu).expect("restored");
-        let again = VcpuState::save(&second.vcpu, &saved_msrs, host_tsc).expect("saved");
+        let again = VcpuState::save(&second.vcpu, &saved_msrs).expect("saved");
         assert_eq!(again.regs, vcpu.regs);
         assert_eq!(again.sregs, vcpu.sregs);
         assert_eq!(again.msrs, vcpu.msrs);
         assert!(again.msrs.contains(&(0xc000_0082, 0xffff_8000_1234_5678)));
-        let clock = second.vm.get_clock().expect("clock").clock;
-        assert!(clock >= shared.clock(), "the clock goes on");
         for number in 6..=9 {
             assert_eq!(second.next(), number);
             assert_eq!(first.next(), number, "the first one is as it was");

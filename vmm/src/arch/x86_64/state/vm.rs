@@ -1,7 +1,7 @@
-//! What the vCPUs share: interrupt controllers and kvmclock.
+//! What the vCPUs share beside the clock: interrupt controllers.
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip,
 };
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
@@ -15,11 +15,10 @@ const CHIPS: [u32; 3] = [
     KVM_IRQCHIP_IOAPIC,
 ];
 
-/// Both 8259s, the I/O APIC with the levels of its lines, the clock.
+/// Both 8259s, the I/O APIC with the levels of its lines.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VmState {
     chips: Vec<kvm_irqchip>,
-    clock: kvm_clock_data,
 }
 
 impl VmState {
@@ -36,27 +35,15 @@ impl VmState {
         });
         Ok(Self {
             chips: chips.collect::<Result<_, _>>()?,
-            clock: vm.get_clock().map_err(KvmError::call("KVM_GET_CLOCK"))?,
         })
     }
 
-    /// kvmclock's time, nanoseconds.
-    #[cfg(test)]
-    pub(super) fn clock(&self) -> u64 {
-        self.clock.clock
-    }
-
-    /// Puts it into a VM whose interrupt controllers are made. The clock goes on from here.
+    /// Puts it into a VM whose interrupt controllers are made.
     pub fn restore(&self, vm: &VmFd) -> Result<(), StateError> {
         for chip in &self.chips {
             vm.set_irqchip(chip)
                 .map_err(KvmError::call("KVM_SET_IRQCHIP"))?;
         }
-        let mut clock = self.clock;
-        // Only the time is to be set; the flags say what else the kernel reported.
-        clock.flags = 0;
-        vm.set_clock(&clock)
-            .map_err(KvmError::call("KVM_SET_CLOCK"))?;
         Ok(())
     }
 }

@@ -1,0 +1,185 @@
+//! Snapshot and restore: guests that go on where they stood, and snapshots that are refused.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use podvisor_tests::guest;
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::run::{Guest, Run};
+use podvisor_tests::vmi::{Disk, Vmi};
+
+/// `podvisor ctl … snapshot DIR` with more words.
+fn take(guest: &Guest, directory: &Path, more: &[&str]) -> Output {
+    Command::new(guest::podvisor())
+        .arg("ctl")
+        .arg(guest.control_path())
+        .arg("snapshot")
+        .arg(directory)
+        .args(more)
+        .output()
+        .expect("podvisor can be run")
+}
+
+#[track_caller]
+fn took(guest: &Guest, directory: &Path, more: &[&str]) {
+    let output = take(guest, directory, more);
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn vmi() -> Vmi {
+    Vmi::new("snapshot")
+        .topology(1, 2, 1)
+        .disk(Disk::new("root"))
+        .rng()
+        .grace_seconds(0)
+}
+
+fn run(image: &Path) -> Run {
+    Run::new(&vmi())
+        .volume("root", image)
+        .payload("ticker secs=100000")
+}
+
+/// The numbers that a vCPU has said, in order.
+fn ticks(guest: &Guest, cpu: u32) -> Vec<u64> {
+    let start = format!("TICK cpu={cpu} n=");
+    let lines = guest.console.lines();
+    let number = |text: &str| text.strip_prefix(&start)?.split(' ').next()?.parse().ok();
+    lines.iter().filter_map(|line| number(&line.text)).collect()
+}
+
+/// A machine that was saved and ended, and the directories that have it.
+struct Saved {
+    guest: Guest,
+    snapshot: PathBuf,
+    image: PathBuf,
+}
+
+impl Saved {
+    fn new() -> Self {
+        let run = Run::new(&vmi());
+        let image = image::zeros(&run.dir(), "root.img", MIB);
+        let run = run.volume("root", &image).payload("ticker secs=100000");
+        let mut guest = run.start();
+        guest.wait_for("TICK cpu=0");
+        guest.wait_for("TICK cpu=1");
+        let snapshot = guest.dir().join("snapshot");
+        took(&guest, &snapshot, &["--stop"]);
+        guest.exits_with(4);
+        Self {
+            guest,
+            snapshot,
+            image,
+        }
+    }
+
+    fn restored(&self) -> Guest {
+        let run = run(&self.image).arg("--restore").arg(&self.snapshot);
+        run.start()
+    }
+
+    /// Does not start, for these reasons.
+    #[track_caller]
+    fn is_refused(&self, words: &[&str]) {
+        let run = run(&self.image).arg("--restore").arg(&self.snapshot);
+        let mut guest = run.start_at_once();
+        guest.exits_with(2);
+        guest.log_has(words);
+    }
+}
+
+/// Both vCPUs count on from where they stood; RAM is a file with holes; a reset begins with fresh RAM.
+#[test]
+fn a_guest_goes_on_after_restore_and_resets() {
+    let saved = Saved::new();
+    let ram = fs::metadata(saved.snapshot.join("ram")).expect("a RAM file");
+    assert_eq!(ram.len(), 256 << 20);
+    assert!(ram.blocks() * 512 < 8 << 20, "zeros are holes: {ram:?}");
+    for _ in 0..2 {
+        let mut guest = saved.restored();
+        for cpu in 0..2 {
+            guest.wait_for(&format!("TICK cpu={cpu}"));
+            let before = ticks(&saved.guest, cpu).last().copied().unwrap_or(0);
+            let first = ticks(&guest, cpu).first().copied().unwrap_or(0);
+            // A line that was under way is the earlier machine's or this one's.
+            assert!((before..=before + 1).contains(&first), "{before} {first}");
+        }
+        guest.console.skip();
+        guest.control().tell("reset");
+        guest.wait_for("TICK cpu=0 n=1 ");
+        guest.control().tell("stop");
+        guest.exits_with(4);
+    }
+}
+
+/// A snapshot leaves its machine paused; resumed, it goes on, and a second snapshot does not overwrite
+/// the first.
+#[test]
+fn a_machine_goes_on_after_its_snapshot() {
+    let run = Run::new(&Vmi::new("goes-on")).payload("ticker secs=100000");
+    let snapshot = run.dir().join("snapshot");
+    let mut guest = run.start();
+    guest.wait_for("TICK cpu=0");
+    let mut control = guest.control();
+    took(&guest, &snapshot, &[]);
+    assert_eq!(control.status(), "paused");
+    control.resume();
+    guest.console.skip();
+    guest.wait_for("TICK cpu=0");
+    let state = fs::read(snapshot.join("state")).expect("a state file");
+    let again = take(&guest, &snapshot, &[]);
+    assert!(!again.status.success(), "{again:?}");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("File exists"));
+    let unchanged = fs::read(snapshot.join("state")).expect("a state file");
+    assert!(state == unchanged);
+    control.tell("stop");
+    guest.exits_with(4);
+}
+
+/// Each by its name, before anything runs.
+#[test]
+fn damaged_foreign_and_stale_snapshots_are_refused() {
+    let saved = Saved::new();
+    let (state, ram) = (saved.snapshot.join("state"), saved.snapshot.join("ram"));
+    let whole = fs::read(&state).expect("a state file");
+
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(&state, &damaged).expect("written");
+    saved.is_refused(&["damaged", "checksum"]);
+    fs::write(&state, &whole[..middle]).expect("written");
+    saved.is_refused(&["damaged", "checksum"]);
+    fs::write(&state, "#!/bin/sh\n").expect("written");
+    saved.is_refused(&["not the state of a podvisor snapshot"]);
+    fs::write(&state, "podvisor snapshot 999\n").expect("written");
+    saved.is_refused(&["podvisor snapshot 999"]);
+    fs::write(&state, &whole).expect("written");
+
+    let file = OpenOptions::new().write(true).open(&ram).expect("opened");
+    file.set_len(1 << 20).expect("cut");
+    saved.is_refused(&["RAM file has 1048576 bytes"]);
+    file.set_len(256 << 20).expect("as long as before");
+
+    let other = vmi().disk(Disk::new("more"));
+    let more = image::zeros(&saved.guest.dir(), "more.img", MIB);
+    let mut guest = Run::new(&other)
+        .volume("root", &saved.image)
+        .volume("more", &more)
+        .payload("ticker")
+        .arg("--restore")
+        .arg(&saved.snapshot)
+        .start_at_once();
+    guest.exits_with(2);
+    guest.log_has(&["another machine", "devices"]);
+
+    let mut disk = OpenOptions::new()
+        .write(true)
+        .open(&saved.image)
+        .expect("opened");
+    disk.write_all(b"somebody else").expect("written");
+    saved.is_refused(&["\"root\"", "changed", "contents"]);
+}

@@ -1,0 +1,114 @@
+//! A paused machine to a [`SavedMachine`], and a new machine of the same plan made the same again.
+
+use std::collections::BTreeMap;
+
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+
+use super::{Machine, Resources};
+use crate::arch::cpu::Processors;
+use crate::arch::platform::Platform;
+use crate::arch::state::{SavedMsrs, StateError, VcpuState, VmState};
+use crate::pci::PciRoot;
+use crate::plan::MachinePlan;
+use crate::snapshot::{FileIdentity, SavedMachine, SnapshotError, compare};
+
+impl Machine {
+    /// The state of this machine, which is paused.
+    pub fn save(
+        &self,
+        plan: &MachinePlan,
+        resources: &Resources,
+    ) -> Result<SavedMachine, SnapshotError> {
+        let clocks = self.clocks.clone().ok_or(SnapshotError::NotPaused)?;
+        let msrs = SavedMsrs::of(resources.hypervisor.kvm()).map_err(StateError::from)?;
+        let vcpus = self.vcpus.parked();
+        let vcpus = vcpus.map(|vcpu| VcpuState::save(&vcpu, &msrs));
+        Ok(SavedMachine {
+            plan: plan.clone(),
+            cpu: self.processors.seen(),
+            vcpus: vcpus.collect::<Result<_, _>>()?,
+            vm: VmState::save(&self.vm)?,
+            clocks,
+            platform: self.platform.save()?,
+            functions: self.pci.save()?,
+            pci_address: self.pci.config_address(),
+            files: identities(plan, resources)?,
+        })
+    }
+}
+
+/// Whether a machine of this plan can become the saved one.
+pub(super) fn check(
+    saved: &SavedMachine,
+    plan: &MachinePlan,
+    resources: &Resources,
+) -> Result<(), SnapshotError> {
+    compare(&saved.plan, plan)?;
+    for (name, now) in identities(plan, resources)? {
+        let then = saved.files.get(&name).map_or(&[][..], Vec::as_slice);
+        let changed = match then.len() == now.len() {
+            true => then
+                .iter()
+                .zip(&now)
+                .find_map(|(then, now)| then.difference(now)),
+            false => Some("file"),
+        };
+        if let Some(what) = changed {
+            return Err(SnapshotError::Disk { name, what });
+        }
+    }
+    Ok(())
+}
+
+/// Makes vCPUs and devices what they were. RAM is so already.
+pub(super) fn restore(
+    saved: &SavedMachine,
+    kvm: &Kvm,
+    vm: &VmFd,
+    processors: &Processors,
+    vcpus: &[VcpuFd],
+) -> Result<(), SnapshotError> {
+    if processors.seen() != saved.cpu || vcpus.len() != saved.vcpus.len() {
+        return Err(SnapshotError::Processor);
+    }
+    saved.vm.restore(vm)?;
+    // Deadlines of timers are told in the guest's time.
+    saved
+        .clocks
+        .set_counters(kvm, vcpus.iter(), &processors.boot_cpuid());
+    for (vcpu, saved) in vcpus.iter().zip(&saved.vcpus) {
+        saved.restore(vcpu)?;
+    }
+    Ok(())
+}
+
+/// The devices; vCPUs and interrupt controllers are there already.
+pub(super) fn restore_devices(
+    saved: &SavedMachine,
+    platform: &Platform,
+    pci: &PciRoot,
+) -> Result<(), SnapshotError> {
+    platform.restore(&saved.platform)?;
+    pci.restore(&saved.functions)?;
+    pci.set_config_address(saved.pci_address);
+    Ok(())
+}
+
+/// Of the files of devices that have some.
+fn identities(
+    plan: &MachinePlan,
+    resources: &Resources,
+) -> Result<BTreeMap<String, Vec<FileIdentity>>, SnapshotError> {
+    let mut all = BTreeMap::new();
+    for (device, resource) in plan.devices.iter().zip(&resources.devices) {
+        let files = resource.spec.files();
+        let identities = files.into_iter().map(FileIdentity::of);
+        let identities: Vec<_> = identities
+            .collect::<Result<_, _>>()
+            .map_err(SnapshotError::file("look at", "disk"))?;
+        if !identities.is_empty() {
+            all.insert(device.name.clone(), identities);
+        }
+    }
+    Ok(all)
+}

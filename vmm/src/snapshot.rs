@@ -1,0 +1,262 @@
+//! A machine in two files: its state, small and behind a checksum, and its RAM, with holes where
+//! pages are zero.
+//!
+//! The state file begins with a line that names the format and a line with the SHA-256 of what follows,
+//! which is JSON. It holds the machine's plan: a machine is restored into one of the same plan, whose
+//! processor shows guests the same, over disks that nobody has changed.
+
+mod hardware;
+mod identity;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+
+use devices::state::{RestoreError, SaveError, Saved};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+pub use self::hardware::compare;
+pub use self::identity::FileIdentity;
+use crate::arch::clock;
+use crate::arch::cpu::HostCpu;
+use crate::arch::state::{StateError, VcpuState, VmState};
+use crate::memory::MemoryError;
+use crate::plan::MachinePlan;
+
+/// The first line of a state file: format and version.
+const FORMAT: &str = "podvisor snapshot 1\n";
+
+/// What a state file of any version begins with.
+const FORMAT_NAME: &str = "podvisor snapshot ";
+
+/// Hexadecimal digits of the checksum, and the end of its line.
+const CHECKSUM_LINE: usize = 65;
+
+/// Longest state file, bytes; one of 64 vCPUs and 31 devices has less than a quarter.
+pub const MAX_STATE: u64 = 32 << 20;
+
+/// A machine as it was when it was paused, but for its RAM.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SavedMachine {
+    /// What it is.
+    pub plan: MachinePlan,
+    /// What vCPU 0 sees of its processor.
+    pub cpu: HostCpu,
+    /// Its vCPUs in order.
+    pub vcpus: Vec<VcpuState>,
+    /// What they share.
+    pub vm: VmState,
+    /// When the guest's clocks stopped.
+    pub clocks: clock::Stopped,
+    /// Devices at fixed addresses, by name.
+    pub platform: BTreeMap<String, Saved>,
+    /// PCI functions by their place on the bus.
+    pub functions: BTreeMap<String, Saved>,
+    /// The address in PCI's configuration port.
+    pub pci_address: u32,
+    /// The files of devices that have some, by the device's name.
+    pub files: BTreeMap<String, Vec<FileIdentity>>,
+}
+
+/// A machine cannot be saved or restored.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// The machine runs.
+    #[error("Only a paused machine can be saved")]
+    NotPaused,
+    /// KVM's part.
+    #[error(transparent)]
+    Kvm(#[from] StateError),
+    /// A device's state cannot be taken.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// A device's state does not fit.
+    #[error("Device {name:?} of the snapshot cannot be restored")]
+    Device {
+        /// Its name.
+        name: String,
+        /// The cause.
+        #[source]
+        source: RestoreError,
+    },
+    /// The snapshot has no state of a device.
+    #[error("The snapshot does not know device {name:?}")]
+    Missing {
+        /// Its name.
+        name: String,
+    },
+    /// RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A file failed.
+    #[error("Cannot {action} the snapshot's {file} file")]
+    File {
+        /// Read or write.
+        action: &'static str,
+        /// State or RAM.
+        file: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Not a state file.
+    #[error("The file is not the state of a podvisor snapshot")]
+    Foreign,
+    /// Of another release.
+    #[error("The snapshot has the format {found:?}; this release of podvisor reads {FORMAT:?}")]
+    Format {
+        /// Its first line.
+        found: String,
+    },
+    /// The checksum is not that of the contents.
+    #[error("The snapshot's state file is damaged: its checksum does not fit")]
+    Damaged,
+    /// The contents are not what this release knows.
+    #[error("The snapshot's state cannot be understood")]
+    Contents(#[source] serde_json::Error),
+    /// The RAM file has another size than the RAM.
+    #[error("The snapshot's RAM file has {found} bytes, and the machine {expected} bytes of RAM")]
+    RamSize {
+        /// Size of the file.
+        found: u64,
+        /// Size of RAM.
+        expected: u64,
+    },
+    /// The machine is another one.
+    #[error("The snapshot is of another machine: its {field} is {saved}, here it is {here}")]
+    Plan {
+        /// Path in the plan.
+        field: String,
+        /// The snapshot's value.
+        saved: String,
+        /// This machine's.
+        here: String,
+    },
+    /// This host's processor, or its KVM, shows guests something else.
+    #[error("The snapshot's guest saw another processor than this host's KVM shows")]
+    Processor,
+    /// A disk is not what it was.
+    #[error("Disk {name:?} has changed since the snapshot was made: its {what}")]
+    Disk {
+        /// Its name.
+        name: String,
+        /// What differs.
+        what: &'static str,
+    },
+}
+
+impl SnapshotError {
+    /// For `map_err`.
+    pub(crate) fn file(
+        action: &'static str,
+        file: &'static str,
+    ) -> impl FnOnce(io::Error) -> Self + Copy {
+        move |source| Self::File {
+            action,
+            file,
+            source,
+        }
+    }
+
+    /// Whether the fault is in the snapshot and not in the host.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotPaused | Self::Kvm(_) | Self::Save(_) | Self::Memory(_) | Self::File { .. }
+        )
+    }
+}
+
+impl SavedMachine {
+    /// Writes the state file from its beginning.
+    pub fn write(&self, file: &mut File) -> Result<(), SnapshotError> {
+        let contents = serde_json::to_vec(self).map_err(SnapshotError::Contents)?;
+        let write = SnapshotError::file("write", "state");
+        file.rewind().map_err(write)?;
+        let head = format!("{FORMAT}{}\n", checksum(&contents));
+        file.write_all(head.as_bytes()).map_err(write)?;
+        file.write_all(&contents).map_err(write)
+    }
+
+    /// Reads a state file, and says what is wrong with it.
+    pub fn read(file: &mut File) -> Result<Self, SnapshotError> {
+        let mut bytes = Vec::new();
+        file.rewind()
+            .and_then(|()| file.take(MAX_STATE).read_to_end(&mut bytes))
+            .map_err(SnapshotError::file("read", "state"))?;
+        Self::parse(&bytes)
+    }
+
+    /// The same of a file's contents.
+    pub fn parse(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let Some(rest) = bytes.strip_prefix(FORMAT.as_bytes()) else {
+            return Err(foreign(bytes));
+        };
+        let (line, contents) = rest
+            .split_at_checked(CHECKSUM_LINE)
+            .ok_or(SnapshotError::Damaged)?;
+        if line != format!("{}\n", checksum(contents)).as_bytes() {
+            return Err(SnapshotError::Damaged);
+        }
+        serde_json::from_slice(contents).map_err(SnapshotError::Contents)
+    }
+}
+
+/// Gives a device its state, by name.
+pub fn restore_device(
+    saved: &BTreeMap<String, Saved>,
+    name: &str,
+    restore: impl FnOnce(&Saved) -> Result<(), RestoreError>,
+) -> Result<(), SnapshotError> {
+    let name = name.to_owned();
+    match saved.get(&name) {
+        Some(saved) => restore(saved).map_err(|source| SnapshotError::Device { name, source }),
+        None => Err(SnapshotError::Missing { name }),
+    }
+}
+
+/// What a file that does not begin as it should is.
+fn foreign(bytes: &[u8]) -> SnapshotError {
+    let line = bytes.iter().take(64).take_while(|byte| **byte != b'\n');
+    let found = String::from_utf8_lossy(&line.copied().collect::<Vec<_>>()).into_owned();
+    match found.starts_with(FORMAT_NAME) {
+        true => SnapshotError::Format { found },
+        false => SnapshotError::Foreign,
+    }
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(contents: &str) -> Vec<u8> {
+        format!("{FORMAT}{}\n{contents}", checksum(contents.as_bytes())).into_bytes()
+    }
+
+    #[test]
+    fn foreign_and_damaged_files_are_refused_by_name() {
+        let parse = |bytes: &[u8]| SavedMachine::parse(bytes).expect_err("refused");
+        assert!(matches!(parse(b""), SnapshotError::Foreign));
+        assert!(matches!(parse(b"\x7fELF"), SnapshotError::Foreign));
+        let later = b"podvisor snapshot 2\nwhatever";
+        assert!(matches!(parse(later), SnapshotError::Format { .. }));
+        assert!(matches!(parse(FORMAT.as_bytes()), SnapshotError::Damaged));
+        let whole = file("{}");
+        assert!(matches!(parse(&whole), SnapshotError::Contents(_)));
+        for index in FORMAT.len()..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[index] ^= 1;
+            assert!(matches!(parse(&damaged), SnapshotError::Damaged), "{index}");
+            let cut = &whole[..index];
+            assert!(matches!(parse(cut), SnapshotError::Damaged), "{index}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Whether two plans are of the same machine in the eyes of its guest.
+
+use serde_json::{Map, Value};
+
+use super::SnapshotError;
+use crate::plan::MachinePlan;
+
+/// Fields of a plan that are no hardware: they may differ.
+const FREE: [&str; 3] = ["name", "boot", "startPaused"];
+/// The same of a device's options.
+const FREE_OF_DEVICE: [&str; 3] = ["lease", "lease6", "linkUp"];
+
+/// The first difference, as an error.
+pub fn compare(saved: &MachinePlan, here: &MachinePlan) -> Result<(), SnapshotError> {
+    let value = |plan| serde_json::to_value(plan).map_err(SnapshotError::Contents);
+    match difference(&value(saved)?, &value(here)?, "") {
+        Some((field, saved, here)) => Err(SnapshotError::Plan { field, saved, here }),
+        None => Ok(()),
+    }
+}
+
+/// The path of the first difference, and both values.
+fn difference(saved: &Value, here: &Value, path: &str) -> Option<(String, String, String)> {
+    match (saved, here) {
+        (Value::Object(saved), Value::Object(here)) => in_objects(saved, here, path),
+        (Value::Array(saved), Value::Array(here)) if saved.len() == here.len() => {
+            let mut pairs = saved.iter().zip(here).enumerate();
+            pairs.find_map(|(index, (saved, here))| {
+                difference(saved, here, &format!("{path}[{index}]"))
+            })
+        }
+        _ if saved == here => None,
+        _ => Some((path.to_owned(), saved.to_string(), here.to_string())),
+    }
+}
+
+fn in_objects(
+    saved: &Map<String, Value>,
+    here: &Map<String, Value>,
+    path: &str,
+) -> Option<(String, String, String)> {
+    let free: &[&str] = match path {
+        "" => &FREE,
+        _ if path.starts_with("devices[") => &FREE_OF_DEVICE,
+        _ => &[],
+    };
+    let mut names = saved.keys().chain(here.keys());
+    names.find_map(|name| {
+        if free.contains(&name.as_str()) {
+            return None;
+        }
+        let value = |object: &Map<String, Value>| object.get(name).cloned().unwrap_or_default();
+        let path = match path {
+            "" => name.clone(),
+            _ => format!("{path}.{name}"),
+        };
+        difference(&value(saved), &value(here), &path)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let plan = json!({
+            "name": "a/b", "memory": {"bytes": 1}, "devices": [{"net": {"mac": [1], "linkUp": true}}],
+        });
+        let found = |other: Value| difference(&plan, &other, "").map(|found| found.0);
+        assert_eq!(found(plan.clone()), None);
+        let free = json!({
+            "name": "c/d", "boot": "firmware", "memory": {"bytes": 1},
+            "devices": [{"net": {"mac": [1], "linkUp": false, "lease": {}}}],
+        });
+        assert_eq!(found(free), None);
+        let mut other = plan.clone();
+        other["devices"][0]["net"]["mac"][0] = 2.into();
+        assert_eq!(found(other).as_deref(), Some("devices[0].net.mac[0]"));
+        let mut other = plan.clone();
+        other["devices"] = json!([]);
+        assert_eq!(found(other).as_deref(), Some("devices"));
+        let mut other = plan.clone();
+        other["memory"]["hugepageSize"] = 4096.into();
+        assert_eq!(found(other).as_deref(), Some("memory.hugepageSize"));
+    }
+}
