@@ -171,6 +171,7 @@ fn block(input: &mut Input<'_>) {
 
 fn net(input: &mut Input<'_>) {
     let (ours, _theirs) = UnixStream::pair().expect("sockets");
+    ours.set_nonblocking(true).expect("a socket's flags");
     let socket = File::from(OwnedFd::from(ours));
     let stream = Arc::new(Stream::new(socket));
     virtio(input, 1, move || {
