@@ -7,6 +7,7 @@
 //! `DRIVER_OK`.
 
 pub mod bus;
+pub mod character;
 pub mod irq;
 pub mod legacy;
 pub mod pci;

@@ -3,6 +3,7 @@
 pub mod balloon;
 pub mod block;
 pub mod chain;
+pub mod console;
 pub mod net;
 mod patience;
 pub mod pci;

@@ -5,8 +5,10 @@ mod counting;
 use std::sync::Arc;
 
 use devices::GuestMemory;
+use devices::character::CharacterKind;
 use devices::virtio::balloon::Balloon;
 use devices::virtio::block::QUEUE_SIZE;
+use devices::virtio::console::{ConsoleOptions, ConsoleSpec, PortOptions};
 use devices::virtio::rng::Rng;
 use devices::virtio::testing::{Buffer, FakeIrq, GuestQueue, block_spec, event_fd, guest_memory};
 use devices::virtio::{Activation, QueueHandler, VirtioDevice};
@@ -151,5 +153,42 @@ fn balloon() {
             }
         });
         assert_eq!(allocations, 0, "round {round}");
+    }
+}
+
+#[test]
+fn console() {
+    let output = tempfile::tempfile().expect("temporary file");
+    let options = ConsoleOptions {
+        ports: vec![PortOptions {
+            id: 0,
+            console: true,
+            name: None,
+            backend: CharacterKind::File,
+        }],
+    };
+    let spec = ConsoleSpec::new("console".to_owned(), options, vec![output.into()]);
+    let mut device = spec.expect("a good spec").build();
+    let memory = guest_memory(&[(0, 0x40_0000)]);
+    let mut guest = GuestQueue::new(&memory, 0, 64).with_event_idx();
+    let irq = Arc::new(FakeIrq::default());
+    let activation = Activation {
+        features: device.features(),
+        queues: vec![guest.device_side(1, Arc::new(event_fd()), irq.clone())],
+        resumed: false,
+        config_irq: irq,
+    };
+    let handlers = device.activate(activation).expect("activates");
+    let mut handler = handlers.into_iter().next().expect("one handler");
+    for round in 0..20 {
+        let before = counting::allocations();
+        for i in 0..BATCH {
+            guest.add(&[Buffer::readable(DATA + 64 * i, 64)]);
+        }
+        handler.kicked(0).expect("good queue");
+        for _ in 0..BATCH {
+            assert!(guest.pop_used().is_some());
+        }
+        assert_eq!(counting::allocations() - before, 0, "round {round}");
     }
 }

@@ -126,6 +126,13 @@ pub struct MachineArgs {
     /// Drop frames that the guest sends from another MAC address than its NIC's.
     #[arg(long)]
     pub mac_spoof_check: bool,
+    /// Give the guest a channel to its agent (org.qemu.guest_agent.0), whose host end is this socket
+    /// (unix:PATH); one client at a time.
+    #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
+    pub guest_agent: Option<PathBuf>,
+    /// Give the guest a virtio console (hvc0) on this socket (unix:PATH); one client at a time.
+    #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
+    pub virtio_console: Option<PathBuf>,
     /// End the run when the guest resets, in place of rebootPolicy: Terminate.
     #[arg(long)]
     pub exit_on_reboot: bool,
@@ -230,6 +237,8 @@ impl MachineArgs {
             pod_interface: self.pod_interface.clone(),
             mac_spoof_check: self.mac_spoof_check,
             exit_on_reboot: self.exit_on_reboot,
+            guest_agent: self.guest_agent.clone(),
+            virtio_console: self.virtio_console.clone(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod needs;
 mod nics;
+mod ports;
 mod slots;
 
 use std::path::PathBuf;
@@ -13,10 +14,12 @@ use devices::virtio::balloon::BalloonOptions;
 use devices::virtio::block::{BlockOptions, CacheMode};
 use devices::virtio::rng::RngOptions;
 use serde::Serialize;
+use vmm::layout::MAX_PCI_DEVICES;
 use vmm::plan::{BootPlan, CpuPlan, DevicePlan, MachinePlan, MachineVersion, MemoryPlan};
 
 pub use self::needs::needs;
 pub use self::nics::NicSource;
+pub use self::ports::PORTS;
 use self::slots::Slots;
 use crate::vmi::{Disk, RebootPolicy, Report, Vmi, Volume, VolumeSource};
 
@@ -53,6 +56,10 @@ pub struct PlanOptions {
     pub mac_spoof_check: bool,
     /// Stands for `rebootPolicy: Terminate`.
     pub exit_on_reboot: bool,
+    /// Socket of a channel to the guest's agent.
+    pub guest_agent: Option<PathBuf>,
+    /// Socket of a console beside the serial one.
+    pub virtio_console: Option<PathBuf>,
 }
 
 /// A machine and where its parts are.
@@ -67,6 +74,9 @@ pub struct LaunchPlan {
     pub initrd: Option<BootFile>,
     /// Where the images of disks are.
     pub disks: Vec<DiskSource>,
+    /// Sockets of the ports of the device [`PORTS`], in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PathBuf>,
     /// NICs in the order of the VMI.
     pub nics: Vec<NicSource>,
     /// Host name for the guest.
@@ -118,6 +128,14 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
             "the path of a kernel, or the option --kernel",
         );
     }
+    let count = plan.machine.devices.len() + plan.nics.len();
+    if count > MAX_PCI_DEVICES {
+        report.error(
+            "--guest-agent and --virtio-console",
+            format_args!("{count} PCI devices with theirs"),
+            format_args!("at most {MAX_PCI_DEVICES}"),
+        );
+    }
     if report.errors.is_empty() {
         Ok(plan)
     } else {
@@ -143,6 +161,10 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     if spec.devices.rng {
         devices.push(slots.device("rng", "device", None, RngOptions {}));
     }
+    let (ports, console) = ports::ports(options);
+    if let Some(console) = console {
+        devices.push(slots.device(PORTS, "device", None, console));
+    }
     if spec.devices.balloon && spec.memory.hugepage_size.is_none() {
         devices.push(slots.device("balloon", "device", None, BalloonOptions {}));
     }
@@ -151,6 +173,7 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         kernel: kernel(vmi, options),
         initrd: initrd(vmi, options),
         disks,
+        ports,
         nics,
         hostname: hostname(vmi),
         subdomain: spec.subdomain.clone(),

@@ -12,6 +12,7 @@ pub mod snapshot;
 mod socket;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use devices::virtio::registry::AnyOptions;
 use rustix::fs::OFlags;
@@ -24,7 +25,7 @@ pub use self::file::{Kind, Unfit, fits, settle};
 pub use self::lock::try_lock;
 pub use self::socket::ListenSocket;
 
-use crate::plan::{DiskSource, LaunchPlan};
+use crate::plan::{DiskSource, LaunchPlan, PORTS};
 
 /// Open descriptors and what each is, for the vm process.
 #[derive(Debug, Default)]
@@ -83,6 +84,25 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
         }
     }
     Ok(descriptors)
+}
+
+/// Listens on the sockets of ports; they go away with what this returns.
+pub fn open_ports(
+    plan: &LaunchPlan,
+    descriptors: &mut Descriptors,
+) -> Result<Vec<ListenSocket>, ResourceError> {
+    let open = |path: &PathBuf| {
+        let socket = ListenSocket::bind("port", path)?;
+        let listener = socket.try_clone().map_err(|source| ResourceError::Listen {
+            what: "port",
+            path: path.clone(),
+            source,
+        })?;
+        let name = PORTS.to_owned();
+        descriptors.push(FdRole::Device { name }, listener);
+        Ok(socket)
+    };
+    plan.ports.iter().map(open).collect()
 }
 
 /// Asks the hypervisor what it can show guests of the host's processor.

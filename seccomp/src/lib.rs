@@ -44,6 +44,8 @@ pub enum Role {
     Device,
     /// A virtio-balloon worker.
     Balloon,
+    /// A virtio-console worker.
+    Console,
     /// The launcher while the machine runs.
     Launcher,
     /// The launcher if it has to put the pod's network back after that.
@@ -54,13 +56,14 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Process,
         Self::Vcpu,
         Self::Block,
         Self::Net,
         Self::Device,
         Self::Balloon,
+        Self::Console,
         Self::Launcher,
         Self::Restorer,
         Self::Opener,
@@ -75,6 +78,7 @@ impl Role {
             Self::Net => "net",
             Self::Device => "device",
             Self::Balloon => "balloon",
+            Self::Console => "console",
             Self::Launcher => "launcher",
             Self::Restorer => "restorer",
             Self::Opener => "opener",
@@ -94,6 +98,7 @@ impl Role {
             Self::Net => NET,
             Self::Device => DEVICE,
             Self::Balloon => BALLOON,
+            Self::Console => CONSOLE,
             Self::Launcher => LAUNCHER,
             Self::Restorer => RESTORER,
             Self::Opener => OPENER,

@@ -191,6 +191,7 @@ fn group(thread: &str, program: &str) -> &'static str {
         name if name.starts_with("rng-") => "device",
         name if name.starts_with("bal-") => "balloon",
         "podvisor-open" => "opener",
+        name if name.starts_with("con-") => "console",
         _ => "process",
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::virtio::balloon::BalloonOptions;
 use crate::virtio::block::BlockOptions;
+use crate::virtio::console::ConsoleOptions;
 use crate::virtio::net::NetOptions;
 use crate::virtio::rng::RngOptions;
 use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec};
@@ -49,4 +50,6 @@ devices! {
     Rng(RngOptions),
     /// A memory balloon.
     Balloon(BalloonOptions),
+    /// A console with ports.
+    Console(ConsoleOptions),
 }

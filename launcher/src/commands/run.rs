@@ -59,6 +59,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     }
     let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
+    let ports = resources::open_ports(&plan, &mut descriptors)?;
     let control = open_control(args)?;
     let boot_trace = open_boot_trace(args)?;
     tracing::debug!("resources are open");
@@ -80,7 +81,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         },
     };
     let outcome = run_machine(args, vm, inputs, &console, &signals);
-    drop(console);
+    drop((console, ports));
     let restored = guard.map_or(Ok(()), NetworkGuard::restore);
     let outcome = outcome?;
     tell(&outcome);
@@ -108,7 +109,10 @@ fn sockets(args: &RunArgs) -> Vec<PathBuf> {
         Some(ConsoleTarget::Unix(path)) => Some(path.clone()),
         _ => None,
     };
-    args.control.clone().into_iter().chain(console).collect()
+    let machine = &args.machine;
+    let ports = machine.guest_agent.iter().chain(&machine.virtio_console);
+    let sockets = args.control.iter().chain(ports);
+    sockets.cloned().chain(console).collect()
 }
 
 /// A machine without a serial console cannot have it anywhere; otherwise it is on standard input

@@ -6,6 +6,7 @@
 
 pub mod balloon;
 pub mod block;
+pub mod console;
 pub mod control;
 pub mod dhcp;
 mod dhcpv6;
@@ -34,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("stream", stream::run),
     ("rng", rng::run),
     ("balloon", balloon::run),
+    ("console", console::run),
     ("pci", pci::run),
     ("legacy", legacy::run),
     ("state", state::run),
