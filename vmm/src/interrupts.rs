@@ -35,8 +35,8 @@ impl Line {
         Ok(Self { event, _released })
     }
 
-    /// Connects a line that stays raised until the guest has served an interrupt of it, however long
-    /// it keeps the line masked before.
+    /// Connects a line that stays raised until the guest has served an interrupt of it. Where the guest
+    /// keeps it masked before, newer kernels let go of it at the unmasking.
     pub fn level(vm: &VmFd, gsi: u32) -> io::Result<Self> {
         let (event, released) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
         vm.register_irqfd_with_resample(&event, &released, gsi)

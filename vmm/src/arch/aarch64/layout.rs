@@ -17,6 +17,9 @@ pub const POWER: u64 = 0x0903_0000;
 pub const PCI_WINDOW: u64 = 0x1000_0000;
 /// Its size in bytes.
 pub const PCI_WINDOW_SIZE: u64 = 0x2f00_0000;
+/// Each slot's part of it, bytes, in the order of device numbers: a device's address does not depend on
+/// what others there are.
+pub const PCI_SLOT_WINDOW: u64 = 0x8000;
 /// PCI Express configuration space of the one bus.
 pub const ECAM: u64 = 0x3f00_0000;
 /// 32 devices of 8 functions of 4 KiB.
@@ -42,6 +45,7 @@ pub const MAX_PCI_DEVICES: usize = 31;
 
 const _: () = {
     assert!(POWER < PCI_WINDOW);
+    assert!(PCI_SLOT_WINDOW * MAX_PCI_DEVICES as u64 <= PCI_WINDOW_SIZE);
     assert!(PCI_WINDOW + PCI_WINDOW_SIZE <= ECAM);
     assert!(ECAM + ECAM_SIZE <= RAM);
     assert!(GSI_SERIAL < SHARED_INTERRUPTS && GSI_EVENTS < SHARED_INTERRUPTS);

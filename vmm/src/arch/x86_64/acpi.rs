@@ -284,7 +284,7 @@ fn generation(aml: &mut Vec<u8>) {
 }
 
 /// The power button and the generic event device that reports it (ACPI 6.4, 5.6.9). Its interrupt is
-/// level-triggered, so that a press waits for the driver. A button of fixed hardware beside it, for
+/// level-triggered, so that most kernels keep a press for the driver. A button of fixed hardware beside it, for
 /// guests without that driver, would need PM1 registers and an SCI, which a hardware-reduced machine
 /// does not have (4.1).
 fn power_button(aml: &mut Vec<u8>) {
