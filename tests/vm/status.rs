@@ -80,6 +80,7 @@ fn a_feature_is_hidden_or_its_policy_refused() {
 #[test]
 fn limits_on_the_process() {
     for (limit, words) in [
+        ("--nofile=8", "limit on open files"),
         ("--nofile=10", "limit on open files"),
         ("--as=100000000", "limits on memory"),
     ] {

@@ -72,6 +72,15 @@ pub enum ProcessError {
 }
 
 impl ProcessError {
+    /// What the host, or a limit, has too little of, if it is that.
+    fn shortage(&self) -> Option<Shortage> {
+        match self {
+            // A transparent error hides what it is from its chain.
+            Self::Control(error) => Shortage::behind(error),
+            error => Shortage::behind(error),
+        }
+    }
+
     /// Whether the fault is in what was asked for: the plan, the kernel or a disk image.
     fn is_refusal(&self) -> bool {
         match self {
@@ -116,7 +125,7 @@ pub fn main(socket: OwnedFd, setup: Setup) -> bool {
             let causes = causes(&error);
             let last = if error.is_refusal() {
                 Event::Refused { causes }
-            } else if let Some(of) = Shortage::behind(&error) {
+            } else if let Some(of) = error.shortage() {
                 Event::Shortage { of, causes }
             } else {
                 Event::InternalError { causes }

@@ -26,8 +26,10 @@ impl Shortage {
         let mut next = Some(error);
         while let Some(error) = next {
             // A socket says "try again" for other reasons.
-            if error.is::<ControlError>() {
-                return None;
+            match error.downcast_ref() {
+                Some(ControlError::LostFds) => return Some(Self::Descriptors),
+                Some(_) => return None,
+                None => {}
             }
             if let Some(found) = errno(error).and_then(Self::of) {
                 return Some(found);
@@ -101,5 +103,7 @@ mod tests {
         assert_eq!(Shortage::behind(&io(Errno::AGAIN)), Some(Shortage::Threads));
         let socket = ControlError::Socket(io(Errno::AGAIN));
         assert_eq!(Shortage::behind(&socket), None);
+        let lost = ControlError::LostFds;
+        assert_eq!(Shortage::behind(&lost), Some(Shortage::Descriptors));
     }
 }

@@ -31,6 +31,9 @@ pub enum ControlError {
     /// A message is longer than [`MAX_MESSAGE`], or has more than [`MAX_FDS`] descriptors.
     #[error("Control message of more than {MAX_MESSAGE} bytes or {MAX_FDS} descriptors")]
     TooLong,
+    /// The receiver had no room for a message's descriptors.
+    #[error("Descriptors of a control message could not be received")]
+    LostFds,
     /// A message is not what this version understands.
     #[error("Control message not understood")]
     Format(#[source] serde_json::Error),
@@ -127,11 +130,12 @@ pub fn receive<T: DeserializeOwned>(
         })
         .flatten()
         .collect();
-    if received
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
+    if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(ControlError::TooLong);
+    }
+    // There is room for as many as are ever sent, unless this process may not open as many files.
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(ControlError::LostFds);
     }
     let message = serde_json::from_slice(&bytes[..received.bytes]).map_err(ControlError::Format)?;
     Ok((message, fds))
