@@ -161,9 +161,9 @@ const RESTORERS: [Call; 3] = [
 ];
 
 /// What some threads do and these must not.
-const NOT_ITS_OWN: [(Role, Call); 18] = [
+const NOT_ITS_OWN: [(Role, Call); 22] = [
     (
-        Role::Process,
+        Role::Block,
         ("grow a file", libc::SYS_ftruncate, [0, 1 << 40, 0]),
     ),
     (
@@ -198,6 +198,19 @@ const NOT_ITS_OWN: [(Role, Call); 18] = [
     (Role::Net, ("run a vCPU", libc::SYS_ioctl, [0, KVM_RUN, 0])),
     (Role::Device, ("read a disk", libc::SYS_preadv2, [0, 0, 0])),
     (Role::Device, ("read frames", libc::SYS_readv, [0, 0, 0])),
+    (
+        Role::Balloon,
+        ("take a client", libc::SYS_accept4, [0, 0, 0]),
+    ),
+    (
+        Role::Balloon,
+        ("read random bytes", libc::SYS_getrandom, [0, 0, 0]),
+    ),
+    (Role::Console, ("read frames", libc::SYS_readv, [0, 0, 0])),
+    (
+        Role::Console,
+        ("write a disk", libc::SYS_pwritev2, [0, 0, 0]),
+    ),
     (
         Role::Process,
         ("remove a path", libc::SYS_unlinkat, [0, 0, 0]),
