@@ -208,6 +208,9 @@ fn host_names_are_derived() {
         plan(&vmi(name, json!({"domain": domain})).to_string())["hostname"].clone()
     };
     assert_eq!(name("web.example"), "web");
+    let mut generated = vmi("a", json!({"domain": {"memory": {"guest": "256Mi"}}}));
+    generated["metadata"] = json!({"generateName": "db-"});
+    assert_eq!(plan(&generated.to_string())["hostname"], "db");
     assert_eq!(name(&format!("{}-b", "a".repeat(62))), "a".repeat(62));
 }
 

@@ -15,9 +15,16 @@ pub struct Metadata {
 
 pub(super) fn read(node: &Node<'_>) -> Metadata {
     let metadata = node.object();
-    let name = metadata
-        .require("name", "a name")
-        .and_then(|name| name.dns_name().map(str::to_owned));
+    // What the API server makes a name of begins like that.
+    let generated = metadata
+        .get("generateName")
+        .and_then(|node| node.dns_prefix());
+    let name = match (metadata.get("name"), generated) {
+        (None, Some(prefix)) => Some(prefix),
+        _ => metadata
+            .require("name", "a name")
+            .and_then(|name| name.dns_name()),
+    };
     let namespace = match metadata.get("namespace") {
         Some(namespace) => namespace.label().map(str::to_owned),
         None => Some("default".to_owned()),
@@ -26,7 +33,7 @@ pub(super) fn read(node: &Node<'_>) -> Metadata {
         annotations.object();
     }
     Metadata {
-        name: name.unwrap_or_default(),
+        name: name.unwrap_or_default().to_owned(),
         namespace: namespace.unwrap_or_default(),
         uid: metadata
             .get("uid")
@@ -37,7 +44,7 @@ pub(super) fn read(node: &Node<'_>) -> Metadata {
 /// Reads the metadata of a template: nothing in it names the machine.
 pub(super) fn read_template(node: &Node<'_>) {
     let metadata = node.object();
-    for field in ["name", "namespace", "uid"] {
+    for field in ["name", "generateName", "namespace", "uid"] {
         metadata.get(field).map(|node| node.string().is_some());
     }
     if let Some(annotations) = metadata.get("annotations") {

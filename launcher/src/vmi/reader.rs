@@ -268,8 +268,16 @@ impl<'a> Node<'a> {
 
     /// A DNS subdomain (RFC 1123), which names of objects, and UIDs, are.
     pub(super) fn dns_name(&self) -> Option<&'a str> {
+        self.as_dns_name(self.string()?)
+    }
+
+    /// The beginning of a DNS subdomain, without the dash that parts it from the rest.
+    pub(super) fn dns_prefix(&self) -> Option<&'a str> {
+        self.as_dns_name(self.string()?.trim_end_matches('-'))
+    }
+
+    fn as_dns_name(&self, name: &'a str) -> Option<&'a str> {
         let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let name = self.string()?;
         let good = (1..=253).contains(&name.len())
             && name.chars().all(|c| edge(c) || c == '-' || c == '.')
             && name.starts_with(edge)

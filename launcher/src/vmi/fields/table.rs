@@ -126,7 +126,7 @@ pub static FIELDS: &[Field] = &[
     field("metadata.deletionGracePeriodSeconds", OfTheCluster),
     field("metadata.deletionTimestamp", OfTheCluster),
     field("metadata.finalizers[]", OfTheCluster),
-    field("metadata.generateName", OfTheCluster),
+    newer(field("metadata.generateName", Honoured)),
     field("metadata.generation", OfTheCluster),
     field("metadata.labels", OfTheCluster),
     field("metadata.managedFields[]", OfTheCluster),
