@@ -23,13 +23,15 @@ const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 /// programs numbers that no process has, to be replaced.
 const PIDS: [(&str, u32); 2] = [("self", 0x7fff_fff1), ("vm", 0x7fff_fff2)];
 
-/// The file: rules of every thread, of each role of the vm process beside them, of the launcher, of
-/// a launcher that has to put the pod's network back, and of the process that opens files for it.
+/// The file: rules of every thread, of each role of the vm process beside them, what its threads lose
+/// once the machine is known, rules of the launcher, of a launcher that has to put the pod's network
+/// back, and of the process that opens files for it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Filters {
     common: Vec<Value>,
     roles: BTreeMap<String, Vec<Value>>,
+    machine_loses: Vec<Value>,
     launcher: Vec<Value>,
     restorer: Vec<Value>,
     opener: Vec<Value>,
@@ -93,6 +95,11 @@ fn programs(filters: &Filters) -> BTreeMap<String, Value> {
     let restorer = [&filters.launcher[..], &filters.restorer].concat();
     add("restorer", &restorer);
     add("opener", &filters.opener);
+    let lost = filters.machine_loses.iter().cloned().map(plain).collect();
+    programs.insert(
+        "machine".to_owned(),
+        filter("allow".into(), "trap".into(), lost),
+    );
     if libc == "gnu" {
         let clone3 = vec![json!({"syscall": "clone3"})];
         let refused = filter("allow".into(), json!({"errno": 38}), clone3);

@@ -11,8 +11,11 @@ pub enum ThreadRole {
     Vcpu,
     /// Serves queues of a device whose role this is in `seccomp/filters`.
     Device(&'static str),
-    /// The vm process's event loop.
+    /// The vm process's event loop, before it knows its machine.
     EventLoop,
+    /// The same thread, and those that it makes, once its devices have what they need of the kernel
+    /// before a guest runs.
+    Machine,
 }
 
 /// The hook could not restrict the thread; the thread must not go on.

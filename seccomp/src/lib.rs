@@ -31,9 +31,13 @@ pub const RULES: &str = include_str!("../filters/aarch64.json");
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The event loop and the steward: what any thread may do, and building a machine. All other
-    /// threads of the vm process inherit this filter and add their own.
+    /// The event loop: what any thread may do, and building a machine. All other threads of the vm
+    /// process inherit this filter and add their own.
     Process,
+    /// The event loop and the steward once the machine's rings are made: takes away what only that
+    /// needed. Its filter stands on that of `Process`, is inherited like it, and reports violations as
+    /// that role's.
+    Machine,
     /// A vCPU.
     Vcpu,
     /// A virtio-blk worker.
@@ -56,8 +60,9 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Process,
+        Self::Machine,
         Self::Vcpu,
         Self::Block,
         Self::Net,
@@ -73,6 +78,7 @@ impl Role {
     pub fn name(self) -> &'static str {
         match self {
             Self::Process => "process",
+            Self::Machine => "machine",
             Self::Vcpu => "vcpu",
             Self::Block => "block",
             Self::Net => "net",
@@ -93,6 +99,7 @@ impl Role {
     fn program(self) -> &'static [sock_filter] {
         match self {
             Self::Process => PROCESS,
+            Self::Machine => MACHINE,
             Self::Vcpu => VCPU,
             Self::Block => BLOCK,
             Self::Net => NET,
@@ -120,7 +127,9 @@ pub struct InstallError {
 /// Restricts the calling thread, and those that it will make, for good. `vm_process` is the process
 /// that the launcher may kill; other roles have none.
 pub fn install(role: Role, vm_process: Option<u32>) -> Result<(), InstallError> {
-    violation::set_role(role);
+    if role != Role::Machine {
+        violation::set_role(role);
+    }
     let load = |program: &[sock_filter]| {
         seccompiler::apply_filter(program).map_err(|source| InstallError { role, source })
     };

@@ -22,6 +22,10 @@ const EXECUTABLE: c_long = (libc::PROT_READ | libc::PROT_EXEC) as c_long;
 const TUNSETIFF: c_long = 0x4004_54ca;
 const KVM_RUN: c_long = 0xae80;
 const KVM_CREATE_VM: c_long = 0xae01;
+/// Linux `include/uapi/linux/io_uring.h`.
+const IORING_REGISTER_FILES_UPDATE: c_long = 6;
+const IORING_REGISTER_PERSONALITY: c_long = 9;
+const IORING_REGISTER_RESTRICTIONS: c_long = 11;
 /// No process has this number.
 const STRANGER: c_long = 1 << 30;
 
@@ -161,7 +165,35 @@ const RESTORERS: [Call; 3] = [
 ];
 
 /// What some threads do and these must not.
-const NOT_ITS_OWN: [(Role, Call); 22] = [
+const NOT_ITS_OWN: [(Role, Call); 26] = [
+    (
+        Role::Process,
+        (
+            "give a ring other rights",
+            libc::SYS_io_uring_register,
+            [-1, IORING_REGISTER_PERSONALITY, 0],
+        ),
+    ),
+    (
+        Role::Machine,
+        ("make a ring", libc::SYS_io_uring_setup, [0, 0, 0]),
+    ),
+    (
+        Role::Machine,
+        (
+            "let a ring do more",
+            libc::SYS_io_uring_register,
+            [-1, IORING_REGISTER_RESTRICTIONS, 0],
+        ),
+    ),
+    (
+        Role::Block,
+        (
+            "change a ring's files",
+            libc::SYS_io_uring_register,
+            [-1, IORING_REGISTER_FILES_UPDATE, 0],
+        ),
+    ),
     (
         Role::Block,
         ("grow a file", libc::SYS_ftruncate, [0, 1 << 40, 0]),
@@ -251,7 +283,11 @@ fn forbidden_calls_are_reported_and_fatal() {
     let restorers = others.flat_map(|role| RESTORERS.map(|call| (role, call)));
     let all = everywhere.chain(restorers).chain(NOT_ITS_OWN);
     for (role, (what, number, arguments)) in all {
-        let name = role.name();
+        let name = match role {
+            // It stands on that of the process, whose threads these are.
+            Role::Machine => Role::Process.name(),
+            role => role.name(),
+        };
         let (status, report) = run_child(&orders("call", role, number, arguments));
         assert_eq!(
             status.signal(),
@@ -262,6 +298,17 @@ fn forbidden_calls_are_reported_and_fatal() {
             "{{\"event\":\"seccompViolation\",\"role\":\"{name}\",\"syscall\":{number},\"state\":\"ended\"}}"
         );
         assert_eq!(report, expected, "{what} by {name}");
+    }
+}
+
+/// What is left of `io_uring_register` once the machine is known.
+#[test]
+fn files_of_a_ring_may_be_changed() {
+    let arguments = [-1, IORING_REGISTER_FILES_UPDATE, 0];
+    for role in [Role::Process, Role::Machine] {
+        let orders = orders("call", role, libc::SYS_io_uring_register, arguments);
+        let (status, report) = run_child(&orders);
+        assert!(status.success() && report.is_empty(), "{role:?}: {status}");
     }
 }
 
@@ -340,6 +387,9 @@ fn child() {
     };
     violation::report_to(report).expect("handler");
     rustix::thread::set_no_new_privs(true).expect("no_new_privs");
+    if role == Role::Machine {
+        seccomp::install(Role::Process, None).expect("the filter that it stands on");
+    }
     seccomp::install(role, Some(std::process::id())).expect("filter");
     act(action, &numbers, &null);
     // SAFETY: ends the process; the test harness would make calls that the filter forbids.

@@ -25,7 +25,7 @@ const ARCHITECTURES: [(&str, &[&str], &str); 2] = [
     ),
 ];
 
-const HEADERS: [&str; 13] = [
+const HEADERS: [&str; 14] = [
     "asm/ioctls.h",
     "asm/mman.h",
     "asm/resource.h",
@@ -35,6 +35,7 @@ const HEADERS: [&str; 13] = [
     "linux/fcntl.h",
     "linux/fs.h",
     "linux/if_tun.h",
+    "linux/io_uring.h",
     "linux/kvm.h",
     "linux/prctl.h",
     "linux/sched.h",

@@ -105,7 +105,8 @@ pub struct Setup {
     /// Forbids to make any file larger than so many bytes.
     pub limit_file_size: fn(u64) -> io::Result<()>,
     /// Restricts each thread. Called with [`ThreadRole::EventLoop`] on this one before anything is
-    /// received, when there is no other thread; later threads inherit what it does.
+    /// received, and with [`ThreadRole::Machine`] when the rings of the plan's disks are made; there is
+    /// no other thread then, and later ones inherit what it does.
     pub hook: ThreadHook,
 }
 
@@ -190,7 +191,7 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
         (setup.limit_file_size)(bytes).map_err(ProcessError::Limit)?;
     }
     let boot_trace = create.boot_trace;
-    let mut inputs = sort_fds(hypervisor, create, fds)?;
+    let mut inputs = sort_fds(hypervisor, create, fds, &setup.hook)?;
     let machine = Machine::build(
         &inputs.plan,
         &mut inputs.resources,

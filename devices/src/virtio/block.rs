@@ -1,9 +1,9 @@
 //! virtio-blk (virtio 1.2, 5.2) in three parts: the front end here and in `handler`, the image below
 //! it (`image`: where the disk's bytes are), and the engine that moves them (`engine`).
 //!
-//! A worker per request queue hands guest buffers to the kernel as they are, with io_uring, or with
-//! `preadv2` and `pwritev2` where the host refuses that, and for writes that the page cache takes at
-//! once.
+//! Workers hand guest buffers to the kernel as they are, with io_uring, or with `preadv2` and
+//! `pwritev2` where the host refuses that, and for writes that the page cache takes at once. Each has
+//! a queue of its own, or several where the disk has fewer rings than queues.
 //!
 //! `FLUSH` makes durable what completed before it was made available. If a driver does not negotiate
 //! it, and with [`CacheMode::Writethrough`] (which does not offer it), each write is durable when it
@@ -17,6 +17,7 @@ mod handler;
 mod image;
 mod prompt;
 mod request;
+mod rings;
 mod slots;
 mod spec;
 mod stats;
@@ -24,21 +25,22 @@ mod stats;
 mod tests;
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tracing::info;
+use tracing::warn;
 
 use crate::irq::Irq;
 use crate::state::{RestoreError, SaveError, Saved, State};
 use crate::virtio::block::config::{Config, F_FLUSH};
-use crate::virtio::block::engine::Ring;
 use crate::virtio::block::handler::{BlockHandler, Shared};
 use crate::virtio::block::image::Image;
 use crate::virtio::block::request::{ID_SIZE, Rules};
+pub use crate::virtio::block::rings::{Rings, set_aside};
 pub use crate::virtio::block::spec::{BlockOptions, BlockSpec, BuildBlockError, CacheMode};
 pub use crate::virtio::block::stats::{BlockStats, EngineKind};
+use crate::virtio::queue::VirtQueue;
 use crate::virtio::{
     ActivateError, Activation, DeviceInfo, QueueHandler, VirtioDevice, stats_value,
 };
@@ -66,13 +68,15 @@ pub struct Block {
     /// Tells the driver of another capacity; `None` before there is one.
     config_irq: Option<Arc<dyn Irq>>,
     queue_sizes: Vec<u16>,
-    engine: EngineKind,
+    /// Why io_uring is not used.
+    no_ring: Option<String>,
     shared: Arc<Shared>,
 }
 
 impl Block {
-    fn new(name: &str, options: &BlockOptions, image: Box<dyn Image>) -> Self {
-        let rings = make_rings(name, options.queues, &*image);
+    fn new(spec: &BlockSpec, image: Box<dyn Image>) -> Self {
+        let options = &spec.options;
+        let no_ring = settle_rings(spec, &*image);
         let mut id = [0; ID_SIZE];
         let serial = options.serial.as_deref().unwrap_or_default().as_bytes();
         id[..serial.len()].copy_from_slice(serial);
@@ -81,23 +85,19 @@ impl Block {
             discard: options.discard,
         };
         Self {
-            name: name.to_owned(),
+            name: spec.name.clone(),
             features: config::features(options),
             config: Config::new(options),
             block_size: options.logical_block_size,
             config_irq: None,
             queue_sizes: vec![QUEUE_SIZE; usize::from(options.queues)],
-            engine: if rings.is_empty() {
-                EngineKind::Sync
-            } else {
-                EngineKind::IoUring
-            },
+            no_ring,
             shared: Arc::new(Shared {
                 image,
                 rules,
                 id,
                 counters: Default::default(),
-                rings: Mutex::new(rings),
+                rings: Arc::clone(&spec.rings),
             }),
         }
     }
@@ -118,27 +118,31 @@ impl Block {
     /// Does without io_uring, as on a host that refuses it.
     #[cfg(any(test, feature = "testing"))]
     pub fn force_sync(&mut self) {
-        self.shared
-            .rings
-            .lock()
-            .expect("no handler panicked")
-            .clear();
-        self.engine = EngineKind::Sync;
+        self.shared.rings.clear();
+        self.no_ring = Some("for a test".into());
     }
 }
 
-/// A ring per queue, or none if the kernel refuses (many pods' seccomp profiles do).
-fn make_rings(name: &str, queues: u16, image: &dyn Image) -> Vec<Ring> {
-    match (0..queues)
-        .map(|_| Ring::new(QUEUE_SIZE, image.files()))
-        .collect()
-    {
-        Ok(rings) => rings,
-        Err(error) => {
-            info!(disk = name, %error, "no io_uring, using preadv2 and pwritev2");
-            Vec::new()
-        }
+/// Puts the image's files into the tables of the disk's rings. Why none are used, if none are.
+fn settle_rings(spec: &BlockSpec, image: &dyn Image) -> Option<String> {
+    let (name, rings) = (&spec.name, &spec.rings);
+    if let Err(error) = rings.use_files(image.files()) {
+        rings.clear();
+        warn!(disk = name, %error, "no io_uring: its rings do not take the image");
+        return Some(error.to_string());
     }
+    if rings.len() == 0 {
+        let cause = match rings.refusal() {
+            Some(error) => error.to_string(),
+            None => "no ring is left".into(),
+        };
+        warn!(
+            disk = name,
+            cause, "no io_uring, using preadv2 and pwritev2"
+        );
+        return Some(cause);
+    }
+    None
 }
 
 /// What a disk must be to be the same. The driver's choices are in its features, and nothing is in
@@ -182,9 +186,17 @@ impl VirtioDevice for Block {
     ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError> {
         self.config_irq = Some(activation.config_irq);
         let dsync = activation.features & F_FLUSH == 0;
-        let handlers = activation.queues.into_iter().map(|queue| {
-            let handler = BlockHandler::new(queue, dsync, Arc::clone(&self.shared));
-            Box::new(handler) as Box<dyn QueueHandler>
+        let workers = match self.shared.rings.len() {
+            0 => activation.queues.len(),
+            rings => rings.min(activation.queues.len()),
+        };
+        let mut shares: Vec<Vec<VirtQueue>> = (0..workers).map(|_| Vec::new()).collect();
+        for (position, queue) in activation.queues.into_iter().enumerate() {
+            shares[position % workers].push(queue);
+        }
+        let handlers = shares.into_iter().filter_map(|queues| {
+            let handler = BlockHandler::new(queues, dsync, Arc::clone(&self.shared))?;
+            Some(Box::new(handler) as Box<dyn QueueHandler>)
         });
         Ok(handlers.collect())
     }
@@ -205,6 +217,6 @@ impl VirtioDevice for Block {
     }
 
     fn stats(&self) -> Value {
-        stats_value(&self.shared.counters.snapshot(self.engine))
+        stats_value(&self.shared.counters.snapshot(self.no_ring.as_deref()))
     }
 }

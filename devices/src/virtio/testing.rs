@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::GuestMemory;
 use crate::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
 use crate::thread::Executor;
-use crate::virtio::block::{BlockOptions, BlockSpec, CacheMode};
+use crate::virtio::block::{BlockOptions, BlockSpec, CacheMode, Rings};
 use crate::virtio::queue::{QueueSetup, QueueState, VirtQueue};
 
 /// `VIRTQ_DESC_F_NEXT`.
@@ -44,6 +44,7 @@ pub fn block_spec(image: File, queues: u16) -> BlockSpec {
     BlockSpec {
         name: "root".into(),
         file: image,
+        rings: Arc::new(Rings::take(queues.into())),
         options: BlockOptions {
             read_only: false,
             cache: CacheMode::Writeback,

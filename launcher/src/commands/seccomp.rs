@@ -23,6 +23,13 @@ fn describe(role: Option<&str>) -> String {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{}:", known.name());
             let own = match known {
+                seccomp::Role::Machine => {
+                    for rule in list(&rules["machine_loses"]) {
+                        let _ = writeln!(text, "  not {}", line(rule));
+                    }
+                    text.push_str("  else the rules of process\n");
+                    continue;
+                }
                 seccomp::Role::Launcher | seccomp::Role::Restorer | seccomp::Role::Opener => {
                     &rules[known.name()]
                 }

@@ -107,6 +107,7 @@ pub(super) fn restrict_thread(
             violation::report_to(Report::Event(report_fd))?;
             Role::Process
         }
+        ThreadRole::Machine => Role::Machine,
         ThreadRole::Vcpu => Role::Vcpu,
         ThreadRole::Device(name) => Role::named(name).ok_or(UnknownRole(name))?,
     };

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
 
 use devices::virtio::VirtioDevice;
-use devices::virtio::block::{Block, BlockOptions, BlockSpec, CacheMode};
+use devices::virtio::block::{Block, BlockOptions, BlockSpec, CacheMode, Rings};
 use devices::virtio::testing::Buffer;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -73,6 +74,7 @@ impl Disk {
         let spec = BlockSpec {
             name: "root".into(),
             file,
+            rings: Arc::new(Rings::take(2)),
             options: BlockOptions {
                 read_only,
                 cache: CacheMode::Writeback,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
+use devices::thread::{ThreadHook, ThreadRole};
+use devices::virtio::block;
 use devices::virtio::spec::DeviceOptions;
 
 use super::ProcessError;
@@ -57,11 +59,13 @@ impl SnapshotFds {
     }
 }
 
-/// Pairs each descriptor with its role and wraps it.
+/// Pairs each descriptor with its role and wraps it. Once devices have what they need of the kernel
+/// before a guest runs, `hook` takes from the thread what that took.
 pub(super) fn sort_fds(
     hypervisor: Hypervisor,
     create: Create,
     fds: Vec<OwnedFd>,
+    hook: &ThreadHook,
 ) -> Result<Inputs, ProcessError> {
     let plan = create.plan;
     let missing = |what: &str| ProcessError::MissingFd {
@@ -98,6 +102,9 @@ pub(super) fn sort_fds(
             })
         })
         .collect::<Result<_, BuildError>>()?;
+    block::set_aside(0);
+    hook(ThreadRole::Machine)?;
+    trace::mark("device resources");
     let ram = Ram::map(&plan.memory)?;
     let saved = snapshot.load(&ram)?;
     trace::mark("memory");

@@ -3,18 +3,20 @@
 
 mod io;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::error;
 
 use crate::virtio::block::bounce::Bounce;
-use crate::virtio::block::engine::{Engine, Ring};
+use crate::virtio::block::engine::Engine;
 use crate::virtio::block::image::Image;
 use crate::virtio::block::prompt::Prompt;
 use crate::virtio::block::request::{ID_SIZE, Rules};
+use crate::virtio::block::rings::Rings;
 use crate::virtio::block::slots::Slots;
 use crate::virtio::block::stats::Counters;
+use crate::virtio::block::{MAX_QUEUES, QUEUE_SIZE};
 use crate::virtio::chain::Chain;
 use crate::virtio::patience::Patience;
 use crate::virtio::queue::VirtQueue;
@@ -33,27 +35,21 @@ pub(super) struct Shared {
     pub(super) rules: Rules,
     pub(super) id: [u8; ID_SIZE],
     pub(super) counters: Counters,
-    /// Rings that no handler uses now.
-    pub(super) rings: Mutex<Vec<Ring>>,
+    pub(super) rings: Arc<Rings>,
 }
 
-impl Shared {
-    pub(super) fn rings(&self) -> std::sync::MutexGuard<'_, Vec<Ring>> {
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Serves one queue.
+/// Serves queues of a disk: one, unless there are more than rings.
 pub(super) struct BlockHandler {
-    queue: VirtQueue,
+    queues: Vec<VirtQueue>,
     chain: Chain,
     slots: Slots,
     engine: Engine,
     bounce: Bounce,
     /// Writes are durable when they complete.
     dsync: bool,
-    /// There may be chains that no kick will announce, because there was no slot for them.
-    stalled: bool,
+    /// Bits of the queues that may have chains which no kick will announce, because there was no slot
+    /// for them.
+    stalled: u64,
     /// Requests in flight were given up; nothing can be served any more.
     broken: bool,
     /// Requests to take before they are submitted.
@@ -65,67 +61,85 @@ pub(super) struct BlockHandler {
     shared: Arc<Shared>,
 }
 
+const _: () = assert!(MAX_QUEUES as u32 <= u64::BITS);
+
 impl BlockHandler {
-    pub(super) fn new(queue: VirtQueue, dsync: bool, shared: Arc<Shared>) -> Self {
-        let ring = shared.rings().pop();
-        Self {
-            chain: queue.new_chain(),
-            slots: Slots::new(queue.size(), Arc::clone(queue.memory())),
-            burst: queue.size(),
+    /// A handler of `queues`, of which there is at least one.
+    pub(super) fn new(queues: Vec<VirtQueue>, dsync: bool, shared: Arc<Shared>) -> Option<Self> {
+        let largest = queues.iter().max_by_key(|queue| queue.size())?;
+        let ring = shared.rings.pop();
+        Some(Self {
+            chain: largest.new_chain(),
+            slots: Slots::new(QUEUE_SIZE, Arc::clone(largest.memory())),
+            burst: QUEUE_SIZE,
             writable: None,
             patience: Patience::default(),
             prompt: Prompt::default(),
-            queue,
+            queues,
             engine: Engine(ring),
             bounce: Bounce::default(),
             dsync,
-            stalled: false,
+            stalled: 0,
             broken: false,
             shared,
-        }
+        })
     }
 
-    /// Takes requests until there are none, or no slots, or it is time to look at other events.
-    fn serve(&mut self) -> Result<(), QueueError> {
+    /// Takes requests of the queue at `position` until there are none, or no slots, or it is time to
+    /// look at other events.
+    fn serve(&mut self, position: usize) -> Result<(), QueueError> {
         let mut budget = if self.engine.waits() {
             SYNC_BUDGET
         } else {
-            self.queue.size()
+            self.queues[position].size()
         };
-        self.stalled = false;
+        self.stalled &= !(1 << position);
         loop {
-            self.queue.disable_kicks();
-            let taken = self.take(&mut budget)?;
+            self.queues[position].disable_kicks();
+            let taken = self.take(position, &mut budget)?;
             self.engine.submit(0).map_err(QueueError::Backend)?;
             self.reap()?;
-            self.queue.notify();
+            self.notify();
             if taken > 0 {
                 self.choose_burst();
             }
             if budget == 0 {
-                self.queue.kick_self();
+                self.queues[position].kick_self();
                 return Ok(());
             }
             if !self.slots.has_room() {
-                self.stalled = true;
+                self.stalled |= 1 << position;
                 return Ok(());
             }
-            if self.next_is_near()? || self.queue.enable_kicks() {
+            if self.next_is_near(position)? || self.queues[position].enable_kicks() {
                 continue;
             }
             return Ok(());
         }
     }
 
+    fn serve_stalled(&mut self) -> Result<(), QueueError> {
+        let mut left = self.stalled;
+        while left != 0 {
+            let position = left.trailing_zeros();
+            left &= !(1 << position);
+            self.serve(position as usize)?;
+        }
+        Ok(())
+    }
+
     /// Starts at most a burst of requests; how many.
-    fn take(&mut self, budget: &mut u16) -> Result<u16, QueueError> {
+    fn take(&mut self, position: usize, budget: &mut u16) -> Result<u16, QueueError> {
         let now = Instant::now();
         let limit = self.burst.min(*budget);
         let mut taken = 0;
         self.writable = None;
-        while taken < limit && self.slots.has_room() && self.queue.next(&mut self.chain)? {
+        while taken < limit
+            && self.slots.has_room()
+            && self.queues[position].next(&mut self.chain)?
+        {
             taken += 1;
-            self.start(now)?;
+            self.start(position, now)?;
         }
         *budget -= taken;
         Ok(taken)
@@ -135,19 +149,26 @@ impl BlockHandler {
     /// device works best on many.
     fn choose_burst(&mut self) {
         self.burst = match self.slots.in_flight() {
-            0 => CACHED_BURST.min(self.queue.size()),
-            _ => self.queue.size(),
+            0 => CACHED_BURST,
+            _ => QUEUE_SIZE,
         };
     }
 
     /// Whether a request is there, or comes so soon that sleeping is not worth it. With requests in
     /// flight the thread must be found by their completions.
-    fn next_is_near(&mut self) -> Result<bool, QueueError> {
-        let queue = &self.queue;
-        if queue.has_available() || self.slots.in_flight() > 0 {
-            return Ok(queue.has_available());
+    fn next_is_near(&mut self, position: usize) -> Result<bool, QueueError> {
+        let queues = &self.queues;
+        let is_there = || queues[position].has_available();
+        if !is_there() && self.slots.in_flight() == 0 {
+            // One for another queue is announced, and shall not wait either.
+            let any = || Ok(queues.iter().any(VirtQueue::has_available));
+            self.patience.wait(any)?;
         }
-        self.patience.wait(|| Ok(queue.has_available()))
+        Ok(is_there())
+    }
+
+    fn notify(&mut self) {
+        self.queues.iter_mut().for_each(VirtQueue::notify);
     }
 
     /// Answers all requests that have completed.
@@ -174,7 +195,7 @@ impl BlockHandler {
 
 impl QueueHandler for BlockHandler {
     fn queues(&self) -> &[VirtQueue] {
-        std::slice::from_ref(&self.queue)
+        &self.queues
     }
 
     fn fds(&self) -> Vec<Watch<'_>> {
@@ -182,9 +203,9 @@ impl QueueHandler for BlockHandler {
         rings.map(|ring| Watch::input(ring.fd(), 0)).collect()
     }
 
-    fn kicked(&mut self, _position: usize) -> Result<(), QueueError> {
+    fn kicked(&mut self, position: usize) -> Result<(), QueueError> {
         self.refuse_if_broken()?;
-        self.serve()
+        self.serve(position)
     }
 
     fn readable(&mut self, _token: u16) -> Result<(), QueueError> {
@@ -192,11 +213,11 @@ impl QueueHandler for BlockHandler {
         self.reap()?;
         if self.slots.in_flight() == 0 {
             // The driver is about to see its last completion: its next requests need no kick.
-            self.queue.disable_kicks();
-            self.stalled = true;
+            self.queues.iter_mut().for_each(VirtQueue::disable_kicks);
+            self.stalled = u64::MAX >> (u64::BITS as usize - self.queues.len());
         }
-        self.queue.notify();
-        if self.stalled { self.serve() } else { Ok(()) }
+        self.notify();
+        self.serve_stalled()
     }
 
     fn drain(&mut self) {
@@ -215,14 +236,14 @@ impl QueueHandler for BlockHandler {
                 self.engine.0 = None;
             }
         }
-        self.queue.notify();
+        self.notify();
     }
 }
 
 impl Drop for BlockHandler {
     fn drop(&mut self) {
         if let Some(ring) = self.engine.0.take() {
-            self.shared.rings().push(ring);
+            self.shared.rings.push(ring);
         }
     }
 }

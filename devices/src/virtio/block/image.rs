@@ -46,6 +46,9 @@ use std::io;
 use crate::virtio::block::file::DiskFile;
 pub(super) use crate::virtio::block::image::raw::Raw;
 
+/// Most files of one image, backing files included.
+pub(super) const MAX_FILES: usize = 16;
+
 /// Flushes end within so many rounds.
 pub(super) const MAX_ROUNDS: u32 = 4;
 

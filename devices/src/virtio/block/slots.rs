@@ -27,6 +27,8 @@ const NO_BUFFER: iovec = iovec {
 
 /// A request in flight.
 pub(super) struct Slot {
+    /// Position of its queue among the handler's.
+    pub(super) queue: usize,
     pub(super) head: u16,
     pub(super) request: Request,
     /// The length for the used ring if the request succeeds.
@@ -79,8 +81,10 @@ impl Step {
 }
 
 impl Slot {
-    /// The slot of `request`, which `chain` holds. `written` is the length for the used ring.
+    /// The slot of `request`, which `chain` of the queue at position `queue` holds. `written` is the
+    /// length for the used ring.
     pub(super) fn new(
+        queue: usize,
         chain: &Chain,
         request: Request,
         written: u32,
@@ -105,6 +109,7 @@ impl Slot {
             } => (Op::Zero, offset, len),
         };
         Some(Self {
+            queue,
             head: chain.head(),
             request,
             written,

@@ -4,13 +4,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
+use std::sync::Arc;
 
+use rustix::thread::sched_getaffinity;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::image::{Image, Raw};
 use super::request::{ID_SIZE, SECTOR_SIZE};
-use super::{Block, MAX_QUEUES};
+use super::{Block, MAX_QUEUES, Rings};
 use crate::virtio::VirtioDevice;
 use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
 
@@ -56,9 +58,13 @@ impl DeviceOptions for BlockOptions {
         descriptors: Vec<OwnedFd>,
     ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError> {
         let [image] = exactly(&name, descriptors)?;
+        let processors = sched_getaffinity(None).map_or(1, |set| set.count());
+        // More workers than processors would only wait for each other.
+        let workers = u32::from(self.queues).min(processors);
         Ok(Box::new(BlockSpec {
             name,
             file: image.into(),
+            rings: Arc::new(Rings::take(workers as usize)),
             options: self,
         }))
     }
@@ -71,6 +77,8 @@ pub struct BlockSpec {
     pub name: String,
     /// The image, open for what the disk allows, with `O_DIRECT` if `cache` is `None`.
     pub file: File,
+    /// What its workers reach the image by; where there are none, by calls that wait.
+    pub rings: Arc<Rings>,
     /// The rest.
     pub options: BlockOptions,
 }
@@ -130,7 +138,7 @@ pub enum BuildBlockError {
 }
 
 impl BlockSpec {
-    /// Checks the spec and the image, and makes the device with its io_uring instances.
+    /// Checks the spec and the image, and makes the device.
     pub fn build(&self) -> Result<Block, BuildBlockError> {
         self.check_numbers()?;
         let name = || self.name.clone();
@@ -153,7 +161,7 @@ impl BlockSpec {
                 block_size,
             });
         }
-        Ok(Block::new(&self.name, &self.options, Box::new(image)))
+        Ok(Block::new(self, Box::new(image)))
     }
 
     fn check_numbers(&self) -> Result<(), BuildBlockError> {

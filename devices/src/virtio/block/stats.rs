@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum EngineKind {
-    /// `preadv2` and `pwritev2`, one request at a time: the host refused `io_uring_setup`.
+    /// `preadv2` and `pwritev2`, one request at a time.
     #[default]
     Sync,
     /// io_uring, all available requests at once.
@@ -23,6 +23,9 @@ pub enum EngineKind {
 pub struct BlockStats {
     /// How requests reach the image.
     pub engine: EngineKind,
+    /// Why that is not io_uring.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_cause: Option<String>,
     /// Reads that succeeded.
     pub read_requests: u64,
     /// Bytes read.
@@ -107,13 +110,18 @@ impl Counters {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn snapshot(&self, engine: EngineKind) -> BlockStats {
+    /// The counters, and why io_uring is not used if it is not.
+    pub(super) fn snapshot(&self, no_ring: Option<&str>) -> BlockStats {
         let (read_requests, read_bytes, read_time_ns) = self.reads.get();
         let (write_requests, write_bytes, write_time_ns) = self.writes.get();
         let (flush_requests, _, flush_time_ns) = self.flushes.get();
         let (discard_requests, discard_bytes, discard_time_ns) = self.discards.get();
         BlockStats {
-            engine,
+            engine: match no_ring {
+                None => EngineKind::IoUring,
+                Some(_) => EngineKind::Sync,
+            },
+            engine_cause: no_ring.map(str::to_owned),
             read_requests,
             read_bytes,
             read_time_ns,

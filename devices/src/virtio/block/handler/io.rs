@@ -11,37 +11,38 @@ use crate::virtio::block::stats::Counted;
 use crate::virtio::chain::Chain;
 
 impl BlockHandler {
-    /// Starts the request in `self.chain`, or answers it at once.
-    pub(super) fn start(&mut self, now: Instant) -> Result<(), QueueError> {
+    /// Starts the request in `self.chain`, which is of the queue at position `queue`, or answers it at
+    /// once.
+    pub(super) fn start(&mut self, queue: usize, now: Instant) -> Result<(), QueueError> {
         if self.chain.writable_len() == 0 {
             // Nowhere to put even a status.
             self.shared.counters.failed();
-            self.queue.push_used(self.chain.head(), 0);
+            self.queues[queue].push_used(self.chain.head(), 0);
             return Ok(());
         }
         match Request::parse(&self.chain, &self.shared.rules, self.shared.image.bytes()) {
             Ok(Request::GetId) => {
-                self.tell_id();
+                self.tell_id(queue);
                 Ok(())
             }
-            Ok(request) => self.start_io(request, now),
+            Ok(request) => self.start_io(queue, request, now),
             Err(status) => {
                 self.shared.counters.failed();
-                self.answer_failure(status);
+                self.answer_failure(queue, status);
                 Ok(())
             }
         }
     }
 
-    fn tell_id(&mut self) {
+    fn tell_id(&mut self, queue: usize) {
         let space = self.chain.writable_len() - 1;
         let len = ID_SIZE.min(space as usize);
         self.chain.write_at(0, &self.shared.id[..len]);
         let status = u32::from(len as u32 == space);
-        self.answer(Status::Ok, len as u32 + status);
+        self.answer(queue, Status::Ok, len as u32 + status);
     }
 
-    fn start_io(&mut self, request: Request, now: Instant) -> Result<(), QueueError> {
+    fn start_io(&mut self, queue: usize, request: Request, now: Instant) -> Result<(), QueueError> {
         let (buffers, skip) = match request {
             Request::Read { .. } => (self.chain.writable(), 0),
             _ => (self.chain.readable(), HEADER_SIZE),
@@ -50,11 +51,11 @@ impl BlockHandler {
             Request::Read { len, .. } => len + 1,
             _ => status_only(&self.chain),
         };
-        let slot = Slot::new(&self.chain, request, written, now, self.dsync);
+        let slot = Slot::new(queue, &self.chain, request, written, now, self.dsync);
         let index = slot.and_then(|slot| self.slots.take(slot, buffers, skip));
         let Some(index) = index else {
             self.shared.counters.failed();
-            self.answer_failure(Status::IoErr);
+            self.answer_failure(queue, Status::IoErr);
             return Ok(());
         };
         let step = if !self.fits(request) {
@@ -67,7 +68,7 @@ impl BlockHandler {
         self.go_on(index, step)?;
         if self.engine.waits() {
             // The next request may take long: this one shall not wait for it.
-            self.queue.notify();
+            self.queues[queue].notify();
         }
         Ok(())
     }
@@ -187,8 +188,8 @@ impl BlockHandler {
         let Some(slot) = self.slots.get(index) else {
             return;
         };
-        let (head, request, written, started) =
-            (slot.head, slot.request, slot.written, slot.started);
+        let (queue, head) = (slot.queue, slot.head);
+        let (request, written, started) = (slot.request, slot.written, slot.started);
         let counters = &self.shared.counters;
         let written = if status == Status::Ok {
             let (kind, bytes) = counted(&request);
@@ -203,19 +204,19 @@ impl BlockHandler {
             failed_len(&request, written)
         };
         self.slots.finish(index, status);
-        self.queue.push_used(head, written);
+        self.queues[queue].push_used(head, written);
     }
 
     /// Answers the request in `self.chain` with a status and nothing else.
-    fn answer_failure(&mut self, status: Status) {
+    fn answer_failure(&mut self, queue: usize, status: Status) {
         let written = status_only(&self.chain);
-        self.answer(status, written);
+        self.answer(queue, status, written);
     }
 
-    fn answer(&mut self, status: Status, written: u32) {
+    fn answer(&mut self, queue: usize, status: Status, written: u32) {
         self.chain
             .write_at(self.chain.writable_len() - 1, &[status as u8]);
-        self.queue.push_used(self.chain.head(), written);
+        self.queues[queue].push_used(self.chain.head(), written);
     }
 }
 

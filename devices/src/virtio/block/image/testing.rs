@@ -32,7 +32,7 @@ impl BlockSpec {
                 places: 0,
             }),
         };
-        Ok(Block::new(&self.name, &self.options, Box::new(image)))
+        Ok(Block::new(&self, Box::new(image)))
     }
 }
 
