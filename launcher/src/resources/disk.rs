@@ -1,7 +1,7 @@
 //! Disk images: found, locked, and with or without the host's page cache.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ pub(super) fn open(
 ) -> Result<(File, CacheMode), ResourceError> {
     let (image, path) = find(options, source)?;
     lock(&image, path, source, options)?;
+    refuse_empty(&image, path, source)?;
     let name = &source.device;
     let cache = match source.cache {
         Some(CacheMode::None) => {
@@ -46,6 +47,18 @@ pub(super) fn open(
         },
     };
     Ok((image, cache))
+}
+
+/// A disk without a sector is no disk.
+fn refuse_empty(mut image: &File, path: &Path, disk: &DiskSource) -> Result<(), ResourceError> {
+    // The end of a block device is its size. One that cannot be told is the vm process's to complain of.
+    match image.seek(SeekFrom::End(0)) {
+        Ok(0) => Err(ResourceError::Empty {
+            name: disk.device.clone(),
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Opens the first candidate that exists.
@@ -224,6 +237,15 @@ mod tests {
                 "{path:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_empty_image_is_no_disk() {
+        let image = tempfile::NamedTempFile::new().expect("temporary file");
+        let error = open(&disk(false), &source(image.path())).expect_err("empty");
+        let text = error.to_string();
+        assert!(text.contains(&*image.path().to_string_lossy()), "{text}");
+        assert!(matches!(error, ResourceError::Empty { .. }), "{error:?}");
     }
 
     #[test]

@@ -67,6 +67,14 @@ pub enum ResourceError {
         /// Where the image is.
         path: PathBuf,
     },
+    /// An image without a byte.
+    #[error("The disk image {path:?} of volume {name:?} is empty")]
+    Empty {
+        /// Name of the volume.
+        name: String,
+        /// Where the image is.
+        path: PathBuf,
+    },
     /// `cache: none` was asked for and cannot be had.
     #[error(
         "The disk image {path:?} of volume {name:?} cannot be used without the host's page cache"
@@ -125,6 +133,9 @@ impl ResourceError {
                 "Mount it in the pod, or say where it is with --volume NAME=PATH."
             }
             Self::WrongKind { .. } => "Name the right path on the command line.",
+            Self::Empty { .. } => {
+                "Give the image the size of the disk, e.g. by `truncate --size=1G`, or copy one to it."
+            }
             Self::Locked { .. } => "Stop the machine that uses it, or use a copy of the image.",
             Self::DirectIo { .. } => {
                 "Leave out `cache: none`, or set blockSize.custom.logical to the block size of the \
