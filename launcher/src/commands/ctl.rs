@@ -119,7 +119,11 @@ fn command(args: &CtlArgs) -> serde_json::Result<(Command, Option<String>)> {
     }
     object.insert("command".to_owned(), args.command.clone().into());
     let command: Command = serde_json::from_value(object.into())?;
-    let wanted = usize::from(matches!(command, Command::Snapshot { .. }));
+    let is_snapshot = matches!(command, Command::Snapshot { .. });
+    if args.stop && !is_snapshot {
+        return Err(serde::de::Error::custom("only a snapshot takes --stop"));
+    }
+    let wanted = usize::from(is_snapshot);
     if words.len() != wanted {
         let text = match wanted {
             0 => "not of the form NAME=VALUE",
