@@ -1,6 +1,7 @@
 //! Messages on standard error, with seconds since the start of the process.
 
 mod limit;
+mod stream;
 
 use std::io::{self, IsTerminal};
 
@@ -10,6 +11,8 @@ use tracing_subscriber::fmt::time;
 use tracing_subscriber::layer::SubscriberExt;
 
 use self::limit::Limit;
+use self::stream::Stream;
+pub(crate) use self::stream::line;
 
 /// Least severity of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,7 +44,7 @@ pub fn init(level: LogLevel, format: LogFormat) {
     };
     let builder = tracing_subscriber::fmt()
         .with_max_level(filter)
-        .with_writer(io::stderr)
+        .with_writer(Stream::open(format))
         .with_timer(time::uptime())
         .with_target(false);
     // A second call means that somebody else's subscriber is in place, which is as good.

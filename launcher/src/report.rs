@@ -18,9 +18,7 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Prints a paragraph on standard error.
+/// Prints a paragraph on standard error, as far as somebody reads it.
 pub fn print(text: &str) {
-    use std::io::Write;
-    // Nobody is left to tell if standard error is closed.
-    let _ = writeln!(std::io::stderr().lock(), "podvisor: {text}");
+    crate::logging::line(&format!("podvisor: {text}"));
 }

@@ -124,6 +124,8 @@ pub fn supervise(
         status: None,
         socket_open: true,
     };
+    // A vm process that ended before signals were waited for.
+    supervisor.reap();
     while supervisor.status.is_none() || supervisor.socket_open {
         supervisor.turn(signals);
     }
@@ -210,6 +212,11 @@ impl Supervisor<'_> {
         while let Some(signal) = signals.next() {
             match (signal, self.stop) {
                 (Signal::Child, _) => self.reap(),
+                (Signal::Stop(name), Stop::Not) if self.state == MachineState::Starting => {
+                    tracing::info!("{name}: there is no guest yet, stopping at once");
+                    self.stopped = true;
+                    self.kill();
+                }
                 (Signal::Stop(name), Stop::Not) if self.outcome.is_none() => {
                     tracing::info!(
                         "{name}: pressing the power button, {:?} of grace",
@@ -295,6 +302,15 @@ impl Supervisor<'_> {
             Event::SeccompViolation { role, syscall } => {
                 self.end(Outcome::Violation { role, syscall });
             }
+            Event::Panicked {
+                thread,
+                message,
+                place,
+            } => self.end(Outcome::Panicked {
+                thread,
+                message,
+                place,
+            }),
             Event::GuestPanicNotice => tracing::warn!("the guest's kernel panicked and goes on"),
             Event::ConsoleEscape => {
                 tracing::info!("escape key: stopping at once");

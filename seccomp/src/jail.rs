@@ -17,7 +17,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, Scope,
 };
-use rustix::process::{DumpableBehavior, Gid, Uid};
+use rustix::process::{DumpableBehavior, Gid, Pid, Signal, Uid};
 use thiserror::Error;
 
 pub use rustix::thread::CapabilitySet;
@@ -75,6 +75,16 @@ pub fn enter(user: Option<User>) -> Result<(), JailError> {
     keep_paths(&[], Scope::from_all(NEWEST))?;
     capabilities::empty_bounding_set(CapabilitySet::empty());
     capabilities::keep(CapabilitySet::empty())
+}
+
+/// Has the kernel kill this process when `parent`, which made it, dies. Fails where that has happened already.
+pub fn die_with(parent: Pid) -> Result<(), JailError> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(call("ask for a signal at the launcher's death"))?;
+    match rustix::process::getppid() == Some(parent) {
+        true => Ok(()),
+        false => Err(call("outlive the launcher")(rustix::io::Errno::SRCH)),
+    }
 }
 
 /// Gives up what the launcher does not need any more while the vm process runs: all capabilities

@@ -14,6 +14,8 @@ mod forged;
 mod hardware;
 mod hostile;
 mod jail;
+mod life;
+mod log;
 mod network;
 mod network_bindings;
 mod network_fields;

@@ -7,6 +7,7 @@ mod inputs;
 use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use devices::thread::{ThreadHook, ThreadRole};
 use rustix::io::Errno;
@@ -15,9 +16,11 @@ use thiserror::Error;
 use self::event_loop::Process;
 use self::inputs::sort_fds;
 use crate::control::{self, ControlError, Create, Event, Hello, MachineState, VERSION};
+use crate::early;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::machine::{BuildError, Machine};
 use crate::memory::MemoryError;
+use crate::panics;
 use crate::shortage::Shortage;
 use crate::snapshot::SnapshotError;
 use crate::trace;
@@ -114,7 +117,9 @@ pub struct Setup {
 /// was told.
 pub fn main(socket: OwnedFd, setup: Setup) -> bool {
     trace::begin();
-    ignore_signals();
+    early::leave_to_launcher();
+    let socket = Arc::new(socket);
+    panics::report(Some(socket.clone()));
     match serve(&socket, setup) {
         Ok(last) => {
             let last = last.with(MachineState::Ended);
@@ -134,22 +139,6 @@ pub fn main(socket: OwnedFd, setup: Setup) -> bool {
             let _ = control::send(socket.as_fd(), &last.with(MachineState::Ended), &[]);
             false
         }
-    }
-}
-
-/// A terminal sends its signals to both processes; only the launcher acts on them. A write that
-/// fails says so by itself.
-fn ignore_signals() {
-    for signal in [
-        libc::SIGINT,
-        libc::SIGTERM,
-        libc::SIGHUP,
-        libc::SIGQUIT,
-        libc::SIGPIPE,
-        libc::SIGXFSZ,
-    ] {
-        // Blocking one that is blocked is the only error, and no error to us.
-        let _ = vmm_sys_util::signal::block_signal(signal);
     }
 }
 

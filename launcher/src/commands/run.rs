@@ -9,7 +9,7 @@ use seccomp::jail::User;
 use vmm::arch::cpu::HostCpu;
 use vmm::control::{Create, FdRole};
 use vmm::plan::DevicePlan;
-use vmm::trace;
+use vmm::{panics, trace};
 
 use super::{CommandError, inherited};
 use crate::boot_trace::BootTrace;
@@ -33,11 +33,13 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         source,
     })?;
     logging::init(args.log_level, args.log_format);
+    panics::report(None);
     let user = supervise::choose_user(asked_user(args))?;
-    let signals = Signals::block().map_err(|source| CommandError::System {
+    let wait_for_signals = |source| CommandError::System {
         what: "wait for signals",
         source,
-    })?;
+    };
+    Signals::end_early().map_err(wait_for_signals)?;
     // First of all, since it starts and restricts itself while the VMI is read and resources are
     // opened. If there is nothing to run, it goes with its socket.
     let vm = VmProcess::spawn(user)?;
@@ -59,6 +61,8 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     }
     let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
+    // From here on there is something to put back.
+    let signals = Signals::block().map_err(wait_for_signals)?;
     let ports = resources::open_ports(&plan, &mut descriptors)?;
     let control = open_control(args)?;
     let boot_trace = open_boot_trace(args)?;

@@ -17,10 +17,13 @@ use crate::supervise::syscall_name;
 /// The main function: whether it ended as it should.
 pub(super) fn enter(directories: &[PathBuf], json_log: bool) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-open");
+    vmm::early::leave_to_launcher();
     run(directories, json_log)
         .inspect_err(|error| {
             let text = crate::report::chain(error.as_ref());
-            eprintln!("podvisor: No file can be opened while the machine runs: {text}");
+            crate::report::print(&format!(
+                "No file can be opened while the machine runs: {text}"
+            ));
         })
         .is_ok()
 }

@@ -36,6 +36,15 @@ pub enum Outcome {
         /// The error chain, outermost first.
         causes: Vec<String>,
     },
+    /// A thread of the vm process panicked.
+    Panicked {
+        /// The thread's name.
+        thread: String,
+        /// What it said.
+        message: String,
+        /// File, line and column.
+        place: String,
+    },
     /// A thread of the vm process made a system call that it may not make, and was killed for it.
     Violation {
         /// The thread's role.
@@ -58,9 +67,11 @@ impl Outcome {
             Self::Refused { .. } => Exit::Refused,
             Self::Shortage { .. } => Exit::HostResource,
             Self::Stopped => Exit::Stopped,
-            Self::Failed { .. } | Self::Violation { .. } | Self::Died(_) | Self::Lost => {
-                Exit::Internal
-            }
+            Self::Failed { .. }
+            | Self::Panicked { .. }
+            | Self::Violation { .. }
+            | Self::Died(_)
+            | Self::Lost => Exit::Internal,
         }
     }
 }
@@ -86,6 +97,17 @@ impl fmt::Display for Outcome {
             Self::Failed { causes } => {
                 write!(f, "The machine failed: {}.", Plain(&causes.join(": ")))
             }
+            Self::Panicked {
+                thread,
+                message,
+                place,
+            } => write!(
+                f,
+                "Thread {} of the vm process panicked at {}: {}. This is a bug in podvisor.",
+                Plain(thread),
+                Plain(place),
+                Plain(message)
+            ),
             Self::Violation { role, syscall } => write!(
                 f,
                 "The vm process was killed by signal 31 (SIGSYS): a thread of role {} made \
@@ -201,6 +223,11 @@ mod tests {
             Outcome::Violation {
                 role: words.clone(),
                 syscall: 0,
+            },
+            Outcome::Panicked {
+                thread: words.clone(),
+                message: words.clone(),
+                place: words.clone(),
             },
             Outcome::Crashed(CrashReport {
                 reason: words,

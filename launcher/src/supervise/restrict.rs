@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use devices::thread::ThreadRole;
 use rustix::fs::{FileType, fstat};
+use rustix::process::Pid;
 use rustix::thread::CapabilitySet;
 use seccomp::jail::{self, JailError, Use, User};
 use seccomp::violation::{self, Report};
@@ -96,6 +97,7 @@ pub fn restrict_launcher(
 pub(super) fn restrict_thread(
     role: ThreadRole,
     user: Option<User>,
+    parent: Pid,
     report_fd: RawFd,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     if cfg!(feature = "bench-unrestricted") {
@@ -104,6 +106,8 @@ pub(super) fn restrict_thread(
     let role = match role {
         ThreadRole::EventLoop => {
             jail::enter(user)?;
+            // A change of user or capabilities would take it back.
+            jail::die_with(parent)?;
             violation::report_to(Report::Event(report_fd))?;
             Role::Process
         }

@@ -1,8 +1,8 @@
 //! Signals as input of the loop instead of interruptions.
 //!
 //! They are blocked from before the first change to the host until the end, so that none can cut
-//! a run short between taking something and arranging for its return. As pid 1 of a container the
-//! kernel would drop them otherwise. The vm process inherits the mask: a Ctrl-C on its terminal is
+//! a run short between taking something and arranging for its return. Before that they end it at once, whatever it
+//! waits for. The vm process inherits the mask: a Ctrl-C on its terminal is
 //! for the launcher to handle.
 
 use std::fs;
@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::exit::Exit;
 
 /// What a signal means to the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +38,16 @@ pub struct Signals {
 }
 
 impl Signals {
+    /// Until they are blocked, signals end this process with [`Exit::Stopped`].
+    pub fn end_early() -> io::Result<()> {
+        vmm::early::exit_on(wanted().map(|signal| signal as i32), Exit::Stopped as i32)
+    }
+
     /// Blocks the signals and opens a descriptor to read them from.
     pub fn block() -> io::Result<Self> {
         let mut set = SigSet::empty();
         set.add(Number::SIGCHLD);
-        for signal in STOP {
-            if signal != Number::SIGHUP || !ignores_hangup() {
-                set.add(signal);
-            }
-        }
+        wanted().for_each(|signal| set.add(signal));
         set.thread_block()?;
         Ok(Self {
             fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
@@ -63,6 +66,12 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Those that are not ignored.
+fn wanted() -> impl Iterator<Item = Number> {
+    let kept = |signal: &Number| *signal != Number::SIGHUP || !ignores_hangup();
+    STOP.into_iter().filter(kept)
 }
 
 /// Whether we run under `nohup`. A blocked signal is queued even if it is ignored.

@@ -52,7 +52,8 @@ impl VmProcess {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
                 .map_err(fail)?;
         sockopt::set_socket_timeout(&ours, Timeout::Send, Some(SEND_TIMEOUT)).map_err(fail)?;
-        let pid = jail::fork(theirs, || enter(user)).map_err(VmProcessError::Fork)?;
+        let parent = rustix::process::getpid();
+        let pid = jail::fork(theirs, || enter(user, parent)).map_err(VmProcessError::Fork)?;
         Ok(Self {
             socket: ours,
             pid,
@@ -119,12 +120,12 @@ impl VmProcess {
 }
 
 /// The main function of the vm process: whether it could say how it ended.
-fn enter(user: Option<User>) -> bool {
+fn enter(user: Option<User>, parent: Pid) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-vm");
     let socket = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(socket) => socket,
         Err(error) => {
-            eprintln!("podvisor: The vm process has no socket: {error}");
+            crate::report::print(&format!("The vm process has no socket: {error}"));
             return false;
         }
     };
@@ -132,7 +133,7 @@ fn enter(user: Option<User>) -> bool {
     let setup = Setup {
         limit_file_size: |bytes| jail::limit_file_size(bytes).map_err(io::Error::other),
         hook: Arc::new(move |role| {
-            restrict_thread(role, user, report_fd)
+            restrict_thread(role, user, parent, report_fd)
                 .map_err(|source| ThreadSetupError { role, source })
         }),
     };

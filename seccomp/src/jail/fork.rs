@@ -5,7 +5,7 @@
 //! from, and the new process forgets what it has inherited: environment and descriptors.
 
 use std::ffi::c_char;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::Pid;
@@ -28,7 +28,12 @@ pub fn fork(socket: OwnedFd, child: impl FnOnce() -> bool) -> io::Result<Pid> {
         0 => {
             let done = keep_only(&socket)
                 .inspect_err(|error| {
-                    eprintln!("podvisor: The vm process cannot keep to itself: {error}")
+                    let mut stderr = io::stderr();
+                    // Nobody is left to tell if it is closed.
+                    let _ = writeln!(
+                        stderr,
+                        "podvisor: The vm process cannot keep to itself: {error}"
+                    );
                 })
                 .is_ok_and(|()| child());
             // Ends here: to go back would drop what is the parent's, and closed.

@@ -64,6 +64,15 @@ pub enum Event {
         /// The error chain, outermost first.
         causes: Vec<String>,
     },
+    /// A thread of the vm process panicked, and the process dies of SIGABRT.
+    Panicked {
+        /// The thread's name.
+        thread: String,
+        /// What it said.
+        message: String,
+        /// File, line and column.
+        place: String,
+    },
     /// A thread made a system call that its filter forbids; the process dies of SIGSYS. Written by
     /// the signal handler itself.
     SeccompViolation {

@@ -1,0 +1,94 @@
+//! What is said of a machine's state is so, and the end comes when it is wanted.
+
+use std::time::Duration;
+
+use podvisor_tests::PATIENCE;
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::Vmi;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open};
+use serde_json::json;
+
+#[test]
+fn a_paused_machine_is_paused_after_a_reset() {
+    let vmi = Vmi::new("states").grace_seconds(0);
+    let mut guest = Run::new(&vmi).payload("ticker secs=100000").start();
+    guest.wait_for("TICK");
+    let mut control = guest.control();
+    control.pause();
+    assert_eq!(control.ask("reset")["state"], "paused");
+    assert_eq!(control.status(), "paused");
+    guest.console.skip();
+    control.resume();
+    assert_eq!(control.status(), "running");
+    guest.wait_for("podvisor-payload");
+    assert_eq!(control.ask("reset")["state"], "running");
+    guest.wait_for("podvisor-payload");
+    let refused = control.call(json!({"command": "setLink", "nic": "eth9", "up": true}));
+    assert_eq!(
+        refused["error"],
+        json!({"kind": "unknownNic", "name": "eth9"})
+    );
+    control.tell("stop");
+    guest.exits_with(4);
+}
+
+/// A vm process that does not read is not waited for: clients are refused, and a signal ends it.
+#[test]
+fn a_vm_process_that_stands_still_holds_nobody_up() {
+    let vmi = Vmi::new("still").grace_seconds(0);
+    let mut guest = Run::new(&vmi).payload("ticker secs=100000").start();
+    guest.wait_for("TICK");
+    let vm = guest.vm_pid();
+    kill_process(vm, Signal::STOP).expect("the vm process runs");
+    let mut control = guest.control();
+    for _ in 0..16 {
+        control.tell("stats");
+    }
+    let refused = control.call(json!({"command": "stats"}));
+    assert_eq!(refused["error"]["kind"], "busy");
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+}
+
+/// The kernel ends a vm process whose launcher is gone, even one that cannot see it.
+#[test]
+fn a_vm_process_does_not_outlive_its_launcher() {
+    let mut guest = Run::new(&Vmi::new("orphan"))
+        .payload("ticker secs=100000")
+        .start();
+    guest.wait_for("TICK");
+    let vm = guest.vm_pid();
+    let handle = pidfd_open(vm, PidfdFlags::empty()).expect("it runs");
+    kill_process(vm, Signal::STOP).expect("it runs");
+    guest.signal(Signal::KILL);
+    assert_eq!(guest.wait().code(), None);
+    let timeout = Timespec {
+        tv_sec: PATIENCE.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(&handle, PollFlags::IN)];
+    let ended = poll(&mut fds, Some(&timeout)).expect("poll");
+    if ended == 0 {
+        kill_process(vm, Signal::KILL).expect("it runs");
+    }
+    assert_eq!(ended, 1, "it is still there");
+}
+
+/// Nothing is open yet, and there is nothing to wait for: a VMI that nobody writes.
+#[test]
+fn a_signal_ends_a_start_at_once() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let run = Run::new(&Vmi::new("fifo"));
+        let vmi = run.dir().join("fifo");
+        mkfifoat(CWD, &vmi, Mode::RUSR | Mode::WUSR).expect("a pipe");
+        let mut podvisor = Run::with_arguments(["run", &vmi.to_string_lossy()]).start_at_once();
+        // From then on a signal is not the kernel's to act on.
+        while podvisor.vm_pid_now().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        podvisor.signal(signal);
+        podvisor.exits_with(4);
+    }
+}

@@ -1,0 +1,40 @@
+//! Signals before there is anything to end in order.
+
+use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use vmm_sys_util::signal::{block_signal, register_signal_handler};
+
+static STATUS: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn leave(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: async-signal-safe (signal-safety(7)); ends the process.
+    unsafe { libc::_exit(STATUS.load(Ordering::Relaxed)) }
+}
+
+/// Has each of the signals end the process with `status`, as process 1 of a container, too, whatever it waits
+/// for. They are blocked, or their handlers replaced, once there is something to put back.
+pub fn exit_on(signals: impl IntoIterator<Item = libc::c_int>, status: i32) -> io::Result<()> {
+    STATUS.store(status, Ordering::Relaxed);
+    for signal in signals {
+        register_signal_handler(signal, leave)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+    }
+    Ok(())
+}
+
+/// For a process beside the launcher: a terminal sends its signals to all, and only the launcher acts on them. A
+/// write that fails says so by itself.
+pub fn leave_to_launcher() {
+    for signal in [
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+        libc::SIGXFSZ,
+    ] {
+        // Blocking one that is blocked is the only error, and no error to us.
+        let _ = block_signal(signal);
+    }
+}
