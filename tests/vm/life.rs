@@ -28,7 +28,7 @@ fn a_paused_machine_is_paused_after_a_reset() {
     let refused = control.call(json!({"command": "setLink", "nic": "eth9", "up": true}));
     assert_eq!(
         refused["error"],
-        json!({"kind": "unknownNic", "name": "eth9"})
+        json!({"kind": "unknownDevice", "name": "eth9"})
     );
     control.tell("stop");
     guest.exits_with(4);

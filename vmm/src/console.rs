@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,6 +20,9 @@ const INPUT_CHUNK: usize = 64;
 
 /// A file that output goes to is not made larger than this, bytes: guests write without end.
 pub const FILE_LIMIT: u64 = 16 << 20;
+
+/// What the readers of the last output may take, in all. The launcher waits longer for the vm process's end.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Ctrl-A, the prefix of console commands, as in QEMU.
 const ESCAPE: u8 = 0x01;
@@ -46,6 +50,17 @@ pub enum InputResult {
     Closed,
     /// The user asked to stop the VM.
     Stop,
+}
+
+/// What became of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputResult {
+    /// All is written.
+    Done,
+    /// Some is left for when [`Console::output`] is writable.
+    Wait,
+    /// The reader is gone for good: [`Console::close_output`] is due.
+    Gone,
 }
 
 /// The socket's client, twice, so that input and output can be polled apart.
@@ -199,19 +214,26 @@ impl Console {
         (len, false)
     }
 
-    /// Writes what can be written without blocking; true if output is left and the caller should
-    /// come back when [`Console::output`] is writable.
-    pub fn write_output(&mut self) -> bool {
+    /// Ends the connection of the client, or gives up the terminal's output.
+    pub fn close_output(&mut self) {
+        self.pending.clear();
+        if self.client.take().is_none() {
+            self.fds.output = None;
+        }
+    }
+
+    /// Writes what can be written without blocking.
+    pub fn write_output(&mut self) -> OutputResult {
         loop {
             if self.pending.is_empty() && !self.refill() {
-                return false;
+                return OutputResult::Done;
             }
             let Some(output) = self.output() else {
                 self.pending.clear();
                 continue;
             };
-            if !is_ready(output, PollFlags::OUT, 0) {
-                return true;
+            if !is_ready(output, PollFlags::OUT, Duration::ZERO) {
+                return OutputResult::Wait;
             }
             let written = match self.to_file {
                 true => write_to_file(output, &self.pending),
@@ -222,15 +244,9 @@ impl Console {
                     self.pending.drain(..count);
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return true,
+                Err(Errno::AGAIN) => return OutputResult::Wait,
                 Err(errno) if self.to_file => self.lose_output(errno),
-                Err(_) => {
-                    // The reader is gone for good; later output has nowhere to go.
-                    self.pending.clear();
-                    if self.client.take().is_none() {
-                        self.fds.output = None;
-                    }
-                }
+                Err(_) => return OutputResult::Gone,
             }
         }
     }
@@ -268,13 +284,21 @@ impl Console {
         count > 0
     }
 
-    /// Writes out what is left, waiting up to a second for a slow reader. Used at the end.
+    /// Writes out what is left, at the end; a reader that takes it slowly, or not at all, loses the rest.
     pub fn drain(&mut self) {
-        const WAIT_MS: i32 = 1000;
-        while self.write_output() {
-            match self.output() {
-                Some(output) if is_ready(output, PollFlags::OUT, WAIT_MS) => {}
-                _ => return,
+        let end = Instant::now() + DRAIN_TIME;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match (self.write_output(), self.output()) {
+                (OutputResult::Gone, _) => self.close_output(),
+                (OutputResult::Wait, Some(output)) if !left.is_zero() => {
+                    is_ready(output, PollFlags::OUT, left);
+                }
+                (OutputResult::Wait, _) => {
+                    tracing::warn!("console reader is slow; the last output is lost");
+                    return;
+                }
+                (OutputResult::Done, _) => return,
             }
         }
     }
@@ -297,10 +321,10 @@ fn write_to_file(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> 
     rustix::io::write(fd, &bytes[..len])
 }
 
-fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout_ms: i32) -> bool {
+fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout: Duration) -> bool {
     let timeout = Timespec {
-        tv_sec: i64::from(timeout_ms / 1000),
-        tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000,
+        tv_sec: timeout.as_secs().cast_signed(),
+        tv_nsec: timeout.subsec_nanos().into(),
     };
     // Errors and hang-ups count as ready: the write that follows tells.
     poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&timeout)).is_ok_and(|ready| ready > 0)
@@ -332,7 +356,7 @@ mod tests {
         };
         let (mut console, serial) = fixture(fds);
         let mut written = 0_usize;
-        while !console.write_output() {
+        while console.write_output() == OutputResult::Done {
             for _ in 0..CHUNK {
                 serial.write(0, b"a");
             }
@@ -374,7 +398,7 @@ mod tests {
         let size = || file.as_file().metadata().expect("metadata").len();
         let mut write = |count: usize| {
             (0..count).for_each(|_| serial.write(0, b"a"));
-            assert!(!console.write_output(), "there is nothing to wait for");
+            assert_eq!(console.write_output(), OutputResult::Done);
         };
         for _ in 0..3 {
             write(70);
@@ -398,7 +422,7 @@ mod tests {
         for byte in b"hello" {
             serial.write(0, &[*byte]);
         }
-        assert!(!console.write_output());
+        assert_eq!(console.write_output(), OutputResult::Done);
         assert_eq!(std::fs::read(log.path()).expect("read"), b"hello");
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use devices::bus::{Bus, InsertError};
-use devices::legacy::power::Signals;
+use devices::legacy::power::{PowerControl, Signals};
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use devices::pci::PciFunction;
 use devices::thread::ThreadHook;
@@ -198,8 +198,13 @@ impl Machine {
     }
 
     /// The serial port, for its input.
-    pub fn serial(&self) -> &SerialConsole {
-        &self.platform.serial
+    pub fn serial(&self) -> Arc<SerialConsole> {
+        self.platform.serial.clone()
+    }
+
+    /// The power button.
+    pub fn power(&self) -> Arc<PowerControl> {
+        self.platform.power.clone()
     }
 
     /// Lets a new machine run, or a restored one go on.
@@ -226,11 +231,6 @@ impl Machine {
         }
         self.pci.for_each(PciFunction::resume);
         self.vcpus.run();
-    }
-
-    /// Presses the ACPI power button.
-    pub fn press_power_button(&self) {
-        self.platform.power.press_power_button();
     }
 
     /// Has the device called `device` serve a command; `None` if there is none.

@@ -2,7 +2,11 @@
 //! one thread until the guest or the launcher ends it.
 
 mod event_loop;
+mod hardware;
 mod inputs;
+mod life;
+mod operator;
+mod sources;
 
 use std::error::Error;
 use std::io;
@@ -10,7 +14,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use devices::thread::{ThreadHook, ThreadRole};
-use rustix::io::Errno;
 use thiserror::Error;
 
 use self::event_loop::Process;
@@ -18,7 +21,7 @@ use self::inputs::sort_fds;
 use crate::control::{self, ControlError, Create, Event, Hello, MachineState, VERSION};
 use crate::early;
 use crate::kvm::{Hypervisor, KvmError};
-use crate::machine::{BuildError, Machine};
+use crate::machine::BuildError;
 use crate::memory::MemoryError;
 use crate::panics;
 use crate::shortage::Shortage;
@@ -57,15 +60,15 @@ pub enum ProcessError {
     /// The machine.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// Descriptors of the event loop.
+    #[error("Cannot make an eventfd")]
+    Epoll(#[source] io::Error),
     /// The event loop.
     #[error("Cannot wait for events")]
-    Epoll(#[source] io::Error),
+    Watch(#[source] event_manager::Error),
     /// The steward.
     #[error("Cannot start the steward thread")]
     Steward(#[source] io::Error),
-    /// A vCPU.
-    #[error("A vCPU cannot go on")]
-    Vcpu(#[source] Box<dyn Error + Send + Sync>),
     /// The largest file size could not be limited.
     #[error("Cannot limit the size of files")]
     Limit(#[source] io::Error),
@@ -95,11 +98,17 @@ impl ProcessError {
             _ => false,
         }
     }
-}
 
-impl From<Errno> for ProcessError {
-    fn from(errno: Errno) -> Self {
-        Self::Epoll(errno.into())
+    /// The last event of a run that ends so.
+    fn into_event(self) -> Event {
+        let causes = causes(&self);
+        if self.is_refusal() {
+            return Event::Refused { causes };
+        }
+        match self.shortage() {
+            Some(of) => Event::Shortage { of, causes },
+            None => Event::InternalError { causes },
+        }
     }
 }
 
@@ -121,22 +130,12 @@ pub fn main(socket: OwnedFd, setup: Setup) -> bool {
     let socket = Arc::new(socket);
     panics::report(Some(socket.clone()));
     match serve(&socket, setup) {
-        Ok(last) => {
-            let last = last.with(MachineState::Ended);
-            control::send(socket.as_fd(), &last, &[]).is_ok()
-        }
+        Ok(()) => true,
         // Nobody is left to tell.
         Err(ProcessError::Control(ControlError::Closed)) => false,
         Err(error) => {
-            let causes = causes(&error);
-            let last = if error.is_refusal() {
-                Event::Refused { causes }
-            } else if let Some(of) = error.shortage() {
-                Event::Shortage { of, causes }
-            } else {
-                Event::InternalError { causes }
-            };
-            let _ = control::send(socket.as_fd(), &last.with(MachineState::Ended), &[]);
+            let last = error.into_event().with(MachineState::Ended);
+            let _ = control::send(socket.as_fd(), &last, &[]);
             false
         }
     }
@@ -168,8 +167,8 @@ fn greet(socket: &OwnedFd) -> Result<Hypervisor, ProcessError> {
     Ok(Hypervisor::open(kvm)?)
 }
 
-/// Runs to the end; the last event of the run.
-fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
+/// Runs to the end, of which the launcher has been told if there is no error.
+fn serve(socket: &OwnedFd, setup: Setup) -> Result<(), ProcessError> {
     (setup.hook)(ThreadRole::EventLoop)?;
     trace::mark("jail");
     let hypervisor = greet(socket)?;
@@ -179,17 +178,6 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<Event, ProcessError> {
     if let Some(bytes) = create.file_size_limit {
         (setup.limit_file_size)(bytes).map_err(ProcessError::Limit)?;
     }
-    let boot_trace = create.boot_trace;
-    let mut inputs = sort_fds(hypervisor, create, fds, &setup.hook)?;
-    let machine = Machine::build(
-        &inputs.plan,
-        &mut inputs.resources,
-        &setup.hook,
-        inputs.saved.take().as_ref(),
-    )?;
-    let mut process = Process::new(socket.as_fd(), inputs, machine, setup.hook)?;
-    process.send_boot_trace = boot_trace;
-    let last = process.run();
-    process.end();
-    last
+    let inputs = sort_fds(hypervisor, create, fds, &setup.hook)?;
+    Process::new(socket.as_fd(), inputs, setup.hook)?.run()
 }

@@ -79,6 +79,24 @@ pub struct Vcpus {
     threads: Vec<VcpuThread>,
 }
 
+/// What the vCPUs of a machine report, for another thread to hear.
+#[derive(Clone)]
+pub struct VcpuEvents(Arc<Shared>);
+
+impl VcpuEvents {
+    /// The eventfd that is readable once [`VcpuEvents::take`] has something.
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.0.wake.as_fd()
+    }
+
+    /// What a vCPU reported.
+    pub fn take(&self) -> Option<VcpuEvent> {
+        self.0.wake.clear();
+        let mut slot = self.0.event.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.take()
+    }
+}
+
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 impl Vcpus {
@@ -182,20 +200,9 @@ impl Vcpus {
         self.shared.changed.notify_all();
     }
 
-    /// The eventfd that is readable once [`Vcpus::take_event`] has something.
-    pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.shared.wake.as_fd()
-    }
-
-    /// What a vCPU reported.
-    pub fn take_event(&self) -> Option<VcpuEvent> {
-        self.shared.wake.clear();
-        let mut slot = self
-            .shared
-            .event
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        slot.take()
+    /// What the vCPUs report.
+    pub fn events(&self) -> VcpuEvents {
+        VcpuEvents(self.shared.clone())
     }
 
     /// Exits to user space of each vCPU so far.

@@ -142,12 +142,6 @@ pub enum Refusal {
         message: String,
     },
     /// The machine has no such device.
-    #[error("There is no network interface {name:?}")]
-    UnknownNic {
-        /// The name that was given.
-        name: String,
-    },
-    /// The machine has no such device.
     #[error("There is no device {name:?}")]
     UnknownDevice {
         /// The name that was given.
@@ -238,11 +232,11 @@ mod tests {
         assert_eq!(serde_json::to_value(&done).expect("JSON"), text);
         let refused = Reply {
             id: 4,
-            verdict: Verdict::Error(Refusal::UnknownNic {
+            verdict: Verdict::Error(Refusal::UnknownDevice {
                 name: "red".to_owned(),
             }),
         };
-        let text = json!({"id": 4, "error": {"kind": "unknownNic", "name": "red"}});
+        let text = json!({"id": 4, "error": {"kind": "unknownDevice", "name": "red"}});
         assert_eq!(serde_json::to_value(&refused).expect("JSON"), text);
         for reply in [done, refused] {
             let text = serde_json::to_vec(&reply).expect("JSON");

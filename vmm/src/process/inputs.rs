@@ -30,6 +30,8 @@ pub(super) struct Inputs {
     pub(super) resources: Resources,
     pub(super) console: Console,
     pub(super) exit_on_reboot: bool,
+    /// Tell the launcher the steps of the start.
+    pub(super) boot_trace: bool,
 }
 
 /// Descriptors of a snapshot.
@@ -126,5 +128,6 @@ pub(super) fn sort_fds(
         resources,
         console: Console::new(queue, console),
         exit_on_reboot: create.exit_on_reboot,
+        boot_trace: create.boot_trace,
     })
 }

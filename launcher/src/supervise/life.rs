@@ -1,0 +1,376 @@
+//! The life of a run as the launcher sees it, without sockets and clocks: what follows on what.
+//!
+//! ```text
+//!             first signal                grace is over,            2 s are over
+//!   running ───────────────▶ asked to ───────────────────▶ forced ─────────────▶ killed
+//!      │      (power button)  stop        second signal    (Stop)    (SIGKILL)
+//!      ├──────────────────────────────────────────────────▶
+//!      │ escape key, `ctl stop`
+//!      │ the guest ended: its last event                           10 s are over
+//!      └──────────────────────────────────────────────────▶ ending ────────────▶ killed
+//! ```
+//!
+//! The run is over when the vm process is reaped and its last message is read. How it ended is decided
+//! by the machine's last event, and by nothing that comes after it.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::process::WaitStatus;
+use tracing::Level;
+use vmm::control::{Call, Command, Event, MachineState, Notice, Refusal, Reply, Report, Verdict};
+use vmm::trace::Mark;
+
+use super::control::{Asker, ClientCall};
+use super::outcome::Outcome;
+
+/// How long the vm process may take to end once it is told to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long it may take once its guest has ended: requests in flight are completed, and slow readers of the
+/// console get their last output.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time between two presses of the power button: a guest whose user space is not there yet loses one.
+/// KubeVirt's node agent presses again, too, but a pod's SIGTERM comes once.
+const PRESS_AGAIN: Duration = Duration::from_secs(2);
+
+/// Calls of one client that the vm process has not answered. Far fewer than its socket has room for.
+const MAX_CALLS: usize = 16;
+
+/// Something that happened.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// Somebody wants the end of the run; the signal's name.
+    Signal(&'static str),
+    /// The vm process is reaped.
+    Reaped(WaitStatus),
+    /// The vm process says something.
+    Report(Report),
+    /// The vm process closed its end of the socket.
+    Closed,
+    /// What it says cannot be read, for this reason.
+    Broken(String),
+    /// A client of the control socket wants something.
+    Call(ClientCall),
+    /// [`Effect::Send`] could not be done.
+    NotSent { id: u64, refusal: Refusal },
+    /// Time has passed.
+    Tick,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Send a call to the vm process, if there is room.
+    Send(Call, Vec<OwnedFd>),
+    /// Answer a client.
+    Reply { client: u64, reply: Reply },
+    /// Tell all clients.
+    Broadcast(Notice),
+    /// Kill the vm process.
+    Kill,
+    /// The machine runs.
+    Running,
+    /// Write down the steps of the start.
+    BootTrace(Vec<Mark>),
+    /// Say something to the log.
+    Log(Level, String),
+}
+
+/// How far the machine is from being stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stop {
+    #[default]
+    Not,
+    /// The power button is pressed until then, the next time at `again`.
+    Asked {
+        until: Instant,
+        again: Instant,
+    },
+    Forced {
+        until: Instant,
+    },
+    Killed,
+}
+
+/// Where a run is in its life.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    /// Time between the power button and a forced stop.
+    grace: Duration,
+    /// A guest reset ends the run.
+    exit_on_reboot: bool,
+    /// As the vm process told last.
+    machine: MachineState,
+    stop: Stop,
+    /// Whether something outside of the guest wanted the end.
+    stopped: bool,
+    /// By the machine's last event.
+    outcome: Option<Outcome>,
+    /// The vm process's wait status.
+    status: Option<WaitStatus>,
+    closed: bool,
+    /// Calls that the vm process has not answered, by the number under which it got them.
+    asked: BTreeMap<u64, Asker>,
+    last_call: u64,
+}
+
+impl Life {
+    pub(super) fn new(grace: Duration, exit_on_reboot: bool) -> Self {
+        Self {
+            grace,
+            exit_on_reboot,
+            ..Self::default()
+        }
+    }
+
+    /// State of the machine.
+    pub(super) fn machine(&self) -> MachineState {
+        self.machine
+    }
+
+    /// The vm process may still say something.
+    pub(super) fn listens(&self) -> bool {
+        !self.closed
+    }
+
+    /// There is nothing left to wait for.
+    pub(super) fn is_over(&self) -> bool {
+        self.status.is_some() && self.closed
+    }
+
+    /// When [`Input::Tick`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.stop {
+            // One that is reaped has nothing left but its last words.
+            _ if self.status.is_some() => None,
+            Stop::Asked { until, again } => Some(until.min(again)),
+            Stop::Forced { until } => Some(until),
+            Stop::Not | Stop::Killed => None,
+        }
+    }
+
+    /// How the run ended, and the vm process's wait status.
+    pub(super) fn outcome(self) -> (Outcome, Option<WaitStatus>) {
+        let outcome = match (self.outcome, self.stopped, self.status) {
+            (Some(outcome), _, _) => outcome,
+            (None, true, _) => Outcome::Stopped,
+            (None, false, Some(status)) => Outcome::Died(status),
+            (None, false, None) => Outcome::Lost,
+        };
+        (outcome, self.status)
+    }
+
+    /// What follows on an input.
+    pub(super) fn step(mut self, now: Instant, input: Input) -> (Self, Vec<Effect>) {
+        let mut effects = Vec::new();
+        let then = &mut effects;
+        match input {
+            Input::Signal(name) => self.signal(now, name, then),
+            Input::Reaped(status) => self.status = Some(status),
+            Input::Report(Report::Reply(reply)) => self.pass_on(reply.id, reply.verdict, then),
+            Input::Report(Report::Notice(notice)) => {
+                then.push(Effect::Broadcast(notice.clone()));
+                self.machine = notice.state;
+                self.note(now, notice.event, then);
+            }
+            Input::Closed => {
+                self.close(then);
+                self.expect_end(now + STOP_TIMEOUT);
+            }
+            Input::Broken(reason) => {
+                then.push(Effect::Log(Level::ERROR, reason));
+                self.close(then);
+                self.force_stop(now, then);
+            }
+            Input::Call(call) => self.serve(now, call, then),
+            Input::NotSent { id, refusal } => self.pass_on(id, Verdict::Error(refusal), then),
+            Input::Tick => self.check_deadline(now, then),
+        }
+        (self, effects)
+    }
+
+    fn signal(&mut self, now: Instant, name: &str, then: &mut Vec<Effect>) {
+        if self.machine == MachineState::Starting && self.stop == Stop::Not {
+            let text = format!("{name}: there is no guest yet, stopping at once");
+            then.push(Effect::Log(Level::INFO, text));
+            self.stopped = true;
+            self.kill(then);
+        } else if self.stop == Stop::Not && self.outcome.is_none() {
+            let text = format!(
+                "{name}: pressing the power button, {:?} of grace",
+                self.grace
+            );
+            then.push(Effect::Log(Level::INFO, text));
+            self.ask_to_stop(now, then);
+        } else {
+            let text = format!("{name}: stopping at once");
+            then.push(Effect::Log(Level::INFO, text));
+            self.force_stop(now, then);
+        }
+    }
+
+    fn note(&mut self, now: Instant, event: Event, then: &mut Vec<Effect>) {
+        let last = match event {
+            Event::Running => return then.push(Effect::Running),
+            Event::Paused => return,
+            Event::Reset if self.exit_on_reboot => Outcome::Rebooted,
+            Event::Reset => {
+                return then.push(Effect::Log(Level::INFO, "the guest was reset".to_owned()));
+            }
+            Event::GuestPanicNotice => {
+                let text = "the guest's kernel panicked and goes on".to_owned();
+                return then.push(Effect::Log(Level::WARN, text));
+            }
+            Event::ConsoleEscape => {
+                let text = "escape key: stopping at once".to_owned();
+                then.push(Effect::Log(Level::INFO, text));
+                return self.force_stop(now, then);
+            }
+            Event::BootTrace { marks } => return then.push(Effect::BootTrace(marks)),
+            Event::Stopped => Outcome::Stopped,
+            Event::GuestShutdown => Outcome::PoweredOff,
+            Event::GuestCrashed(report) => Outcome::Crashed(report),
+            Event::Refused { causes } => Outcome::Refused { causes },
+            Event::Shortage { of, causes } => Outcome::Shortage { of, causes },
+            Event::InternalError { causes } => Outcome::Failed { causes },
+            Event::SeccompViolation { role, syscall } => Outcome::Violation { role, syscall },
+            Event::Panicked {
+                thread,
+                message,
+                place,
+            } => Outcome::Panicked {
+                thread,
+                message,
+                place,
+            },
+        };
+        self.outcome.get_or_insert(last);
+        self.expect_end(now + END_TIMEOUT);
+    }
+
+    fn expect_end(&mut self, until: Instant) {
+        if !matches!(self.stop, Stop::Forced { .. } | Stop::Killed) {
+            self.stop = Stop::Forced { until };
+        }
+    }
+
+    /// Nothing more will be answered.
+    fn close(&mut self, then: &mut Vec<Effect>) {
+        self.closed = true;
+        for (_, asker) in std::mem::take(&mut self.asked) {
+            then.push(reply(asker, Verdict::Error(Refusal::Ended)));
+        }
+    }
+
+    /// Passes the vm process's answer on to who asked, if it was not the launcher itself.
+    fn pass_on(&mut self, id: u64, verdict: Verdict, then: &mut Vec<Effect>) {
+        if let Some(asker) = self.asked.remove(&id) {
+            then.push(reply(asker, verdict));
+        } else if let Verdict::Error(refusal) = verdict {
+            then.push(Effect::Log(Level::DEBUG, refusal.to_string()));
+        }
+    }
+
+    /// Passes a client's call on. The launcher itself stops the machine, and tells the state of one
+    /// that does not listen: not yet, or not any more.
+    fn serve(&mut self, now: Instant, call: ClientCall, then: &mut Vec<Effect>) {
+        let ClientCall {
+            asker,
+            command,
+            descriptors,
+            ..
+        } = call;
+        let answers = self.machine != MachineState::Starting
+            && matches!(self.stop, Stop::Not | Stop::Asked { .. });
+        let verdict = match command {
+            Command::Stop => {
+                self.force_stop(now, then);
+                Verdict::Result(MachineState::ShuttingDown.into())
+            }
+            Command::Status if !answers => Verdict::Result(self.machine.into()),
+            _ if self.closed => Verdict::Error(Refusal::Ended),
+            _ if self.calls_of(asker.client) >= MAX_CALLS => Verdict::Error(Refusal::Busy),
+            command => {
+                let id = self.send(command, descriptors, then);
+                self.asked.insert(id, asker);
+                return;
+            }
+        };
+        then.push(reply(asker, verdict));
+    }
+
+    fn calls_of(&self, client: u64) -> usize {
+        let calls = self.asked.values();
+        calls.filter(|asker| asker.client == client).count()
+    }
+
+    fn ask_to_stop(&mut self, now: Instant, then: &mut Vec<Effect>) {
+        self.stopped = true;
+        // One that is paused, or about to be, could not power off.
+        self.send(Command::Resume, Vec::new(), then);
+        self.send(Command::PowerButton, Vec::new(), then);
+        self.stop = Stop::Asked {
+            until: now + self.grace,
+            again: now + PRESS_AGAIN,
+        };
+    }
+
+    fn force_stop(&mut self, now: Instant, then: &mut Vec<Effect>) {
+        self.stopped = true;
+        match self.stop {
+            Stop::Not | Stop::Asked { .. } => {
+                self.send(Command::Stop, Vec::new(), then);
+                let until = now + STOP_TIMEOUT;
+                self.stop = Stop::Forced { until };
+            }
+            Stop::Forced { .. } => self.kill(then),
+            Stop::Killed => {}
+        }
+    }
+
+    fn kill(&mut self, then: &mut Vec<Effect>) {
+        self.stop = Stop::Killed;
+        then.push(Effect::Kill);
+    }
+
+    fn check_deadline(&mut self, now: Instant, then: &mut Vec<Effect>) {
+        match self.stop {
+            Stop::Asked { until, .. } if until <= now => {
+                let text = format!("the guest did not power off in {:?}", self.grace);
+                then.push(Effect::Log(Level::WARN, text));
+                self.force_stop(now, then);
+            }
+            Stop::Asked { until, again } if again <= now => {
+                self.send(Command::PowerButton, Vec::new(), then);
+                let again = now + PRESS_AGAIN;
+                self.stop = Stop::Asked { until, again };
+            }
+            Stop::Forced { until } if until <= now && self.status.is_none() => {
+                let text = "the vm process did not end in time: killing it".to_owned();
+                then.push(Effect::Log(Level::WARN, text));
+                self.kill(then);
+            }
+            _ => {}
+        }
+    }
+
+    /// The number of the call.
+    fn send(&mut self, command: Command, descriptors: Vec<OwnedFd>, then: &mut Vec<Effect>) -> u64 {
+        self.last_call += 1;
+        let id = self.last_call;
+        then.push(Effect::Send(Call { id, command }, descriptors));
+        id
+    }
+}
+
+fn reply(asker: Asker, verdict: Verdict) -> Effect {
+    let Asker { client, id } = asker;
+    let reply = Reply { id, verdict };
+    Effect::Reply { client, reply }
+}
+
+#[cfg(test)]
+mod tests;

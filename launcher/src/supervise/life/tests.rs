@@ -1,0 +1,254 @@
+use std::process::Command as Program;
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
+use rustix::process::{Pid, WaitOptions, waitpid};
+use vmm::control::CrashReport;
+
+use super::*;
+
+/// The wait status of some process.
+fn ended() -> WaitStatus {
+    static STATUS: OnceLock<WaitStatus> = OnceLock::new();
+    *STATUS.get_or_init(|| {
+        #[expect(clippy::zombie_processes, reason = "waited for by another call")]
+        let child = Program::new("true").spawn().expect("a process");
+        let ended = waitpid(Some(Pid::from_child(&child)), WaitOptions::empty());
+        let (_, status) = ended.expect("waited for").expect("ended");
+        status
+    })
+}
+
+struct Run {
+    life: Life,
+    now: Instant,
+    sent: Vec<Call>,
+    replies: Vec<(u64, Reply)>,
+    kills: usize,
+}
+
+const GRACE: Duration = Duration::from_secs(30);
+
+impl Run {
+    fn new() -> Self {
+        Self {
+            life: Life::new(GRACE, false),
+            now: Instant::now(),
+            sent: Vec::new(),
+            replies: Vec::new(),
+            kills: 0,
+        }
+    }
+
+    fn running() -> Self {
+        let mut run = Self::new();
+        run.event(Event::Running, MachineState::Running);
+        run
+    }
+
+    fn input(&mut self, input: Input) {
+        let (life, effects) = std::mem::take(&mut self.life).step(self.now, input);
+        self.life = life;
+        for effect in effects {
+            match effect {
+                Effect::Send(call, _) => self.sent.push(call),
+                Effect::Reply { client, reply } => self.replies.push((client, reply)),
+                Effect::Kill => self.kills += 1,
+                _ => {}
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event, state: MachineState) {
+        self.input(Input::Report(event.with(state)));
+    }
+
+    fn call(&mut self, client: u64, id: u64, command: Command) {
+        self.input(Input::Call(ClientCall {
+            asker: Asker { client, id },
+            command,
+            open: None,
+            descriptors: Vec::new(),
+        }));
+    }
+
+    /// Waits for the deadline.
+    fn wait(&mut self) -> bool {
+        let Some(deadline) = self.life.deadline() else {
+            return false;
+        };
+        self.now = deadline;
+        self.input(Input::Tick);
+        true
+    }
+
+    fn commands(&self) -> Vec<&Command> {
+        self.sent.iter().map(|call| &call.command).collect()
+    }
+}
+
+#[test]
+fn a_signal_presses_then_stops_then_kills() {
+    let mut run = Run::running();
+    run.input(Input::Signal("SIGTERM"));
+    assert_eq!(run.commands(), [&Command::Resume, &Command::PowerButton]);
+    assert_eq!(run.life.deadline(), Some(run.now + PRESS_AGAIN));
+    run.wait();
+    assert_eq!(run.commands()[2..], [&Command::PowerButton]);
+    let start = run.now;
+    while run.commands().last() == Some(&&Command::PowerButton) {
+        assert!(run.now <= start + GRACE, "not for ever");
+        run.wait();
+    }
+    assert_eq!(run.commands().last(), Some(&&Command::Stop));
+    assert_eq!(run.kills, 0);
+    run.wait();
+    assert_eq!(run.kills, 1);
+    run.input(Input::Closed);
+    run.input(Input::Reaped(ended()));
+    assert!(run.life.is_over());
+    assert!(matches!(run.life.outcome().0, Outcome::Stopped));
+}
+
+#[test]
+fn how_a_run_ended_is_decided_when_it_ended() {
+    let mut run = Run::running();
+    run.event(Event::GuestShutdown, MachineState::ShuttingDown);
+    run.input(Input::Signal("SIGTERM"));
+    assert_eq!(run.kills, 1, "who waits no longer need not");
+    run.input(Input::Closed);
+    run.input(Input::Reaped(ended()));
+    assert!(matches!(run.life.outcome().0, Outcome::PoweredOff));
+}
+
+#[test]
+fn a_vm_process_that_does_not_end_is_killed() {
+    let mut run = Run::running();
+    let last = Event::GuestCrashed(CrashReport::default());
+    run.event(last, MachineState::ShuttingDown);
+    assert_eq!(run.life.deadline(), Some(run.now + END_TIMEOUT));
+    run.wait();
+    assert_eq!(run.kills, 1);
+}
+
+#[test]
+fn replies_go_to_who_asked_under_the_number_they_gave() {
+    let mut run = Run::running();
+    run.call(7, 1, Command::Status);
+    run.call(8, 1, Command::Pause);
+    let sent: Vec<_> = run.sent.iter().map(|call| call.id).collect();
+    let [first, second] = sent[..] else {
+        panic!("{:?}", run.sent)
+    };
+    let paused = Verdict::Result(MachineState::Paused.into());
+    for id in [second, first] {
+        run.input(Input::Report(Report::Reply(Reply {
+            id,
+            verdict: paused.clone(),
+        })));
+    }
+    let clients: Vec<_> = (run.replies.iter())
+        .map(|(client, reply)| (*client, reply.id))
+        .collect();
+    assert_eq!(clients, [(8, 1), (7, 1)]);
+}
+
+#[test]
+fn a_vm_process_that_does_not_answer_is_not_asked_without_end() {
+    let mut run = Run::running();
+    for id in 0..1000 {
+        run.call(1, id, Command::Stats);
+    }
+    assert_eq!(run.sent.len(), MAX_CALLS);
+    run.call(2, 1, Command::Stats);
+    assert_eq!(run.sent.len(), MAX_CALLS + 1, "others are served");
+    assert!(matches!(
+        run.replies.last(),
+        Some((
+            1,
+            Reply {
+                verdict: Verdict::Error(Refusal::Busy),
+                ..
+            }
+        ))
+    ));
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Signal,
+    Call(Command),
+    Answer,
+    Event(Event, MachineState),
+    Wait,
+    Closed,
+    Reaped,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use MachineState::*;
+    prop_oneof![
+        Just(Happening::Signal),
+        Just(Happening::Wait),
+        Just(Happening::Answer),
+        Just(Happening::Closed),
+        Just(Happening::Reaped),
+        Just(Happening::Call(Command::Status)),
+        Just(Happening::Call(Command::Pause)),
+        Just(Happening::Call(Command::Stop)),
+        Just(Happening::Event(Event::Running, Running)),
+        Just(Happening::Event(Event::Paused, Paused)),
+        Just(Happening::Event(Event::GuestShutdown, ShuttingDown)),
+        Just(Happening::Event(Event::Stopped, ShuttingDown)),
+        Just(Happening::Event(Event::Reset, Running)),
+    ]
+}
+
+proptest! {
+    /// Every call is answered once; the first last event decides; there is always a way to the end.
+    #[test]
+    fn no_call_is_lost_and_every_run_ends(happenings in prop::collection::vec(happening(), 0..60)) {
+        let mut run = Run::new();
+        let (mut calls, mut decided) = (0, None);
+        for happening in happenings {
+            match happening {
+                Happening::Signal => run.input(Input::Signal("SIGTERM")),
+                Happening::Call(command) => {
+                    calls += 1;
+                    run.call(1, calls, command);
+                }
+                Happening::Answer => {
+                    let unanswered = run.life.asked.keys().next().copied();
+                    if let Some(id) = unanswered {
+                        let verdict = Verdict::Result(MachineState::Running.into());
+                        run.input(Input::Report(Report::Reply(Reply { id, verdict })));
+                    }
+                }
+                Happening::Event(event, state) => {
+                    if run.life.listens() {
+                        match event {
+                            Event::GuestShutdown => decided = decided.or(Some(true)),
+                            Event::Stopped => decided = decided.or(Some(false)),
+                            _ => {}
+                        }
+                        run.event(event, state);
+                    }
+                }
+                Happening::Wait => {
+                    run.wait();
+                }
+                Happening::Closed => run.input(Input::Closed),
+                Happening::Reaped => run.input(Input::Reaped(ended())),
+            }
+        }
+        run.input(Input::Signal("SIGTERM"));
+        while run.wait() {}
+        prop_assert!(run.kills == 1 || run.life.status.is_some());
+        run.input(Input::Closed);
+        run.input(Input::Reaped(ended()));
+        prop_assert!(run.life.is_over());
+        prop_assert_eq!(run.replies.len() as u64, calls);
+        let powered_off = matches!(run.life.outcome().0, Outcome::PoweredOff);
+        prop_assert_eq!(powered_off, decided == Some(true));
+    }
+}

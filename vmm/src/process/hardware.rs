@@ -1,0 +1,181 @@
+//! The machine and what it is made of, and the work on it that takes time.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use devices::legacy::power::PowerControl;
+use devices::legacy::serial::SerialConsole;
+use devices::thread::ThreadHook;
+
+use serde_json::Value;
+
+use super::life::{Files, Job, JobError};
+use super::{ProcessError, causes};
+use crate::control::{Refusal, Stats};
+use crate::machine::{Machine, Resources, Started};
+use crate::plan::MachinePlan;
+use crate::snapshot::{SavedMachine, SnapshotError};
+use crate::vcpu::VcpuEvents;
+
+/// What the event loop uses of a machine, which never makes it wait.
+#[derive(Clone)]
+pub(super) struct Handles {
+    pub(super) vcpus: VcpuEvents,
+    pub(super) serial: Arc<SerialConsole>,
+    pub(super) power: Arc<PowerControl>,
+}
+
+impl Handles {
+    fn of(machine: &Machine) -> Self {
+        Self {
+            vcpus: machine.vcpus().events(),
+            serial: machine.serial(),
+            power: machine.power(),
+        }
+    }
+}
+
+/// A job's result, and the handles of the machine if it is a new one.
+pub(super) struct Completion {
+    pub(super) result: Result<Option<Box<Stats>>, JobError>,
+    pub(super) handles: Option<Handles>,
+}
+
+impl From<Result<Option<Box<Stats>>, JobError>> for Completion {
+    fn from(result: Result<Option<Box<Stats>>, JobError>) -> Self {
+        let handles = None;
+        Self { result, handles }
+    }
+}
+
+/// The machine of now, and what the next one is made of.
+pub(super) struct Hardware {
+    plan: MachinePlan,
+    resources: Resources,
+    hook: ThreadHook,
+    /// `None` only after a reset that failed, and at the end.
+    machine: Option<Machine>,
+}
+
+impl Hardware {
+    /// Builds the first machine, whose vCPUs are parked.
+    pub(super) fn build(
+        plan: MachinePlan,
+        mut resources: Resources,
+        saved: Option<&SavedMachine>,
+        hook: ThreadHook,
+    ) -> Result<(Self, Handles), ProcessError> {
+        let machine = Machine::build(&plan, &mut resources, &hook, saved)?;
+        let handles = Handles::of(&machine);
+        let hardware = Self {
+            plan,
+            resources,
+            hook,
+            machine: Some(machine),
+        };
+        Ok((hardware, handles))
+    }
+
+    /// Lets a new machine run, or a restored one go on, of whose place the network is told.
+    pub(super) fn run(&mut self) {
+        let Some(machine) = &mut self.machine else {
+            return;
+        };
+        if machine.start(self.resources.hypervisor.kvm()) == Started::Restored {
+            for device in &self.resources.devices {
+                if let Err(error) = device.spec.announce() {
+                    tracing::warn!(%error, "cannot tell the network where the guest is now");
+                }
+            }
+        }
+    }
+
+    /// Does a job from beginning to end.
+    pub(super) fn work(&mut self, job: Job) -> Completion {
+        if let Job::Reset { run } = job {
+            return match self.reset(run) {
+                Ok(handles) => Completion {
+                    result: Ok(None),
+                    handles: Some(handles),
+                },
+                Err(error) => Err(JobError::Fatal(error.into_event())).into(),
+            };
+        }
+        let Some(machine) = &mut self.machine else {
+            return Err(JobError::Refused(Refusal::Ended)).into();
+        };
+        match job {
+            Job::Reset { .. } => {}
+            Job::Pause => machine.pause(),
+            Job::Resume => machine.resume(self.resources.hypervisor.kvm()),
+            Job::Stats => return Ok(Some(Box::new(stats(machine, &self.resources)))).into(),
+            Job::Snapshot(files) => return self.write_snapshot(files).into(),
+            Job::Device { name, order } => return device(machine, name, order).into(),
+            Job::TearDown => {
+                if let Some(machine) = self.machine.take() {
+                    machine.stop();
+                }
+            }
+        }
+        Ok(None).into()
+    }
+
+    /// Writes the machine, which is paused, to the state and the RAM file.
+    fn write_snapshot(&self, files: Files) -> Result<Option<Box<Stats>>, JobError> {
+        let failed = |error: SnapshotError| {
+            let causes = causes(&error);
+            JobError::Refused(Refusal::Failed { causes })
+        };
+        let mut files = files.0.into_iter().map(File::from);
+        let (Some(machine), Some(mut state), Some(mut ram)) =
+            (&self.machine, files.next(), files.next())
+        else {
+            return Err(failed(SnapshotError::NotPaused));
+        };
+        let saved = machine.save(&self.plan, &self.resources).map_err(failed)?;
+        (self.resources.ram.write_to(&mut ram))
+            .map_err(SnapshotError::file("write", "RAM"))
+            .map_err(failed)?;
+        // Last, so that a whole state file has its RAM.
+        saved.write(&mut state).map_err(failed)?;
+        Ok(None)
+    }
+
+    /// Ends this machine and builds another from the same resources.
+    fn reset(&mut self, run: bool) -> Result<Handles, ProcessError> {
+        if let Some(machine) = self.machine.take() {
+            machine.stop();
+        }
+        // What the guest that is no more still asked for.
+        self.resources.signals.take();
+        self.resources.ram.clear()?;
+        let machine = Machine::build(&self.plan, &mut self.resources, &self.hook, None)?;
+        let handles = Handles::of(&machine);
+        self.machine = Some(machine);
+        if run {
+            self.run();
+        }
+        tracing::info!("guest restarted in place");
+        Ok(handles)
+    }
+}
+
+fn device(machine: &Machine, name: String, order: Value) -> Result<Option<Box<Stats>>, JobError> {
+    let refusal = match machine.command(&name, order) {
+        Some(Ok(())) => return Ok(None),
+        Some(Err(error)) => Refusal::Failed {
+            causes: causes(&error),
+        },
+        None => Refusal::UnknownDevice { name },
+    };
+    Err(JobError::Refused(refusal))
+}
+
+fn stats(machine: &Machine, resources: &Resources) -> Stats {
+    Stats {
+        vcpu_time_ns: machine.vcpus().cpu_times(),
+        vcpu_exits: machine.vcpus().exits(),
+        memory_resident: resources.ram.resident(),
+        devices: machine.device_stats(),
+    }
+}

@@ -1,0 +1,319 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a machine does with effects, and what it heard.
+struct Machine {
+    life: Life,
+    running: bool,
+    job: Option<Job>,
+    replies: BTreeMap<u64, Verdict>,
+    events: Vec<Event>,
+    ended: bool,
+}
+
+impl Machine {
+    fn new(paused: bool, exit_on_reboot: bool) -> Self {
+        let mut machine = Self {
+            life: Life::new(paused, exit_on_reboot),
+            running: false,
+            job: None,
+            replies: BTreeMap::new(),
+            events: Vec::new(),
+            ended: false,
+        };
+        machine.input(Input::Started);
+        machine
+    }
+
+    fn input(&mut self, input: Input) {
+        let life = std::mem::replace(&mut self.life, Life::new(false, false));
+        let (life, effects) = life.step(input);
+        self.life = life;
+        for effect in effects {
+            assert!(!self.ended, "nothing follows the end: {effect:?}");
+            match effect {
+                Effect::Run => self.running = true,
+                Effect::Begin(job) => {
+                    assert_eq!(self.job, None, "one job at a time");
+                    self.job = Some(job);
+                }
+                Effect::PressPowerButton => {}
+                Effect::Tell(Report::Notice(notice)) => self.hear(notice.event, notice.state),
+                Effect::Tell(Report::Reply(Reply { id, verdict })) => {
+                    let before = self.replies.insert(id, verdict);
+                    assert_eq!(before, None, "call {id} is answered once");
+                }
+                Effect::End => self.ended = true,
+            }
+        }
+    }
+
+    fn hear(&mut self, event: Event, state: MachineState) {
+        if !matches!(event, Event::ConsoleEscape | Event::GuestPanicNotice) {
+            let expected = match event {
+                Event::Running => MachineState::Running,
+                Event::Paused => MachineState::Paused,
+                Event::Reset if !self.life.exit_on_reboot => match self.running {
+                    true => MachineState::Running,
+                    false => MachineState::Paused,
+                },
+                _ => MachineState::ShuttingDown,
+            };
+            assert_eq!(state, expected, "{event:?}");
+        }
+        self.events.push(event);
+    }
+
+    fn call(&mut self, id: u64, command: Command) {
+        self.input(Input::Call {
+            id,
+            command,
+            descriptors: Vec::new(),
+        });
+    }
+
+    /// The job under way is done, if there is one.
+    fn finish(&mut self, result: Result<(), JobError>) {
+        let Some(job) = self.job.take() else { return };
+        let stats = matches!(job, Job::Stats).then(Default::default);
+        match (&result, job) {
+            (Err(_), Job::TearDown) => return self.finish_tear_down(),
+            (Err(_), _) => {}
+            (Ok(()), Job::Pause) => self.running = false,
+            (Ok(()), Job::Resume) => self.running = true,
+            (Ok(()), Job::Reset { run }) => self.running = run,
+            (Ok(()), _) => {}
+        }
+        self.input(Input::Done(result.map(|()| stats)));
+    }
+
+    fn finish_tear_down(&mut self) {
+        self.input(Input::Done(Ok(None)));
+    }
+
+    fn finish_all(&mut self) {
+        while self.job.is_some() {
+            self.finish(Ok(()));
+        }
+    }
+
+    fn state_of(&self, id: u64) -> Option<MachineState> {
+        match self.replies.get(&id)? {
+            Verdict::Result(answer) => Some(answer.state),
+            Verdict::Error(_) => None,
+        }
+    }
+}
+
+#[test]
+fn a_reset_leaves_a_paused_machine_paused() {
+    let mut machine = Machine::new(false, false);
+    machine.call(1, Command::Pause);
+    machine.call(2, Command::Status);
+    machine.call(3, Command::Reset);
+    machine.call(4, Command::Status);
+    machine.finish_all();
+    machine.call(5, Command::Status);
+    machine.call(6, Command::Resume);
+    machine.finish_all();
+    machine.call(7, Command::Status);
+    let states: Vec<_> = (1..=7).map(|id| machine.state_of(id)).collect();
+    assert_eq!(
+        states,
+        [
+            MachineState::Paused,
+            MachineState::Pausing,
+            MachineState::Paused,
+            MachineState::Pausing,
+            MachineState::Paused,
+            MachineState::Running,
+            MachineState::Running
+        ]
+        .map(Some)
+    );
+    assert!(machine.running);
+}
+
+#[test]
+fn how_a_run_ended_is_decided_once() {
+    let crash = || Input::GuestCrashed {
+        machine: 0,
+        report: Box::default(),
+    };
+    let failed = || Input::Failed {
+        machine: 0,
+        causes: Vec::new(),
+    };
+    let stop = || Input::Call {
+        id: 9,
+        command: Command::Stop,
+        descriptors: Vec::new(),
+    };
+    let ends: [(fn() -> Input, Event); 2] = [
+        (|| Input::GuestPowerOff, Event::GuestShutdown),
+        (
+            || Input::Failed {
+                machine: 0,
+                causes: Vec::new(),
+            },
+            Event::InternalError { causes: Vec::new() },
+        ),
+    ];
+    for (first, event) in ends {
+        for second in [crash(), failed(), stop(), Input::GuestPowerOff] {
+            let mut machine = Machine::new(false, false);
+            machine.input(first());
+            machine.input(second);
+            machine.finish_all();
+            assert_eq!(machine.events, [Event::Running, event.clone()]);
+            assert!(machine.ended);
+        }
+    }
+}
+
+#[test]
+fn the_end_comes_while_a_job_takes_its_time_and_waits_for_it() {
+    let mut machine = Machine::new(false, false);
+    machine.call(1, Command::Pause);
+    machine.call(2, Command::Stats);
+    machine.call(3, Command::Stop);
+    assert_eq!(machine.events.last(), Some(&Event::Stopped));
+    assert_eq!(machine.state_of(3), Some(MachineState::ShuttingDown));
+    assert_eq!(machine.replies[&2], Verdict::Error(Refusal::Ended));
+    assert_eq!(machine.job, Some(Job::Pause));
+    machine.finish(Ok(()));
+    assert_eq!(machine.job, Some(Job::TearDown));
+    assert!(!machine.ended);
+    machine.finish(Ok(()));
+    assert!(machine.ended);
+}
+
+#[test]
+fn words_of_a_machine_that_is_no_more_are_not_heard() {
+    let mut machine = Machine::new(false, false);
+    machine.input(Input::GuestReset);
+    machine.input(Input::GuestPowerOff);
+    machine.finish(Ok(()));
+    machine.input(Input::GuestCrashed {
+        machine: 0,
+        report: Box::default(),
+    });
+    assert_eq!(machine.life.state(), MachineState::Running);
+    machine.input(Input::GuestCrashed {
+        machine: 1,
+        report: Box::default(),
+    });
+    assert_eq!(machine.life.state(), MachineState::ShuttingDown);
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_are_refused() {
+    let mut machine = Machine::new(false, false);
+    let (reader, _) = std::io::pipe().expect("pipe");
+    machine.input(Input::Call {
+        id: 1,
+        command: Command::Pause,
+        descriptors: vec![reader.into()],
+    });
+    let (expected, sent) = (0, 1);
+    let refusal = Refusal::Descriptors { expected, sent };
+    assert_eq!(machine.replies[&1], Verdict::Error(refusal));
+    assert_eq!(machine.job, None);
+}
+
+#[test]
+fn a_machine_that_cannot_be_built_anew_ends_the_run() {
+    let mut machine = Machine::new(false, false);
+    machine.call(1, Command::Reset);
+    let last = Event::InternalError { causes: Vec::new() };
+    machine.finish(Err(JobError::Fatal(last.clone())));
+    assert_eq!(machine.replies[&1], Verdict::Error(Refusal::Ended));
+    assert_eq!(machine.events.last(), Some(&last));
+    machine.finish_all();
+    assert!(machine.ended);
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Call(Command),
+    Finish,
+    Refuse,
+    Guest(u8),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let nic = || "red".to_owned();
+    let command = prop_oneof![
+        Just(Command::Pause),
+        Just(Command::Resume),
+        Just(Command::Reset),
+        Just(Command::Status),
+        Just(Command::Stats),
+        Just(Command::PowerButton),
+        Just(Command::SetLink {
+            nic: nic(),
+            up: true
+        }),
+    ];
+    prop_oneof![
+        6 => command.prop_map(Happening::Call),
+        5 => Just(Happening::Finish),
+        1 => Just(Happening::Refuse),
+        2 => (0_u8..6).prop_map(Happening::Guest),
+        1 => Just(Happening::Call(Command::Stop)),
+    ]
+}
+
+proptest! {
+    /// Every call is answered, once; the state that is told is that of the machine; there is one last event.
+    #[test]
+    fn no_call_is_lost_and_no_state_lies(
+        paused: bool,
+        exit_on_reboot: bool,
+        happenings in prop::collection::vec(happening(), 0..80),
+    ) {
+        let mut machine = Machine::new(paused, exit_on_reboot);
+        let mut calls = 0;
+        for happening in happenings {
+            if machine.ended {
+                break;
+            }
+            match happening {
+                Happening::Call(command) => {
+                    calls += 1;
+                    let asked = command == Command::Status;
+                    machine.call(calls, command);
+                    if asked && machine.job.is_none() {
+                        let expected = match machine.running {
+                            true => MachineState::Running,
+                            false => MachineState::Paused,
+                        };
+                        prop_assert_eq!(machine.state_of(calls), Some(expected));
+                    }
+                }
+                Happening::Finish => machine.finish(Ok(())),
+                Happening::Refuse => machine.finish(Err(JobError::Refused(Refusal::Busy))),
+                Happening::Guest(0) => machine.input(Input::GuestReset),
+                Happening::Guest(1) => machine.input(Input::GuestPanicNotice),
+                Happening::Guest(2) => machine.input(Input::ConsoleEscape),
+                Happening::Guest(3) => machine.input(Input::GuestPowerOff),
+                Happening::Guest(_) => {
+                    let number = machine.life.machine();
+                    machine.input(Input::GuestCrashed { machine: number, report: Box::default() });
+                }
+            }
+            prop_assert!(machine.life.waiting.len() <= MAX_WAITING + 1);
+        }
+        machine.finish_all();
+        prop_assert_eq!(machine.replies.len() as u64, calls);
+        let is_last = |event: &&Event| matches!(
+            event,
+            Event::GuestShutdown | Event::GuestCrashed(_) | Event::Stopped
+        ) || (exit_on_reboot && **event == Event::Reset);
+        let last = machine.events.iter().filter(is_last).count();
+        prop_assert_eq!(last, usize::from(machine.ended));
+    }
+}
