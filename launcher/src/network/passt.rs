@@ -29,9 +29,10 @@ use crate::vmi::{GATEWAY_MAC, Port, Protocol};
 const PROGRAM: &str = "passt";
 const DIRECTORIES: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// How long it may take to be ready; forwarding all ports takes it about a second.
+/// How long it may take to be ready; forwarding all ports takes it about a second, and twenty and
+/// more on a busy host whose processors are emulated.
 const PATIENCE: Timespec = Timespec {
-    tv_sec: 20,
+    tv_sec: 60,
     tv_nsec: 0,
 };
 
