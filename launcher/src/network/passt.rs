@@ -6,7 +6,7 @@
 //! process closes its end, and is killed with the guard at the latest.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, PipeReader, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -60,8 +60,8 @@ pub(super) struct Passt {
     nic: String,
     /// Not a pid: the supervisor reaps all children, and the number may be another's then.
     process: OwnedFd,
-    /// Its messages.
-    stderr: File,
+    /// Its messages. Not a file, whose size would be asked for.
+    stderr: PipeReader,
 }
 
 impl Passt {
