@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
 use devices::thread::execute;
-use kvm_bindings::KvmIrqRouting;
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry,
+};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -53,6 +55,34 @@ impl Irq for Line {
     }
 }
 
+/// Routes of the lines, which have the first GSIs.
+fn lines() -> impl Iterator<Item = kvm_irq_routing_entry> {
+    (0..irq::LINES).map(|pin| {
+        let mut entry = kvm_irq_routing_entry {
+            gsi: pin,
+            type_: KVM_IRQ_ROUTING_IRQCHIP,
+            ..Default::default()
+        };
+        entry.u.irqchip.irqchip = irq::CHIP;
+        entry.u.irqchip.pin = pin;
+        entry
+    })
+}
+
+/// The route of a message, without the device id that Arm's interrupt translation service asks for.
+fn route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
+    // The low half of each split value; the casts cut on purpose.
+    entry.u.msi.address_lo = message.address as u32;
+    entry.u.msi.address_hi = (message.address >> 32) as u32;
+    entry.u.msi.data = message.data;
+    entry
+}
+
 #[derive(Default)]
 struct Routes {
     next: u32,
@@ -75,7 +105,7 @@ impl KvmInterrupts {
     /// No routes but the lines.
     pub fn new(vm: Arc<VmFd>, steward: Arc<Steward>) -> Self {
         let routes = Routes {
-            next: irq::FIRST_MSI,
+            next: irq::LINES,
             ..Routes::default()
         };
         Self {
@@ -106,12 +136,12 @@ impl Table {
     }
 
     fn apply(&self, routes: &Routes) -> io::Result<()> {
-        let entries: Vec<_> = irq::lines()
+        let entries: Vec<_> = lines()
             .chain(
                 routes
                     .messages
                     .iter()
-                    .map(|(gsi, message)| irq::message(*gsi, *message)),
+                    .map(|(gsi, message)| route(*gsi, *message)),
             )
             .collect();
         let table = KvmIrqRouting::from_entries(&entries)
@@ -213,7 +243,7 @@ mod tests {
             data: 0x31,
         };
         let event = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
-        let vector = irq::FIRST_MSI;
+        let vector = irq::LINES;
         // There is no interrupt controller yet.
         table.connect(vector, message, &event).expect_err("refused");
         assert!(table.routes().messages.is_empty());

@@ -1,39 +1,5 @@
-//! Routes of KVM's GSIs: the I/O APIC's pins, then messages.
+//! The lines that KVM's first GSIs lead to: the I/O APIC's pins.
 
-use devices::irq::MsiMessage;
-use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, kvm_irq_routing_entry,
-};
+pub use kvm_bindings::KVM_IRQCHIP_IOAPIC as CHIP;
 
-use super::layout;
-
-/// First GSI that no line has.
-pub const FIRST_MSI: u32 = layout::IO_APIC_PINS;
-
-/// The lines: pins of the I/O APIC.
-pub fn lines() -> impl Iterator<Item = kvm_irq_routing_entry> {
-    (0..layout::IO_APIC_PINS).map(|pin| {
-        let mut entry = kvm_irq_routing_entry {
-            gsi: pin,
-            type_: KVM_IRQ_ROUTING_IRQCHIP,
-            ..Default::default()
-        };
-        entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
-        entry.u.irqchip.pin = pin;
-        entry
-    })
-}
-
-/// The route of a message.
-pub fn message(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
-    let mut entry = kvm_irq_routing_entry {
-        gsi,
-        type_: KVM_IRQ_ROUTING_MSI,
-        ..Default::default()
-    };
-    // The low half of each split value; the casts cut on purpose.
-    entry.u.msi.address_lo = message.address as u32;
-    entry.u.msi.address_hi = (message.address >> 32) as u32;
-    entry.u.msi.data = message.data;
-    entry
-}
+pub use super::layout::IO_APIC_PINS as LINES;
