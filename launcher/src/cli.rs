@@ -158,6 +158,10 @@ pub struct RunArgs {
     /// Go on from the snapshot that `ctl snapshot` has written to this directory.
     #[arg(long, value_name = "DIR")]
     pub restore: Option<PathBuf>,
+    /// With --restore: let NICs have the MAC addresses of this pod, or of the VMI, where the snapshot's guest knew
+    /// others. The guest learns them when its driver looks, as Linux does when it is bound anew.
+    #[arg(long, requires = "restore")]
+    pub new_mac: bool,
     /// Write where the time of the start goes: a drawing if the name ends in .svg, else JSON.
     #[arg(long, value_name = "FILE")]
     pub boot_trace: Option<PathBuf>,

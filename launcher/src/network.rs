@@ -29,6 +29,7 @@ mod restore;
 mod set_up;
 mod state;
 mod sysctl;
+mod take_over;
 
 use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -111,6 +112,8 @@ pub struct NetworkOptions {
     pub hostname: Option<String>,
     /// The VMI's `subdomain`.
     pub subdomain: Option<String>,
+    /// The guest goes on from a snapshot: what the run that saved it has left prepared is taken over as it is.
+    pub take_over: bool,
 }
 
 impl Default for NetworkOptions {
@@ -121,6 +124,7 @@ impl Default for NetworkOptions {
             vif_cache_dir: PathBuf::from(VIF_CACHE_DIR),
             hostname: None,
             subdomain: None,
+            take_over: false,
         }
     }
 }

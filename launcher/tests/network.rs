@@ -25,6 +25,8 @@ const CHILD_HOSTNAME: &str = "PV_TEST_HOSTNAME";
 const CHILD_CONNECT: &str = "PV_TEST_CONNECT";
 const CHILD_SERVE: &str = "PV_TEST_SERVE";
 const CHILD_QUEUES: &str = "PV_TEST_QUEUES";
+/// The guest goes on from a snapshot.
+const CHILD_TAKE_OVER: &str = "PV_TEST_TAKE_OVER";
 /// The masquerade binding, with the ports that are let in.
 const CHILD_MASQUERADE: &str = "PV_TEST_MASQUERADE";
 
@@ -142,6 +144,11 @@ impl Pod {
         serde_json::from_str(&rules).expect("JSON")
     }
 
+    /// The rules without their counters.
+    fn nft_rules(&self) -> String {
+        self.inside(&["nft", "--stateless", "list", "ruleset"])
+    }
+
     /// The kernel notices a carrier, and makes the link-local address that hangs on it, some time
     /// after the link is up: up to seconds later on a busy machine.
     fn assert_is(&self, before: &[Value]) {
@@ -246,10 +253,19 @@ impl Launched {
         }
     }
 
-    fn restore(mut self) {
+    fn restore(self) {
+        self.end("restore", "restored");
+    }
+
+    /// The guest was saved.
+    fn keep(self) {
+        self.end("keep", "kept");
+    }
+
+    fn end(mut self, how: &str, answer: &str) {
         let mut input = self.child.stdin.take().expect("piped");
-        input.write_all(b"restore\n").expect("the child reads");
-        assert_eq!(self.line(), "restored");
+        writeln!(input, "{how}").expect("the child reads");
+        assert_eq!(self.line(), answer);
         assert!(self.child.wait().expect("our child").success());
     }
 
@@ -308,6 +324,7 @@ fn child() {
         state_dir: state_dir.into(),
         resolv_conf,
         hostname: std::env::var(CHILD_HOSTNAME).ok().or(Some("vm".into())),
+        take_over: std::env::var(CHILD_TAKE_OVER).is_ok(),
         ..NetworkOptions::default()
     };
     match prepare(&[request], &options) {
@@ -320,6 +337,11 @@ fn child() {
             println!("pv: prepared {} {:?}", prepared[0].taps.len(), prepared[0]);
             let mut line = String::new();
             std::io::stdin().read_line(&mut line).expect("a pipe");
+            if line == "keep\n" {
+                guard.keep();
+                println!("pv: kept");
+                return;
+            }
             match guard.restore() {
                 Ok(()) => println!("pv: restored"),
                 Err(error) => println!("pv: failed {error:?}"),
@@ -447,6 +469,53 @@ fn a_killed_run_is_recovered_from() {
     );
     pod.launch(2).restore();
     pod.assert_is(&before);
+}
+
+/// The pod never has the guest's addresses in between, and gets back what it had before the guest; unless the
+/// guest does not go on.
+#[test]
+fn a_saved_guests_network_is_taken_over() {
+    let Some(pod) = Pod::new("saved") else { return };
+    let before = pod.snapshot();
+    for masquerade in [false, true] {
+        let launch = |take_over: bool| {
+            let mut launched = pod.start(|command| {
+                if masquerade {
+                    command.env(CHILD_MASQUERADE, "80");
+                }
+                if take_over {
+                    command.env(CHILD_TAKE_OVER, "");
+                }
+                command
+            });
+            let answer = launched.line();
+            assert!(answer.starts_with("prepared 1 "), "{answer}");
+            // The same leases, too; the TAP's descriptor is another one.
+            let told = answer.split_once("stream").map(|(_, told)| told.to_owned());
+            (launched, told)
+        };
+        let bridge = || link(&pod, "k6t-eth0")["ifindex"].clone();
+        let (first, told) = launch(false);
+        let (made, rules) = (bridge(), pod.nft_rules());
+        first.keep();
+        assert!(!pod.pod("link show").contains("tap0"), "the guest is gone");
+        assert_eq!(bridge(), made);
+        for _ in 0..2 {
+            let (next, again) = launch(true);
+            assert_eq!((bridge(), pod.nft_rules()), (made.clone(), rules.clone()));
+            assert_eq!(again, told);
+            assert_eq!(link(&pod, "tap0")["master"], "k6t-eth0");
+            next.keep();
+        }
+        let (last, _) = launch(true);
+        last.restore();
+        pod.assert_is(&before);
+        launch(false).0.keep();
+        let (another, _) = launch(false);
+        assert_ne!(bridge(), made);
+        another.restore();
+        pod.assert_is(&before);
+    }
 }
 
 /// Numbers of namespaces are given again: another pod finds the state of a killed run as its own.

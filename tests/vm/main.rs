@@ -24,6 +24,7 @@ mod opener;
 mod passt;
 mod pause;
 mod pod;
+mod restored;
 mod rules;
 mod snapshot;
 mod status;

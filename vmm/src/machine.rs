@@ -49,6 +49,8 @@ pub struct Resources {
     pub initrd: Option<File>,
     /// What devices are made from.
     pub devices: Vec<DeviceResource>,
+    /// A machine from a snapshot may have other MAC addresses than its guest knows.
+    pub new_mac: bool,
     /// Console output queue.
     pub console: Arc<ConsoleQueue>,
     /// What the guest asks of the machine.
@@ -140,6 +142,8 @@ pub struct Machine {
     processors: Processors,
     /// The clocks in the pause under way; a restored machine begins in one.
     clocks: Option<clock::Stopped>,
+    /// It has not run since it was restored.
+    restored: bool,
 }
 
 impl Machine {
@@ -175,7 +179,7 @@ impl Machine {
             cpu::set_entry(boot_vcpu, &memory, entry)?;
         }
         if let Some(saved) = saved {
-            saved::restore(saved, kvm, &vm, &processors, &vcpus)?;
+            saved::restore(saved, &vm, &processors, &vcpus)?;
             saved::restore_devices(saved, &platform, &pci)?;
             platform.power.tell_generation();
         }
@@ -189,6 +193,7 @@ impl Machine {
             vm,
             processors,
             clocks: saved.map(|saved| saved.clocks.clone()),
+            restored: saved.is_some(),
         })
     }
 
@@ -224,10 +229,14 @@ impl Machine {
         self.clocks = Some(clock::Stopped::at(&self.vm, &self.vcpus));
     }
 
-    /// Goes on where [`Machine::pause`] stopped.
+    /// Goes on where [`Machine::pause`] stopped. The clocks do so too, but those of a restored machine have
+    /// run on.
     pub fn resume(&mut self, kvm: &Kvm) {
         if let Some(clocks) = self.clocks.take() {
-            clocks.go_on(kvm, &self.vm, &self.vcpus, &self.processors);
+            match std::mem::take(&mut self.restored) {
+                true => clocks.catch_up(&self.vm),
+                false => clocks.go_on(kvm, &self.vm, &self.vcpus, &self.processors),
+            }
         }
         self.pci.for_each(PciFunction::resume);
         self.vcpus.run();

@@ -33,7 +33,9 @@ fn describe(nic: &NicStatus) -> String {
     } = nic;
     let mac = record.mac.map(|byte| format!("{byte:02x}")).join(":");
     let state = match (running, record.adopted) {
-        (false, _) => "its run was killed; the next one restores the pod's network",
+        (false, _) => {
+            "its run is over, by a kill or a snapshot; the next one takes over or restores"
+        }
         (true, true) => "running; prepared by KubeVirt's node agent",
         (true, false) => "running",
     };

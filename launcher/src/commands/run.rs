@@ -69,7 +69,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     tracing::debug!("resources are open");
     trace::mark("resources");
 
-    let guard = prepare_network(&mut plan, &mut descriptors)?;
+    let guard = prepare_network(&mut plan, &mut descriptors, args.restore.is_some())?;
     tracing::debug!("the pod's network is ready");
     trace::mark("network");
     let inputs = Inputs {
@@ -86,7 +86,15 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     };
     let outcome = run_machine(args, vm, inputs, &console, &signals);
     drop((console, ports));
-    let restored = guard.map_or(Ok(()), NetworkGuard::restore);
+    let restored = match (guard, &outcome) {
+        (None, _) => Ok(()),
+        (Some(guard), Ok(Outcome::Saved)) => {
+            guard.keep();
+            tracing::info!("the pod's network stays prepared for the saved guest");
+            Ok(())
+        }
+        (Some(guard), _) => guard.restore(),
+    };
     let outcome = outcome?;
     tell(&outcome);
     restored.map_err(CommandError::Restore)?;
@@ -162,6 +170,7 @@ fn open_control(args: &RunArgs) -> Result<Option<ControlServer>, CommandError> {
 fn prepare_network(
     plan: &mut LaunchPlan,
     descriptors: &mut Descriptors,
+    take_over: bool,
 ) -> Result<Option<NetworkGuard>, CommandError> {
     if plan.nics.is_empty() {
         return Ok(None);
@@ -170,6 +179,7 @@ fn prepare_network(
     let options = NetworkOptions {
         hostname: Some(plan.hostname.clone()),
         subdomain: plan.subdomain.clone(),
+        take_over,
         ..NetworkOptions::default()
     };
     let (networks, guard) = network::prepare(&requests, &options)?;
@@ -260,6 +270,7 @@ fn run_machine(
         host_cpu,
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
+        new_mac: args.new_mac,
         file_size_limit: supervise::file_size_limit(&descriptors, snapshot),
     };
     let terminal = if console.on_terminal {

@@ -48,7 +48,8 @@ pub(super) fn forget(file: &Path) {
     }
 }
 
-/// Undoes [`prepare`](super::prepare). Dropping it without [`NetworkGuard::restore`] restores too, and logs errors.
+/// Undoes [`prepare`](super::prepare). Dropping it without [`NetworkGuard::restore`] restores too, and logs errors;
+/// [`NetworkGuard::keep`] does not.
 #[derive(Debug)]
 #[must_use = "the pod's network is restored when the guard is dropped"]
 pub struct NetworkGuard {
@@ -64,6 +65,12 @@ impl NetworkGuard {
     /// error is returned.
     pub fn restore(mut self) -> Result<(), NetworkError> {
         self.undo()
+    }
+
+    /// Leaves all as it is, for the run that restores the guest; what passt carries ends.
+    pub fn keep(mut self) {
+        self.changed.clear();
+        self.records.drain(..).for_each(Stored::keep);
     }
 
     fn undo(&mut self) -> Result<(), NetworkError> {

@@ -58,13 +58,15 @@ pub(super) async fn set_up(
     }
     sysctl::bypass_bridge_filter(saved.settings())
         .map_err(|source| NetworkError::of_io(Step::Change, &names.bridge, source))?;
+    translate(names, masquerade, pod)?;
+    // By that, the rest is known to be there.
     let up = LinkUnspec::new_with_index(bridge).up().build();
     netlink.change(Step::Change, &names.bridge, up).await?;
     if pod.ipv6.is_some() && sysctl::can_turn_back(true) {
         let loopback = loopback_behind(bridge);
         netlink.add_route(&names.bridge, loopback).await?;
     }
-    translate(names, masquerade, pod)
+    Ok(())
 }
 
 /// Gives the bridge its IPv6 addresses, and lets packets through the pod.

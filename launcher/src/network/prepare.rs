@@ -48,7 +48,7 @@ fn shortened(list: &[String]) -> String {
 /// Prepares the networks of a guest, in order; a failure undoes what was done.
 ///
 /// An interface that KubeVirt's node agent has prepared is used as it is and left as it is. One that
-/// a killed run of ours has left changed is put back first.
+/// an earlier run of ours has left changed is put back first, or taken over if `options` say so.
 ///
 /// Runs a single-threaded runtime of its own for the time of the call, so it must not be called
 /// from within another one.
@@ -158,6 +158,12 @@ impl<'a> Task<'a> {
     async fn prepare(&self, guard: &mut NetworkGuard) -> Result<PreparedNetwork, NetworkError> {
         let needs_tap = !matches!(self.request.binding, Binding::Passt { .. });
         if let Some(saved) = self.saved().await? {
+            self.wait_for_earlier_run().await?;
+            let links = self.netlink.links().await?;
+            let left = self.left(&saved, &links);
+            if let Some(left) = left.filter(|_| self.options.take_over) {
+                return self.take_over(left, guard).await;
+            }
             self.recover(saved).await?;
         } else if needs_tap && self.netlink.link(&self.names.bridge).await?.is_none() {
             // A run that was killed before it saved anything may not be quite dead.
@@ -232,18 +238,22 @@ impl<'a> Task<'a> {
         Ok(None)
     }
 
-    /// Puts back what a killed run has left. One that lives is left alone.
-    async fn recover(&self, saved: SavedInterface) -> Result<(), NetworkError> {
+    /// Refuses to touch what a run has changed that lives.
+    async fn wait_for_earlier_run(&self) -> Result<(), NetworkError> {
         let record = self
             .place
             .record(&self.options.state_dir, &self.names.interface);
         if record::is_held(&record) {
             return Err(self.in_use());
         }
-        self.wait_for_stale_tap().await?;
+        self.wait_for_stale_tap().await
+    }
+
+    /// Puts back what a run has left that was killed or saved its guest.
+    async fn recover(&self, saved: SavedInterface) -> Result<(), NetworkError> {
         tracing::warn!(
             interface = self.names.interface,
-            "an earlier run was killed; restoring its interface first"
+            "an earlier run has left its guest's network; restoring the pod's first"
         );
         let changed = Changed {
             names: self.names.clone(),

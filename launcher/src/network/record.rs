@@ -50,7 +50,7 @@ pub struct NicStatus {
     /// What was prepared.
     #[serde(flatten)]
     pub record: NicRecord,
-    /// The launcher runs; else it was killed.
+    /// The launcher runs; else it was killed, or has saved its guest.
     pub running: bool,
     /// What the end of the run, or the next run, puts back.
     pub restores: Vec<String>,
@@ -88,7 +88,10 @@ impl NicRecord {
     /// it, so an error is only logged: a pod of KubeVirt's may have nowhere to write.
     pub(super) fn store(&self, path: PathBuf) -> Option<Stored> {
         match self.write(&path) {
-            Ok(file) => Some(Stored { path, _file: file }),
+            Ok(file) => Some(Stored {
+                path: Some(path),
+                _file: file,
+            }),
             Err(error) => {
                 tracing::debug!(file = %path.display(), %error, "no record for `podvisor net show`");
                 None
@@ -108,20 +111,28 @@ impl NicRecord {
 /// A record on the disk; removed when dropped.
 #[derive(Debug)]
 pub(super) struct Stored {
-    path: PathBuf,
+    /// Where it is; none if it is to stay.
+    path: Option<PathBuf>,
     /// Locked, which shows that we live.
     _file: File,
 }
 
+impl Stored {
+    /// Leaves it there; it says then that its run is over.
+    pub(super) fn keep(mut self) {
+        self.path = None;
+    }
+}
+
 impl Drop for Stored {
     fn drop(&mut self) {
-        // Left behind at worst; it says then that its run was killed.
-        let _ = fs::remove_file(&self.path);
+        // Left behind at worst.
+        let _ = self.path.take().map(fs::remove_file);
     }
 }
 
 /// The NICs of guests in the current network namespace, in the order of the pod's interfaces. Those of
-/// a killed run are there as long as what it has changed.
+/// a run that is over are there as long as what it has left changed.
 pub fn show(state_dir: &Path) -> Result<Vec<NicStatus>, NetworkError> {
     let place = Place::here().map_err(NetworkError::Netlink)?;
     let links = runtime()?.block_on(async { Netlink::connect()?.links().await })?;

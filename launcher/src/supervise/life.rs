@@ -13,7 +13,7 @@
 //! The run is over when the vm process is reaped and its last message is read. How it ended is decided
 //! by the machine's last event, and by nothing that comes after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -107,6 +107,9 @@ pub(super) struct Life {
     stop: Stop,
     /// Whether something outside of the guest wanted the end.
     stopped: bool,
+    /// Calls under way for a snapshot that is to be the machine's end, and whether one was made.
+    saving: BTreeSet<u64>,
+    saved: bool,
     /// By the machine's last event.
     outcome: Option<Outcome>,
     /// The vm process's wait status.
@@ -230,6 +233,8 @@ impl Life {
                 return self.force_stop(now, then);
             }
             Event::BootTrace { marks } => return then.push(Effect::BootTrace(marks)),
+            // Believed only if somebody has asked for it.
+            Event::Stopped if self.saved => Outcome::Saved,
             Event::Stopped => Outcome::Stopped,
             Event::GuestShutdown => Outcome::PoweredOff,
             Event::GuestCrashed(report) => Outcome::Crashed(report),
@@ -267,6 +272,7 @@ impl Life {
 
     /// Passes the vm process's answer on to who asked, if it was not the launcher itself.
     fn pass_on(&mut self, id: u64, verdict: Verdict, then: &mut Vec<Effect>) {
+        self.saved |= self.saving.remove(&id) && matches!(verdict, Verdict::Result(_));
         if let Some(asker) = self.asked.remove(&id) {
             then.push(reply(asker, verdict));
         } else if let Verdict::Error(refusal) = verdict {
@@ -294,8 +300,10 @@ impl Life {
             _ if self.closed => Verdict::Error(Refusal::Ended),
             _ if self.calls_of(asker.client) >= MAX_CALLS => Verdict::Error(Refusal::Busy),
             command => {
+                let is_last = command == Command::Snapshot { stop: true };
                 let id = self.send(command, descriptors, then);
                 self.asked.insert(id, asker);
+                self.saving.extend(is_last.then_some(id));
                 return;
             }
         };

@@ -19,6 +19,8 @@ pub enum Outcome {
     Crashed(CrashReport),
     /// A signal, the escape key or a control client stopped it.
     Stopped,
+    /// A control client had it saved, to go on elsewhere or later.
+    Saved,
     /// What was asked for cannot be had on this host, or of this kernel or disk image.
     Refused {
         /// The error chain, outermost first.
@@ -66,7 +68,7 @@ impl Outcome {
             Self::Crashed(_) => Exit::GuestCrashed,
             Self::Refused { .. } => Exit::Refused,
             Self::Shortage { .. } => Exit::HostResource,
-            Self::Stopped => Exit::Stopped,
+            Self::Stopped | Self::Saved => Exit::Stopped,
             Self::Failed { .. }
             | Self::Panicked { .. }
             | Self::Violation { .. }
@@ -83,6 +85,10 @@ impl fmt::Display for Outcome {
             Self::Rebooted => write!(f, "The guest reset itself, which was to end the run."),
             Self::Crashed(report) => write_crash(f, report),
             Self::Stopped => write!(f, "The machine was stopped before its guest powered off."),
+            Self::Saved => write!(
+                f,
+                "The machine was saved, and stopped for its guest to go on from there."
+            ),
             Self::Refused { causes } => write!(
                 f,
                 "The machine cannot be built: {}. Change the VMI or the options that name it.",

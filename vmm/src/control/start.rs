@@ -29,6 +29,8 @@ pub struct Create {
     pub exit_on_reboot: bool,
     /// Send [`Event::BootTrace`](super::Event::BootTrace).
     pub boot_trace: bool,
+    /// A machine from a snapshot may have other MAC addresses than its guest knows.
+    pub new_mac: bool,
     /// No file needs to become larger than this, bytes; none if there is no telling.
     pub file_size_limit: Option<u64>,
 }

@@ -1,8 +1,9 @@
 //! A paused machine to a [`SavedMachine`], and a new machine of the same plan made the same again.
 
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::{Machine, Resources};
 use crate::arch::cpu::Processors;
@@ -43,27 +44,38 @@ pub(super) fn check(
     plan: &MachinePlan,
     resources: &Resources,
 ) -> Result<(), SnapshotError> {
-    compare(&saved.plan, plan)?;
-    for (name, now) in identities(plan, resources)? {
-        let then = saved.files.get(&name).map_or(&[][..], Vec::as_slice);
-        let changed = match then.len() == now.len() {
-            true => then
-                .iter()
-                .zip(&now)
-                .find_map(|(then, now)| then.difference(now)),
-            false => Some("file"),
-        };
-        if let Some(what) = changed {
+    compare(&saved.plan, plan, resources.new_mac)?;
+    for (device, resource) in plan.devices.iter().zip(&resources.devices) {
+        let then = saved.files.get(&device.name).map_or(&[][..], Vec::as_slice);
+        if let Some(what) = changed(then, resource.spec.files())? {
+            let name = device.name.clone();
             return Err(SnapshotError::Disk { name, what });
         }
     }
     Ok(())
 }
 
+/// What has changed in a device's files.
+fn changed(
+    then: &[FileIdentity],
+    now: Vec<BorrowedFd<'_>>,
+) -> Result<Option<&'static str>, SnapshotError> {
+    if then.len() != now.len() {
+        return Ok(Some("file"));
+    }
+    for (then, now) in then.iter().zip(now) {
+        let difference = then.difference(now);
+        let difference = difference.map_err(SnapshotError::file("look at", "disk"))?;
+        if difference.is_some() {
+            return Ok(difference);
+        }
+    }
+    Ok(None)
+}
+
 /// Makes vCPUs and devices what they were. RAM is so already.
 pub(super) fn restore(
     saved: &SavedMachine,
-    kvm: &Kvm,
     vm: &VmFd,
     processors: &Processors,
     vcpus: &[VcpuFd],
@@ -73,9 +85,7 @@ pub(super) fn restore(
     }
     saved.vm.restore(vm)?;
     // Deadlines of timers are told in the guest's time.
-    saved
-        .clocks
-        .set_counters(kvm, vcpus.iter(), &processors.boot_cpuid());
+    saved.clocks.restore_counters(vcpus);
     for (vcpu, saved) in vcpus.iter().zip(&saved.vcpus) {
         saved.restore(vcpu)?;
     }

@@ -118,6 +118,7 @@ pub(super) fn sort_fds(
         kernel,
         initrd,
         devices,
+        new_mac: create.new_mac,
         console: queue.clone(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
         steward: Steward::start().map_err(ProcessError::Steward)?,

@@ -10,23 +10,39 @@ const FREE: [&str; 3] = ["name", "boot", "startPaused"];
 /// The same of a device's options.
 const FREE_OF_DEVICE: [&str; 3] = ["lease", "lease6", "linkUp"];
 
-/// The first difference, as an error.
-pub fn compare(saved: &MachinePlan, here: &MachinePlan) -> Result<(), SnapshotError> {
+/// What a clone may have of its own.
+const OF_CLONES: &str = "mac";
+
+/// The first difference, as an error. `new_mac`: NICs may have other addresses.
+pub fn compare(
+    saved: &MachinePlan,
+    here: &MachinePlan,
+    new_mac: bool,
+) -> Result<(), SnapshotError> {
     let value = |plan| serde_json::to_value(plan).map_err(SnapshotError::Contents);
-    match difference(&value(saved)?, &value(here)?, "") {
+    let mut free_of_device = FREE_OF_DEVICE.to_vec();
+    free_of_device.extend(new_mac.then_some(OF_CLONES));
+    match difference(&value(saved)?, &value(here)?, "", &free_of_device) {
         Some((field, saved, here)) => Err(SnapshotError::Plan { field, saved, here }),
         None => Ok(()),
     }
 }
 
 /// The path of the first difference, and both values.
-fn difference(saved: &Value, here: &Value, path: &str) -> Option<(String, String, String)> {
+fn difference(
+    saved: &Value,
+    here: &Value,
+    path: &str,
+    free_of_device: &[&str],
+) -> Option<(String, String, String)> {
     match (saved, here) {
-        (Value::Object(saved), Value::Object(here)) => in_objects(saved, here, path),
+        (Value::Object(saved), Value::Object(here)) => {
+            in_objects(saved, here, path, free_of_device)
+        }
         (Value::Array(saved), Value::Array(here)) if saved.len() == here.len() => {
             let mut pairs = saved.iter().zip(here).enumerate();
             pairs.find_map(|(index, (saved, here))| {
-                difference(saved, here, &format!("{path}[{index}]"))
+                difference(saved, here, &format!("{path}[{index}]"), free_of_device)
             })
         }
         _ if saved == here => None,
@@ -38,10 +54,11 @@ fn in_objects(
     saved: &Map<String, Value>,
     here: &Map<String, Value>,
     path: &str,
+    free_of_device: &[&str],
 ) -> Option<(String, String, String)> {
     let free: &[&str] = match path {
         "" => &FREE,
-        _ if path.starts_with("devices[") => &FREE_OF_DEVICE,
+        _ if path.starts_with("devices[") => free_of_device,
         _ => &[],
     };
     let mut names = saved.keys().chain(here.keys());
@@ -54,7 +71,7 @@ fn in_objects(
             "" => name.clone(),
             _ => format!("{path}.{name}"),
         };
-        difference(&value(saved), &value(here), &path)
+        difference(&value(saved), &value(here), &path, free_of_device)
     })
 }
 
@@ -69,7 +86,9 @@ mod tests {
         let plan = json!({
             "name": "a/b", "memory": {"bytes": 1}, "devices": [{"net": {"mac": [1], "linkUp": true}}],
         });
-        let found = |other: Value| difference(&plan, &other, "").map(|found| found.0);
+        let found_but =
+            |other: &Value, free: &[&str]| difference(&plan, other, "", free).map(|found| found.0);
+        let found = |other: Value| found_but(&other, &FREE_OF_DEVICE);
         assert_eq!(found(plan.clone()), None);
         let free = json!({
             "name": "c/d", "boot": "firmware", "memory": {"bytes": 1},
@@ -78,6 +97,7 @@ mod tests {
         assert_eq!(found(free), None);
         let mut other = plan.clone();
         other["devices"][0]["net"]["mac"][0] = 2.into();
+        assert_eq!(found_but(&other, &["linkUp", OF_CLONES]), None);
         assert_eq!(found(other).as_deref(), Some("devices[0].net.mac[0]"));
         let mut other = plan.clone();
         other["devices"] = json!([]);

@@ -1,19 +1,42 @@
-//! Whether a device's file, a disk's image, is the one that it was, and as it was.
+//! Whether a device's file, a disk's image, is as it was.
+//!
+//! A regular file that has the time of its last change still has its contents; a copy that was made with that
+//! time (`cp --preserve=timestamps`) is as good. The number of a block device says nothing: another device may have it
+//! after a restart, and writes leave no trace in it. So parts of the contents are compared there, and in copies.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, SeekFrom, fstat, seek};
+use rustix::io::pread;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-/// What a file is known by. Of a block device it is the device's number only, since writes leave no
-/// trace in it.
+/// What is looked at at each place, bytes; as `O_DIRECT` wants it.
+const BLOCK: u64 = 4096;
+/// Blocks at the beginning and the end, where partition tables and file systems say what they are and when
+/// they were written last.
+const EDGE: u64 = 16;
+/// Blocks evenly between.
+const BETWEEN: u64 = 64;
+
+/// What a file is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileIdentity {
-    inode: u64,
-    device: u64,
     size: u64,
+    /// Of a regular file.
+    inode: Option<Inode>,
+    /// SHA-256 of parts of the contents.
+    sample: String,
+}
+
+/// A regular file and its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Inode {
+    number: u64,
+    device: u64,
     /// Seconds and nanoseconds.
     modified: (i64, i64),
 }
@@ -21,61 +44,142 @@ pub struct FileIdentity {
 impl FileIdentity {
     /// Of an open file.
     pub fn of(file: impl AsFd) -> io::Result<Self> {
-        let stat = fstat(file)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
-            return Ok(Self {
-                inode: 0,
-                device: stat.st_rdev,
-                size: 0,
-                modified: (0, 0),
-            });
-        }
+        let (size, inode) = inspect(file.as_fd())?;
+        let sample = sample(file.as_fd(), size)?;
         Ok(Self {
-            inode: stat.st_ino,
-            device: stat.st_dev,
-            size: stat.st_size.unsigned_abs(),
-            modified: (
-                stat.st_mtime,
-                i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            ),
+            size,
+            inode,
+            sample,
         })
     }
 
-    /// What `now` has otherwise.
-    pub fn difference(&self, now: &Self) -> Option<&'static str> {
-        [
-            (self.inode != now.inode || self.device != now.device, "file"),
-            (self.size != now.size, "size"),
-            (self.modified != now.modified, "contents"),
-        ]
-        .into_iter()
-        .find_map(|(differs, what)| differs.then_some(what))
+    /// What is otherwise in `file` now.
+    pub fn difference(&self, file: impl AsFd) -> io::Result<Option<&'static str>> {
+        let (size, inode) = inspect(file.as_fd())?;
+        if size != self.size {
+            return Ok(Some("size"));
+        }
+        match (self.inode, inode) {
+            (Some(then), Some(now)) if then == now => return Ok(None),
+            (Some(then), Some(now)) if then.modified == now.modified => {}
+            (None, None) => {}
+            (Some(_), Some(_)) => return Ok(Some("contents")),
+            _ => return Ok(Some("file")),
+        }
+        let same = sample(file.as_fd(), size)? == self.sample;
+        Ok((!same).then_some("contents"))
     }
+}
+
+/// Size, and what a regular file has besides.
+fn inspect(file: BorrowedFd<'_>) -> io::Result<(u64, Option<Inode>)> {
+    let stat = fstat(file)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
+        return Ok((seek(file, SeekFrom::End(0))?, None));
+    }
+    let inode = Inode {
+        number: stat.st_ino,
+        device: stat.st_dev,
+        modified: (
+            stat.st_mtime,
+            i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        ),
+    };
+    Ok((stat.st_size.unsigned_abs(), Some(inode)))
+}
+
+/// Memory as aligned as `O_DIRECT` wants it.
+#[repr(align(4096))]
+struct Block([u8; BLOCK as usize]);
+
+fn sample(file: BorrowedFd<'_>, size: u64) -> io::Result<String> {
+    let mut block = Box::new(Block([0; BLOCK as usize]));
+    let mut digest = Sha256::new();
+    for number in places(size.div_ceil(BLOCK)) {
+        let read = pread(file, &mut block.0, number * BLOCK)?;
+        digest.update(&block.0[..read]);
+    }
+    let digest = digest.finalize();
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Numbers of the blocks that are looked at, of so many.
+fn places(blocks: u64) -> impl Iterator<Item = u64> {
+    let edge = EDGE.min(blocks);
+    let between = blocks - edge;
+    let step = (between / BETWEEN).max(1);
+    let last = blocks.saturating_sub(EDGE).max(edge);
+    (0..edge)
+        .chain((edge..last).step_by(usize::try_from(step).unwrap_or(usize::MAX)))
+        .chain(last..blocks)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
     #[test]
-    fn changes_are_noticed() {
-        let mut file = tempfile::tempfile().expect("temporary file");
-        file.write_all(b"disk").expect("written");
-        let before = FileIdentity::of(&file).expect("identity");
-        let now = FileIdentity::of(&file).expect("identity");
-        assert_eq!(before.difference(&now), None);
-        let other = tempfile::tempfile().expect("temporary file");
-        let other = FileIdentity::of(&other).expect("identity");
-        assert_eq!(before.difference(&other), Some("file"));
-        file.set_len(100).expect("grown");
-        let grown = FileIdentity::of(&file).expect("identity");
-        assert_eq!(before.difference(&grown), Some("size"));
-        let later = FileIdentity {
-            modified: (before.modified.0, before.modified.1 + 1),
-            ..before.clone()
+    fn changes_are_noticed_and_copies_are_known() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("disk");
+        let contents: Vec<u8> = (0..100 * BLOCK).map(|at| (at / 7) as u8).collect();
+        fs::write(&path, &contents).expect("written");
+        let open = |path| File::options().write(true).read(true).open(path);
+        let file = open(&path).expect("opened");
+        let time = file.metadata().and_then(|of| of.modified()).expect("time");
+        let then = FileIdentity::of(&file).expect("identity");
+        let difference = |file: &File| then.difference(file).expect("identity");
+        assert_eq!(difference(&file), None);
+
+        let copy_path = directory.path().join("copy");
+        fs::copy(&path, &copy_path).expect("copied");
+        let copy = open(&copy_path).expect("opened");
+        copy.set_modified(time + Duration::from_nanos(1))
+            .expect("time");
+        assert_eq!(difference(&copy), Some("contents"));
+        copy.set_modified(time).expect("time");
+        assert_eq!(difference(&copy), None);
+        // Another disk, written at the same time.
+        copy.write_all_at(b"other", 0).expect("written");
+        copy.set_modified(time).expect("time");
+        assert_eq!(difference(&copy), Some("contents"));
+        copy.set_len(100 * BLOCK + 512).expect("grown");
+        assert_eq!(difference(&copy), Some("size"));
+
+        file.write_all_at(b"disk", 0).expect("written");
+        file.set_modified(SystemTime::UNIX_EPOCH).expect("time");
+        assert_eq!(difference(&file), Some("contents"));
+    }
+
+    /// A device's number is not asked.
+    #[test]
+    fn a_device_is_known_by_its_contents() {
+        let file = tempfile::tempfile().expect("temporary file");
+        file.set_len(1000 * BLOCK).expect("size");
+        let as_device = |file: &File| FileIdentity {
+            inode: None,
+            ..FileIdentity::of(file).expect("identity")
         };
-        assert_eq!(before.difference(&later), Some("contents"));
+        let then = as_device(&file);
+        file.write_all_at(b"x", 7 * BLOCK).expect("written");
+        assert_ne!(as_device(&file), then);
+        assert_eq!(then.difference(&file).expect("identity"), Some("file"));
+    }
+
+    #[test]
+    fn both_edges_and_some_blocks_between_are_looked_at() {
+        for blocks in [0, 1, 15, 16, 17, 31, 32, 33, 100, 1 << 20, u64::MAX >> 12] {
+            let places: Vec<_> = places(blocks).collect();
+            assert!(places.is_sorted_by(|a, b| a < b), "{blocks}");
+            assert!(places.len() as u64 <= 2 * EDGE + 2 * BETWEEN, "{blocks}");
+            assert!(places.last().is_none_or(|last| *last < blocks));
+            for edge in (0..blocks.min(EDGE)).chain(blocks.saturating_sub(EDGE)..blocks) {
+                assert!(places.contains(&edge), "{edge} of {blocks}");
+            }
+        }
     }
 }

@@ -121,6 +121,29 @@ fn how_a_run_ended_is_decided_when_it_ended() {
     assert!(matches!(run.life.outcome().0, Outcome::PoweredOff));
 }
 
+/// The vm process alone cannot have a machine taken for saved, whose network is left as it is.
+#[test]
+fn a_run_ends_by_a_snapshot_only_if_one_was_asked_for_and_made() {
+    let saved = Verdict::Result(MachineState::Paused.into());
+    let failed = Verdict::Error(Refusal::Failed { causes: Vec::new() });
+    for (stop, verdict, is_saved) in [
+        (true, saved.clone(), true),
+        (true, failed, false),
+        (false, saved, false),
+    ] {
+        let mut run = Run::running();
+        run.call(1, 1, Command::Snapshot { stop });
+        let id = run.sent[0].id;
+        run.input(Input::Report(Report::Reply(Reply { id, verdict })));
+        run.event(Event::Stopped, MachineState::ShuttingDown);
+        run.input(Input::Closed);
+        run.input(Input::Reaped(ended()));
+        let outcome = run.life.outcome().0;
+        assert_eq!(matches!(outcome, Outcome::Saved), is_saved, "{outcome}");
+        assert_eq!(matches!(outcome, Outcome::Stopped), !is_saved, "{outcome}");
+    }
+}
+
 #[test]
 fn a_vm_process_that_does_not_end_is_killed() {
     let mut run = Run::running();

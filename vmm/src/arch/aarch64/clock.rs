@@ -1,11 +1,9 @@
 //! The guest's clock over a pause: the virtual counter, which runs on.
 
-use std::ops::Deref;
-
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
-use super::cpu::{HostCpu, Processors};
+use super::cpu::Processors;
 use crate::vcpu::Vcpus;
 
 /// A pause.
@@ -19,13 +17,10 @@ impl Stopped {
     }
 
     /// Sets nothing.
-    pub fn set_counters(
-        &self,
-        _kvm: &Kvm,
-        _vcpus: impl Iterator<Item: Deref<Target = VcpuFd>>,
-        _cpuid: &HostCpu,
-    ) {
-    }
+    pub fn restore_counters(&self, _vcpus: &[VcpuFd]) {}
+
+    /// Sets nothing.
+    pub fn catch_up(self, _vm: &VmFd) {}
 
     /// Says what the guest will notice.
     pub fn go_on(self, _kvm: &Kvm, _vm: &VmFd, _vcpus: &Vcpus, _processors: &Processors) {
