@@ -23,6 +23,16 @@ pub fn exit_on(signals: impl IntoIterator<Item = libc::c_int>, status: i32) -> i
     Ok(())
 }
 
+/// Whether the process ignores the signal, as under `nohup`.
+pub fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: changes nothing, and writes at most one `sigaction` to the place it is given.
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: all zeros is a `sigaction`, if the call wrote none.
+    let action = unsafe { action.assume_init() };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// For a process beside the launcher: a terminal sends its signals to all, and only the launcher acts on them. A
 /// write that fails says so by itself.
 pub fn leave_to_launcher() {

@@ -5,7 +5,6 @@
 //! waits for. The vm process inherits the mask: a Ctrl-C on its terminal is
 //! for the launcher to handle.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -68,16 +67,10 @@ impl AsFd for Signals {
     }
 }
 
-/// Those that are not ignored.
+/// Those that are not ignored: a blocked signal is queued even if it is, as under `nohup`.
 fn wanted() -> impl Iterator<Item = Number> {
-    let kept = |signal: &Number| *signal != Number::SIGHUP || !ignores_hangup();
+    let kept = |signal: &Number| {
+        *signal != Number::SIGHUP || !vmm::early::is_ignored(Number::SIGHUP as i32)
+    };
     STOP.into_iter().filter(kept)
-}
-
-/// Whether we run under `nohup`. A blocked signal is queued even if it is ignored.
-fn ignores_hangup() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & 1 != 0)
 }
