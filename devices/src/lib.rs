@@ -8,6 +8,7 @@
 
 pub mod bus;
 pub mod character;
+pub mod host_errors;
 pub mod irq;
 pub mod legacy;
 pub mod pci;

@@ -93,6 +93,9 @@ pub enum SaveError {
     /// Its workers are at work.
     #[error("Device {0} is not paused")]
     NotPaused(String),
+    /// Requests wait for the host to do what it could not.
+    #[error("Device {0} has {1} requests that failed on the host and wait to be done again")]
+    Held(String, u32),
     /// It has no form in JSON.
     #[error("Cannot write the state of {kind}")]
     Encode {

@@ -23,6 +23,7 @@ use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::host_errors::HostErrors;
 use crate::irq::Irq;
 use crate::state::{RestoreError, SaveError, Saved};
 use crate::virtio::queue::VirtQueue;
@@ -57,6 +58,12 @@ pub trait VirtioDevice: Send {
 
     /// Largest size of each queue, entries; its length is the number of queues.
     fn queue_sizes(&self) -> &[u16];
+
+    /// Has errors of the host told to `errors`. Called once, before the first
+    /// [`VirtioDevice::activate`]; most devices meet none that their driver is not told of.
+    fn report_to(&mut self, errors: &Arc<HostErrors>) {
+        let _ = errors;
+    }
 
     /// Fills `data` from the device configuration space. Bytes past its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);

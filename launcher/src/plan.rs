@@ -233,6 +233,7 @@ fn block_options(vmi: &Vmi, disk: &Disk, volume: &Volume) -> BlockOptions {
         physical_block_size: block_size.map_or(512, |size| size.physical),
         discard_granularity: block_size.and_then(|size| size.discard_granularity),
         discard: !read_only,
+        error_policy: disk.error_policy,
         queues: queues(vmi, vmi.spec.devices.block_multi_queue),
     }
 }

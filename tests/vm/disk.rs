@@ -1,5 +1,7 @@
 //! Disks: what a guest sees, reads and writes, and what is durable.
 
+use std::time::Duration;
+
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Disk, Vmi};
@@ -111,6 +113,81 @@ fn what_was_flushed_survives_a_kill() {
             .all(|chunk| chunk == line.as_bytes());
         assert!(whole, "record {number} of {last} is not in the image");
     }
+}
+
+/// A full file system under the image: the machine stands still, which is told once with its cause, and goes on
+/// when there is room, with nothing lost.
+#[test]
+fn a_full_file_system_pauses_the_machine() {
+    let vmi = Vmi::new("full").disk(Disk::new("root"));
+    let run = Run::new(&vmi.field("startStrategy", "Paused"));
+    let volume = run.dir().join("volume");
+    std::fs::create_dir(&volume).expect("a new directory");
+    let mounted = Mounted::tmpfs(&volume, "8m");
+    let image = image::zeros(&volume, "root.img", 64 * MIB);
+    let run = run.volume("root", &image);
+    let mut guest = run.payload("blkbench cases=seqwrite:1 secs=2").start();
+    guest.log.wait_for("Paused", Duration::from_secs(60));
+    let mut control = guest.control();
+    control.resume();
+    let error = control.wait_for("diskError");
+    assert_eq!(error["disk"], "root");
+    assert_eq!(error["operation"], "write");
+    assert_eq!(error["errno"], 28);
+    assert_eq!(error["stops"], true);
+    let paused = control.wait_for("paused");
+    assert_eq!(paused["state"], "paused");
+
+    // Nothing has changed, so it stands still again.
+    control.resume();
+    control.wait_for("diskError");
+    control.wait_for("paused");
+    assert_eq!(control.stats()["devices"]["root"]["errors"], 0);
+
+    mounted.resize("80m");
+    control.resume();
+    let result = guest.result("bench");
+    assert!(result.starts_with("blk"), "{result}");
+    guest.exits_with(0);
+    guest.log_has(&["disk root failed on the host", "No space left on device"]);
+    assert!(
+        result.contains(" errors=0 "),
+        "no request was lost: {result}"
+    );
+}
+
+/// A file system of its own below a path.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn tmpfs(path: &std::path::Path, size: &str) -> Self {
+        mount(
+            &["-t", "tmpfs", "-o", &format!("size={size}"), "none"],
+            path,
+        );
+        Self(path.to_owned())
+    }
+
+    fn resize(&self, size: &str) {
+        mount(&["-o", &format!("remount,size={size}")], &self.0);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+fn mount(words: &[&str], path: &std::path::Path) {
+    let status = std::process::Command::new("mount")
+        .args(words)
+        .arg(path)
+        .status();
+    assert!(status.expect("mount runs").success(), "mount {words:?}");
 }
 
 #[test]

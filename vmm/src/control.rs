@@ -27,7 +27,7 @@ mod start;
 mod wire;
 
 pub use self::command::{Answer, Call, Command, MachineState, Refusal, Reply, Stats, Verdict};
-pub use self::event::{Event, Notice, Report};
+pub use self::event::{DiskError, Event, Notice, Report};
 pub use self::start::{Create, FdRole, Hello};
 pub use self::wire::{ControlError, MAX_FDS, MAX_MESSAGE, receive, send, try_send};
 pub use crate::crash::CrashReport;

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use devices::bus::{Bus, InsertError};
+use devices::host_errors::HostErrors;
 use devices::legacy::power::{PowerControl, Signals};
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use devices::pci::PciFunction;
@@ -55,6 +56,8 @@ pub struct Resources {
     pub console: Arc<ConsoleQueue>,
     /// What the guest asks of the machine.
     pub signals: Arc<Signals>,
+    /// What the host cannot do for devices.
+    pub host_errors: Arc<HostErrors>,
     /// Makes threads and connects interrupts.
     pub steward: Arc<Steward>,
 }
@@ -317,7 +320,9 @@ fn attach_devices(
     };
     let mut pci = PciRoot::new();
     for device in &resources.devices {
-        let function = VirtioPciFunction::new(device.spec.make()?, context.clone())?;
+        let mut made = device.spec.make()?;
+        made.report_to(&resources.host_errors);
+        let function = VirtioPciFunction::new(made, context.clone())?;
         pci.attach(device.pci_slot, function)?;
     }
     Ok(pci)

@@ -12,6 +12,7 @@
 mod bounce;
 mod config;
 mod engine;
+mod errors;
 mod file;
 mod handler;
 mod image;
@@ -31,9 +32,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
 
+use crate::host_errors::HostErrors;
 use crate::irq::Irq;
 use crate::state::{RestoreError, SaveError, Saved, State};
 use crate::virtio::block::config::{Config, F_FLUSH};
+pub use crate::virtio::block::errors::ErrorPolicy;
+use crate::virtio::block::errors::Errors;
 use crate::virtio::block::handler::{BlockHandler, Shared};
 use crate::virtio::block::image::Image;
 use crate::virtio::block::request::{ID_SIZE, Rules};
@@ -97,6 +101,7 @@ impl Block {
                 rules,
                 id,
                 counters: Default::default(),
+                errors: Errors::new(&spec.name, options.error_policy),
                 rings: Arc::clone(&spec.rings),
             }),
         }
@@ -201,7 +206,15 @@ impl VirtioDevice for Block {
         Ok(handlers.collect())
     }
 
+    fn report_to(&mut self, errors: &Arc<HostErrors>) {
+        self.shared.errors.tell(errors);
+    }
+
     fn save(&self) -> Result<Saved, SaveError> {
+        match self.shared.errors.held() {
+            0 => {}
+            count => return Err(SaveError::Held(self.name.clone(), count)),
+        }
         let bytes = self.shared.image.bytes();
         Saved::new(&BlockState { bytes })
     }

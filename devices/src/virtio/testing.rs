@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::GuestMemory;
 use crate::irq::{Doorbells, Irq, MsiMessage, MsiRouter};
 use crate::thread::Executor;
-use crate::virtio::block::{BlockOptions, BlockSpec, CacheMode, Rings};
+use crate::virtio::block::{BlockOptions, BlockSpec, CacheMode, ErrorPolicy, Rings};
 use crate::virtio::queue::{QueueSetup, QueueState, VirtQueue};
 
 /// `VIRTQ_DESC_F_NEXT`.
@@ -53,6 +53,7 @@ pub fn block_spec(image: File, queues: u16) -> BlockSpec {
             physical_block_size: 512,
             discard_granularity: None,
             discard: true,
+            error_policy: ErrorPolicy::Report,
             queues,
         },
     }

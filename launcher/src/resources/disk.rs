@@ -148,6 +148,8 @@ fn probe(image: &File, block: usize) -> Result<(), Errno> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use devices::virtio::block::ErrorPolicy;
+
     use super::*;
 
     fn disk(read_only: bool) -> BlockOptions {
@@ -159,6 +161,7 @@ mod tests {
             physical_block_size: 512,
             discard_granularity: None,
             discard: true,
+            error_policy: ErrorPolicy::Report,
             queues: 1,
         }
     }

@@ -219,6 +219,15 @@ impl Life {
         let last = match event {
             Event::Running => return then.push(Effect::Running),
             Event::Paused => return,
+            Event::DiskError(error) if error.stops => {
+                let text = format!(
+                    "disk {} failed on the host: the machine stands still, and tries again when it is resumed",
+                    error.disk
+                );
+                return then.push(Effect::Log(Level::WARN, text));
+            }
+            // The vm process logs it.
+            Event::DiskError(_) => return,
             Event::Reset if self.exit_on_reboot => Outcome::Rebooted,
             Event::Reset => {
                 return then.push(Effect::Log(Level::INFO, "the guest was reset".to_owned()));

@@ -1,6 +1,6 @@
 //! `spec.domain.devices.disks[]`.
 
-use devices::virtio::block::CacheMode;
+use devices::virtio::block::{CacheMode, ErrorPolicy};
 
 use super::reader::{Node, Object};
 
@@ -17,6 +17,8 @@ pub struct Disk {
     pub cdrom: bool,
     /// Cache mode; `None` where the image allows it if unset.
     pub cache: Option<CacheMode>,
+    /// What follows when the host fails to read or write.
+    pub error_policy: ErrorPolicy,
     /// Block sizes; the defaults if unset.
     pub block_size: Option<BlockSize>,
 }
@@ -71,7 +73,7 @@ fn read_disk(object: &Object<'_>) -> Disk {
         Some(cdrom) => read_cdrom(object, &cdrom.object()),
         None => read_target(object, target.as_ref()),
     };
-    object.word("errorPolicy");
+    let policy = object.word("errorPolicy").and_then(error_policy_of);
     let cache = object.word("cache");
     Disk {
         name: String::new(),
@@ -79,6 +81,7 @@ fn read_disk(object: &Object<'_>) -> Disk {
         read_only,
         cdrom: cdrom.is_some(),
         cache: cache.and_then(cache_of),
+        error_policy: policy.unwrap_or_default(),
         block_size: object
             .get("blockSize")
             .and_then(|size| read_block_size(&size)),
@@ -105,6 +108,16 @@ fn read_cdrom(disk: &Object<'_>, cdrom: &Object<'_>) -> bool {
     cdrom.boolean("readonly");
     cdrom.word("tray");
     true
+}
+
+fn error_policy_of(word: &str) -> Option<ErrorPolicy> {
+    match word {
+        "stop" => Some(ErrorPolicy::Stop),
+        "report" => Some(ErrorPolicy::Report),
+        "ignore" => Some(ErrorPolicy::Ignore),
+        "enospace" => Some(ErrorPolicy::Enospace),
+        _ => None,
+    }
 }
 
 fn cache_of(word: &str) -> Option<CacheMode> {

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use devices::virtio::VirtioDevice;
-use devices::virtio::block::{Block, BlockOptions, BlockSpec, CacheMode, Rings};
+use devices::virtio::block::{Block, BlockOptions, BlockSpec, CacheMode, ErrorPolicy, Rings};
 use devices::virtio::testing::Buffer;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -83,6 +83,7 @@ impl Disk {
                 physical_block_size: 512,
                 discard_granularity: None,
                 discard: kind & NO_DISCARD == 0 && !read_only,
+                error_policy: ErrorPolicy::Report,
                 queues: 2,
             },
         };

@@ -27,6 +27,26 @@ pub struct Notice {
     pub state: MachineState,
 }
 
+/// What the host could not do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskError {
+    /// Name of the disk in the VMI.
+    pub disk: String,
+    /// What was tried: `read`, `write`, `flush`, `discard`, `write zeroes`.
+    pub operation: String,
+    /// Where in the disk, bytes.
+    pub offset: u64,
+    /// The host's error number.
+    pub errno: i32,
+    /// The same in words.
+    pub message: String,
+    /// Errors of this disk since the last one that was told; there is at most one a second.
+    pub untold: u32,
+    /// The machine is paused for it, and tries again when it is resumed (`errorPolicy`).
+    pub stops: bool,
+}
+
 /// What happened to a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "event")]
@@ -81,6 +101,8 @@ pub enum Event {
         /// Number of the system call.
         syscall: u32,
     },
+    /// The host cannot do what the guest asked of a disk.
+    DiskError(DiskError),
     /// The user typed the console's escape sequence to stop.
     ConsoleEscape,
     /// The steps of the start so far; sent if [`Create`](super::Create) asks for it, when the vCPUs

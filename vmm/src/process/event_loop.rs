@@ -14,7 +14,8 @@ use super::inputs::Inputs;
 use super::life::{Effect, Input, Life};
 use super::operator::Operator;
 use super::sources::{
-    ConsoleSource, ControlSource, GuestSource, Inbox, News, OperatorSource, VcpuSource,
+    ConsoleSource, ControlSource, GuestSource, HostErrorSource, Inbox, News, OperatorSource,
+    VcpuSource,
 };
 use crate::control::{self, Event, MachineState, Report};
 use crate::footprint;
@@ -50,6 +51,7 @@ impl<'a> Process<'a> {
     ) -> Result<Self, ProcessError> {
         let life = Life::new(inputs.plan.start_paused, inputs.exit_on_reboot);
         let signals = inputs.resources.signals.clone();
+        let errors = inputs.resources.host_errors.clone();
         let (hardware, handles) =
             Hardware::build(inputs.plan, inputs.resources, inputs.saved.as_ref(), hook)?;
         let operator = Operator::new(hardware).map_err(ProcessError::Epoll)?;
@@ -67,6 +69,10 @@ impl<'a> Process<'a> {
         manager.add_subscriber(Box::new(GuestSource {
             signals,
             inbox: guest,
+        }));
+        manager.add_subscriber(Box::new(HostErrorSource {
+            errors,
+            inbox: inbox.clone(),
         }));
         manager.add_subscriber(Box::new(OperatorSource {
             completions: operator.completions(),

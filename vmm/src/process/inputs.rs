@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use devices::host_errors::HostErrors;
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
 use devices::thread::{ThreadHook, ThreadRole};
@@ -121,6 +122,7 @@ pub(super) fn sort_fds(
         new_mac: create.new_mac,
         console: queue.clone(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
+        host_errors: Arc::new(HostErrors::new().map_err(ProcessError::Epoll)?),
         steward: Steward::start().map_err(ProcessError::Steward)?,
     };
     Ok(Inputs {

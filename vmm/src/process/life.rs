@@ -24,7 +24,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use serde_json::{Value, json};
 
 use crate::control::{
-    Answer, Command, CrashReport, Event, MachineState, Refusal, Reply, Report, Stats, Verdict,
+    Answer, Command, CrashReport, DiskError, Event, MachineState, Refusal, Reply, Report, Stats,
+    Verdict,
 };
 
 /// Calls that may wait in line.
@@ -60,6 +61,8 @@ pub(super) enum Input {
     },
     /// The user wants the end by the console's escape key.
     ConsoleEscape,
+    /// The host cannot do what the guest asked of a disk.
+    DiskError(Box<DiskError>),
     /// The job that was begun last is done.
     Done(Result<Option<Box<Stats>>, JobError>),
     /// The launcher is gone.
@@ -131,6 +134,8 @@ enum Waiting {
         files: Files,
     },
     GuestReset,
+    /// The machine is to stand still, whoever may let it go on.
+    Standstill,
 }
 
 /// A job under way and who waits for it.
@@ -284,9 +289,14 @@ impl Life {
             Input::GuestPanicked(report) => self.shut_down(Event::GuestCrashed(*report), effects),
             Input::GuestReset if self.exit_on_reboot => self.shut_down(Event::Reset, effects),
             Input::GuestReset => {
-                // A guest may ask without end.
-                if !matches!(self.waiting.front(), Some(Waiting::GuestReset)) {
-                    self.waiting.push_front(Waiting::GuestReset);
+                self.put_first(Waiting::GuestReset);
+                self.next(effects);
+            }
+            Input::DiskError(error) => {
+                let stops = error.stops;
+                effects.push(self.tell(Event::DiskError(*error)));
+                if stops {
+                    self.put_first(Waiting::Standstill);
                 }
                 self.next(effects);
             }
@@ -301,12 +311,24 @@ impl Life {
         }
     }
 
+    /// Once: a guest may cause it without end.
+    fn put_first(&mut self, wanted: Waiting) {
+        let kind = std::mem::discriminant(&wanted);
+        if !(self.waiting.iter()).any(|other| std::mem::discriminant(other) == kind) {
+            self.waiting.push_front(wanted);
+        }
+    }
+
     /// Begins what waits, as far as that takes no time.
     fn next(&mut self, effects: &mut Vec<Effect>) {
         while self.phase == Phase::Up && self.under_way.is_none() {
             match self.waiting.pop_front() {
                 None => return,
                 Some(Waiting::GuestReset) => self.reset(None, effects),
+                Some(Waiting::Standstill) if self.paused => {}
+                Some(Waiting::Standstill) => {
+                    self.begin(None, Job::Pause, Becomes::Paused, effects);
+                }
                 Some(Waiting::Call { id, command, files }) => {
                     self.obey(id, command, files, effects);
                 }

@@ -4,6 +4,7 @@
 mod console;
 mod control;
 mod guest;
+mod host_errors;
 mod operator;
 mod vcpus;
 
@@ -16,6 +17,7 @@ use event_manager::{EventOps, Events};
 pub(super) use self::console::ConsoleSource;
 pub(super) use self::control::ControlSource;
 pub(super) use self::guest::GuestSource;
+pub(super) use self::host_errors::HostErrorSource;
 pub(super) use self::operator::OperatorSource;
 pub(super) use self::vcpus::VcpuSource;
 use super::ProcessError;

@@ -10,6 +10,7 @@ use tracing::error;
 
 use crate::virtio::block::bounce::Bounce;
 use crate::virtio::block::engine::Engine;
+use crate::virtio::block::errors::Errors;
 use crate::virtio::block::image::Image;
 use crate::virtio::block::prompt::Prompt;
 use crate::virtio::block::request::{ID_SIZE, Rules};
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) rules: Rules,
     pub(super) id: [u8; ID_SIZE],
     pub(super) counters: Counters,
+    pub(super) errors: Errors,
     pub(super) rings: Arc<Rings>,
 }
 
@@ -50,6 +52,8 @@ pub(super) struct BlockHandler {
     /// Bits of the queues that may have chains which no kick will announce, because there was no slot
     /// for them.
     stalled: u64,
+    /// The machine stood still since requests were held.
+    stood_still: bool,
     /// Requests in flight were given up; nothing can be served any more.
     broken: bool,
     /// Requests to take before they are submitted.
@@ -80,6 +84,7 @@ impl BlockHandler {
             bounce: Bounce::default(),
             dsync,
             stalled: 0,
+            stood_still: false,
             broken: false,
             shared,
         })
@@ -185,6 +190,27 @@ impl BlockHandler {
         }
     }
 
+    /// Tries again what was held when the machine stopped for it.
+    fn try_again(&mut self) -> Result<(), QueueError> {
+        self.stood_still = false;
+        let held = self.slots.held();
+        if held == 0 {
+            return Ok(());
+        }
+        self.shared.errors.release(held as u32);
+        self.writable = None;
+        for _ in 0..held {
+            let Some(index) = self.slots.let_go() else {
+                break;
+            };
+            self.resume(index)?;
+        }
+        self.engine.submit(0).map_err(QueueError::Backend)?;
+        self.reap()?;
+        self.notify();
+        Ok(())
+    }
+
     fn refuse_if_broken(&self) -> Result<(), QueueError> {
         if self.broken {
             return Err(QueueError::Backend(std::io::ErrorKind::BrokenPipe.into()));
@@ -205,6 +231,9 @@ impl QueueHandler for BlockHandler {
 
     fn kicked(&mut self, position: usize) -> Result<(), QueueError> {
         self.refuse_if_broken()?;
+        if self.stood_still {
+            self.try_again()?;
+        }
         self.serve(position)
     }
 
@@ -237,6 +266,7 @@ impl QueueHandler for BlockHandler {
             }
         }
         self.notify();
+        self.stood_still = true;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests in flight. A slot owns all that its completion needs, so nothing is read from guest
 //! memory a second time.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ptr;
 use std::sync::Arc;
@@ -272,6 +273,8 @@ pub(super) struct Slots {
     slots: Vec<Slot>,
     buffers: Vec<[iovec; SLOT_BUFFERS]>,
     free: Vec<u16>,
+    /// Those that wait until the machine goes on.
+    held: VecDeque<u16>,
     count: usize,
     /// Keeps the memory that the slots point into.
     _memory: Arc<GuestMemory>,
@@ -289,6 +292,7 @@ impl Slots {
             slots: Vec::with_capacity(count),
             buffers: Vec::with_capacity(count),
             free: Vec::with_capacity(count),
+            held: VecDeque::with_capacity(count),
             count,
             _memory: memory,
         }
@@ -298,8 +302,24 @@ impl Slots {
         !self.free.is_empty() || self.slots.len() < self.count
     }
 
+    /// Requests that the engine will end by itself.
     pub(super) fn in_flight(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len() - self.free.len() - self.held.len()
+    }
+
+    /// Lets the request in slot `index` wait.
+    pub(super) fn hold(&mut self, index: u16) {
+        self.held.push_back(index);
+    }
+
+    /// How many wait.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The slot whose request has waited longest, which waits no more.
+    pub(super) fn let_go(&mut self) -> Option<u16> {
+        self.held.pop_front()
     }
 
     /// Puts a request into a free slot, with the `slot.left` bytes of data that start `skip` bytes

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::image::{Image, Raw};
 use super::request::{ID_SIZE, SECTOR_SIZE};
-use super::{Block, MAX_QUEUES, Rings};
+use super::{Block, ErrorPolicy, MAX_QUEUES, Rings};
 use crate::virtio::VirtioDevice;
 use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
 
@@ -46,6 +46,8 @@ pub struct BlockOptions {
     pub discard_granularity: Option<u32>,
     /// Offer `DISCARD`, and `WRITE_ZEROES` that deallocates.
     pub discard: bool,
+    /// What follows when the host fails to read or write.
+    pub error_policy: ErrorPolicy,
     /// Request queues, 1 to [`MAX_QUEUES`].
     pub queues: u16,
 }

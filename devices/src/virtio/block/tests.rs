@@ -65,6 +65,7 @@ fn spec(image: &NamedTempFile) -> BlockSpec {
             physical_block_size: 4096,
             discard_granularity: None,
             discard: true,
+            error_policy: ErrorPolicy::Report,
             queues: 1,
         },
     }

@@ -52,7 +52,10 @@ impl Machine {
     }
 
     fn hear(&mut self, event: Event, state: MachineState) {
-        if !matches!(event, Event::ConsoleEscape | Event::GuestPanicNotice) {
+        if !matches!(
+            event,
+            Event::ConsoleEscape | Event::GuestPanicNotice | Event::DiskError(_)
+        ) {
             let expected = match event {
                 Event::Running => MachineState::Running,
                 Event::Paused => MachineState::Paused,
@@ -106,6 +109,44 @@ impl Machine {
             Verdict::Error(_) => None,
         }
     }
+}
+
+fn disk_error(stops: bool) -> Input {
+    Input::DiskError(Box::new(DiskError {
+        disk: "root".into(),
+        operation: "write".into(),
+        offset: 4096,
+        errno: libc::ENOSPC,
+        message: String::new(),
+        untold: 0,
+        stops,
+    }))
+}
+
+#[test]
+fn a_machine_stands_still_for_a_disk_until_it_is_told_to_go_on() {
+    let mut machine = Machine::new(false, false);
+    machine.input(disk_error(false));
+    assert!(machine.running && machine.job.is_none());
+    // Two disks at once, while something else is done.
+    machine.call(1, Command::Stats);
+    machine.input(disk_error(true));
+    machine.input(disk_error(true));
+    machine.finish_all();
+    assert_eq!(machine.life.state(), MachineState::Paused);
+    // It fails again while it goes on.
+    machine.call(2, Command::Resume);
+    machine.input(disk_error(true));
+    machine.finish_all();
+    assert_eq!(machine.life.state(), MachineState::Paused);
+    machine.call(3, Command::Resume);
+    machine.finish_all();
+    assert_eq!(machine.state_of(3), Some(MachineState::Running));
+    let paused = machine
+        .events
+        .iter()
+        .filter(|event| **event == Event::Paused);
+    assert_eq!(paused.count(), 2);
 }
 
 #[test]
@@ -300,12 +341,13 @@ proptest! {
                 Happening::Guest(1) => machine.input(Input::GuestPanicNotice),
                 Happening::Guest(2) => machine.input(Input::ConsoleEscape),
                 Happening::Guest(3) => machine.input(Input::GuestPowerOff),
+                Happening::Guest(4) => machine.input(disk_error(true)),
                 Happening::Guest(_) => {
                     let number = machine.life.machine();
                     machine.input(Input::GuestCrashed { machine: number, report: Box::default() });
                 }
             }
-            prop_assert!(machine.life.waiting.len() <= MAX_WAITING + 1);
+            prop_assert!(machine.life.waiting.len() <= MAX_WAITING + 2);
         }
         machine.finish_all();
         prop_assert_eq!(machine.replies.len() as u64, calls);

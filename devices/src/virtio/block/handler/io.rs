@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::virtio::QueueError;
+use crate::virtio::block::errors::Verdict;
 use crate::virtio::block::file::Op;
 use crate::virtio::block::handler::BlockHandler;
 use crate::virtio::block::request::{HEADER_SIZE, ID_SIZE, Request, Status};
@@ -73,6 +74,18 @@ impl BlockHandler {
         Ok(())
     }
 
+    /// Goes on with the request in slot `index`, which failed before.
+    pub(super) fn resume(&mut self, index: u16) -> Result<(), QueueError> {
+        let Some(request) = self.slots.get(index).map(|slot| slot.request) else {
+            return Ok(());
+        };
+        let step = match self.fits(request) {
+            true => Step::Again,
+            false => Step::Failed(libc::EIO),
+        };
+        self.go_on(index, step)
+    }
+
     /// Whether a write ends where the image does, or before. The request ends within the disk, but
     /// somebody may have cut the file short.
     fn fits(&mut self, request: Request) -> bool {
@@ -107,6 +120,10 @@ impl BlockHandler {
                 }
                 Step::Failed(errno) => match self.recover(index, errno) {
                     Ok(step) => step,
+                    Err(Status::IoErr) => {
+                        self.fail(index, errno);
+                        return Ok(());
+                    }
                     Err(status) => {
                         self.finish(index, status);
                         return Ok(());
@@ -169,6 +186,20 @@ impl BlockHandler {
                 Ok(self.zero_slowly(index))
             }
             _ => Err(Status::IoErr),
+        }
+    }
+
+    /// Ends the request in slot `index`, which the host cannot do, or lets it wait.
+    fn fail(&mut self, index: u16, errno: i32) {
+        // What goes by the bounce buffer has its chain only now.
+        let can_wait = self.aligned(index);
+        let Some(slot) = self.slots.get(index) else {
+            return;
+        };
+        match self.shared.errors.judge(slot, errno, can_wait) {
+            Verdict::Hold => self.slots.hold(index),
+            Verdict::Pass => self.finish(index, Status::Ok),
+            Verdict::Fail => self.finish(index, Status::IoErr),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use super::*;
+use crate::host_errors::HostErrors;
 
 /// The kernel does not take the requests any more: the device asks for a reset, nobody waits for
 /// requests that nobody answers, and the next driver is served without a ring.
@@ -29,4 +30,85 @@ fn a_ring_that_is_lost_ends_the_handler_and_nothing_else() {
     assert!(disk.handler.fds().is_empty());
     let data = [Buffer::writable(DATA, 512)];
     assert_eq!(disk.request(T_IN, 0, &data), (513, OK));
+}
+
+/// A write that the host cannot do is neither lost nor answered: it is done when the machine goes on. The image
+/// was cut short meanwhile, and is not made longer.
+#[test]
+fn a_held_write_is_done_when_the_machine_goes_on() {
+    for engine in ENGINES {
+        let image = image(IMAGE_SIZE);
+        let mut spec = spec(&image);
+        spec.options.error_policy = ErrorPolicy::Stop;
+        let errors = Arc::new(HostErrors::new().expect("an eventfd"));
+        let mut disk = Disk::new(spec, engine);
+        disk.device.report_to(&errors);
+        image.as_file().set_len(4096).expect("shorter");
+
+        let data = pattern(8192, 1);
+        disk.put(DATA, &data);
+        let header = disk.header(T_OUT, 64);
+        let buffers = [
+            header,
+            Buffer::readable(DATA, 8192),
+            Buffer::writable(STATUS, 1),
+        ];
+        let head = disk.guest.add(&buffers);
+        for _ in 0..2 {
+            disk.handler.kicked(0).expect("good queue");
+            let error = errors.take().expect("an error");
+            let expected = (&*error.device, error.operation, error.offset, error.errno);
+            assert_eq!(expected, ("root", "write", 64 * 512, libc::EIO));
+            assert!(error.stops, "{error:?}");
+            assert_eq!(disk.guest.pop_used(), None, "not answered");
+            // Only a pause is followed by another try.
+            disk.handler.kicked(0).expect("good queue");
+            assert_eq!(errors.take(), None);
+            disk.handler.drain();
+            let saved = disk.device.save().expect_err("a request is held");
+            assert!(saved.to_string().contains("1 requests"), "{saved}");
+        }
+        assert_eq!(image.as_file().metadata().expect("size").len(), 4096);
+
+        image.as_file().set_len(IMAGE_SIZE).expect("whole again");
+        disk.handler.kicked(0).expect("good queue");
+        disk.handler.drain();
+        assert_eq!(disk.guest.pop_used(), Some((head, 1)));
+        assert_eq!(disk.get(STATUS, 1), [OK]);
+        let mut written = vec![0; 8192];
+        image
+            .as_file()
+            .read_exact_at(&mut written, 64 * 512)
+            .expect("in the image");
+        assert!(written == data, "{engine:?}");
+        disk.device.save().expect("nothing is held");
+        assert_eq!(errors.take(), None);
+    }
+}
+
+/// What the guest is told by the other policies.
+#[test]
+fn errors_are_reported_or_ignored_as_the_policy_says() {
+    let cases = [
+        (ErrorPolicy::Report, IOERR),
+        (ErrorPolicy::Ignore, OK),
+        // There is room enough.
+        (ErrorPolicy::Enospace, IOERR),
+    ];
+    for (policy, status) in cases {
+        let image = image(IMAGE_SIZE);
+        let mut spec = spec(&image);
+        spec.options.error_policy = policy;
+        let errors = Arc::new(HostErrors::new().expect("an eventfd"));
+        let mut disk = Disk::new(spec, EngineKind::IoUring);
+        disk.device.report_to(&errors);
+        image.as_file().set_len(4096).expect("shorter");
+        let data = [Buffer::readable(DATA, 512)];
+        for _ in 0..3 {
+            assert_eq!(disk.request(T_OUT, 64, &data).1, status, "{policy:?}");
+        }
+        let error = errors.take().expect("an error");
+        assert!(!error.stops);
+        assert_eq!(errors.take(), None, "one a second is told");
+    }
 }
