@@ -41,6 +41,7 @@ use serde::Serialize;
 
 pub use self::error::{NetworkError, Step};
 pub use self::guard::NetworkGuard;
+pub use self::lease::of_files as lease_of_files;
 pub use self::prepare::prepare;
 pub use self::record::{NicRecord, NicStatus, show};
 

@@ -15,9 +15,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use devices::virtio::registry::AnyOptions;
+use devices::virtio::spec::DeviceOptions;
 use rustix::fs::OFlags;
+use rustix::process::{Resource, getrlimit};
 use vmm::arch::cpu::HostCpu;
 use vmm::control::FdRole;
+use vmm::plan::MachinePlan;
 
 pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::error::ResourceError;
@@ -63,6 +66,7 @@ impl Descriptors {
 pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
     memory::check(&plan.machine.memory)?;
+    check_descriptors(&plan.machine)?;
     if let Some(kernel) = &plan.kernel {
         descriptors.push(FdRole::Kernel, file::open_boot_file("kernel", kernel)?);
     }
@@ -84,6 +88,25 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
         }
     }
     Ok(descriptors)
+}
+
+/// A guest would find out late, by devices that do not start.
+fn check_descriptors(plan: &MachinePlan) -> Result<(), ResourceError> {
+    let wanted = plan.descriptors();
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    if wanted <= limit {
+        return Ok(());
+    }
+    Err(ResourceError::Descriptors {
+        devices: plan.devices.len(),
+        queues: plan
+            .devices
+            .iter()
+            .map(|device| device.options.queues())
+            .sum(),
+        wanted,
+        limit,
+    })
 }
 
 /// Listens on the sockets of ports; they go away with what this returns.

@@ -26,7 +26,7 @@ pub use self::control::ControlServer;
 pub use self::identity::{ChooseUserError, choose_user};
 pub use self::outcome::Outcome;
 pub(crate) use self::outcome::syscall_name;
-pub use self::restrict::{Remains, RestrictError, file_size_limit, restrict_launcher};
+pub use self::restrict::{Remains, RestrictError, restrict_launcher};
 pub use self::signals::Signals;
 pub use self::vm_process::{VmProcess, VmProcessError};
 

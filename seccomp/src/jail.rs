@@ -24,7 +24,7 @@ pub use rustix::thread::CapabilitySet;
 
 pub use self::descriptors::close_inherited;
 pub use self::fork::fork;
-pub use self::limits::limit_file_size;
+pub use self::limits::limit_descriptors;
 
 /// Something could not be given up.
 #[derive(Debug, Error)]

@@ -116,12 +116,12 @@ const FORBIDDEN: [Call; 40] = [
     (
         "raise limits",
         libc::SYS_prlimit64,
-        [0, libc::RLIMIT_NOFILE as c_long, 0],
+        [0, libc::RLIMIT_NPROC as c_long, 0],
     ),
     (
         "limit another process",
         libc::SYS_prlimit64,
-        [STRANGER, libc::RLIMIT_FSIZE as c_long, 0],
+        [STRANGER, libc::RLIMIT_NOFILE as c_long, 0],
     ),
     (
         "take hold of a process",

@@ -129,7 +129,8 @@ fn a_full_file_system_pauses_the_machine() {
     let mut guest = run.payload("blkbench cases=seqwrite:1 secs=2").start();
     guest.log.wait_for("Paused", Duration::from_secs(60));
     let mut control = guest.control();
-    control.resume();
+    // An error may be told before the answer.
+    control.tell("resume");
     let error = control.wait_for("diskError");
     assert_eq!(error["disk"], "root");
     assert_eq!(error["operation"], "write");
@@ -139,13 +140,13 @@ fn a_full_file_system_pauses_the_machine() {
     assert_eq!(paused["state"], "paused");
 
     // Nothing has changed, so it stands still again.
-    control.resume();
+    control.tell("resume");
     control.wait_for("diskError");
     control.wait_for("paused");
     assert_eq!(control.stats()["devices"]["root"]["errors"], 0);
 
     mounted.resize("80m");
-    control.resume();
+    control.tell("resume");
     let result = guest.result("bench");
     assert!(result.starts_with("blk"), "{result}");
     guest.exits_with(0);

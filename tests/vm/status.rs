@@ -91,6 +91,25 @@ fn limits_on_the_process() {
     }
 }
 
+/// More queues than the host has descriptors for are refused before a guest finds devices that do not start.
+#[test]
+fn a_machine_of_many_queues() {
+    let mut vmi = Vmi::new("queues").topology(1, 16, 1).multi_queue();
+    for number in 0..30 {
+        vmi = vmi.disk(Disk::new(&format!("disk{number}")));
+    }
+    let mut run = Run::new(&vmi);
+    let image = |number| image::zeros(&run.dir(), &format!("disk{number}.img"), MIB);
+    let images: Vec<_> = (0..30).map(image).collect();
+    for (number, image) in images.iter().enumerate() {
+        run = run.volume(&format!("disk{number}"), image);
+    }
+    let run = run.payload("hello").within(["prlimit", "--nofile=2048"]);
+    let mut podvisor = run.start_at_once();
+    podvisor.exits_with(5);
+    podvisor.log_has(&["spec.domain.devices: 480 queues of 30 devices need", "2048"]);
+}
+
 #[test]
 fn more_memory_than_the_host_has_is_told() {
     let vmi = Vmi::new("large").memory("1Ti");

@@ -2,6 +2,7 @@
 //! descriptors. Addresses, slots and vectors are a function of the plan.
 
 use devices::virtio::registry::AnyOptions;
+use devices::virtio::spec::DeviceOptions;
 use serde::{Deserialize, Serialize};
 
 /// A whole machine.
@@ -23,6 +24,34 @@ pub struct MachinePlan {
     /// Create the machine but leave it paused (`startStrategy: Paused`).
     pub start_paused: bool,
 }
+
+impl MachinePlan {
+    /// File descriptors that its vm process may have open at a time.
+    pub fn descriptors(&self) -> u64 {
+        let devices = self.devices.iter().map(|device| {
+            let queues = u64::from(device.options.queues());
+            DEVICE_DESCRIPTORS + QUEUE_DESCRIPTORS * queues
+        });
+        let vcpus = VCPU_DESCRIPTORS * u64::from(self.cpu.count());
+        (BASE_DESCRIPTORS + vcpus + devices.sum::<u64>()).next_multiple_of(DESCRIPTOR_STEP)
+    }
+}
+
+/// Descriptors of a machine without vCPUs and devices: sockets, logs, the console and its clients, KVM, the
+/// event loop, what comes with calls.
+const BASE_DESCRIPTORS: u64 = 128;
+
+/// KVM's of the vCPU and of its statistics, and a clock.
+const VCPU_DESCRIPTORS: u64 = 4;
+
+/// What the host's side brings, the copy of it that the machine of this boot has, and the interrupt of the configuration.
+const DEVICE_DESCRIPTORS: u64 = 8;
+
+/// Doorbell and interrupt; the worker's ring, poll set and wake.
+const QUEUE_DESCRIPTORS: u64 = 5;
+
+/// So that machines that are much alike have the same limit.
+const DESCRIPTOR_STEP: u64 = 256;
 
 /// What a guest sees beside what the rest of the plan says: tables, addresses, the order of devices, which
 /// features of the host it is shown. A release that changes any of it adds a version and keeps the others for

@@ -69,8 +69,8 @@ pub enum ProcessError {
     /// The steward.
     #[error("Cannot start the steward thread")]
     Steward(#[source] io::Error),
-    /// The largest file size could not be limited.
-    #[error("Cannot limit the size of files")]
+    /// The number of descriptors could not be limited.
+    #[error("Cannot limit the number of open files")]
     Limit(#[source] io::Error),
     /// The thread could not be restricted.
     #[error(transparent)]
@@ -114,8 +114,8 @@ impl ProcessError {
 
 /// What the binary gives to the vm process beside the socket.
 pub struct Setup {
-    /// Forbids to make any file larger than so many bytes.
-    pub limit_file_size: fn(u64) -> io::Result<()>,
+    /// Allows the process so many open descriptors and no more.
+    pub limit_descriptors: fn(u64) -> io::Result<()>,
     /// Restricts each thread. Called with [`ThreadRole::EventLoop`] on this one before anything is
     /// received, and with [`ThreadRole::Machine`] when the rings of the plan's disks are made; there is
     /// no other thread then, and later ones inherit what it does.
@@ -175,9 +175,7 @@ fn serve(socket: &OwnedFd, setup: Setup) -> Result<(), ProcessError> {
     trace::mark("KVM");
     let (create, fds) = control::receive::<Create>(socket.as_fd())?;
     trace::mark("plan received");
-    if let Some(bytes) = create.file_size_limit {
-        (setup.limit_file_size)(bytes).map_err(ProcessError::Limit)?;
-    }
+    (setup.limit_descriptors)(create.plan.descriptors()).map_err(ProcessError::Limit)?;
     let inputs = sort_fds(hypervisor, create, fds, &setup.hook)?;
     Process::new(socket.as_fd(), inputs, setup.hook)?.run()
 }

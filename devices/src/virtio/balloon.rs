@@ -50,6 +50,9 @@ const REPORTING: [u16; 2] = [3, 4];
 /// Entries of each queue.
 const QUEUE_SIZE: u16 = 128;
 
+/// Inflate, deflate, statistics, hints (which it does not have), reporting.
+const QUEUES: usize = 5;
+
 /// Most page numbers taken from one chain; Linux sends 256. What comes beyond stays where it is, which
 /// a balloon may do at any time.
 const MAX_PAGES: usize = 4096;
@@ -75,6 +78,10 @@ const STAT_NAMES: [&str; 10] = [
 pub struct BalloonOptions {}
 
 impl DeviceOptions for BalloonOptions {
+    fn queues(&self) -> u32 {
+        QUEUES as u32
+    }
+
     /// Takes no descriptor.
     fn spec(
         self,
@@ -206,7 +213,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE; 5]
+        &[QUEUE_SIZE; QUEUES]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -95,6 +95,10 @@ pub enum BuildConsoleError {
 }
 
 impl DeviceOptions for ConsoleOptions {
+    fn queues(&self) -> u32 {
+        queue_count(&self.ports) as u32
+    }
+
     /// Takes a descriptor for each port, in their order.
     fn spec(
         self,
@@ -182,18 +186,22 @@ pub struct Console {
     views: Arc<Mutex<Views>>,
 }
 
+/// Two for each port up to the last, and two for control.
+fn queue_count(ports: &[PortOptions]) -> usize {
+    let last = ports.iter().map(|port| usize::from(port.id)).max();
+    2 * (last.unwrap_or(0) + 2)
+}
+
 /// By number of the port.
 type Views = [PortView; MAX_PORTS];
 
 impl Console {
     fn new(name: &str, ports: &[PortOptions], sides: &[Slot]) -> Self {
-        let last = ports.iter().map(|port| usize::from(port.id)).max();
-        let count = last.unwrap_or(0) + 1;
         Self {
             name: name.to_owned(),
             ports: ports.to_vec(),
             sides: sides.to_vec(),
-            queue_sizes: vec![QUEUE_SIZE; 2 * (count + 1)],
+            queue_sizes: vec![QUEUE_SIZE; queue_count(ports)],
             views: Arc::default(),
         }
     }

@@ -22,6 +22,12 @@ macro_rules! devices {
         }
 
         impl DeviceOptions for AnyOptions {
+            fn queues(&self) -> u32 {
+                match self {
+                    $(Self::$variant(options) => options.queues(),)*
+                }
+            }
+
             fn spec(
                 self,
                 name: String,

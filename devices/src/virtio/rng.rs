@@ -37,6 +37,10 @@ pub const INFO: DeviceInfo = DeviceInfo {
 pub struct RngOptions {}
 
 impl DeviceOptions for RngOptions {
+    fn queues(&self) -> u32 {
+        1
+    }
+
     /// Takes no descriptor.
     fn spec(
         self,

@@ -14,6 +14,9 @@ use crate::virtio::VirtioDevice;
 
 /// What a plan says of a device; lives beside the device.
 pub trait DeviceOptions {
+    /// Virtqueues that the device will have.
+    fn queues(&self) -> u32;
+
     /// Joins them with the host's side of the device, which the launcher opened, in the order that
     /// the device's file documents. `name` is unique in a machine.
     fn spec(

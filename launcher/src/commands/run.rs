@@ -259,11 +259,6 @@ fn run_machine(
         boot_trace: inputs.boot_trace,
     };
     let json_log = args.log_format == LogFormat::Json;
-    // Whoever can speak to the machine can have it written to a file.
-    let snapshot = inputs
-        .control
-        .is_some()
-        .then_some(plan.machine.memory.bytes);
     let create = Create {
         plan: plan.machine,
         fds: descriptors.roles().to_vec(),
@@ -271,7 +266,6 @@ fn run_machine(
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
         new_mac: args.new_mac,
-        file_size_limit: supervise::file_size_limit(&descriptors, snapshot),
     };
     let terminal = if console.on_terminal {
         RawTerminal::enter()

@@ -27,6 +27,20 @@ pub(super) struct Common {
     pub(super) options: DhcpOptions,
 }
 
+/// The lease of a bridged guest by two files of its pod: the node agent's record of the interface
+/// (`vif-cache-<interface>.json`), and `resolv.conf`. `None` if there is no record, or no address in it.
+pub fn of_files(record: &[u8], resolver: &str, subdomain: Option<&str>) -> Option<DhcpLease> {
+    let common = Common {
+        resolver: Resolver::parse(resolver),
+        hostname: None,
+        subdomain: subdomain.map(str::to_owned),
+        mtu: 1500,
+        options: DhcpOptions::default(),
+    };
+    let record = VifCache::parse(record).ok()?;
+    record.lease(Ipv4Addr::new(169, 254, 75, 10), &common)
+}
+
 impl Common {
     fn lease(
         &self,

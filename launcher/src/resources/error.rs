@@ -15,6 +15,21 @@ pub enum ResourceError {
     /// KVM does not say what it can do.
     #[error("/dev/kvm is not usable")]
     KvmCall(#[source] KvmError),
+    /// More descriptors than a process may have.
+    #[error(
+        "spec.domain.devices: {queues} queues of {devices} devices need {wanted} descriptors, and the limit on open \
+         files is {limit}"
+    )]
+    Descriptors {
+        /// Devices of the machine.
+        devices: usize,
+        /// Their virtqueues.
+        queues: u32,
+        /// Descriptors that the vm process needs.
+        wanted: u64,
+        /// Those that it may have.
+        limit: u64,
+    },
     /// Not enough huge pages.
     #[error(
         "Guest RAM needs {wanted} huge pages of {} MiB, of which the host has {free} free",
@@ -117,6 +132,10 @@ impl ResourceError {
                  request the device devices.kubevirt.io/kvm."
             }
             Self::KvmCall(_) => "Check that it is the device of this kernel's KVM.",
+            Self::Descriptors { .. } => {
+                "Raise the limit (ulimit -n; LimitNOFILE= of the container runtime), take fewer disks and \
+                 interfaces, or leave out blockMultiQueue and networkInterfaceMultiqueue."
+            }
             Self::HugePages { .. } => {
                 "Reserve more in /sys/kernel/mm/hugepages, or leave out \
                  spec.domain.memory.hugepages."

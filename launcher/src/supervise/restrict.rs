@@ -2,23 +2,18 @@
 //! the machine has all it needs.
 
 use std::error::Error;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use devices::thread::ThreadRole;
-use rustix::fs::{FileType, fstat};
 use rustix::process::Pid;
 use rustix::thread::CapabilitySet;
 use seccomp::jail::{self, JailError, Use, User};
 use seccomp::violation::{self, Report};
 use seccomp::{InstallError, Role};
 use thiserror::Error as ThisError;
-use vmm::console::FILE_LIMIT;
-use vmm::control::FdRole;
-use vmm::snapshot::MAX_STATE;
 
 use super::VmProcess;
-use crate::resources::Descriptors;
 
 /// The launcher cannot give up what it should.
 #[derive(Debug, ThisError)]
@@ -116,26 +111,4 @@ pub(super) fn restrict_thread(
         ThreadRole::Device(name) => Role::named(name).ok_or(UnknownRole(name))?,
     };
     Ok(seccomp::install(role, None)?)
-}
-
-/// Bytes beyond which the vm process need not make any file grow: the largest image's size, or what
-/// the console may write to one, or a snapshot with so many bytes of RAM. None if the log goes to a file, which has no end.
-pub fn file_size_limit(descriptors: &Descriptors, snapshot: Option<u64>) -> Option<u64> {
-    let size = |fd: BorrowedFd<'_>| {
-        let stat = fstat(fd).ok()?;
-        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        regular.then_some(stat.st_size.unsigned_abs())
-    };
-    if size(std::io::stderr().as_fd()).is_some() {
-        return None;
-    }
-    let mut limit = snapshot.map_or(0, |ram| ram.max(MAX_STATE));
-    for (role, fd) in descriptors.roles().iter().zip(descriptors.fds()) {
-        match (role, size(fd)) {
-            (FdRole::Device { .. }, Some(bytes)) => limit = limit.max(bytes),
-            (FdRole::ConsoleOutput | FdRole::ConsoleLog, Some(_)) => limit = limit.max(FILE_LIMIT),
-            _ => {}
-        }
-    }
-    Some(limit)
 }

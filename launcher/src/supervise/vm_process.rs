@@ -131,7 +131,7 @@ fn enter(user: Option<User>, parent: Pid) -> bool {
     };
     let report_fd = socket.as_raw_fd();
     let setup = Setup {
-        limit_file_size: |bytes| jail::limit_file_size(bytes).map_err(io::Error::other),
+        limit_descriptors: |count| jail::limit_descriptors(count).map_err(io::Error::other),
         hook: Arc::new(move |role| {
             restrict_thread(role, user, parent, report_fd)
                 .map_err(|source| ThreadSetupError { role, source })

@@ -11,11 +11,13 @@ pub mod control;
 pub mod dhcp;
 mod dhcpv6;
 pub mod input;
+pub mod kernel;
 pub mod legacy;
 pub mod memory;
 pub mod net;
 pub mod opener;
 pub mod pci;
+pub mod pod;
 pub mod queue;
 pub mod rig;
 pub mod rng;
@@ -44,4 +46,6 @@ pub const TARGETS: &[Target] = &[
     ("dhcp", dhcp::run),
     ("control", control::run),
     ("opener", opener::run),
+    ("kernel", kernel::run),
+    ("pod", pod::run),
 ];

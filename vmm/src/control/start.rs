@@ -31,8 +31,6 @@ pub struct Create {
     pub boot_trace: bool,
     /// A machine from a snapshot may have other MAC addresses than its guest knows.
     pub new_mac: bool,
-    /// No file needs to become larger than this, bytes; none if there is no telling.
-    pub file_size_limit: Option<u64>,
 }
 
 /// What a descriptor sent with [`Create`] is.

@@ -53,6 +53,10 @@ pub struct BlockOptions {
 }
 
 impl DeviceOptions for BlockOptions {
+    fn queues(&self) -> u32 {
+        self.queues.into()
+    }
+
     /// Takes the image.
     fn spec(
         self,

@@ -66,6 +66,10 @@ pub enum BackendKind {
 }
 
 impl DeviceOptions for NetOptions {
+    fn queues(&self) -> u32 {
+        2 * u32::from(self.queue_pairs) + 1
+    }
+
     /// Takes a TAP queue for each queue pair in order, or one stream.
     fn spec(
         self,

@@ -285,7 +285,7 @@ fn capabilities() -> Check {
 fn descriptors() -> Check {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let found = maximum.map_or("no limit".to_owned(), |limit| format!("at most {limit}"));
-    info("descriptors", "devices: two for each queue", found)
+    info("descriptors", "devices: five for each queue", found)
 }
 
 /// Version 2 of control groups, then version 1; as a container sees its own.

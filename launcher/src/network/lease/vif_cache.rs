@@ -55,7 +55,11 @@ impl VifCache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text?,
         };
-        Ok(Some(serde_json::from_slice(&text)?))
+        Self::parse(&text).map(Some)
+    }
+
+    pub(in crate::network) fn parse(text: &[u8]) -> io::Result<Self> {
+        Ok(serde_json::from_slice(text)?)
     }
 
     /// The guest's MAC address.

@@ -1,0 +1,49 @@
+//! Kernel images and initial RAM disks, which whoever makes a volume makes.
+
+use std::fs::File;
+use std::io::Write;
+
+use devices::GuestMemory;
+use rustix::fs::{MemfdFlags, memfd_create};
+use vm_memory::GuestAddress;
+use vmm::arch::boot::{BootSource, EntryPoint, load};
+use vmm::plan::CpuPlan;
+
+use crate::input::Input;
+
+const RAM: u64 = 32 << 20;
+
+/// Loads the rest of the input as a kernel. The first two bytes say how long the initial RAM disk is, in pages.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let initrd_pages = u64::from(input.u16());
+    let mut kernel = file(bytes.get(2..).unwrap_or_default(), 0);
+    let mut initrd = file(b"cpio", initrd_pages * 4096);
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), RAM as usize)]).expect("memory");
+    let cpu = CpuPlan {
+        sockets: 1,
+        cores: 2,
+        threads: 1,
+        features: Vec::new(),
+    };
+    let source = BootSource {
+        kernel: &mut kernel,
+        initrd: (initrd_pages > 0).then_some(&mut initrd),
+        cmdline: "console=ttyS0",
+        cpu: &cpu,
+        ram_bytes: RAM,
+    };
+    match load(&memory, source) {
+        Ok(EntryPoint::Pvh { ip } | EntryPoint::Linux64 { ip }) => {
+            assert!(ip < RAM, "starts outside of its memory: {ip:#x}");
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+fn file(contents: &[u8], len: u64) -> File {
+    let mut file = File::from(memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("a memfd"));
+    file.write_all(contents).expect("room");
+    file.set_len(len.max(contents.len() as u64)).expect("room");
+    file
+}
