@@ -10,7 +10,9 @@ pub mod console;
 pub mod control;
 pub mod dhcp;
 mod dhcpv6;
+pub mod image;
 pub mod input;
+mod json;
 pub mod kernel;
 pub mod legacy;
 pub mod memory;
@@ -22,6 +24,7 @@ pub mod queue;
 pub mod rig;
 pub mod rng;
 mod sent;
+pub mod snapshot;
 pub mod state;
 pub mod stream;
 pub mod vmi;
@@ -33,6 +36,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("queue", queue::run),
     ("block", block::run),
+    ("image", image::run),
     ("net", net::run),
     ("stream", stream::run),
     ("rng", rng::run),
@@ -41,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     ("pci", pci::run),
     ("legacy", legacy::run),
     ("state", state::run),
+    ("snapshot", snapshot::run),
     ("vmi", vmi::run),
     ("quantity", vmi::run_quantity),
     ("dhcp", dhcp::run),

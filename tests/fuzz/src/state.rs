@@ -20,13 +20,11 @@ use devices::virtio::rng::Rng;
 use devices::virtio::testing::driven::Driven;
 use devices::virtio::testing::{Buffer, FakeIrq, block_spec};
 use rustix::fs::{MemfdFlags, memfd_create};
-use serde_json::Value;
 
 use crate::input::Input;
+use crate::json;
 use crate::memory::{self, HEAP};
 
-/// Changes to one state at most.
-const CHANGES: usize = 16;
 /// Bytes of the structures that a driver reads.
 const REGISTERS: u64 = 0x40;
 
@@ -46,58 +44,8 @@ pub fn run(bytes: &[u8]) {
 /// `saved` with changes from the input; `None` if it is no envelope any more.
 fn changed(saved: &Saved, input: &mut Input<'_>) -> Option<Saved> {
     let mut value = serde_json::to_value(saved).expect("plain data");
-    for _ in 0..CHANGES {
-        if input.is_empty() {
-            break;
-        }
-        let mut at = usize::from(input.u16()) % count(&value);
-        change(&mut value, &mut at, input);
-    }
+    json::change(&mut value, input);
     serde_json::from_value(value).ok()
-}
-
-/// Values in `value`, itself among them.
-fn count(value: &Value) -> usize {
-    1 + match value {
-        Value::Array(items) => items.iter().map(count).sum(),
-        Value::Object(fields) => fields.values().map(count).sum(),
-        _ => 0,
-    }
-}
-
-/// Changes value number `at`; whether it was found.
-fn change(value: &mut Value, at: &mut usize, input: &mut Input<'_>) -> bool {
-    if *at == 0 {
-        alter(value, input);
-        return true;
-    }
-    *at -= 1;
-    match value {
-        Value::Array(items) => items.iter_mut().any(|item| change(item, at, input)),
-        Value::Object(fields) => fields.values_mut().any(|field| change(field, at, input)),
-        _ => false,
-    }
-}
-
-fn alter(value: &mut Value, input: &mut Input<'_>) {
-    match value {
-        Value::Bool(flag) => *flag = !*flag,
-        Value::Number(number) => {
-            let new = match input.below(6) {
-                0 => number.as_u64().unwrap_or(0) ^ 1 << input.below(64),
-                1 => input.u8().into(),
-                2 => input.u16().into(),
-                3 => memory::address(input),
-                4 => input.u32().into(),
-                _ => input.u64(),
-            };
-            *value = new.into();
-        }
-        Value::Array(items) if input.u8() & 1 != 0 => drop(items.pop()),
-        Value::Array(items) => items.push(items.last().cloned().unwrap_or(0.into())),
-        Value::Null => *value = input.u64().into(),
-        Value::String(_) | Value::Object(_) => {}
-    }
 }
 
 fn serial(input: &mut Input<'_>) {

@@ -1,0 +1,185 @@
+//! State files that somebody has made or changed. Whatever they say, they are refused with a reason, or restored
+//! into vCPU, interrupt controllers and clocks of a machine that does not run.
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::sync::Arc;
+
+use devices::legacy::power::Signals;
+use devices::legacy::serial::ConsoleQueue;
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use vmm::arch::cpu::HostCpu;
+use vmm::arch::platform::Platform;
+use vmm::arch::state::{SavedMsrs, VcpuState, VmState};
+use vmm::pci::PciRoot;
+use vmm::snapshot::{FileIdentity, SavedMachine, compare};
+
+use crate::input::Input;
+use crate::json;
+
+thread_local! {
+    static MACHINE: RefCell<Option<Machine>> = const { RefCell::new(None) };
+}
+
+/// What is restored, again and again, and its good state.
+struct Machine {
+    // Dropped in this order.
+    platform: Platform,
+    pci: PciRoot,
+    vcpu: VcpuFd,
+    vm: VmFd,
+    disk: File,
+    good: Value,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let kvm = Kvm::new().expect("/dev/kvm");
+        let vm = kvm.create_vm().expect("a VM");
+        vm.create_irq_chip().expect("interrupt controllers");
+        let vcpu = vm.create_vcpu(0).expect("a vCPU");
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let cpuid = cpuid.expect("CPUID");
+        vcpu.set_cpuid2(&cpuid).expect("KVM's own CPUID");
+        let console = Arc::new(ConsoleQueue::new().expect("an eventfd"));
+        let signals = Arc::new(Signals::new().expect("an eventfd"));
+        let platform = Platform::new(&vm, &console, &signals).expect("lines");
+        let msrs = SavedMsrs::of(&kvm).expect("MSRs");
+        let disk = memfd("disk");
+        let good = json!({
+            "plan": {
+                "version": "1",
+                "name": "default/fuzz",
+                "cpu": {"sockets": 1, "cores": 1, "threads": 1, "features": []},
+                "memory": {"bytes": 1 << 30, "hugepageSize": null},
+                "boot": {"linux": {"cmdline": ""}},
+                "devices": [],
+                "startPaused": false,
+            },
+            "cpu": HostCpu::from(&cpuid),
+            "vcpus": [VcpuState::save(&vcpu, &msrs).expect("saved")],
+            "vm": VmState::save(&vm).expect("saved"),
+            "clocks": {
+                "clock": vm.get_clock().expect("a clock"),
+                "host": {"tsc": 1, "wall": 1},
+                "tscOffsets": [0],
+            },
+            "platform": platform.save().expect("saved"),
+            "functions": {},
+            "pciAddress": 0,
+            "files": {"root": [FileIdentity::of(&disk).expect("a file")]},
+        });
+        let machine = Self {
+            platform,
+            pci: PciRoot::new(),
+            vcpu,
+            vm,
+            disk,
+            good,
+        };
+        machine.takes_its_own();
+        machine
+    }
+
+    /// The good state is one.
+    fn takes_its_own(&self) {
+        let saved = SavedMachine::parse(&file(self.good.to_string().as_bytes()));
+        let saved = saved.expect("its own state");
+        saved.vm.restore(&self.vm).expect("restored");
+        saved.vcpus[0].restore(&self.vcpu).expect("restored");
+        self.platform.restore(&saved.platform).expect("restored");
+    }
+
+    /// Restores what can be.
+    fn restore(&self, saved: SavedMachine) {
+        let identities = saved.files.values().flatten();
+        for identity in identities {
+            identity.difference(&self.disk).expect("a readable file");
+        }
+        tell(saved.vm.restore(&self.vm));
+        for vcpu in &saved.vcpus {
+            tell(vcpu.restore(&self.vcpu));
+        }
+        tell(self.platform.restore(&saved.platform));
+        tell(self.pci.restore(&saved.functions));
+        self.pci.set_config_address(saved.pci_address);
+        saved
+            .clocks
+            .restore_counters(std::slice::from_ref(&self.vcpu));
+        saved.clocks.catch_up(&self.vm);
+    }
+}
+
+/// What is wrong can be said.
+fn tell(result: Result<(), impl Error>) {
+    let mut error = result.as_ref().err().map(|error| error as &dyn Error);
+    while let Some(cause) = error {
+        assert!(!cause.to_string().is_empty());
+        error = cause.source();
+    }
+}
+
+fn memfd(name: &str) -> File {
+    File::from(memfd_create(name, MemfdFlags::CLOEXEC).expect("memfd"))
+}
+
+/// A state file with these contents.
+fn file(contents: &[u8]) -> Vec<u8> {
+    let digest = Sha256::digest(contents);
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    [
+        format!("podvisor snapshot 1\n{digest}\n").as_bytes(),
+        contents,
+    ]
+    .concat()
+}
+
+/// Reads the input as a file, as its contents, or as changes to a good one.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    MACHINE.with_borrow_mut(|machine| {
+        let machine = machine.get_or_insert_with(Machine::new);
+        let bytes = match input.below(8) {
+            0 => input.take(usize::MAX).to_vec(),
+            1 => file(input.take(usize::MAX)),
+            _ => {
+                let mut value = machine.good.clone();
+                json::change(&mut value, &mut input);
+                file(value.to_string().as_bytes())
+            }
+        };
+        let saved = match SavedMachine::parse(&bytes) {
+            Ok(saved) => saved,
+            Err(error) => {
+                assert!(error.is_refusal(), "{error:?}");
+                return tell(Err(error));
+            }
+        };
+        let saved = again(&saved);
+        tell(compare(&saved.plan, &saved.plan, false));
+        machine.restore(saved);
+    });
+}
+
+/// The same, written and read.
+fn again(saved: &SavedMachine) -> SavedMachine {
+    let mut to = memfd("state");
+    saved.write(&mut to).expect("written");
+    let mut first = Vec::new();
+    to.rewind().expect("a memfd");
+    to.read_to_end(&mut first).expect("a memfd");
+    let again = SavedMachine::read(&mut to).expect("its own");
+    let mut to = memfd("state");
+    again.write(&mut to).expect("written");
+    let mut second = Vec::new();
+    to.rewind().expect("a memfd");
+    to.read_to_end(&mut second).expect("a memfd");
+    assert!(first == second, "another state");
+    again
+}
