@@ -6,6 +6,7 @@ mod exits;
 mod network;
 mod phases;
 pub mod results;
+mod snapshot;
 mod start;
 
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub const CASES: &[Case] = &[
     ("disk", disk::run),
     ("network", network::run),
     ("density", density::run),
+    ("snapshot", snapshot::user_space),
+    ("clones", snapshot::clones),
     ("linux", start::linux),
 ];
 

@@ -19,6 +19,20 @@ pub struct GuestSpec {
     pub nic: Option<NicSpec>,
     /// A source of random numbers.
     pub rng: bool,
+    /// Where it begins.
+    pub origin: Origin,
+}
+
+/// Where a guest begins.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// At its kernel's first instruction.
+    Boot {
+        /// Socket on which the VMM listens for commands.
+        control: Option<PathBuf>,
+    },
+    /// Where a snapshot was made; the directory of its files.
+    Snapshot(PathBuf),
 }
 
 /// A disk on a raw image.
@@ -52,6 +66,7 @@ impl GuestSpec {
             disk: None,
             nic: None,
             rng: false,
+            origin: Origin::Boot { control: None },
         }
     }
 

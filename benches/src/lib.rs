@@ -14,6 +14,7 @@ pub mod net;
 pub mod plot;
 pub mod procfs;
 pub mod record;
+pub mod snapshot;
 pub mod stats;
 pub mod targets;
 pub mod vm;

@@ -30,6 +30,8 @@ const FIGURES: &[(&str, &str)] = &[
     ("network/", "kframes_per_s"),
     ("network/", "p50_us"),
     ("density/", "vms_per_s"),
+    ("snapshot/", "time_ms"),
+    ("snapshot/", "ram_own_kib_per_vm"),
 ];
 
 /// Writes all plots of `record` into `dir`.

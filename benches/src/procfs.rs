@@ -55,17 +55,29 @@ impl std::ops::AddAssign for Memory {
 /// Memory of `pids`. Guest RAM does not count: mappings of at least `ram_kib`, and what is not to be
 /// dumped, as podvisor marks its own, which has two parts.
 pub fn memory(pids: &[u32], ram_kib: u64) -> Result<Memory> {
-    let mut total = Memory::default();
+    Ok(split(pids, ram_kib)?.0)
+}
+
+/// Guest RAM of `pids`, and nothing else.
+pub fn ram(pids: &[u32], ram_kib: u64) -> Result<Memory> {
+    Ok(split(pids, ram_kib)?.1)
+}
+
+fn split(pids: &[u32], ram_kib: u64) -> Result<(Memory, Memory)> {
+    let mut total = (Memory::default(), Memory::default());
     for pid in pids {
         let path = format!("/proc/{pid}/smaps");
         let smaps = fs::read_to_string(&path).with_context(|| path)?;
-        total += without_ram(&smaps, ram_kib);
+        let (others, ram) = split_one(&smaps, ram_kib);
+        total.0 += others;
+        total.1 += ram;
     }
     Ok(total)
 }
 
-fn without_ram(smaps: &str, ram_kib: u64) -> Memory {
-    let mut total = Memory::default();
+/// What is not guest RAM, and what is.
+fn split_one(smaps: &str, ram_kib: u64) -> (Memory, Memory) {
+    let (mut others, mut ram) = (Memory::default(), Memory::default());
     let (mut size, mut mapping) = (0, Memory::default());
     for line in smaps.lines() {
         let Some((key, value)) = line.split_once(':') else {
@@ -80,12 +92,15 @@ fn without_ram(smaps: &str, ram_kib: u64) -> Memory {
             // The last line of each.
             "VmFlags" => {
                 let is_ram = size >= ram_kib || value.split(' ').any(|flag| flag == "dd");
-                total += if is_ram { Memory::default() } else { mapping };
+                match is_ram {
+                    true => ram += mapping,
+                    false => others += mapping,
+                }
             }
             _ => {}
         }
     }
-    total
+    (others, ram)
 }
 
 /// Processor time in nanoseconds by thread, as it is now.
@@ -149,8 +164,10 @@ mod tests {
             rss: 40,
             private_dirty: 20,
         };
-        assert_eq!(without_ram(smaps, 131_072), expected);
-        assert_eq!(without_ram(smaps, 131_073).pss, 930);
+        let (others, ram) = split_one(smaps, 131_072);
+        assert_eq!(others, expected);
+        assert_eq!((ram.pss, ram.rss), (1400, 1400));
+        assert_eq!(split_one(smaps, 131_073).0.pss, 930);
     }
 
     #[test]

@@ -125,6 +125,7 @@ pub fn judge(record: &Record) -> Vec<Judged> {
     let memory = figure("memory/overhead", "pss_kib");
     let linux = figure("start/linux-init", "time_s");
     let density = figure("density/200", "vms_per_s");
+    let snapshot = figure("snapshot/user-space", "time_ms");
     let mut all = vec![
         start.against(&["firecracker"], at_most(0.3)),
         start.against(&["cloud-hypervisor"], at_most(0.65)),
@@ -158,6 +159,8 @@ pub fn judge(record: &Record) -> Vec<Judged> {
     all.push(linux.against(PEERS_WITH_PCI, at_most(1.05)));
     all.push(density.against(FIRECRACKERS, at_least(2.0)));
     all.push(figure("density/200", "lost").absolute(at_most(0.0)));
+    all.push(snapshot.against(&["firecracker"], at_most(0.5)));
+    all.push(figure("snapshot/clones:100", "lost").absolute(at_most(0.0)));
     all
 }
 

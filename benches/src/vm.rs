@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +69,19 @@ impl Vm {
             }
             self.wait(patience, "the first instruction")?;
         }
+    }
+
+    /// Time since the start until the guest's first byte, whatever it is.
+    pub fn first_byte(&mut self, patience: Duration) -> Result<Duration> {
+        if self.seen.is_empty() {
+            self.wait(patience, "output")?;
+        }
+        Ok(self.started.elapsed())
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The next line of the console that contains `text`, and when it arrived.

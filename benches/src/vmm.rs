@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::guest::GuestSpec;
+use crate::guest::{GuestSpec, Origin};
 
 /// A kind of virtual machine monitor, with the choices that matter to a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +100,12 @@ impl Vmm {
     pub fn command(&self, guest: &GuestSpec, dir: &Path) -> Result<Command> {
         let arguments = match self.kind {
             Kind::Podvisor => podvisor::arguments(guest, dir),
+            Kind::Firecracker { pci, sync } => firecracker::arguments(guest, pci, sync, dir),
+            _ if !matches!(guest.origin, Origin::Boot { control: None }) => {
+                bail!("Nobody has told how {} is spoken to", self.name)
+            }
             Kind::QemuMicrovm => Ok(qemu::arguments(guest, qemu::Machine::Microvm)),
             Kind::QemuQ35 => Ok(qemu::arguments(guest, qemu::Machine::Q35)),
-            Kind::Firecracker { pci, sync } => firecracker::arguments(guest, pci, sync, dir),
             Kind::CloudHypervisor => Ok(cloud_hypervisor::arguments(guest)),
             Kind::Bare => Ok(bare_arguments(guest)),
         };

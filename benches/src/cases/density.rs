@@ -49,7 +49,14 @@ fn once(vmm: &Vmm, wanted: usize) -> Result<Values> {
     };
     let available = procfs::meminfo("MemAvailable")?;
     let begin = Instant::now();
-    let mut machines = start_all(vmm, &guest, wanted)?;
+    let mut machines = start_all(wanted, || {
+        let mut vm = Vm::start(vmm, &guest)?;
+        match vmm.kind {
+            Kind::Bare => vm.first_instruction(PATIENCE).map(drop)?,
+            _ => vm.wait_for("CRASH how=halt", PATIENCE).map(drop)?,
+        }
+        Ok(vm)
+    })?;
     let seconds = begin.elapsed().as_secs_f64();
     let taken = available.saturating_sub(procfs::meminfo("MemAvailable")?);
 
@@ -73,16 +80,13 @@ fn once(vmm: &Vmm, wanted: usize) -> Result<Values> {
     .into())
 }
 
-fn start_all(vmm: &Vmm, guest: &GuestSpec, wanted: usize) -> Result<Vec<Vm>> {
+/// Starts as many, two for each processor at a time.
+pub(super) fn start_all(wanted: usize, start: impl Fn() -> Result<Vm> + Sync) -> Result<Vec<Vm>> {
     let jobs = 2 * std::thread::available_parallelism()?.get();
     let (next, machines) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || -> Result<()> {
         while next.fetch_add(1, Ordering::Relaxed) < wanted {
-            let mut vm = Vm::start(vmm, guest)?;
-            match vmm.kind {
-                Kind::Bare => vm.first_instruction(PATIENCE).map(drop)?,
-                _ => vm.wait_for("CRASH how=halt", PATIENCE).map(drop)?,
-            }
+            let vm = start()?;
             machines
                 .lock()
                 .map_err(|_| anyhow!("another job panicked"))?

@@ -1,4 +1,4 @@
-//! Firecracker with a configuration file and no API socket.
+//! Firecracker with a configuration file, and with an API socket only where it is to be told something.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use crate::guest::GuestSpec;
+use crate::guest::{GuestSpec, Origin};
+use crate::snapshot::FIRECRACKER_SOCKET;
 
 use super::words;
 
@@ -17,6 +18,22 @@ pub(super) fn arguments(
     sync: bool,
     dir: &Path,
 ) -> Result<Vec<OsString>> {
+    let api = |socket: &Path| {
+        vec![
+            "--level".into(),
+            "Error".into(),
+            "--api-sock".into(),
+            socket.into(),
+        ]
+    };
+    let mut arguments = match &guest.origin {
+        Origin::Boot { control: None } => words("--no-api --level Error"),
+        Origin::Boot {
+            control: Some(socket),
+        } => api(socket),
+        // The files say what the machine is.
+        Origin::Snapshot(_) => return Ok(api(&dir.join(FIRECRACKER_SOCKET))),
+    };
     let mut config = json!({
         "boot-source": { "kernel_image_path": guest.kernel, "boot_args": guest.cmdline },
         "machine-config": { "vcpu_count": 1, "mem_size_mib": guest.ram_mib },
@@ -50,7 +67,6 @@ pub(super) fn arguments(
     }
     let path = dir.join("firecracker.json");
     fs::write(&path, serde_json::to_vec(&config)?)?;
-    let mut arguments = words("--no-api --level Error");
     if pci {
         arguments.push("--enable-pci".into());
     }

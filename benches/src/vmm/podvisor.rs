@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use podvisor_tests::vmi::{Disk, Vmi};
 
-use crate::guest::GuestSpec;
+use crate::guest::{GuestSpec, Origin};
 
 pub(super) fn arguments(guest: &GuestSpec, dir: &Path) -> Result<Vec<OsString>> {
     let mut vmi = Vmi::new("bench").memory(&format!("{}Mi", guest.ram_mib));
@@ -30,6 +30,17 @@ pub(super) fn arguments(guest: &GuestSpec, dir: &Path) -> Result<Vec<OsString>> 
     option("--cmdline", guest.cmdline.clone().into());
     if let Some(initrd) = &guest.initrd {
         option("--initrd", initrd.into());
+    }
+    match &guest.origin {
+        Origin::Boot { control: None } => {}
+        Origin::Boot {
+            control: Some(socket),
+        } => {
+            let mut value = OsString::from("unix:");
+            value.push(socket);
+            option("--control", value);
+        }
+        Origin::Snapshot(files) => option("--restore", files.into()),
     }
     if let Some(disk) = &guest.disk {
         let mut value = OsString::from("disk=");
