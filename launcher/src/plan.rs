@@ -196,6 +196,7 @@ fn machine_plan(vmi: &Vmi, options: &PlanOptions, devices: Vec<DevicePlan>) -> M
     MachinePlan {
         version: MachineVersion::default(),
         name: format!("{}/{}", vmi.metadata.namespace, vmi.metadata.name),
+        identity: spec.identity.plan(&vmi.metadata.name),
         cpu: CpuPlan {
             sockets: spec.cpu.sockets,
             cores: spec.cpu.cores,

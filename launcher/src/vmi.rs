@@ -12,6 +12,7 @@ mod disks;
 pub mod document;
 pub mod fields;
 mod firmware;
+mod identity;
 mod interfaces;
 mod manifest;
 mod memory;

@@ -15,6 +15,7 @@ pub struct Vmi {
     rng: bool,
     balloon: bool,
     grace_seconds: u64,
+    domain_fields: Vec<(String, String)>,
     fields: Vec<(String, String)>,
 }
 
@@ -32,6 +33,7 @@ impl Vmi {
             rng: false,
             balloon: false,
             grace_seconds: 30,
+            domain_fields: Vec::new(),
             fields: Vec::new(),
         }
     }
@@ -109,6 +111,12 @@ impl Vmi {
         self
     }
 
+    /// One more field of `spec.domain`.
+    pub fn domain_field(mut self, name: &str, yaml: &str) -> Self {
+        self.domain_fields.push((name.to_owned(), yaml.to_owned()));
+        self
+    }
+
     /// The document.
     pub fn to_yaml(&self) -> String {
         let [sockets, cores, threads] = self.topology;
@@ -130,13 +138,14 @@ spec:
       cores: {cores}
       threads: {threads}
       features: [{features}]
-    devices:
+{domain}    devices:
       autoattachPodInterface: {network}
       autoattachMemBalloon: {balloon}
       blockMultiQueue: {queues}
       networkInterfaceMultiqueue: {queues}
 ",
             features = self.features_yaml(),
+            domain = lines("    ", &self.domain_fields),
         );
         self.write_devices(&mut yaml)
             .expect("writing to a String cannot fail");
@@ -175,9 +184,15 @@ spec:
                 .iter()
                 .try_for_each(|nic| nic.write_network(yaml))?;
         }
-        let mut fields = self.fields.iter();
-        fields.try_for_each(|(name, value)| writeln!(yaml, "  {name}: {value}"))
+        yaml.push_str(&lines("  ", &self.fields));
+        Ok(())
     }
+}
+
+/// Fields, indented.
+fn lines(indent: &str, fields: &[(String, String)]) -> String {
+    let line = |(name, value): &(String, String)| format!("{indent}{name}: {value}\n");
+    fields.iter().map(line).collect()
 }
 
 /// A NIC of a [`Vmi`].

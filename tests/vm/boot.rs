@@ -64,6 +64,24 @@ fn all_vcpus_start() {
     guest.exits_with(0);
 }
 
+/// Who the machine is, as inventories and cloud-init read it.
+#[test]
+fn a_machine_tells_who_it_is() {
+    let vmi = Vmi::new("testvm").domain_field("firmware", "{serial: e4686d2c-6e8d}");
+    let vmi = vmi.domain_field("chassis", "{manufacturer: ACME, asset: shelf 3}");
+    let mut guest = Run::new(&vmi).payload("smbios").start();
+    let expected = [
+        ("smbios", "ok sum=0"),
+        ("smbios.0", "podvisor|0.1.0|01/01/2026"),
+        // KubeVirt's of that name.
+        ("smbios.uuid", "81c19f5a7e95325c9e5a2de5e9673531"),
+        ("smbios.1", "KubeVirt|None|e4686d2c-6e8d|KubeVirt"),
+        ("smbios.3", "ACME|shelf 3"),
+    ];
+    guest.says(&expected);
+    guest.exits_with(0);
+}
+
 /// RAM on both sides of the hole below 4 GiB, each page written and read.
 #[test]
 fn memory_beyond_four_gib() {

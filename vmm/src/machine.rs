@@ -284,6 +284,7 @@ fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, Bui
         kernel,
         initrd: resources.initrd.as_mut(),
         cmdline,
+        identity: &plan.identity,
         cpu: &plan.cpu,
         ram_bytes: resources.ram.bytes(),
     };

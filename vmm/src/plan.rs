@@ -13,6 +13,8 @@ pub struct MachinePlan {
     pub version: MachineVersion,
     /// `namespace/name` of the VMI, for logs.
     pub name: String,
+    /// Who it is to its guest.
+    pub identity: IdentityPlan,
     /// vCPUs.
     pub cpu: CpuPlan,
     /// Guest RAM.
@@ -62,6 +64,30 @@ pub enum MachineVersion {
     #[default]
     #[serde(rename = "1")]
     V1,
+}
+
+/// What SMBIOS tells the guest of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityPlan {
+    /// Its UUID, in the order of RFC 9562.
+    pub uuid: [u8; 16],
+    /// Its serial number; may be empty.
+    pub serial: String,
+    /// Its case.
+    pub chassis: ChassisPlan,
+}
+
+/// `spec.domain.chassis`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "SMBIOS has no more to say of them")]
+pub struct ChassisPlan {
+    pub manufacturer: Option<String>,
+    pub version: Option<String>,
+    pub serial: Option<String>,
+    pub asset: Option<String>,
+    pub sku: Option<String>,
 }
 
 /// What a machine starts with.

@@ -16,8 +16,7 @@ pub struct KernelBoot {
 /// Longest kernel command line; x86 Linux itself takes 2047 bytes.
 pub const MAX_KERNEL_ARGS: usize = 2047;
 
-pub(super) fn read_firmware(node: &Node<'_>) -> Option<KernelBoot> {
-    let firmware = node.object();
+pub(super) fn read_firmware(firmware: &Object<'_>) -> Option<KernelBoot> {
     if let Some(bootloader) = firmware.get("bootloader") {
         read_bootloader(&bootloader.object());
     }

@@ -4,6 +4,7 @@ use super::cpu::{self, Cpu};
 use super::devices::{self, Devices};
 use super::disks::Disk;
 use super::firmware::{self, KernelBoot};
+use super::identity::{self, Identity};
 use super::memory::{self, Memory};
 use super::networks::{self, Network};
 use super::reader::{Node, Object};
@@ -21,6 +22,8 @@ pub struct Spec {
     pub hostname: Option<String>,
     /// DNS subdomain for the guest.
     pub subdomain: Option<String>,
+    /// Who the machine is to its guest.
+    pub identity: Identity,
     /// vCPUs.
     pub cpu: Cpu,
     /// Guest RAM.
@@ -136,9 +139,10 @@ fn read_domain(node: &Node<'_>, spec: &mut Spec) {
         .unwrap_or_default();
     spec.cpu = cpu::read(domain.get("cpu").as_ref(), &resources);
     spec.memory = memory::read(&domain, &resources);
-    spec.kernel_boot = domain
-        .get("firmware")
-        .and_then(|node| firmware::read_firmware(&node));
+    let firmware = domain.get("firmware").map(|node| node.object());
+    let chassis = domain.get("chassis");
+    spec.identity = identity::read(firmware.as_ref(), chassis.as_ref());
+    spec.kernel_boot = firmware.as_ref().and_then(firmware::read_firmware);
     if let Some(clock) = domain.get("clock") {
         firmware::read_clock(&clock);
     }

@@ -7,7 +7,7 @@ use devices::GuestMemory;
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::GuestAddress;
 use vmm::arch::boot::{BootSource, EntryPoint, load};
-use vmm::plan::CpuPlan;
+use vmm::plan::{CpuPlan, IdentityPlan};
 
 use crate::input::Input;
 
@@ -30,6 +30,7 @@ pub fn run(bytes: &[u8]) {
         kernel: &mut kernel,
         initrd: (initrd_pages > 0).then_some(&mut initrd),
         cmdline: "console=ttyS0",
+        identity: &IdentityPlan::default(),
         cpu: &cpu,
         ram_bytes: RAM,
     };

@@ -9,6 +9,7 @@ mod memory;
 mod netbench;
 mod sane;
 mod silent;
+mod smbios;
 mod smp;
 mod storm;
 mod ticker;
@@ -21,6 +22,7 @@ type Mode = (&'static str, fn(&Machine));
 const MODES: &[Mode] = &[
     ("hello", hello),
     ("memory", memory::run),
+    ("smbios", smbios::run),
     ("smp", smp::run),
     ("ticker", ticker::run),
     ("crash", crash::run),

@@ -13,4 +13,5 @@ pub mod vm;
 mod acpi;
 mod probe;
 mod regs;
+mod smbios;
 mod tsc;

@@ -18,7 +18,6 @@ const NO_METADATA: &str =
 const NO_PASSTHROUGH: &str = "host devices are not supported";
 const NO_SCREEN: &str = "there is no screen: left out";
 const NO_SHARING: &str = "file system sharing is not supported";
-const NO_SMBIOS: &str = "not visible to the guest: there is no SMBIOS table";
 const OWN_THREADS: &str = "each queue of a disk has a thread of its own";
 const POD_BRINGS: &str = "the pod brings its files";
 const USE_BINDING: &str = "use bridge, masquerade or passt";
@@ -144,7 +143,12 @@ pub static FIELDS: &[Field] = &[
     field("spec.dnsConfig", OfThePod),
     field("spec.dnsPolicy", OfThePod),
     field("spec.domain", Honoured),
-    field("spec.domain.chassis", no_effect(NO_SMBIOS)),
+    newer(field("spec.domain.chassis", Honoured)),
+    newer(field("spec.domain.chassis.asset", Honoured)),
+    newer(field("spec.domain.chassis.manufacturer", Honoured)),
+    newer(field("spec.domain.chassis.serial", Honoured)),
+    newer(field("spec.domain.chassis.sku", Honoured)),
+    newer(field("spec.domain.chassis.version", Honoured)),
     field("spec.domain.clock", Honoured),
     field("spec.domain.clock.timer", no_effect("the guest has kvmclock, the TSC and the APIC timer, and no others")),
     field("spec.domain.clock.timezone", Honoured),
@@ -322,8 +326,8 @@ pub static FIELDS: &[Field] = &[
     field("spec.domain.firmware.kernelBoot.container.initrdPath", Honoured),
     field("spec.domain.firmware.kernelBoot.container.kernelPath", Honoured),
     field("spec.domain.firmware.kernelBoot.kernelArgs", Honoured),
-    field("spec.domain.firmware.serial", no_effect(NO_SMBIOS)),
-    field("spec.domain.firmware.uuid", no_effect(NO_SMBIOS)),
+    newer(field("spec.domain.firmware.serial", Honoured)),
+    newer(field("spec.domain.firmware.uuid", Honoured)),
     field("spec.domain.ioThreads", no_effect(OWN_THREADS)),
     field("spec.domain.ioThreadsPolicy", no_effect(OWN_THREADS)),
     field("spec.domain.launchSecurity", refused("confidential guests are not supported", "")),

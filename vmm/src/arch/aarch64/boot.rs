@@ -5,7 +5,7 @@ use std::fs::File;
 use devices::GuestMemory;
 use thiserror::Error;
 
-use crate::plan::CpuPlan;
+use crate::plan::{CpuPlan, IdentityPlan};
 
 /// A kernel cannot be booted.
 #[derive(Debug, Error)]
@@ -39,6 +39,8 @@ pub struct BootSource<'a> {
     pub initrd: Option<&'a mut File>,
     /// Command line.
     pub cmdline: &'a str,
+    /// What the machine's tables say of it.
+    pub identity: &'a IdentityPlan,
     /// The vCPUs.
     pub cpu: &'a CpuPlan,
     /// Size of guest RAM in bytes.

@@ -64,7 +64,7 @@ impl Writer<'_> {
     fn put(&mut self, table: &[u8]) -> Result<u64, BootError> {
         let address = self.next.next_multiple_of(TABLE_ALIGN);
         let end = address + table.len() as u64;
-        if end > layout::GENERATION_ID {
+        if end > layout::SMBIOS {
             return Err(BootError::Acpi {
                 bytes: end - layout::ACPI_TABLES,
             });

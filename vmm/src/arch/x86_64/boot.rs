@@ -16,8 +16,8 @@ use vm_memory::{Bytes, GuestAddress};
 pub use self::error::BootError;
 use self::kernel::Limits;
 use super::cpu;
-use super::{acpi, layout};
-use crate::plan::CpuPlan;
+use super::{acpi, layout, smbios};
+use crate::plan::{CpuPlan, IdentityPlan};
 
 /// Offset of the 64-bit entry point in a bzImage (Linux `Documentation/arch/x86/boot.rst`).
 const BZIMAGE_ENTRY_64: u64 = 0x200;
@@ -59,6 +59,8 @@ pub struct BootSource<'a> {
     pub initrd: Option<&'a mut File>,
     /// Command line.
     pub cmdline: &'a str,
+    /// What the machine's tables say of it.
+    pub identity: &'a IdentityPlan,
     /// The vCPUs.
     pub cpu: &'a CpuPlan,
     /// Size of guest RAM in bytes.
@@ -80,6 +82,7 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         )?),
         None => None,
     };
+    smbios::write_tables(memory, source.identity)?;
     let rsdp = acpi::write_tables(memory, &cpu::apic_ids(source.cpu))?;
     if let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap {
         pvh::write(memory, source.ram_bytes, initrd, rsdp)?;
@@ -126,8 +129,21 @@ mod tests {
     use vm_memory::GuestMemoryBackend;
 
     use super::*;
+    use crate::plan::ChassisPlan;
 
     const RAM: u64 = 64 << 20;
+
+    static NOBODY: IdentityPlan = IdentityPlan {
+        uuid: [0; 16],
+        serial: String::new(),
+        chassis: ChassisPlan {
+            manufacturer: None,
+            version: None,
+            serial: None,
+            asset: None,
+            sku: None,
+        },
+    };
 
     static ONE_VCPU: CpuPlan = CpuPlan {
         sockets: 1,
@@ -155,6 +171,7 @@ mod tests {
             kernel,
             initrd,
             cmdline,
+            identity: &NOBODY,
             cpu: &ONE_VCPU,
             ram_bytes: RAM,
         }

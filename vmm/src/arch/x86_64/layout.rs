@@ -17,6 +17,8 @@ use devices::legacy::{power, serial};
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables: the area that old software scans for the RSDP.
 pub const ACPI_TABLES: u64 = 0xe_0000;
+/// SMBIOS entry point and tables: the area that software scans for them.
+pub const SMBIOS: u64 = 0xf_0000;
 /// The generation ID, 16 bytes on a page of their own in the ACPI area.
 pub const GENERATION_ID: u64 = 0xf_f000;
 /// End of the ACPI area and of the first mebibyte.
@@ -91,6 +93,7 @@ pub const MAX_VCPUS: u32 = 64;
 pub const MAX_PCI_DEVICES: usize = 31;
 
 const _: () = {
+    assert!(ACPI_TABLES < SMBIOS && SMBIOS < GENERATION_ID && SMBIOS.is_multiple_of(16));
     assert!(PCI_WINDOW + PCI_WINDOW_SIZE <= ECAM);
     assert!(MAX_PCI_DEVICES as u64 * PCI_SLOT_WINDOW <= PCI_WINDOW_SIZE);
     assert!(ECAM + ECAM_SIZE <= IO_APIC as u64);

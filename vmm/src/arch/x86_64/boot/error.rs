@@ -56,6 +56,14 @@ pub enum BootError {
         #[source]
         source: vm_memory::GuestMemoryError,
     },
+    /// The SMBIOS tables are too large.
+    #[error("SMBIOS tables of {bytes} bytes do not fit into {room}")]
+    Smbios {
+        /// Their size.
+        bytes: u64,
+        /// Room for them.
+        room: u64,
+    },
     /// The ACPI tables are too large.
     #[error("ACPI tables of {bytes} bytes do not fit below 1 MiB")]
     Acpi {

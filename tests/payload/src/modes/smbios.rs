@@ -1,0 +1,61 @@
+//! `smbios`: finds the entry point of SMBIOS 3 as a kernel without EFI does, and prints each structure's strings
+//! (`RESULT smbios.TYPE=a|b|c`) and the system's UUID (`RESULT smbios.uuid=…`).
+
+use crate::machine::Machine;
+use crate::{paging, phys, print, println};
+
+/// Where the entry point is, at a multiple of 16 (DSP0134, 5.2).
+const AREA: core::ops::Range<u64> = 0xf_0000..0x10_0000;
+const ANCHOR: [u8; 5] = *b"_SM3_";
+const SYSTEM: u8 = 1;
+const END: u8 = 127;
+
+/// Runs the mode.
+pub fn run(_: &Machine) {
+    paging::map(AREA.start, AREA.end - AREA.start);
+    let is_anchor = |addr: &u64| {
+        let mut bytes = [0; 5];
+        phys::copy_out(*addr, &mut bytes);
+        bytes == ANCHOR
+    };
+    let Some(entry) = AREA.step_by(16).find(is_anchor) else {
+        return println!("RESULT smbios=none");
+    };
+    let len = u64::from(phys::r8(entry + 6));
+    let sum = (0..len).fold(0_u8, |sum, at| sum.wrapping_add(phys::r8(entry + at)));
+    println!("RESULT smbios=ok sum={sum}");
+    let (mut at, len) = (phys::r64(entry + 16), u64::from(phys::r32(entry + 12)));
+    let end = at + len;
+    while at + 4 <= end {
+        let kind = phys::r8(at);
+        if kind == SYSTEM {
+            print!("RESULT smbios.uuid=");
+            (0..16).for_each(|byte| print!("{:02x}", phys::r8(at + 8 + byte)));
+            print!("\n");
+        }
+        at = strings(kind, at + u64::from(phys::r8(at + 1)), end);
+        if kind == END {
+            break;
+        }
+    }
+}
+
+/// Prints the strings at `at`; where the next structure is.
+fn strings(kind: u8, mut at: u64, end: u64) -> u64 {
+    print!("RESULT smbios.{kind}=");
+    let mut first = true;
+    while at < end && phys::r8(at) != 0 {
+        if !first {
+            print!("|");
+        }
+        first = false;
+        while at < end && phys::r8(at) != 0 {
+            print!("{}", char::from(phys::r8(at)));
+            at += 1;
+        }
+        at += 1;
+    }
+    print!("\n");
+    // A structure without strings has two zeros.
+    at + if first { 2 } else { 1 }
+}
