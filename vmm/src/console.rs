@@ -84,6 +84,8 @@ pub struct Console {
     to_file: bool,
     /// The file took no more once, which was said.
     file_was_full: bool,
+    /// The same of the log.
+    log_was_full: bool,
 }
 
 impl Console {
@@ -108,6 +110,7 @@ impl Console {
             dropped_before: 0,
             to_file,
             file_was_full: false,
+            log_was_full: false,
         }
     }
 
@@ -269,12 +272,8 @@ impl Console {
         self.pending.resize(CHUNK, 0);
         let count = self.queue.take_output(&mut self.pending);
         self.pending.truncate(count);
-        if count > 0
-            && let Some(log) = &mut self.fds.log
-            && let Err(error) = write_to_file(log.as_fd(), &self.pending)
-        {
-            tracing::warn!(%error, "console log cannot be written; no more is logged");
-            self.fds.log = None;
+        if count > 0 {
+            self.log();
         }
         let dropped = self.queue.dropped();
         if dropped != self.dropped_before && self.dropped_before == 0 {
@@ -282,6 +281,26 @@ impl Console {
             self.dropped_before = dropped;
         }
         count > 0
+    }
+
+    /// Copies the chunk to the log, which may be emptied by somebody when it is full.
+    fn log(&mut self) {
+        let Some(log) = &self.fds.log else { return };
+        match write_to_file(log.as_fd(), &self.pending) {
+            Ok(_) => {}
+            Err(Errno::FBIG) if self.log_was_full => {}
+            Err(Errno::FBIG) => {
+                self.log_was_full = true;
+                tracing::warn!(
+                    limit = FILE_LIMIT,
+                    "the console's log takes no more; output is not logged until it is emptied"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(%error, "console log cannot be written; no more is logged");
+                self.fds.log = None;
+            }
+        }
     }
 
     /// Writes out what is left, at the end; a reader that takes it slowly, or not at all, loses the rest.

@@ -17,6 +17,9 @@ pub enum Command {
     Resume,
     /// Press the ACPI power button.
     PowerButton,
+    /// Press the ACPI power button, and when the guest powers off reset the machine in place, as libvirt's reboot
+    /// does. Another press of the button takes that back.
+    Reboot,
     /// Reset the machine in place; one that is paused stays so.
     Reset,
     /// End the run now.

@@ -171,6 +171,8 @@ pub(super) struct Life {
     machine: u32,
     /// This machine's guest panicked and went on, which was told; it can say so without end.
     panic_noted: bool,
+    /// The guest's next power-off is a reset.
+    rebooting: bool,
     exit_on_reboot: bool,
 }
 
@@ -194,6 +196,7 @@ impl Life {
             waiting: VecDeque::new(),
             machine: 0,
             panic_noted: false,
+            rebooting: false,
             exit_on_reboot,
         }
     }
@@ -285,6 +288,7 @@ impl Life {
             }
             // The words of a guest whose machine is being torn down.
             _ if is_building => {}
+            Input::GuestPowerOff if self.rebooting => self.happened(Input::GuestReset, effects),
             Input::GuestPowerOff => self.shut_down(Event::GuestShutdown, effects),
             Input::GuestPanicked(report) => self.shut_down(Event::GuestCrashed(*report), effects),
             Input::GuestReset if self.exit_on_reboot => self.shut_down(Event::Reset, effects),
@@ -365,7 +369,8 @@ impl Life {
                 let job = Job::Device { name, order };
                 self.begin(Some(id), job, Becomes::Same, effects);
             }
-            Command::PowerButton => {
+            Command::PowerButton | Command::Reboot => {
+                self.rebooting = command == Command::Reboot;
                 effects.push(Effect::PressPowerButton);
                 effects.push(self.reply(id, Ok(())));
             }
@@ -415,6 +420,7 @@ impl Life {
             Becomes::New => {
                 self.machine += 1;
                 self.panic_noted = false;
+                self.rebooting = false;
             }
             Becomes::TornDown => {
                 self.phase = Phase::Ended;

@@ -283,7 +283,7 @@ pub static FIELDS: &[Field] = &[
     value("spec.domain.devices.interfaces[].state", "down", Honoured),
     field("spec.domain.devices.interfaces[].tag", no_effect(NO_METADATA)),
     field("spec.domain.devices.logSerialConsole", Honoured),
-    value("spec.domain.devices.logSerialConsole", "true", no_effect("no log is kept: use --console to say where output goes")),
+    value("spec.domain.devices.logSerialConsole", "true", no_effect("a log is kept under KubeVirt alone: use --console to say where output goes")),
     value("spec.domain.devices.logSerialConsole", "false", Honoured),
     field("spec.domain.devices.networkInterfaceMultiqueue", Honoured),
     field("spec.domain.devices.panicDevices[]", no_effect("there is always one pvpanic device")),

@@ -111,6 +111,28 @@ impl Machine {
     }
 }
 
+/// The guest powers off as it was told to, and is there again; the next time it is not.
+#[test]
+fn a_reboot_makes_one_power_off_a_reset() {
+    let mut machine = Machine::new(false, false);
+    machine.call(1, Command::Reboot);
+    machine.input(Input::GuestPowerOff);
+    machine.finish_all();
+    assert_eq!(machine.events, [Event::Running, Event::Reset]);
+    machine.input(Input::GuestPowerOff);
+    assert_eq!(machine.events.last(), Some(&Event::GuestShutdown));
+
+    let mut machine = Machine::new(false, false);
+    machine.call(1, Command::Reboot);
+    machine.call(2, Command::PowerButton);
+    machine.input(Input::GuestPowerOff);
+    assert_eq!(
+        machine.events.last(),
+        Some(&Event::GuestShutdown),
+        "taken back"
+    );
+}
+
 fn disk_error(stops: bool) -> Input {
     Input::DiskError(Box::new(DiskError {
         disk: "root".into(),
