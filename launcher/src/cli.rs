@@ -80,8 +80,8 @@ pub struct NetShowArgs {
 pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
-        /// Only the rules of this role: process, vcpu, block, net, device, launcher, restorer
-        /// or opener.
+        /// Only the rules of this role: process, vcpu, block, net, device, launcher, restorer,
+        /// opener, monitor or service.
         #[arg(value_parser = role)]
         role: Option<String>,
     },
@@ -200,7 +200,7 @@ pub struct ValidateArgs {
 pub struct CtlArgs {
     /// The socket given to `run --control`.
     pub socket: PathBuf,
-    /// pause, resume, powerButton, reset, stop, stats, status, setLink nic=NAME up=true|false,
+    /// pause, resume, powerButton, reboot, reset, stop, stats, status, setLink nic=NAME up=true|false,
     /// device name=NAME order=JSON, or snapshot DIR.
     pub command: String,
     /// What belongs to the command: NAME=VALUE, or the directory of a snapshot.

@@ -17,6 +17,7 @@ use crate::cli::{Cli, CliCommand, NetCommand, SeccompCommand};
 use crate::exit::Exit;
 
 pub use self::error::CommandError;
+pub(crate) use self::run::prepare_network as machine_network;
 
 /// Does what the command line says.
 pub fn execute(cli: Cli) -> Result<Exit, CommandError> {

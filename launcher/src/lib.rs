@@ -14,6 +14,7 @@ pub mod boot_trace;
 pub mod cli;
 pub mod commands;
 pub mod exit;
+pub mod kubevirt;
 pub mod logging;
 pub mod network;
 pub mod opener;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dlmalloc::GlobalDlmalloc;
 use launcher::cli::{self, Cli};
-use launcher::{commands, report};
+use launcher::{commands, kubevirt, report};
 
 /// musl's allocator maps and unmaps a page or two for each of its first hundred blocks.
 #[global_allocator]
@@ -15,6 +15,9 @@ static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
     vmm::trace::mark("start");
+    if let Some(arguments) = kubevirt::arguments(std::env::args_os()) {
+        return kubevirt::main(arguments);
+    }
     let cli = Cli::try_parse().unwrap_or_else(|error| cli::shortened(error).exit());
     match commands::execute(cli) {
         Ok(exit) => exit.into(),

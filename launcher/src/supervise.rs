@@ -23,17 +23,20 @@ use vmm::control::{Call, ControlError, Refusal, Reply, Verdict};
 use vmm::footprint;
 
 pub use self::control::ControlServer;
+pub(crate) use self::control::{Asker, ClientCall};
 pub use self::identity::{ChooseUserError, choose_user};
-pub use self::outcome::Outcome;
+pub(crate) use self::life::{Effect as LifeEffect, Input as LifeInput, Life};
 pub(crate) use self::outcome::syscall_name;
+pub use self::outcome::{Death, Outcome};
 pub use self::restrict::{Remains, RestrictError, restrict_launcher};
+pub(crate) use self::restrict::{restrict_monitor, restrict_service};
+pub(crate) use self::signals::Signal;
 pub use self::signals::Signals;
 pub use self::vm_process::{VmProcess, VmProcessError};
 
-use self::control::{Asker, ClientCall, LauncherEvent};
-use self::life::{Effect, Input, Life};
+use self::control::LauncherEvent;
+use self::life::{Effect, Input};
 use self::opening::{Opened, Opening};
-use self::signals::Signal;
 use crate::boot_trace::BootTrace;
 use crate::opener::Opener;
 
@@ -184,7 +187,7 @@ impl Supervisor<'_> {
         self.vm.kill();
         let ended = rustix::process::waitpid(Some(self.vm.pid()), WaitOptions::empty());
         if let Ok(Some((_, status))) = ended {
-            self.step(Input::Reaped(status));
+            self.step(Input::Reaped(status.into()));
         }
         self.step(Input::Closed);
     }
@@ -202,7 +205,7 @@ impl Supervisor<'_> {
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid == self.vm.pid() {
-                self.step(Input::Reaped(status));
+                self.step(Input::Reaped(status.into()));
             }
         }
     }
@@ -270,7 +273,7 @@ impl Supervisor<'_> {
 }
 
 /// The level of an event is a constant of its place.
-fn log(level: Level, text: &str) {
+pub(crate) fn log(level: Level, text: &str) {
     match level {
         Level::ERROR => tracing::error!("{text}"),
         Level::WARN => tracing::warn!("{text}"),

@@ -125,6 +125,20 @@ pub fn from_value(path: String, value: &Value, strict: bool) -> Result<(Vmi, Rep
         strict,
         ..Reading::default()
     };
+    read_all(path, value, reading)
+}
+
+/// Reads the machine of an object as a cluster's API server has it, where a field that is not known is one of a
+/// newer KubeVirt and not a slip of the pen: it is noted.
+pub fn from_cluster(value: &Value) -> Result<(Vmi, Report), Report> {
+    let reading = Reading {
+        of_cluster: true,
+        ..Reading::default()
+    };
+    read_all(String::new(), value, reading)
+}
+
+fn read_all(path: String, value: &Value, reading: Reading) -> Result<(Vmi, Report), Report> {
     let kind = Kind::of(value);
     let vmi = read(
         &Node::root(path.clone(), kind.field(), value, &reading),

@@ -157,6 +157,8 @@ pub enum Use {
     Change,
     /// Files and devices there may be opened for others.
     Open,
+    /// Sockets there may be connected to.
+    Connect,
 }
 
 impl Use {
@@ -164,6 +166,7 @@ impl Use {
         match self {
             Self::Remove => AccessFs::RemoveFile.into(),
             Self::Change => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
+            Self::Connect => AccessFs::ResolveUnix.into(),
             // Requests go with the descriptor: a block device is asked for its size.
             Self::Open => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
         }

@@ -56,11 +56,15 @@ pub enum Role {
     Restorer,
     /// The process that opens files for a launcher that cannot do so any more.
     Opener,
+    /// The first process of a KubeVirt pod.
+    Monitor,
+    /// The launcher of a KubeVirt pod, which virt-handler talks to.
+    Service,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Process,
         Self::Machine,
         Self::Vcpu,
@@ -72,6 +76,8 @@ impl Role {
         Self::Launcher,
         Self::Restorer,
         Self::Opener,
+        Self::Monitor,
+        Self::Service,
     ];
 
     /// The name in the rules.
@@ -88,6 +94,8 @@ impl Role {
             Self::Launcher => "launcher",
             Self::Restorer => "restorer",
             Self::Opener => "opener",
+            Self::Monitor => "monitor",
+            Self::Service => "service",
         }
     }
 
@@ -109,6 +117,8 @@ impl Role {
             Self::Launcher => LAUNCHER,
             Self::Restorer => RESTORER,
             Self::Opener => OPENER,
+            Self::Monitor => MONITOR,
+            Self::Service => SERVICE,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod echo;
 pub mod elf;
 pub mod footprint;
 pub mod guest;
+pub mod handler;
 pub mod image;
 pub mod netns;
 pub mod node;

@@ -29,7 +29,7 @@ pub fn strace(file: &Path, more: &[&str]) -> Vec<String> {
 /// One rule.
 #[derive(Debug)]
 struct Rule {
-    /// `common`, a role, `launcher`, `restorer` or `opener`.
+    /// `common`, a role, `launcher`, `restorer`, `opener`, `monitor` or `service`.
     group: String,
     rule: Value,
     used: bool,
@@ -114,7 +114,10 @@ impl Rules {
         let text = fs::read_to_string(guest::repository().join(name)).expect("the filters");
         let file: Value = serde_json::from_str(&text).expect("JSON");
         let roles = file["roles"].as_object().into_iter().flatten();
-        let whole = ["common", "launcher", "restorer", "opener"].map(|group| (group, &file[group]));
+        let whole = [
+            "common", "launcher", "restorer", "opener", "monitor", "service",
+        ];
+        let whole = whole.map(|group| (group, &file[group]));
         let groups = whole
             .into_iter()
             .chain(roles.map(|(role, rules)| (role.as_str(), rules)));
@@ -145,7 +148,7 @@ impl Rules {
             let group = group(&call.thread, program);
             if filtered.contains(&pid) {
                 self.use_one(group, &call);
-            } else if restricted && !["launcher", "opener"].contains(&group) {
+            } else if restricted && !OUTSIDE.contains(&group) {
                 self.use_one("process", &call);
             }
             // It counts from the thread's next call on.
@@ -181,6 +184,9 @@ impl Rules {
     }
 }
 
+/// Those that are not the vm process.
+const OUTSIDE: [&str; 5] = ["launcher", "opener", "preparer", "monitor", "service"];
+
 /// The filter that a thread of this name has installed.
 fn group(thread: &str, program: &str) -> &'static str {
     match thread {
@@ -191,6 +197,9 @@ fn group(thread: &str, program: &str) -> &'static str {
         name if name.starts_with("rng-") => "device",
         name if name.starts_with("bal-") => "balloon",
         "podvisor-open" => "opener",
+        "podvisor-make" => "preparer",
+        "virt-launcher-m" => "monitor",
+        "virt-launcher" => "service",
         name if name.starts_with("con-") => "console",
         _ => "process",
     }

@@ -14,6 +14,7 @@ mod forged;
 mod hardware;
 mod hostile;
 mod jail;
+mod kubevirt;
 mod life;
 mod log;
 mod network;

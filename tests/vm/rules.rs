@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use podvisor_tests::handler::{self, Handler, Pipe};
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::PodNetwork;
 use podvisor_tests::rules::{Rules, strace};
@@ -46,6 +47,7 @@ fn each_rule_is_needed() {
     masquerade(&network, &mut rules);
     writes_without_io_uring(&mut rules);
     every_command(&mut rules);
+    under_kubevirt(&mut rules);
     for (how, code) in [("triple", 3), ("panic", 3)] {
         let run = Run::new(&Vmi::new("crash")).payload(&format!("crash how={how}"));
         Traced::start(run, None, &[]).end(code, &mut rules);
@@ -90,6 +92,26 @@ fn writes_without_io_uring(rules: &mut Rules) {
     let traced = Traced::start(run, None, &refuse);
     traced.guest.wait_for("PAYLOAD-DONE");
     traced.end(0, rules);
+}
+
+/// A machine that virt-handler starts, asks and ends.
+fn under_kubevirt(rules: &mut Rules) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let trace = directory.path().join("trace");
+    let mut pod = handler::pod(30, strace(&trace, &[])).start();
+    handler::wait_until_ready(&pod);
+    let mut handler = Handler::connect(&pod);
+    let pipe = Pipe::listen(&pod);
+    let vmi = handler::vmi("ticker secs=100000");
+    let sync = handler.cmd("SyncVirtualMachine", handler::vmi_request(&vmi));
+    sync.is_done();
+    pipe.wait_for("ADDED Running/Unknown");
+    drop(Handler::connect(&pod));
+    handler.ask("KillVirtualMachine").is_done();
+    pipe.wait_for("MODIFIED Shutoff/Destroyed");
+    handler.ask("DeleteVirtualMachine").is_done();
+    pod.exits_with(0);
+    rules.mark(&trace, "podvisor");
 }
 
 /// All commands, a client of the console, a reset in place, a forced stop.

@@ -167,7 +167,7 @@ fn open_control(args: &RunArgs) -> Result<Option<ControlServer>, CommandError> {
 }
 
 /// Prepares the pod's network for the NICs, which makes the plan complete.
-fn prepare_network(
+pub(crate) fn prepare_network(
     plan: &mut LaunchPlan,
     descriptors: &mut Descriptors,
     take_over: bool,

@@ -30,9 +30,11 @@ fn describe(role: Option<&str>) -> String {
                     text.push_str("  else the rules of process\n");
                     continue;
                 }
-                seccomp::Role::Launcher | seccomp::Role::Restorer | seccomp::Role::Opener => {
-                    &rules[known.name()]
-                }
+                seccomp::Role::Launcher
+                | seccomp::Role::Restorer
+                | seccomp::Role::Opener
+                | seccomp::Role::Monitor
+                | seccomp::Role::Service => &rules[known.name()],
                 role => &rules["roles"][role.name()],
             };
             for rule in list(&rules["common"]).chain(list(own)).filter(is_ours) {

@@ -38,6 +38,13 @@ impl ListenSocket {
         })
     }
 
+    /// The socket alone: its path stays when it is closed.
+    pub fn keep(self) -> io::Result<UnixListener> {
+        let listener = self.listener.try_clone();
+        std::mem::forget(self);
+        listener
+    }
+
     /// The socket itself.
     pub fn listener(&self) -> &UnixListener {
         &self.listener

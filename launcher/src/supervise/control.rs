@@ -9,12 +9,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::process::WaitStatus;
 use serde::{Deserialize, Serialize};
 use vmm::control::{Call, Command, MachineState, Reply, VERSION};
 
 use self::client::Client;
-use super::outcome::{Outcome, syscall_name};
+use super::outcome::{Death, Outcome, syscall_name};
 use crate::resources::ListenSocket;
 
 /// Clients at a time.
@@ -65,8 +64,8 @@ pub struct Violation {
 }
 
 impl LauncherEvent {
-    /// The last line of a run whose vm process had this wait status.
-    pub(super) fn ended(outcome: &Outcome, status: Option<WaitStatus>) -> Self {
+    /// The last line of a run whose vm process ended so.
+    pub(super) fn ended(outcome: &Outcome, death: Option<Death>) -> Self {
         let violation = match outcome {
             Outcome::Violation { role, syscall } => Some(Violation {
                 role: role.clone(),
@@ -77,7 +76,7 @@ impl LauncherEvent {
         };
         Self::Ended {
             exit_status: outcome.exit() as u8,
-            signal: status.and_then(WaitStatus::terminating_signal),
+            signal: death.and_then(Death::signal),
             violation,
             message: outcome.to_string(),
             state: MachineState::Ended,
@@ -109,22 +108,22 @@ pub struct FileToOpen {
 
 /// Who asked, and under which number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asker {
+pub(crate) struct Asker {
     /// Number of the connection, never used again.
-    pub(super) client: u64,
+    pub(crate) client: u64,
     /// The client's own number for the call.
-    pub(super) id: u64,
+    pub(crate) id: u64,
 }
 
 /// A call of a client.
 #[derive(Debug)]
-pub(super) struct ClientCall {
-    pub(super) asker: Asker,
-    pub(super) command: Command,
+pub(crate) struct ClientCall {
+    pub(crate) asker: Asker,
+    pub(crate) command: Command,
     /// What is to come with it besides.
-    pub(super) open: Option<FileToOpen>,
+    pub(crate) open: Option<FileToOpen>,
     /// What came with it, for the vm process.
-    pub(super) descriptors: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 /// The listening socket and its clients.

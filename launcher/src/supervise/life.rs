@@ -17,13 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::process::WaitStatus;
 use tracing::Level;
 use vmm::control::{Call, Command, Event, MachineState, Notice, Refusal, Reply, Report, Verdict};
 use vmm::trace::Mark;
 
 use super::control::{Asker, ClientCall};
-use super::outcome::Outcome;
+use super::outcome::{Death, Outcome};
 
 /// How long the vm process may take to end once it is told to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,11 +40,11 @@ const MAX_CALLS: usize = 16;
 
 /// Something that happened.
 #[derive(Debug)]
-pub(super) enum Input {
+pub(crate) enum Input {
     /// Somebody wants the end of the run; the signal's name.
     Signal(&'static str),
     /// The vm process is reaped.
-    Reaped(WaitStatus),
+    Reaped(Death),
     /// The vm process says something.
     Report(Report),
     /// The vm process closed its end of the socket.
@@ -62,7 +61,7 @@ pub(super) enum Input {
 
 /// What to do next.
 #[derive(Debug)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// Send a call to the vm process, if there is room.
     Send(Call, Vec<OwnedFd>),
     /// Answer a client.
@@ -97,7 +96,7 @@ enum Stop {
 
 /// Where a run is in its life.
 #[derive(Debug, Default)]
-pub(super) struct Life {
+pub(crate) struct Life {
     /// Time between the power button and a forced stop.
     grace: Duration,
     /// A guest reset ends the run.
@@ -112,8 +111,8 @@ pub(super) struct Life {
     saved: bool,
     /// By the machine's last event.
     outcome: Option<Outcome>,
-    /// The vm process's wait status.
-    status: Option<WaitStatus>,
+    /// How the vm process ended.
+    status: Option<Death>,
     closed: bool,
     /// Calls that the vm process has not answered, by the number under which it got them.
     asked: BTreeMap<u64, Asker>,
@@ -129,8 +128,13 @@ impl Life {
         }
     }
 
+    /// A reset of the guest ends the run, or does not.
+    pub(crate) fn end_at_reset(&mut self, exit_on_reboot: bool) {
+        self.exit_on_reboot = exit_on_reboot;
+    }
+
     /// State of the machine.
-    pub(super) fn machine(&self) -> MachineState {
+    pub(crate) fn machine(&self) -> MachineState {
         self.machine
     }
 
@@ -140,12 +144,12 @@ impl Life {
     }
 
     /// There is nothing left to wait for.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.status.is_some() && self.closed
     }
 
     /// When [`Input::Tick`] is due.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.stop {
             // One that is reaped has nothing left but its last words.
             _ if self.status.is_some() => None,
@@ -155,8 +159,8 @@ impl Life {
         }
     }
 
-    /// How the run ended, and the vm process's wait status.
-    pub(super) fn outcome(self) -> (Outcome, Option<WaitStatus>) {
+    /// How the run ended, and how the vm process did.
+    pub(crate) fn outcome(self) -> (Outcome, Option<Death>) {
         let outcome = match (self.outcome, self.stopped, self.status) {
             (Some(outcome), _, _) => outcome,
             (None, true, _) => Outcome::Stopped,
@@ -167,7 +171,7 @@ impl Life {
     }
 
     /// What follows on an input.
-    pub(super) fn step(mut self, now: Instant, input: Input) -> (Self, Vec<Effect>) {
+    pub(crate) fn step(mut self, now: Instant, input: Input) -> (Self, Vec<Effect>) {
         let mut effects = Vec::new();
         let then = &mut effects;
         match input {

@@ -3,10 +3,40 @@
 use std::fmt::{self, Write};
 
 use rustix::process::{Signal, WaitStatus};
+use serde::{Deserialize, Serialize};
 use vmm::control::CrashReport;
 use vmm::shortage::Shortage;
 
 use crate::exit::Exit;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Death {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+impl Death {
+    /// The signal that killed it.
+    pub fn signal(self) -> Option<i32> {
+        match self {
+            Self::Killed(signal) => Some(signal),
+            Self::Exited(_) => None,
+        }
+    }
+}
+
+impl From<WaitStatus> for Death {
+    fn from(status: WaitStatus) -> Self {
+        match status.terminating_signal() {
+            Some(signal) => Self::Killed(signal),
+            None => Self::Exited(status.exit_status().unwrap_or_default()),
+        }
+    }
+}
 
 /// How a run ended.
 #[derive(Debug)]
@@ -55,7 +85,7 @@ pub enum Outcome {
         syscall: u32,
     },
     /// The vm process ended without a word.
-    Died(WaitStatus),
+    Died(Death),
     /// The vm process cannot be waited for.
     Lost,
 }
@@ -122,7 +152,7 @@ impl fmt::Display for Outcome {
                 Plain(role),
                 syscall_name(*syscall)
             ),
-            Self::Died(status) => write_death(f, *status),
+            Self::Died(death) => write_death(f, *death),
             Self::Lost => write!(f, "The vm process cannot be waited for."),
         }
     }
@@ -147,13 +177,15 @@ pub(crate) fn syscall_name(number: u32) -> &'static str {
     known.map_or("unknown", |syscall| syscall.name())
 }
 
-fn write_death(f: &mut fmt::Formatter<'_>, status: WaitStatus) -> fmt::Result {
-    let Some(number) = status.terminating_signal() else {
-        let status = status.exit_status().unwrap_or_default();
-        return write!(
-            f,
-            "The vm process ended with status {status} and did not say why."
-        );
+fn write_death(f: &mut fmt::Formatter<'_>, death: Death) -> fmt::Result {
+    let number = match death {
+        Death::Killed(signal) => signal,
+        Death::Exited(status) => {
+            return write!(
+                f,
+                "The vm process ended with status {status} and did not say why."
+            );
+        }
     };
     write!(f, "The vm process was killed by signal {number}")?;
     f.write_str(match Signal::from_named_raw(number) {

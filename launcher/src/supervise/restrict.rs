@@ -87,6 +87,39 @@ pub fn restrict_launcher(
     Ok(seccomp::install(role, Some(pid))?)
 }
 
+/// Restricts the first process of a KubeVirt pod to watching the others and to removing files of
+/// `container_disks`; as root it keeps the right to kill a vm process that is `user`.
+pub(crate) fn restrict_monitor(
+    user: Option<User>,
+    container_disks: &Path,
+) -> Result<(), RestrictError> {
+    let removed = [(container_disks.to_owned(), Use::Remove)];
+    restrict_to(Role::Monitor, user, &removed)
+}
+
+/// Restricts the launcher of a KubeVirt pod to its clients and to sockets below `share_dir`.
+pub(crate) fn restrict_service(share_dir: &Path) -> Result<(), RestrictError> {
+    let sockets = [(share_dir.to_owned(), Use::Connect)];
+    restrict_to(Role::Service, None, &sockets)
+}
+
+fn restrict_to(
+    role: Role,
+    user: Option<User>,
+    paths: &[(PathBuf, Use)],
+) -> Result<(), RestrictError> {
+    if cfg!(feature = "bench-unrestricted") {
+        return Ok(());
+    }
+    jail::shrink(user, CapabilitySet::empty(), paths)?;
+    let report = Report::Message {
+        json: true,
+        name: super::outcome::syscall_name,
+    };
+    violation::report_to(report).map_err(RestrictError::Report)?;
+    Ok(seccomp::install(role, None)?)
+}
+
 /// Restricts the calling thread of the vm process to what its role needs; the first one gives up
 /// the rest of the process's privileges before.
 pub(super) fn restrict_thread(

@@ -15,7 +15,7 @@ use crate::exit::Exit;
 
 /// What a signal means to the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
+pub(crate) enum Signal {
     /// A child changed its state.
     Child,
     /// Somebody wants the end of the run; the signal's name.
@@ -54,7 +54,7 @@ impl Signals {
     }
 
     /// The next signal that is pending.
-    pub(super) fn next(&self) -> Option<Signal> {
+    pub(crate) fn next(&self) -> Option<Signal> {
         let number = self.fd.read_signal().ok()??.ssi_signo;
         let stop = STOP.iter().find(|signal| **signal as u32 == number);
         Some(stop.map_or(Signal::Child, |signal| Signal::Stop(signal.as_str())))

@@ -61,6 +61,11 @@ impl VmProcess {
         })
     }
 
+    /// Its socket and its process, for somebody else to watch.
+    pub fn into_parts(self) -> (OwnedFd, Pid) {
+        (self.socket, self.pid)
+    }
+
     /// Hands over the hypervisor, with which the vm process has something to do until there is a
     /// machine.
     pub fn prepare(&self, kvm: BorrowedFd<'_>) -> Result<(), VmProcessError> {

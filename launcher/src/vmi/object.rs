@@ -145,6 +145,9 @@ impl<'a> Object<'a> {
         if self.node.report_is_full() {
             return;
         }
+        if self.node.is_of_cluster() {
+            return self.note(name, "not known to this podvisor: no effect");
+        }
         let found = match self.node.field().suggest(name) {
             Some(meant) => format!("an unknown field (did you mean {meant}?)"),
             None => "an unknown field".to_owned(),

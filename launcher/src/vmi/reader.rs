@@ -27,6 +27,8 @@ pub(super) struct Reading {
     pub(super) seen: Seen,
     /// What would be adapted is refused.
     pub(super) strict: bool,
+    /// A field that is not known is noted and not refused.
+    pub(super) of_cluster: bool,
 }
 
 /// A value in the document, where it is, and what the table says about it.
@@ -101,6 +103,11 @@ impl<'a> Node<'a> {
 
     pub(super) fn is_strict(&self) -> bool {
         self.reading.strict
+    }
+
+    /// Whether the API server of a cluster knows all fields.
+    pub(super) fn is_of_cluster(&self) -> bool {
+        self.reading.of_cluster
     }
 
     /// Whether further errors would only be counted.

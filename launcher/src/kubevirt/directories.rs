@@ -1,0 +1,60 @@
+//! Directories that the container has, or gets from the launcher.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::flags::Flags;
+
+/// What only this pod's containers see.
+const PRIVATE: &str = "/var/run/kubevirt-private";
+
+/// Directories for disks that are made of something else.
+const OF_DISKS: [&str; 7] = [
+    "vm-disks",
+    "config-map-disks",
+    "sysprep-disks",
+    "secret-disks",
+    "downwardapi-disks",
+    "service-account-disk",
+    "downwardmetrics-channel",
+];
+
+/// Where the sockets of consoles are.
+pub(super) fn of_machine(uid: &str) -> PathBuf {
+    Path::new(PRIVATE).join(uid)
+}
+
+/// Where virt-handler finds the launcher's socket.
+pub(super) fn of_sockets(flags: &Flags) -> PathBuf {
+    flags.share_dir.join("sockets")
+}
+
+/// Virt-handler's pipe for events, which it makes once it has found the launcher.
+pub(super) fn notify_pipe(flags: &Flags) -> PathBuf {
+    flags.share_dir.join("domain-notify-pipe.sock")
+}
+
+/// Makes those that are not there.
+pub(super) fn make(flags: &Flags) -> io::Result<()> {
+    make_one(&of_machine(&flags.uid), 0o755)?;
+    make_one(&of_sockets(flags), 0o755)?;
+    make_one(&flags.container_disk_dir, 0o750)?;
+    for name in OF_DISKS {
+        make_one(&Path::new(PRIVATE).join(name), 0o750)?;
+    }
+    for (name, mode) in [
+        ("cloud-init-data", 0o755),
+        ("ignition-data", 0o755),
+        ("disk-data", 0o755),
+    ] {
+        make_one(&flags.ephemeral_dir.join(name), mode)?;
+    }
+    Ok(())
+}
+
+fn make_one(path: &Path, mode: u32) -> io::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|error| io::Error::new(error.kind(), format!("{path:?}: {error}")))
+}

@@ -1,0 +1,484 @@
+//! The Domain object: what virt-handler knows of a machine. Names of fields are those of KubeVirt's Go
+//! structures, which have no JSON names of their own.
+
+use serde::{Deserialize, Serialize};
+
+use super::disk_name::target;
+
+/// What of a machine does not change while it is there, as far as virt-handler reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Facts {
+    /// Sockets, cores, threads.
+    pub(super) topology: [u32; 3],
+    /// Guest RAM, bytes.
+    pub(super) memory: u64,
+    /// NICs.
+    pub(super) interfaces: Vec<InterfaceFacts>,
+    /// Disks.
+    pub(super) disks: Vec<DiskFacts>,
+}
+
+/// A NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct InterfaceFacts {
+    /// Its name in the VMI.
+    pub(super) name: String,
+    /// Its device in the machine.
+    pub(super) device: String,
+    pub(super) mac: [u8; 6],
+    pub(super) queues: u16,
+    pub(super) link_up: bool,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DiskFacts {
+    /// Its name in the VMI, which is its volume's.
+    pub(super) name: String,
+    /// Its device in the machine.
+    pub(super) device: String,
+    /// Where the image is.
+    pub(super) path: String,
+    /// The image is a block device.
+    pub(super) is_block: bool,
+}
+
+/// Whose machine it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) uid: String,
+    /// `spec.domain.firmware.uuid`.
+    pub(super) firmware_uuid: String,
+}
+
+/// What the machine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    Running,
+    PausedByUser,
+    /// A disk failed, which may be tried again.
+    PausedByDisk,
+    /// For another reason.
+    Paused,
+    ShuttingDown,
+    /// The guest powered off.
+    PoweredOff,
+    /// It was ended from outside.
+    Destroyed,
+    /// Its guest crashed, or the machine failed.
+    Crashed,
+    /// Nothing is left of it.
+    Gone,
+}
+
+impl Condition {
+    /// `Status.Status` and `Status.Reason`.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Running => ("Running", "Unknown"),
+            Self::PausedByUser => ("Paused", "User"),
+            Self::PausedByDisk => ("Paused", "IOError"),
+            Self::Paused => ("Paused", "Unknown"),
+            Self::ShuttingDown => ("ShuttingDown", "Unknown"),
+            Self::PoweredOff => ("Shutoff", "Shutdown"),
+            Self::Destroyed => ("Shutoff", "Destroyed"),
+            Self::Crashed => ("Shutoff", "Crashed"),
+            Self::Gone => ("NoState", "NonExistent"),
+        }
+    }
+}
+
+/// What virt-handler keeps here about the end of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct GracePeriod {
+    /// Seconds that a guest has for its shutdown.
+    pub(super) deletion_grace_period_seconds: u64,
+    /// When it was asked to.
+    pub(super) deletion_timestamp: Option<String>,
+    /// The pod is to end.
+    pub(super) marked_for_graceful_shutdown: Option<bool>,
+}
+
+/// A domain at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Domain<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) facts: &'a Facts,
+    pub(super) grace: &'a GracePeriod,
+    pub(super) condition: Condition,
+    /// When it went.
+    pub(super) gone_since: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    kind: &'static str,
+    #[serde(rename = "apiVersion")]
+    api_version: &'static str,
+    #[serde(rename = "ObjectMeta")]
+    meta: Meta<'a>,
+    #[serde(rename = "Spec")]
+    spec: Spec<'a>,
+    #[serde(rename = "Status")]
+    status: Status,
+}
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    uid: &'a str,
+    #[serde(rename = "deletionTimestamp", skip_serializing_if = "Option::is_none")]
+    gone_since: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Spec<'a> {
+    name: String,
+    #[serde(rename = "UUID")]
+    uuid: &'a str,
+    r#type: &'static str,
+    memory: Amount,
+    current_memory: Amount,
+    #[serde(rename = "VCPU")]
+    vcpu: Vcpus,
+    #[serde(rename = "CPU")]
+    cpu: Cpu,
+    features: Features,
+    metadata: Metadata<'a>,
+    devices: Devices<'a>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Amount {
+    value: u64,
+    unit: &'static str,
+}
+
+#[derive(Serialize)]
+struct Vcpus {
+    #[serde(rename = "CPUs")]
+    count: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Cpu {
+    topology: Topology,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Topology {
+    sockets: u32,
+    cores: u32,
+    threads: u32,
+}
+
+/// The machine has ACPI always.
+#[derive(Serialize)]
+struct Features {
+    #[serde(rename = "ACPI")]
+    acpi: Nothing,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    #[serde(rename = "KubeVirt")]
+    kubevirt: KubeVirt<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct KubeVirt<'a> {
+    #[serde(rename = "UID")]
+    uid: &'a str,
+    grace_period: &'a GracePeriod,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Devices<'a> {
+    interfaces: Vec<Interface<'a>>,
+    disks: Vec<Disk<'a>>,
+}
+
+/// virt-handler takes alias and MAC address for granted.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Interface<'a> {
+    alias: Alias<'a>,
+    #[serde(rename = "MAC")]
+    mac: Mac,
+    driver: Driver,
+    link_state: LinkState,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Alias<'a> {
+    name: &'a str,
+    user_defined: bool,
+}
+
+impl<'a> Alias<'a> {
+    fn of(name: &'a str) -> Self {
+        Self {
+            name,
+            user_defined: true,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Mac {
+    #[serde(rename = "MAC")]
+    address: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Driver {
+    queues: u16,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct LinkState {
+    state: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Disk<'a> {
+    alias: Alias<'a>,
+    source: Source<'a>,
+    target: Target,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Source<'a> {
+    file: &'a str,
+    dev: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Target {
+    device: String,
+    bus: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Status {
+    status: &'static str,
+    reason: &'static str,
+}
+
+impl<'a> Domain<'a> {
+    /// As virt-handler reads it.
+    pub(super) fn to_json(self) -> String {
+        let Identity {
+            name,
+            namespace,
+            uid,
+            firmware_uuid,
+        } = self.identity;
+        let memory = Amount {
+            value: self.facts.memory,
+            unit: "b",
+        };
+        let [sockets, cores, threads] = self.facts.topology;
+        let (status, reason) = self.condition.words();
+        let object = Object {
+            kind: "Domain",
+            api_version: "1.2.2",
+            meta: Meta {
+                name,
+                namespace,
+                uid,
+                gone_since: self.gone_since,
+            },
+            spec: Spec {
+                name: format!("{namespace}_{name}"),
+                uuid: firmware_uuid,
+                r#type: "kvm",
+                memory,
+                current_memory: memory,
+                vcpu: Vcpus {
+                    count: sockets * cores * threads,
+                },
+                cpu: Cpu {
+                    topology: Topology {
+                        sockets,
+                        cores,
+                        threads,
+                    },
+                },
+                features: Features { acpi: Nothing {} },
+                metadata: Metadata {
+                    kubevirt: KubeVirt {
+                        uid,
+                        grace_period: self.grace,
+                    },
+                },
+                devices: self.devices(),
+            },
+            status: Status { status, reason },
+        };
+        // Plain data, which JSON always has words for.
+        serde_json::to_string(&object).unwrap_or_default()
+    }
+
+    fn devices(&self) -> Devices<'a> {
+        let interface = |nic: &'a InterfaceFacts| {
+            let InterfaceFacts {
+                name,
+                mac: [a, b, c, d, e, f],
+                queues,
+                link_up,
+                ..
+            } = nic;
+            Interface {
+                alias: Alias::of(name),
+                mac: Mac {
+                    address: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+                },
+                driver: Driver { queues: *queues },
+                link_state: LinkState {
+                    state: if *link_up { "up" } else { "down" },
+                },
+            }
+        };
+        let disk = |(index, disk): (usize, &'a DiskFacts)| Disk {
+            alias: Alias::of(&disk.name),
+            source: match disk.is_block {
+                false => Source {
+                    file: &disk.path,
+                    dev: "",
+                },
+                true => Source {
+                    file: "",
+                    dev: &disk.path,
+                },
+            },
+            target: Target {
+                device: target(index),
+                bus: "virtio",
+            },
+        };
+        Devices {
+            interfaces: self.facts.interfaces.iter().map(interface).collect(),
+            disks: self.facts.disks.iter().enumerate().map(disk).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_domain_as_virt_handler_reads_it() {
+        let identity = Identity {
+            name: "vm".to_owned(),
+            namespace: "ns".to_owned(),
+            uid: "u-1".to_owned(),
+            firmware_uuid: "f-1".to_owned(),
+        };
+        let facts = Facts {
+            topology: [2, 3, 1],
+            memory: 64 << 20,
+            interfaces: vec![InterfaceFacts {
+                name: "default".to_owned(),
+                device: "nic-default".to_owned(),
+                mac: [2, 0, 0, 0xab, 0, 1],
+                queues: 1,
+                link_up: true,
+            }],
+            disks: vec![DiskFacts {
+                name: "root".to_owned(),
+                device: "root".to_owned(),
+                path: "/dev/root".to_owned(),
+                is_block: true,
+            }],
+        };
+        let grace = GracePeriod {
+            deletion_grace_period_seconds: 30,
+            ..GracePeriod::default()
+        };
+        let domain = Domain {
+            identity: &identity,
+            facts: &facts,
+            grace: &grace,
+            condition: Condition::PausedByUser,
+            gone_since: None,
+        };
+        let expected = json!({
+            "kind": "Domain",
+            "apiVersion": "1.2.2",
+            "ObjectMeta": {"name": "vm", "namespace": "ns", "uid": "u-1"},
+            "Spec": {
+                "Name": "ns_vm",
+                "UUID": "f-1",
+                "Type": "kvm",
+                "Memory": {"Value": 67_108_864, "Unit": "b"},
+                "CurrentMemory": {"Value": 67_108_864, "Unit": "b"},
+                "VCPU": {"CPUs": 6},
+                "CPU": {"Topology": {"Sockets": 2, "Cores": 3, "Threads": 1}},
+                "Features": {"ACPI": {}},
+                "Metadata": {"KubeVirt": {
+                    "UID": "u-1",
+                    "GracePeriod": {
+                        "DeletionGracePeriodSeconds": 30,
+                        "DeletionTimestamp": null,
+                        "MarkedForGracefulShutdown": null,
+                    },
+                }},
+                "Devices": {
+                    "Interfaces": [{
+                        "Alias": {"Name": "default", "UserDefined": true},
+                        "MAC": {"MAC": "02:00:00:ab:00:01"},
+                        "Driver": {"Queues": 1},
+                        "LinkState": {"State": "up"},
+                    }],
+                    "Disks": [{
+                        "Alias": {"Name": "root", "UserDefined": true},
+                        "Source": {"File": "", "Dev": "/dev/root"},
+                        "Target": {"Device": "vda", "Bus": "virtio"},
+                    }],
+                },
+            },
+            "Status": {"Status": "Paused", "Reason": "User"},
+        });
+        let read = |domain: Domain<'_>| {
+            serde_json::from_str::<serde_json::Value>(&domain.to_json()).expect("JSON")
+        };
+        assert_eq!(read(domain), expected);
+        let gone = read(Domain {
+            condition: Condition::Gone,
+            gone_since: Some("2026-11-26T16:00:00Z"),
+            ..domain
+        });
+        assert_eq!(
+            gone["ObjectMeta"]["deletionTimestamp"],
+            "2026-11-26T16:00:00Z"
+        );
+        assert_eq!(gone["Status"]["Status"], "NoState");
+    }
+}

@@ -1,0 +1,92 @@
+//! The launcher: virt-handler finds it by the process that listens, so it lives as long as the pod, and talks
+//! to nobody but virt-handler, monitor, preparer and vm process.
+
+mod actor;
+mod packets;
+mod service;
+
+use std::error::Error;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::LocalSet;
+use vmm::control;
+
+use self::actor::{Actor, Wires};
+use super::directories;
+use super::domain::Identity;
+use super::flags::Flags;
+use super::monitor::Word;
+use super::pod::{Limits, Pod};
+use crate::exit::Exit;
+use crate::resources::ListenSocket;
+use crate::supervise;
+
+/// The socket's name until the launcher is ready, and then; virt-handler looks for the second one.
+const BEFORE: &str = "launcher-init-sock";
+const READY: &str = "launcher-sock";
+
+/// The main function: whether it ended as it should.
+pub(super) fn enter(flags: &Flags) -> bool {
+    let _ = rustix::thread::set_name(c"virt-launcher");
+    vmm::early::leave_to_launcher();
+    match run(flags) {
+        Ok(exit) => exit == Exit::Success,
+        Err(error) => {
+            let text = crate::report::chain(error.as_ref());
+            crate::report::print(&format!("The launcher cannot work: {text}"));
+            false
+        }
+    }
+}
+
+fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
+    let monitor = io::stdin().as_fd().try_clone_to_owned()?;
+    let (Word::Begin, fds) = control::receive::<Word>(monitor.as_fd())? else {
+        return Err("the monitor begins with something else".into());
+    };
+    let [vm, preparer]: [OwnedFd; 2] = fds.try_into().map_err(|_| "the monitor sent no sockets")?;
+    if flags.hook_sidecars > 0 {
+        return Err("hook sidecars change libvirt's XML, of which there is none here".into());
+    }
+    directories::make(flags)?;
+    let sockets = directories::of_sockets(flags);
+    let before = sockets.join(BEFORE);
+    let listener = ListenSocket::bind("gRPC", &before)?.keep()?;
+    let pod = Pod::new(
+        Identity {
+            name: flags.name.clone(),
+            namespace: flags.namespace.clone(),
+            uid: flags.uid.clone(),
+            ..Identity::default()
+        },
+        Limits {
+            grace: flags.grace,
+            start_by: Instant::now() + flags.start_timeout,
+        },
+    );
+    // The name is the sign that there is an answer.
+    std::fs::rename(&before, sockets.join(READY))?;
+    let runtime = runtime()?;
+    supervise::restrict_service(&flags.share_dir)?;
+    tracing::info!("ready for virt-handler");
+    let wires = Wires {
+        monitor,
+        vm,
+        preparer,
+        listener,
+        notify_pipe: directories::notify_pipe(flags),
+        stats_collector: flags.stats_collector,
+    };
+    Ok(LocalSet::new().block_on(&runtime, Actor::run(pod, wires))?)
+}
+
+/// Clients wait for one thread, which waits for nothing else.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+}

@@ -1,0 +1,336 @@
+//! The pod's loop: one inbox for clients, monitor, preparer and vm process. It steps the [`Pod`] by what comes
+//! and does what follows, and waits for nothing else.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use std::time::{Instant, SystemTime};
+
+use rustix::fs::MemfdFlags;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
+use vmm::control::{self, Call, ControlError, Refusal, Report};
+use vmm::footprint;
+
+use super::super::events;
+use super::super::monitor::{Wish, Word};
+use super::super::notify::{Event, Notifier};
+use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Wanted};
+use super::super::preparer::{Done, Order};
+use super::packets::Packets;
+use super::service::Commands;
+use crate::exit::Exit;
+use crate::supervise::{LifeEffect, LifeInput};
+
+/// Inputs that wait. Who would add one more waits itself.
+const MAX_WAITING: usize = 64;
+
+/// Clients at a time.
+const MAX_CLIENTS: usize = 64;
+
+/// Whom the launcher talks to.
+pub(super) struct Wires {
+    pub(super) monitor: OwnedFd,
+    pub(super) vm: OwnedFd,
+    pub(super) preparer: OwnedFd,
+    pub(super) listener: UnixListener,
+    pub(super) notify_pipe: PathBuf,
+    pub(super) stats_collector: bool,
+}
+
+/// What comes into the inbox.
+pub(super) enum News {
+    /// A client asks.
+    Ask(Ask, oneshot::Sender<Answer>),
+    /// Anything else.
+    Input(Input),
+    /// The monitor is gone.
+    Alone,
+}
+
+/// The loop and all it owns.
+pub(super) struct Actor {
+    pod: Pod,
+    inbox: Receiver<News>,
+    clients: BTreeMap<u64, oneshot::Sender<Answer>>,
+    last_token: u64,
+    events: u64,
+    monitor: OwnedFd,
+    vm: OwnedFd,
+    /// Until the machine is made.
+    preparer: Option<OwnedFd>,
+    notifier: Notifier,
+    released: bool,
+    exit: Option<Exit>,
+}
+
+impl Actor {
+    /// Serves until the end of the pod.
+    pub(super) async fn run(pod: Pod, wires: Wires) -> io::Result<Exit> {
+        let (sender, inbox) = channel(MAX_WAITING);
+        let idle = sender.clone();
+        let notifier = Notifier::start(wires.notify_pipe, move || {
+            // One that is not taken is followed by another input, or was not waited for.
+            let _ = idle.try_send(News::Input(Input::Delivered));
+        });
+        listen_to_monitor(wires.monitor.try_clone()?, sender.clone())?;
+        listen_to_vm(wires.vm.try_clone()?, sender.clone())?;
+        listen_to_preparer(wires.preparer.try_clone()?, sender.clone())?;
+        serve(wires.listener, Commands::new(sender, wires.stats_collector))?;
+        let mut actor = Self {
+            pod,
+            inbox,
+            clients: BTreeMap::new(),
+            last_token: 0,
+            events: 0,
+            monitor: wires.monitor,
+            vm: wires.vm,
+            preparer: Some(wires.preparer),
+            notifier,
+            released: false,
+            exit: None,
+        };
+        loop {
+            actor.turn().await;
+            if let Some(exit) = actor.exit {
+                // Last answers go out first.
+                tokio::task::yield_now().await;
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                return Ok(exit);
+            }
+        }
+    }
+
+    async fn turn(&mut self) {
+        let news = match self.pod.deadline() {
+            None => self.inbox.recv().await,
+            Some(deadline) => {
+                match tokio::time::timeout_at(deadline.into(), self.inbox.recv()).await {
+                    Ok(news) => news,
+                    Err(_) => Some(News::Input(Input::Tick)),
+                }
+            }
+        };
+        match news {
+            Some(News::Ask(ask, client)) => {
+                self.last_token += 1;
+                let token = self.last_token;
+                self.clients.insert(token, client);
+                self.step(Input::Ask { token, ask });
+            }
+            Some(News::Input(input)) => self.step(input),
+            Some(News::Alone) | None => self.exit = Some(Exit::Internal),
+        }
+        // An endless stream of other things must not hold up time.
+        if self
+            .pod
+            .deadline()
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
+            self.step(Input::Tick);
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        for effect in self.pod.step(Instant::now(), SystemTime::now(), input) {
+            self.apply(effect);
+        }
+        if self.pod.is_up() && !self.released {
+            self.released = true;
+            footprint::release_start_code();
+        }
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer { token, answer } => {
+                // A client that is gone needs none.
+                if let Some(client) = self.clients.remove(&token) {
+                    let _ = client.send(answer);
+                }
+            }
+            Effect::Prepare(wanted) => {
+                if let Err(error) = self.order(&wanted) {
+                    let text = crate::report::chain(&error);
+                    let text = format!("The process that makes machines has ended: {text}");
+                    let is_final = true;
+                    self.step(Input::Prepared(Err(Failure { text, is_final })));
+                }
+            }
+            Effect::Vm(effect) => self.apply_to_vm(effect),
+            Effect::Publish { kind, domain } => {
+                let json = domain.into();
+                self.notifier.tell(Event::Domain { kind, json });
+            }
+            Effect::Warn { reason, message } => {
+                tracing::warn!("{reason}: {message}");
+                self.events += 1;
+                let identity = self.pod.identity();
+                let json =
+                    events::warning(identity, reason, &message, SystemTime::now(), self.events);
+                let json = json.into();
+                self.notifier.tell(Event::Cluster { json });
+            }
+            Effect::Exit(exit) => self.exit = Some(exit),
+        }
+    }
+
+    /// Has a machine made.
+    fn order(&mut self, wanted: &Wanted) -> Result<(), ControlError> {
+        let preparer = self.preparer.as_ref().ok_or(ControlError::Closed)?;
+        let vmi = file_of(&wanted.vmi).map_err(ControlError::Socket)?;
+        let order = Order {
+            no_serial_log: wanted.no_serial_log,
+        };
+        control::try_send(preparer.as_fd(), &order, &[vmi.as_fd(), self.vm.as_fd()])
+    }
+
+    fn apply_to_vm(&mut self, effect: LifeEffect) {
+        match effect {
+            LifeEffect::Send(call, descriptors) => self.send(&call, &descriptors),
+            LifeEffect::Kill => {
+                if let Err(error) = control::try_send(self.monitor.as_fd(), &Wish::Kill, &[]) {
+                    tracing::debug!("the monitor does not listen: {error}");
+                }
+            }
+            LifeEffect::Log(level, text) => crate::supervise::log(level, &text),
+            // Said by others, or only without KubeVirt.
+            LifeEffect::Reply { .. }
+            | LifeEffect::Broadcast(_)
+            | LifeEffect::Running
+            | LifeEffect::BootTrace(_) => {}
+        }
+    }
+
+    /// Never waits: a vm process that does not read must not keep virt-handler from ending it.
+    fn send(&mut self, call: &Call, descriptors: &[OwnedFd]) {
+        let fds: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+        let refusal = match control::try_send(self.vm.as_fd(), call, &fds) {
+            Ok(()) => return,
+            Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Refusal::Busy
+            }
+            // Its end will be seen by the loop.
+            Err(_) => Refusal::Ended,
+        };
+        let id = call.id;
+        self.step(Input::Vm(LifeInput::NotSent { id, refusal }));
+    }
+}
+
+/// A file that is nowhere, with these bytes: a message between processes has room for fewer.
+fn file_of(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create("vmi", MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(bytes)?;
+    Ok(file.into())
+}
+
+fn listen_to_monitor(socket: OwnedFd, inbox: Sender<News>) -> io::Result<()> {
+    let packets = Packets::new(socket)?;
+    tokio::task::spawn_local(async move {
+        loop {
+            let news = match packets.next::<Word>().await {
+                Ok(Word::Begin) => continue,
+                Ok(Word::Stop { signal }) => News::Input(Input::Stop(signal)),
+                Ok(Word::Reaped { death }) => News::Input(Input::Vm(LifeInput::Reaped(death))),
+                Err(error) => {
+                    tracing::debug!("the monitor is gone: {error}");
+                    News::Alone
+                }
+            };
+            let is_last = matches!(news, News::Alone);
+            if inbox.send(news).await.is_err() || is_last {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn listen_to_vm(socket: OwnedFd, inbox: Sender<News>) -> io::Result<()> {
+    let packets = Packets::new(socket)?;
+    tokio::task::spawn_local(async move {
+        loop {
+            let (input, is_last) = match packets.next::<Report>().await {
+                Ok(report) => (LifeInput::Report(report), false),
+                Err(ControlError::Closed) => (LifeInput::Closed, true),
+                Err(error) => (LifeInput::Broken(crate::report::chain(&error)), true),
+            };
+            if inbox.send(News::Input(Input::Vm(input))).await.is_err() || is_last {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn listen_to_preparer(socket: OwnedFd, inbox: Sender<News>) -> io::Result<()> {
+    let packets = Packets::new(socket)?;
+    tokio::task::spawn_local(async move {
+        loop {
+            let (result, is_last) = match packets.next::<Done>().await {
+                Ok(Done::Machine {
+                    facts,
+                    exit_on_reboot,
+                }) => {
+                    let prepared = Prepared {
+                        facts,
+                        exit_on_reboot,
+                    };
+                    (Ok(prepared), true)
+                }
+                Ok(Done::Failed { text, is_final }) => (Err(Failure { text, is_final }), false),
+                Err(error) => {
+                    let text = crate::report::chain(&error);
+                    let text = format!("The process that makes machines has ended: {text}");
+                    let is_final = true;
+                    (Err(Failure { text, is_final }), true)
+                }
+            };
+            let input = News::Input(Input::Prepared(result));
+            if inbox.send(input).await.is_err() || is_last {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Serves clients, each in a task of its own.
+fn serve(listener: UnixListener, commands: Commands) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let commands = Rc::new(commands);
+    let clients = Rc::new(Cell::new(0));
+    tokio::task::spawn_local(async move {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("a client cannot be accepted: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            if clients.get() >= MAX_CLIENTS {
+                tracing::warn!("more than {MAX_CLIENTS} clients: one was refused");
+                continue;
+            }
+            clients.set(clients.get() + 1);
+            let (commands, clients) = (commands.clone(), clients.clone());
+            tokio::task::spawn_local(async move {
+                if let Err(error) = super::super::rpc::serve(stream, commands).await {
+                    tracing::debug!("a client is gone: {error}");
+                }
+                clients.set(clients.get() - 1);
+            });
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! The methods of `CmdInfo` and `Cmd`.
+
+mod methods;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
+
+use self::methods::{Method, Shape, find};
+use super::super::domain::Identity;
+use super::super::messages::{
+    Empty, Response, TextResponse, Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
+};
+use super::super::pod::{Answer, Ask, Wanted};
+use super::super::rpc::{Code, Service, Status, decode, encode};
+use super::actor::News;
+
+/// The version of `Cmd` that is spoken here.
+const VERSION: u32 = 1;
+
+/// Kubernetes' default of `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_SECONDS: u64 = 30;
+
+/// The services of the launcher's socket.
+pub(super) struct Commands {
+    inbox: Sender<News>,
+    stats_collector: bool,
+}
+
+/// What the launcher itself reads of a VMI.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Head {
+    metadata: HeadMetadata,
+    spec: HeadSpec,
+    status: Option<HeadStatus>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HeadMetadata {
+    name: String,
+    namespace: String,
+    uid: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct HeadSpec {
+    termination_grace_period_seconds: Option<u64>,
+    domain: HeadDomain,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HeadDomain {
+    firmware: Option<HeadFirmware>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HeadFirmware {
+    uuid: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HeadStatus {
+    phase: Option<String>,
+}
+
+impl Service for Commands {
+    async fn call(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
+        let unknown = || {
+            let text = format!("unknown method {path}");
+            Status::new(Code::Unimplemented, text)
+        };
+        let (name, method, shape) = find(path).ok_or_else(unknown)?;
+        tracing::debug!("{name}");
+        let result = match method {
+            Method::Info => {
+                return Ok(encode(&Versions {
+                    supported: vec![VERSION],
+                }));
+            }
+            Method::Ping => Ok(String::new()),
+            Method::Sync => match wanted(request) {
+                Ok(wanted) => self.ask(Ask::Sync(Box::new(wanted))).await,
+                Err(reason) => Err(reason),
+            },
+            Method::Ask(ask) => self.ask(ask.clone()).await,
+            Method::Text(text) => Ok((*text).to_owned()),
+            Method::VmStats => return self.vm_stats(request).await,
+            Method::Refused(reason) => Err((*reason).to_owned()),
+            Method::Failing(reason) => {
+                return Err(Status::new(Code::FailedPrecondition, *reason));
+            }
+        };
+        Ok(match shape {
+            Shape::Plain => encode(&result.map_or_else(Response::refused, |_| Response::done())),
+            Shape::Text => encode(&TextResponse::new(result)),
+        })
+    }
+}
+
+impl Commands {
+    pub(super) fn new(inbox: Sender<News>, stats_collector: bool) -> Self {
+        Self {
+            inbox,
+            stats_collector,
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Answer {
+        let gone = || "The launcher is about to end".to_owned();
+        let (client, answer) = oneshot::channel();
+        let sent = self.inbox.send(News::Ask(ask, client)).await;
+        sent.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    async fn vm_stats(&self, request: Bytes) -> Result<Bytes, Status> {
+        if !self.stats_collector {
+            let text = "GetVMStats is off: the cluster did not give --vm-stats-collector";
+            return Err(Status::new(Code::FailedPrecondition, text));
+        }
+        let request: VmStatsRequest = decode(request)?;
+        let domain_stats = match request.domain_stats {
+            Some(Empty {}) => Some(TextResponse::new(self.ask(Ask::Stats).await)),
+            None => None,
+        };
+        Ok(encode(&VmStatsResponse {
+            response: Some(Response::done()),
+            domain_stats,
+        }))
+    }
+}
+
+/// What a SyncVirtualMachine wants.
+fn wanted(request: Bytes) -> Result<Wanted, String> {
+    let request: VmiRequest = decode(request).map_err(|status| status.message)?;
+    let vmi = request.vmi.unwrap_or_default().json;
+    let head: Head = serde_json::from_slice(&vmi)
+        .map_err(|error| format!("The VMI is not understood: {error}"))?;
+    let cluster = request.options.and_then(|options| options.cluster);
+    let firmware = head.spec.domain.firmware.unwrap_or_default();
+    let grace_seconds = head.spec.termination_grace_period_seconds;
+    Ok(Wanted {
+        identity: Identity {
+            name: head.metadata.name,
+            namespace: head.metadata.namespace,
+            uid: head.metadata.uid,
+            firmware_uuid: firmware.uuid.unwrap_or_default(),
+        },
+        grace_seconds: grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
+        phase: head
+            .status
+            .and_then(|status| status.phase)
+            .unwrap_or_default(),
+        vmi,
+        no_serial_log: cluster.is_some_and(|cluster| cluster.serial_console_log_disabled),
+    })
+}

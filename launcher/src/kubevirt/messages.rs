@@ -1,0 +1,138 @@
+//! Messages of the packages `kubevirt.cmd.v1`, `kubevirt.cmd.info`, `kubevirt.notify.v1` and
+//! `kubevirt.notify.info`: those fields that are read or written here. What else a peer sends is skipped, as
+//! protocol buffers mean it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+
+/// `EmptyRequest`, `CmdInfoRequest`, `NotifyInfoRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Empty {}
+
+/// `CmdInfoResponse`, `NotifyInfoResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Versions {
+    #[prost(uint32, repeated, tag = "1")]
+    pub(super) supported: Vec<u32>,
+}
+
+/// `VMI`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VmiObject {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) json: Bytes,
+}
+
+/// `ClusterConfig`.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct ClusterConfig {
+    #[prost(bool, tag = "4")]
+    pub(super) serial_console_log_disabled: bool,
+}
+
+/// `VirtualMachineOptions`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MachineOptions {
+    #[prost(message, optional, tag = "7")]
+    pub(super) cluster: Option<ClusterConfig>,
+    /// What a guest's interface ends in, by its name.
+    #[prost(btree_map = "string, string", tag = "8")]
+    pub(super) interface_attachment: BTreeMap<String, String>,
+}
+
+/// `VMIRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VmiRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(super) vmi: Option<VmiObject>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) options: Option<MachineOptions>,
+}
+
+/// `Response` of both packages.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Response {
+    #[prost(bool, tag = "1")]
+    pub(super) success: bool,
+    #[prost(string, tag = "2")]
+    pub(super) message: String,
+}
+
+/// A response with a text: `DomainResponse`, `DomainStatsResponse`, `GuestInfoResponse`,
+/// `GuestUserListResponse`, `GuestFilesystemsResponse`, `QemuVersionResponse`. Without one, any message whose
+/// first field is a response.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TextResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) response: Option<Response>,
+    #[prost(string, tag = "2")]
+    pub(super) text: String,
+}
+
+/// `VMStatsRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VmStatsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(super) domain_stats: Option<Empty>,
+}
+
+/// `VMStatsResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VmStatsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) response: Option<Response>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) domain_stats: Option<TextResponse>,
+}
+
+/// `DomainEventRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DomainEvent {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) domain: Bytes,
+    #[prost(string, tag = "3")]
+    pub(super) kind: String,
+}
+
+/// `K8sEventRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ClusterEvent {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) event: Bytes,
+}
+
+impl Response {
+    /// It was done.
+    pub(super) fn done() -> Self {
+        Self {
+            success: true,
+            message: String::new(),
+        }
+    }
+
+    /// It was not. A reason without a word would count as success.
+    pub(super) fn refused(reason: impl Into<String>) -> Self {
+        Self {
+            success: false,
+            message: reason.into(),
+        }
+    }
+}
+
+impl TextResponse {
+    /// The text, or why there is none.
+    pub(super) fn new(result: Result<String, String>) -> Self {
+        match result {
+            Ok(text) => Self {
+                response: Some(Response::done()),
+                text,
+            },
+            Err(reason) => Self {
+                response: Some(Response::refused(reason)),
+                text: String::new(),
+            },
+        }
+    }
+}

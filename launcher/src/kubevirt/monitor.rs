@@ -1,0 +1,281 @@
+//! The container's first process: forks the others, reaps, passes signals on, and cleans up.
+//!
+//! ```text
+//!   virt-launcher-monitor ─┬─ launcher   gRPC, the life of the machine
+//!                          ├─ preparer   makes the machine, then ends
+//!                          └─ vm process
+//! ```
+//!
+//! Launcher and vm process are siblings, as virt-handler expects of a hypervisor that it is to pin. The vm
+//! process ends with its socket, which the launcher has; if it does not, it is killed here. The launcher's
+//! exit status becomes the container's.
+
+mod clean_up;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal as Number, WaitOptions, WaitStatus};
+use seccomp::jail;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use vmm::control::{self, ControlError};
+
+use super::flags::Flags;
+use super::{launcher, preparer};
+use crate::supervise::{self, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError};
+
+/// What the launcher's death by a signal, or a panic, counts as.
+const PANICKED: u8 = 2;
+
+/// What the monitor tells the launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    tag = "kind"
+)]
+pub(super) enum Word {
+    /// The first: the sockets of vm process and preparer come with it.
+    Begin,
+    /// The pod is to end; the signal's name.
+    Stop { signal: String },
+    /// The vm process is reaped.
+    Reaped { death: Death },
+}
+
+/// What the launcher wants of the monitor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub(super) enum Wish {
+    /// The vm process does not end.
+    Kill,
+}
+
+/// The container cannot begin.
+#[derive(Debug, Error)]
+pub(super) enum MonitorError {
+    /// Something that should always work does not.
+    #[error("Cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The vm process.
+    #[error(transparent)]
+    VmProcess(#[from] VmProcessError),
+    /// What this process should give up.
+    #[error(transparent)]
+    Restrict(#[from] RestrictError),
+    /// The launcher is gone already.
+    #[error("Cannot speak to the launcher")]
+    Launcher(#[source] ControlError),
+}
+
+fn system(what: &'static str) -> impl FnOnce(Errno) -> MonitorError {
+    move |errno| MonitorError::System {
+        what,
+        source: errno.into(),
+    }
+}
+
+/// The processes of the pod.
+struct Monitor {
+    signals: Signals,
+    /// To the launcher.
+    socket: OwnedFd,
+    launcher: Pid,
+    vm: Pid,
+    vm_is_there: bool,
+    status: Option<WaitStatus>,
+}
+
+/// Runs the pod to its end: the container's exit status.
+pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
+    // As the kernel cuts the usual name.
+    let _ = rustix::thread::set_name(c"virt-launcher-m");
+    let signals = Signals::block().map_err(|source| MonitorError::System {
+        what: "wait for signals",
+        source,
+    })?;
+    // Nobody asked for another one, so there is nothing to refuse.
+    let user = supervise::choose_user(None).ok().flatten();
+    let (vm_socket, vm) = VmProcess::spawn(user)?.into_parts();
+    let (to_preparer, preparer_socket) = pair()?;
+    let directory = super::directories::of_machine(&flags.uid);
+    fork("the preparer", preparer_socket, || {
+        preparer::enter(directory)
+    })?;
+    let (socket, launcher_socket) = pair()?;
+    let launcher = fork("the launcher", launcher_socket, || launcher::enter(flags))?;
+    let fds = [vm_socket.as_fd(), to_preparer.as_fd()];
+    control::send(socket.as_fd(), &Word::Begin, &fds).map_err(MonitorError::Launcher)?;
+    drop((vm_socket, to_preparer));
+    let clean_up = clean_up::Sockets::open(&flags.container_disk_dir);
+    supervise::restrict_monitor(user, &flags.container_disk_dir)?;
+    let mut monitor = Monitor {
+        signals,
+        socket,
+        launcher,
+        vm,
+        vm_is_there: true,
+        status: None,
+    };
+    let code = monitor.watch();
+    clean_up.remove();
+    if code != 0 && flags.keep_after_failure {
+        tracing::warn!("the launcher failed with status {code}; kept for people to look into");
+        monitor.wait_to_be_ended();
+    }
+    Ok(code)
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd), MonitorError> {
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(system("make a socket pair"))
+}
+
+fn fork(
+    what: &'static str,
+    socket: OwnedFd,
+    child: impl FnOnce() -> bool,
+) -> Result<Pid, MonitorError> {
+    jail::fork(socket, child).map_err(|source| {
+        tracing::error!("cannot fork {what}");
+        MonitorError::System {
+            what: "fork a process of the pod",
+            source,
+        }
+    })
+}
+
+impl Monitor {
+    fn watch(&mut self) -> u8 {
+        while self.status.is_none() {
+            let (signals, words) = match self.wait() {
+                Ok(ready) => ready,
+                Err(Errno::INTR) => continue,
+                Err(errno) => {
+                    tracing::error!("cannot wait for events: {errno}");
+                    break;
+                }
+            };
+            if words {
+                self.listen();
+            }
+            if signals {
+                self.read_signals();
+            }
+        }
+        if self.vm_is_there {
+            self.kill();
+        }
+        // The preparer ends with its socket, and so do helpers.
+        match self.status {
+            Some(status) => status
+                .exit_status()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(PANICKED),
+            None => 1,
+        }
+    }
+
+    /// Whether there are signals, and words of the launcher.
+    fn wait(&self) -> Result<(bool, bool), Errno> {
+        let mut fds = [
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.socket, PollFlags::IN),
+        ];
+        poll(&mut fds, None)?;
+        let [signals, words] = fds.map(|fd| fd.revents());
+        // Its end is a signal.
+        Ok((!signals.is_empty(), words.contains(PollFlags::IN)))
+    }
+
+    fn listen(&mut self) {
+        match control::receive::<Wish>(self.socket.as_fd()) {
+            Ok((Wish::Kill, _)) => self.kill(),
+            Err(error) => {
+                tracing::debug!("the launcher says nothing more: {error}");
+                // It ends, or does not do as it should.
+                let _ = rustix::process::kill_process(self.launcher, Number::KILL);
+                self.wait_for_launcher();
+            }
+        }
+    }
+
+    fn wait_for_launcher(&mut self) {
+        while self.status.is_none() {
+            match rustix::process::wait(WaitOptions::empty()) {
+                Ok(Some((pid, status))) => self.reaped(pid, status),
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn read_signals(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            match signal {
+                Signal::Stop(name) => {
+                    let signal = name.to_owned();
+                    self.tell(&Word::Stop { signal });
+                }
+                Signal::Child => {
+                    // Those that have lost their parent are this process's, too.
+                    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+                        self.reaped(pid, status);
+                    }
+                }
+            }
+        }
+    }
+
+    fn reaped(&mut self, pid: Pid, status: WaitStatus) {
+        if pid == self.launcher {
+            self.status = Some(status);
+        } else if pid == self.vm {
+            self.vm_is_there = false;
+            let death = status.into();
+            self.tell(&Word::Reaped { death });
+        }
+    }
+
+    /// Its end will be seen.
+    fn tell(&self, word: &Word) {
+        if let Err(error) = control::try_send(self.socket.as_fd(), word, &[]) {
+            tracing::debug!("the launcher does not listen: {error}");
+        }
+    }
+
+    /// Whoever wants the container to end may.
+    fn wait_to_be_ended(&self) {
+        while poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], None).is_ok() {
+            while let Some(signal) = self.signals.next() {
+                if matches!(signal, Signal::Stop(_)) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn kill(&self) {
+        // It is not reaped, so the number is its own.
+        if self.vm_is_there
+            && let Err(errno) = rustix::process::kill_process(self.vm, Number::KILL)
+        {
+            tracing::debug!("cannot kill the vm process: {errno}");
+        }
+    }
+}

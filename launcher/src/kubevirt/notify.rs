@@ -1,0 +1,165 @@
+//! What virt-handler is told without asking: one queue in order, over a pipe that it makes once it has found
+//! the launcher, and makes anew when it starts again.
+//!
+//! Each event has the whole domain. One that cannot be delivered for [`PATIENCE`] is dropped if there is a
+//! newer one; the newest is kept for as long as it takes.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::messages::{ClusterEvent, DomainEvent, Empty, Response, Versions};
+use super::rpc::{CallError, Connection};
+
+/// Time between two attempts.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Time for one attempt.
+const ONE_CALL: Duration = Duration::from_secs(5);
+
+/// Time for one event.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Events that wait; of more, the oldest are dropped.
+const MAX_WAITING: usize = 64;
+
+/// The version of the protocol that is spoken here.
+const VERSION: u32 = 1;
+
+/// Something to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Of the domain: `ADDED` or `MODIFIED`.
+    Domain { kind: &'static str, json: Bytes },
+    /// For people.
+    Cluster { json: Bytes },
+}
+
+/// Where events go in.
+#[derive(Clone, Debug)]
+pub(super) struct Notifier(Sender<Event>);
+
+impl Notifier {
+    /// Starts the queue to the pipe at `path`; `idle` is called when all is delivered.
+    pub(super) fn start(path: PathBuf, idle: impl Fn() + 'static) -> Self {
+        let (sender, receiver) = channel(MAX_WAITING);
+        let queue = Queue {
+            path,
+            receiver,
+            waiting: VecDeque::new(),
+            connection: None,
+        };
+        tokio::task::spawn_local(queue.run(idle));
+        Self(sender)
+    }
+
+    /// Adds an event.
+    pub(super) fn tell(&self, event: Event) {
+        // The queue takes events out at once and is never full.
+        if self.0.try_send(event).is_err() {
+            tracing::warn!("an event for virt-handler is lost");
+        }
+    }
+}
+
+struct Queue {
+    path: PathBuf,
+    receiver: Receiver<Event>,
+    waiting: VecDeque<(Event, Instant)>,
+    connection: Option<Connection>,
+}
+
+impl Queue {
+    async fn run(mut self, idle: impl Fn()) {
+        while let Some(event) = self.receiver.recv().await {
+            self.add(event);
+            while let Some((event, since)) = self.next() {
+                self.deliver(event, since).await;
+                while let Ok(event) = self.receiver.try_recv() {
+                    self.add(event);
+                }
+            }
+            idle();
+        }
+    }
+
+    fn add(&mut self, event: Event) {
+        if self.waiting.len() == MAX_WAITING {
+            tracing::warn!("virt-handler does not listen; an event is dropped");
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((event, Instant::now()));
+    }
+
+    fn next(&mut self) -> Option<(Event, Instant)> {
+        self.waiting.pop_front()
+    }
+
+    /// Tries until it is done, or it is late and there is something newer.
+    async fn deliver(&mut self, event: Event, since: Instant) {
+        let mut said = false;
+        loop {
+            let error = match timeout(ONE_CALL, self.attempt(&event)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => crate::report::chain(&error),
+                Err(_) => "no answer".to_owned(),
+            };
+            self.connection = None;
+            if !said {
+                tracing::debug!("virt-handler was not told: {error}");
+                said = true;
+            }
+            sleep(AGAIN).await;
+            while let Ok(event) = self.receiver.try_recv() {
+                self.add(event);
+            }
+            if since.elapsed() > PATIENCE && !self.waiting.is_empty() {
+                tracing::warn!("an event for virt-handler is dropped: {error}");
+                return;
+            }
+        }
+    }
+
+    async fn attempt(&mut self, event: &Event) -> Result<(), CallError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(connect(&self.path).await?),
+        };
+        let response: Response = match event {
+            Event::Domain { kind, json } => {
+                let event = DomainEvent {
+                    domain: json.clone(),
+                    kind: (*kind).to_owned(),
+                };
+                let path = "/kubevirt.notify.v1.Notify/HandleDomainEvent";
+                connection.call(path, &event).await?
+            }
+            Event::Cluster { json } => {
+                let event = ClusterEvent {
+                    event: json.clone(),
+                };
+                let path = "/kubevirt.notify.v1.Notify/HandleK8sEvent";
+                connection.call(path, &event).await?
+            }
+        };
+        if !response.success && !response.message.is_empty() {
+            tracing::warn!("virt-handler refused an event: {}", response.message);
+        }
+        Ok(())
+    }
+}
+
+async fn connect(path: &std::path::Path) -> Result<Connection, CallError> {
+    let mut connection = Connection::open(path).await?;
+    let method = "/kubevirt.notify.info.NotifyInfo/Info";
+    let versions: Versions = connection.call(method, &Empty {}).await?;
+    if !versions.supported.contains(&VERSION) {
+        let theirs = &versions.supported;
+        tracing::warn!("virt-handler takes events of versions {theirs:?}, these are of {VERSION}");
+    }
+    Ok(connection)
+}

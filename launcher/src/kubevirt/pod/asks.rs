@@ -1,0 +1,165 @@
+//! What follows on each thing that virt-handler asks.
+
+use std::time::{Instant, SystemTime};
+
+use vmm::control::{Command, MachineState};
+
+use super::super::clock::rfc3339;
+use super::{Answer, Ask, Condition, Effect, Pending, Phase, Pod, Wanted};
+use super::{LAST_EVENT_TIMEOUT, LifeInput};
+use crate::supervise::{Asker, ClientCall};
+
+/// As virt-handler's users know it.
+const NO_DOMAIN: &str = "Domain not found.";
+
+impl Pod {
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        time: SystemTime,
+        token: u64,
+        ask: Ask,
+        then: &mut Vec<Effect>,
+    ) {
+        let running = matches!(self.phase, Phase::Up);
+        let answer = match ask {
+            Ask::Sync(wanted) => return self.sync(now, token, *wanted, then),
+            Ask::Domain => Ok(self
+                .condition()
+                .map(|now| self.domain(now))
+                .unwrap_or_default()),
+            Ask::Stats if running => return self.count(now, token, then),
+            // A report without a name is dropped.
+            Ask::Stats => Ok("{}".to_owned()),
+            Ask::Pause | Ask::Unpause | Ask::Reset | Ask::SoftReboot if !running => {
+                Err(NO_DOMAIN.to_owned())
+            }
+            Ask::Pause => match self.life.machine() {
+                MachineState::Running => {
+                    self.paused_by_user = true;
+                    return self.call(now, Command::Pause, Pending::Pause(token), then);
+                }
+                _ => done(),
+            },
+            Ask::Unpause => return self.call(now, Command::Resume, Pending::Unpause(token), then),
+            Ask::Reset => return self.call(now, Command::Reset, Pending::Answer(token), then),
+            Ask::SoftReboot => {
+                return self.call(now, Command::Reboot, Pending::Answer(token), then);
+            }
+            Ask::Shutdown if running => return self.shut_down(now, time, token, then),
+            Ask::Kill if running => {
+                self.kills.push(token);
+                return self.end(now, then);
+            }
+            Ask::Shutdown | Ask::Kill => done(),
+            Ask::Delete => {
+                match self.phase {
+                    Phase::Over { .. } => self.leave(now + LAST_EVENT_TIMEOUT, time, then),
+                    Phase::Up => self.deleted = true,
+                    _ => {}
+                }
+                done()
+            }
+        };
+        then.push(Effect::Answer { token, answer });
+    }
+
+    /// The same as often as it is asked: there is one machine.
+    fn sync(&mut self, now: Instant, token: u64, wanted: Wanted, then: &mut Vec<Effect>) {
+        let answer = match (self.is_ours(&wanted), self.phase) {
+            (Err(reason), _) => Err(reason),
+            (Ok(()), Phase::Idle) => {
+                self.identity = wanted.identity.clone();
+                self.grace.deletion_grace_period_seconds = wanted.grace_seconds;
+                self.phase = Phase::Preparing;
+                self.syncs.push(token);
+                return then.push(Effect::Prepare(Box::new(wanted)));
+            }
+            (Ok(()), Phase::Preparing | Phase::Starting) => return self.syncs.push(token),
+            (Ok(()), Phase::Up) => {
+                self.grace.deletion_grace_period_seconds = wanted.grace_seconds;
+                // Another try of what the machine was paused for.
+                if matches!(
+                    self.condition(),
+                    Some(Condition::PausedByDisk | Condition::Paused)
+                ) {
+                    return self.call(now, Command::Resume, Pending::Answer(token), then);
+                }
+                done()
+            }
+            (Ok(()), Phase::Over { .. } | Phase::Leaving { .. }) => match &self.failure {
+                Some(text) => Err(text.clone()),
+                None if matches!(&*wanted.phase, "Running" | "Succeeded" | "Failed") => done(),
+                None => Err("The machine has ended, and a pod has one".to_owned()),
+            },
+        };
+        then.push(Effect::Answer { token, answer });
+    }
+
+    /// A pod belongs to one VMI; what is not said may be anything.
+    fn is_ours(&self, wanted: &Wanted) -> Result<(), String> {
+        let (ours, theirs) = (&self.identity, &wanted.identity);
+        for (what, ours, theirs) in [
+            ("name", &ours.name, &theirs.name),
+            ("namespace", &ours.namespace, &theirs.namespace),
+            ("UID", &ours.uid, &theirs.uid),
+        ] {
+            if !ours.is_empty() && ours != theirs {
+                return Err(format!(
+                    "This pod is for the VMI of {what} {ours:?}, not {theirs:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// One look at the counters serves all who ask meanwhile.
+    fn count(&mut self, now: Instant, token: u64, then: &mut Vec<Effect>) {
+        self.stats.push(token);
+        if self.stats.len() == 1 {
+            self.call(now, Command::Stats, Pending::Stats, then);
+        }
+    }
+
+    /// The guest is asked to power off; virt-handler asks again, and counts its grace from the first time.
+    fn shut_down(&mut self, now: Instant, time: SystemTime, token: u64, then: &mut Vec<Effect>) {
+        self.grace
+            .deletion_timestamp
+            .get_or_insert_with(|| rfc3339(time));
+        // One that is paused could not power off.
+        if self.life.machine() == MachineState::Paused {
+            self.order(now, Command::Resume, then);
+        }
+        self.call(now, Command::PowerButton, Pending::Answer(token), then);
+    }
+
+    pub(super) fn end(&mut self, now: Instant, then: &mut Vec<Effect>) {
+        self.order(now, Command::Stop, then);
+    }
+
+    /// A command whose answer nobody waits for.
+    fn order(&mut self, now: Instant, command: Command, then: &mut Vec<Effect>) {
+        let call = client_call(0, command);
+        self.live(now, LifeInput::Call(call), then);
+    }
+
+    fn call(&mut self, now: Instant, command: Command, pending: Pending, then: &mut Vec<Effect>) {
+        self.last_call += 1;
+        self.pending.insert(self.last_call, pending);
+        let call = client_call(self.last_call, command);
+        self.live(now, LifeInput::Call(call), then);
+    }
+}
+
+fn client_call(id: u64, command: Command) -> ClientCall {
+    ClientCall {
+        asker: Asker { client: 0, id },
+        command,
+        open: None,
+        descriptors: Vec::new(),
+    }
+}
+
+fn done() -> Answer {
+    Ok(String::new())
+}

@@ -1,0 +1,480 @@
+use serde_json::Value;
+use vmm::control::{Command, Reply, Report};
+
+use super::*;
+use crate::supervise::Death;
+
+/// A pod and what it did.
+struct Rig {
+    pod: Pod,
+    now: Instant,
+    effects: Vec<Effect>,
+    tokens: u64,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let now = Instant::now();
+        let limits = Limits {
+            grace: Duration::from_secs(45),
+            start_by: now + Duration::from_secs(240),
+        };
+        Self {
+            pod: Pod::new(identity(), limits),
+            now,
+            effects: Vec::new(),
+            tokens: 0,
+        }
+    }
+
+    /// A machine that runs, with its effects forgotten.
+    fn up() -> Self {
+        let mut rig = Self::new();
+        rig.sync("Scheduled");
+        rig.prepared();
+        rig.notice(Event::Running, MachineState::Running);
+        rig.effects.clear();
+        rig
+    }
+
+    fn input(&mut self, input: Input) {
+        let more = self.pod.step(self.now, SystemTime::UNIX_EPOCH, input);
+        self.effects.extend(more);
+    }
+
+    fn ask(&mut self, ask: Ask) -> u64 {
+        self.tokens += 1;
+        let token = self.tokens;
+        self.input(Input::Ask { token, ask });
+        token
+    }
+
+    fn sync(&mut self, phase: &str) -> u64 {
+        self.ask(Ask::Sync(Box::new(wanted(phase))))
+    }
+
+    fn prepared(&mut self) {
+        self.input(Input::Prepared(Ok(Prepared::default())));
+    }
+
+    fn notice(&mut self, event: Event, state: MachineState) {
+        self.input(Input::Vm(LifeInput::Report(event.with(state))));
+    }
+
+    /// The vm process answers the last command.
+    fn reply(&mut self, state: MachineState) {
+        let sent = self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Vm(LifeEffect::Send(call, _)) => Some(call.id),
+            _ => None,
+        });
+        let reply = Reply {
+            id: sent.expect("a command"),
+            verdict: Verdict::Result(state.into()),
+        };
+        self.input(Input::Vm(LifeInput::Report(Report::Reply(reply))));
+    }
+
+    /// The vm process goes after its last event.
+    fn end(&mut self, event: Event) {
+        self.notice(event, MachineState::ShuttingDown);
+        self.gone(Death::Exited(0));
+    }
+
+    fn gone(&mut self, death: Death) {
+        self.input(Input::Vm(LifeInput::Reaped(death)));
+        self.input(Input::Vm(LifeInput::Closed));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.input(Input::Tick);
+    }
+
+    fn commands(&self) -> Vec<&Command> {
+        let commands = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Vm(LifeEffect::Send(call, _)) => Some(&call.command),
+            _ => None,
+        });
+        commands.collect()
+    }
+
+    #[track_caller]
+    fn answer(&self, token: u64) -> &Answer {
+        let mut answers = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Answer { token: to, answer } if *to == token => Some(answer),
+            _ => None,
+        });
+        let answer = answers.next().expect("an answer");
+        assert!(answers.next().is_none(), "one answer for each call");
+        answer
+    }
+
+    fn is_answered(&self, token: u64) -> bool {
+        let to =
+            |effect: &Effect| matches!(effect, Effect::Answer { token: to, .. } if *to == token);
+        self.effects.iter().any(to)
+    }
+
+    /// Kind, status and reason of what virt-handler was told.
+    fn told(&self) -> Vec<String> {
+        let told = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Publish { kind, domain } => {
+                let domain: Value = serde_json::from_str(domain).expect("JSON");
+                let status = |name: &str| domain["Status"][name].as_str().unwrap_or("").to_owned();
+                let gone = match domain["ObjectMeta"]["deletionTimestamp"].is_string() {
+                    true => " gone",
+                    false => "",
+                };
+                Some(format!(
+                    "{kind} {}/{}{gone}",
+                    status("Status"),
+                    status("Reason")
+                ))
+            }
+            _ => None,
+        });
+        told.collect()
+    }
+
+    fn exits(&self) -> Vec<Exit> {
+        let exits = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Exit(exit) => Some(*exit),
+            _ => None,
+        });
+        exits.collect()
+    }
+
+    fn warnings(&self) -> Vec<&str> {
+        let warnings = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Warn { reason, .. } => Some(*reason),
+            _ => None,
+        });
+        warnings.collect()
+    }
+}
+
+fn identity() -> Identity {
+    Identity {
+        name: "vm".to_owned(),
+        namespace: "ns".to_owned(),
+        uid: "u-1".to_owned(),
+        firmware_uuid: String::new(),
+    }
+}
+
+fn wanted(phase: &str) -> Wanted {
+    Wanted {
+        identity: identity(),
+        grace_seconds: 30,
+        phase: phase.to_owned(),
+        ..Wanted::default()
+    }
+}
+
+fn orders(rig: &Rig) -> usize {
+    let is_order = |effect: &&Effect| matches!(effect, Effect::Prepare(_));
+    rig.effects.iter().filter(is_order).count()
+}
+
+#[test]
+fn a_machine_is_made_once_however_often_it_is_asked_for() {
+    let mut rig = Rig::new();
+    let empty = rig.ask(Ask::Domain);
+    assert_eq!(rig.answer(empty), &Ok(String::new()));
+    let first = rig.sync("Scheduled");
+    let second = rig.sync("Scheduled");
+    rig.prepared();
+    let third = rig.sync("Scheduled");
+    assert_eq!(orders(&rig), 1);
+    assert_eq!(rig.told(), Vec::<String>::new(), "nothing before it runs");
+    rig.notice(Event::Running, MachineState::Running);
+    for token in [first, second, third] {
+        assert_eq!(rig.answer(token), &Ok(String::new()));
+    }
+    let fourth = rig.sync("Running");
+    assert_eq!(rig.answer(fourth), &Ok(String::new()));
+    assert_eq!(orders(&rig), 1);
+    assert_eq!(rig.told(), ["ADDED Running/Unknown"]);
+    let domain = rig.ask(Ask::Domain);
+    let text = rig.answer(domain).clone().expect("a domain");
+    assert!(text.contains(r#""UID":"u-1""#), "{text}");
+}
+
+#[test]
+fn what_cannot_be_had_now_is_tried_again_and_what_never_can_be_is_the_end() {
+    let mut rig = Rig::new();
+    for (is_final, phase) in [(false, "Scheduled"), (true, "Scheduled")] {
+        let token = rig.sync(phase);
+        let text = "spec.domain.cpu: no".to_owned();
+        rig.input(Input::Prepared(Err(Failure { text, is_final })));
+        assert_eq!(rig.answer(token), &Err("spec.domain.cpu: no".to_owned()));
+    }
+    assert_eq!(orders(&rig), 2);
+    assert_eq!(rig.told(), ["ADDED Shutoff/Crashed"]);
+    assert_eq!(rig.warnings(), ["StartFailed"]);
+    let again = rig.sync("Scheduled");
+    assert!(rig.answer(again).is_err());
+    let delete = rig.ask(Ask::Delete);
+    assert!(rig.answer(delete).is_ok());
+    rig.input(Input::Delivered);
+    assert_eq!(rig.exits(), [Exit::Success]);
+}
+
+#[test]
+fn a_vm_process_that_cannot_build_the_machine_fails_the_start() {
+    let mut rig = Rig::new();
+    let token = rig.sync("Scheduled");
+    rig.prepared();
+    let causes = vec!["no such bit".to_owned()];
+    rig.end(Event::Refused { causes });
+    let text = rig.answer(token).clone().expect_err("failed");
+    assert!(text.contains("no such bit"), "{text}");
+    assert_eq!(rig.told(), ["ADDED Shutoff/Crashed"]);
+}
+
+#[test]
+fn pause_is_the_user_s_and_sync_does_not_undo_it() {
+    let mut rig = Rig::up();
+    let pause = rig.ask(Ask::Pause);
+    assert!(!rig.is_answered(pause), "not before it stands still");
+    rig.notice(Event::Paused, MachineState::Paused);
+    rig.reply(MachineState::Paused);
+    assert!(rig.answer(pause).is_ok());
+    rig.sync("Running");
+    assert_eq!(rig.commands(), [&Command::Pause]);
+    let unpause = rig.ask(Ask::Unpause);
+    rig.notice(Event::Running, MachineState::Running);
+    rig.reply(MachineState::Running);
+    assert!(rig.answer(unpause).is_ok());
+    assert_eq!(
+        rig.told(),
+        ["MODIFIED Paused/User", "MODIFIED Running/Unknown"]
+    );
+}
+
+/// The machine pauses itself when a disk fails; virt-handler's next Sync is the next attempt.
+#[test]
+fn sync_resumes_what_no_user_paused() {
+    let mut rig = Rig::up();
+    let error = vmm::control::DiskError {
+        disk: "root".to_owned(),
+        operation: "write".to_owned(),
+        offset: 0,
+        errno: 28,
+        message: "No space left on device".to_owned(),
+        untold: 0,
+        stops: true,
+    };
+    rig.notice(Event::DiskError(error), MachineState::Running);
+    rig.notice(Event::Paused, MachineState::Paused);
+    assert_eq!(rig.told(), ["MODIFIED Paused/IOError"]);
+    assert_eq!(rig.warnings(), ["IOerror"]);
+    rig.sync("Running");
+    assert_eq!(rig.commands(), [&Command::Resume]);
+    rig.notice(Event::Running, MachineState::Running);
+    rig.notice(Event::Paused, MachineState::Paused);
+    assert_eq!(
+        rig.told().last().map(String::as_str),
+        Some("MODIFIED Paused/Unknown")
+    );
+}
+
+#[test]
+fn a_machine_that_is_to_start_paused_is_up_then() {
+    let mut rig = Rig::new();
+    let token = rig.sync("Scheduled");
+    rig.prepared();
+    rig.notice(Event::Paused, MachineState::Paused);
+    assert!(rig.answer(token).is_ok());
+    assert_eq!(rig.told(), ["ADDED Paused/User"]);
+}
+
+#[test]
+fn without_a_machine_commands_are_refused_or_have_nothing_to_do() {
+    let mut rig = Rig::new();
+    for ask in [Ask::Pause, Ask::Unpause, Ask::Reset, Ask::SoftReboot] {
+        let token = rig.ask(ask);
+        assert_eq!(rig.answer(token), &Err("Domain not found.".to_owned()));
+    }
+    for ask in [Ask::Shutdown, Ask::Kill, Ask::Delete] {
+        let token = rig.ask(ask);
+        assert_eq!(rig.answer(token), &Ok(String::new()));
+    }
+}
+
+/// Section by section what virt-handler expects of an end.
+#[test]
+fn a_guest_that_powers_off_is_shut_off_until_it_is_deleted() {
+    let mut rig = Rig::up();
+    rig.end(Event::GuestShutdown);
+    let domain = rig.ask(Ask::Domain);
+    assert!(
+        rig.answer(domain)
+            .as_ref()
+            .is_ok_and(|text| text.contains("Shutoff"))
+    );
+    let sync = rig.sync("Running");
+    assert!(
+        rig.answer(sync).is_ok(),
+        "what has ended is not started again"
+    );
+    let delete = rig.ask(Ask::Delete);
+    assert!(rig.answer(delete).is_ok());
+    let domain = rig.ask(Ask::Domain);
+    assert_eq!(rig.answer(domain), &Ok(String::new()));
+    assert_eq!(rig.exits(), []);
+    rig.input(Input::Delivered);
+    assert_eq!(rig.exits(), [Exit::Success]);
+    let expected = [
+        "MODIFIED ShuttingDown/Unknown",
+        "MODIFIED Shutoff/Shutdown",
+        "MODIFIED NoState/NonExistent gone",
+    ];
+    assert_eq!(rig.told(), expected);
+}
+
+#[test]
+fn a_virt_handler_that_does_not_delete_or_listen_is_not_waited_for_without_end() {
+    let mut rig = Rig::up();
+    rig.end(Event::GuestShutdown);
+    rig.pass(DELETE_TIMEOUT);
+    assert!(rig.told().last().is_some_and(|told| told.ends_with("gone")));
+    assert_eq!(rig.exits(), []);
+    rig.pass(UNDELETED_TIMEOUT);
+    assert_eq!(rig.exits(), [Exit::Success]);
+}
+
+#[test]
+fn how_it_ended_decides_what_virt_handler_makes_of_it() {
+    let crash = Event::GuestCrashed(vmm::control::CrashReport::default());
+    for (event, told, warnings) in [
+        (crash, "MODIFIED Shutoff/Crashed", vec!["GuestPanicked"]),
+        (Event::Stopped, "MODIFIED Shutoff/Destroyed", vec![]),
+        (
+            Event::InternalError { causes: Vec::new() },
+            "MODIFIED Shutoff/Crashed",
+            vec!["MachineFailed"],
+        ),
+    ] {
+        let mut rig = Rig::up();
+        rig.end(event);
+        assert_eq!(rig.told().last().map(String::as_str), Some(told));
+        assert_eq!(rig.warnings(), warnings);
+    }
+    let mut rig = Rig::up();
+    rig.gone(Death::Killed(9));
+    assert_eq!(rig.told(), ["MODIFIED Shutoff/Crashed"]);
+    assert_eq!(rig.warnings(), ["MachineFailed"]);
+}
+
+#[test]
+fn a_reset_ends_a_machine_whose_reboot_policy_says_so() {
+    let mut rig = Rig::new();
+    rig.sync("Scheduled");
+    rig.input(Input::Prepared(Ok(Prepared {
+        exit_on_reboot: true,
+        ..Prepared::default()
+    })));
+    rig.notice(Event::Running, MachineState::Running);
+    rig.end(Event::Reset);
+    assert_eq!(
+        rig.told().last().map(String::as_str),
+        Some("MODIFIED Shutoff/Destroyed")
+    );
+}
+
+/// The grace begins with the first call, and virt-handler counts it by what it is told.
+#[test]
+fn shutdown_presses_the_button_each_time_and_says_when_it_began() {
+    let mut rig = Rig::up();
+    for _ in 0..2 {
+        let token = rig.ask(Ask::Shutdown);
+        rig.reply(MachineState::Running);
+        assert!(rig.answer(token).is_ok());
+    }
+    assert_eq!(
+        rig.commands(),
+        [&Command::PowerButton, &Command::PowerButton]
+    );
+    assert_eq!(rig.told(), ["MODIFIED Running/Unknown"]);
+    let Some(domain) = &rig.pod.published else {
+        panic!("virt-handler was told");
+    };
+    assert!(
+        domain.contains(r#""DeletionTimestamp":"1970-01-01T00:00:00Z""#),
+        "{domain}"
+    );
+}
+
+#[test]
+fn kill_is_done_when_the_machine_is_gone() {
+    let mut rig = Rig::up();
+    let token = rig.ask(Ask::Kill);
+    assert_eq!(rig.commands(), [&Command::Stop]);
+    assert!(!rig.is_answered(token));
+    rig.end(Event::Stopped);
+    assert!(rig.answer(token).is_ok());
+}
+
+#[test]
+fn sigterm_is_told_to_virt_handler_and_not_to_the_guest() {
+    let mut rig = Rig::new();
+    rig.input(Input::Stop("SIGTERM".to_owned()));
+    assert_eq!(rig.exits(), [Exit::Success], "nothing to end");
+    let mut rig = Rig::up();
+    rig.input(Input::Stop("SIGTERM".to_owned()));
+    assert_eq!(rig.commands(), Vec::<&Command>::new());
+    let marked = r#""MarkedForGracefulShutdown":true"#;
+    assert!(
+        rig.pod
+            .published
+            .as_ref()
+            .is_some_and(|domain| domain.contains(marked))
+    );
+    rig.pass(Duration::from_secs(44));
+    assert_eq!(rig.commands(), Vec::<&Command>::new());
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.commands(), [&Command::Stop]);
+    rig.pass(Duration::from_secs(2));
+    let killed = |effect: &Effect| matches!(effect, Effect::Vm(LifeEffect::Kill));
+    assert!(rig.effects.iter().any(killed));
+}
+
+#[test]
+fn a_pod_is_for_one_vmi() {
+    let mut rig = Rig::new();
+    let mut other = wanted("Scheduled");
+    other.identity.uid = "u-2".to_owned();
+    let token = rig.ask(Ask::Sync(Box::new(other)));
+    assert!(rig.answer(token).is_err());
+    assert_eq!(orders(&rig), 0);
+}
+
+#[test]
+fn a_pod_without_a_machine_gives_up() {
+    let mut rig = Rig::new();
+    rig.pass(Duration::from_secs(239));
+    assert_eq!(rig.exits(), []);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.exits(), [Exit::Internal]);
+}
+
+#[test]
+fn counters_are_looked_at_once_for_all_who_ask_meanwhile() {
+    let mut rig = Rig::up();
+    let tokens = [rig.ask(Ask::Stats), rig.ask(Ask::Stats)];
+    assert_eq!(rig.commands(), [&Command::Stats]);
+    rig.reply(MachineState::Running);
+    tokens
+        .iter()
+        .for_each(|token| assert!(rig.answer(*token).is_ok()));
+}
+
+#[test]
+fn a_running_machine_outlives_its_domain() {
+    let mut rig = Rig::up();
+    rig.ask(Ask::Delete);
+    assert_eq!(rig.told(), Vec::<String>::new());
+    rig.end(Event::GuestShutdown);
+    assert!(rig.told().last().is_some_and(|told| told.ends_with("gone")));
+}

@@ -1,0 +1,102 @@
+//! What comes into the pod's step, and what comes of it.
+
+use bytes::Bytes;
+
+use super::super::domain::{Facts, Identity};
+use crate::exit::Exit;
+use crate::supervise::{LifeEffect, LifeInput};
+
+/// What virt-handler wants, or asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Ask {
+    /// SyncVirtualMachine.
+    Sync(Box<Wanted>),
+    /// PauseVirtualMachine.
+    Pause,
+    /// UnpauseVirtualMachine.
+    Unpause,
+    /// ResetVirtualMachine.
+    Reset,
+    /// SoftRebootVirtualMachine.
+    SoftReboot,
+    /// ShutdownVirtualMachine.
+    Shutdown,
+    /// KillVirtualMachine.
+    Kill,
+    /// DeleteVirtualMachine.
+    Delete,
+    /// GetDomain.
+    Domain,
+    /// GetDomainStats.
+    Stats,
+}
+
+/// The VMI of a SyncVirtualMachine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Wanted {
+    pub(in super::super) identity: Identity,
+    /// `spec.terminationGracePeriodSeconds`.
+    pub(in super::super) grace_seconds: u64,
+    /// `status.phase`.
+    pub(in super::super) phase: String,
+    /// The whole of it.
+    pub(in super::super) vmi: Bytes,
+    /// The cluster wants no log of the serial console.
+    pub(in super::super) no_serial_log: bool,
+}
+
+/// The answer to an [`Ask`]: a text, which is empty where nothing is to be said, or why not.
+pub(in super::super) type Answer = Result<String, String>;
+
+/// Why no machine can be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Failure {
+    pub(in super::super) text: String,
+    /// Another attempt will end alike.
+    pub(in super::super) is_final: bool,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub(in super::super) enum Input {
+    /// A client asks; the answer goes to `token`.
+    Ask { token: u64, ask: Ask },
+    /// What [`Effect::Prepare`] led to; the vm process has the machine if all is well.
+    Prepared(Result<Prepared, Failure>),
+    /// Of the vm process.
+    Vm(LifeInput),
+    /// The pod is to end; the signal's name.
+    Stop(String),
+    /// Virt-handler knows all that was published, or will not.
+    Delivered,
+    /// Time has passed.
+    Tick,
+}
+
+/// A machine that the vm process has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Prepared {
+    pub(in super::super) facts: Facts,
+    /// A reset of the guest ends the machine.
+    pub(in super::super) exit_on_reboot: bool,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(in super::super) enum Effect {
+    /// Answer a client.
+    Answer { token: u64, answer: Answer },
+    /// Have a machine made of this VMI.
+    Prepare(Box<Wanted>),
+    /// For the vm process.
+    Vm(LifeEffect),
+    /// Tell virt-handler of the domain.
+    Publish { kind: &'static str, domain: String },
+    /// Have virt-handler tell people.
+    Warn {
+        reason: &'static str,
+        message: String,
+    },
+    /// The end of this process.
+    Exit(Exit),
+}

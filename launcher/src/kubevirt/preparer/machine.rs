@@ -1,0 +1,224 @@
+//! From a VMI to a machine that the vm process has.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use serde_json::Value;
+use thiserror::Error;
+use vmm::control::{self, ControlError, Create, FdRole, Hello, VERSION};
+
+use super::{Done, Order};
+use crate::commands::{CommandError, machine_network};
+use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
+use crate::kubevirt::rpc::MAX_MESSAGE;
+use crate::plan::{self, LaunchPlan, PlanOptions};
+use crate::resources::{self, ConsoleTarget, Descriptors, ResourceError};
+use crate::vmi::{self, Report};
+
+/// The pod's interface of the first network.
+const POD_INTERFACE: &str = "eth0";
+
+/// The serial console's socket, and its log, as virt-handler and the log's container know them.
+const SERIAL: &str = "virt-serial0";
+const SERIAL_LOG: &str = "virt-serial0-log";
+
+/// No machine can be made.
+#[derive(Debug, Error)]
+pub(super) enum MakeError {
+    /// The VMI cannot be read.
+    #[error("Cannot read the VMI")]
+    Read(#[source] io::Error),
+    /// The VMI is no JSON.
+    #[error("The VMI is not JSON")]
+    Json(#[source] serde_json::Error),
+    /// Fields that cannot be honoured.
+    #[error("The VirtualMachineInstance cannot be honoured:\n{0}")]
+    Refused(Report),
+    /// Something of the host is missing.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The vm process does not take the machine.
+    #[error("Cannot hand the machine to the vm process")]
+    HandOver(#[source] ControlError),
+}
+
+impl From<ResourceError> for MakeError {
+    fn from(error: ResourceError) -> Self {
+        Self::Command(error.into())
+    }
+}
+
+impl MakeError {
+    /// Another attempt will end alike.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Json(_) | Self::Refused(_) | Self::HandOver(_))
+    }
+
+    /// What people are told.
+    pub(super) fn paragraph(&self) -> String {
+        match self {
+            Self::Command(error) => error.paragraph(),
+            error => crate::report::chain(error),
+        }
+    }
+}
+
+/// Makes one machine.
+pub(super) struct Maker {
+    /// Where sockets of consoles go.
+    directory: PathBuf,
+    /// The vm process has the hypervisor.
+    greeted: bool,
+}
+
+impl Maker {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            greeted: false,
+        }
+    }
+
+    /// Makes the machine of `vmi` and hands it to the vm process at `vm`.
+    pub(super) fn make(
+        &mut self,
+        vmi: &mut File,
+        vm: BorrowedFd<'_>,
+        order: &Order,
+    ) -> Result<Done, MakeError> {
+        let mut bytes = Vec::new();
+        let limited = vmi.take(MAX_MESSAGE as u64);
+        { limited }
+            .read_to_end(&mut bytes)
+            .map_err(MakeError::Read)?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
+        drop(bytes);
+        let mut plan = plan(&value)?;
+        let kvm = resources::open_kvm()?;
+        self.greet(vm, &kvm)?;
+        let mut descriptors = resources::open(&mut plan)?;
+        let host_cpu = resources::host_cpu(kvm)?;
+        if plan.serial_console {
+            let logs = !order.no_serial_log && wants_log(&value);
+            self.open_serial(logs, &mut descriptors)?;
+        }
+        drop(value);
+        let guard = machine_network(&mut plan, &mut descriptors, false)?;
+        // What it made goes with the pod.
+        std::mem::forget(guard);
+        let facts = facts(&plan);
+        let exit_on_reboot = plan.exit_on_reboot;
+        let create = Create {
+            fds: descriptors.roles().to_vec(),
+            host_cpu,
+            exit_on_reboot,
+            boot_trace: false,
+            new_mac: false,
+            plan: plan.machine,
+        };
+        hand_over(control::send(vm, &create, &descriptors.fds()))?;
+        Ok(Done::Machine {
+            facts,
+            exit_on_reboot,
+        })
+    }
+
+    fn greet(&mut self, vm: BorrowedFd<'_>, kvm: &OwnedFd) -> Result<(), MakeError> {
+        if !self.greeted {
+            let hello = Hello { version: VERSION };
+            hand_over(control::send(vm, &hello, &[kvm.as_fd()]))?;
+            self.greeted = true;
+        }
+        Ok(())
+    }
+
+    fn open_serial(&self, logs: bool, descriptors: &mut Descriptors) -> Result<(), MakeError> {
+        let target = ConsoleTarget::Unix(self.directory.join(SERIAL));
+        let mut console = resources::open_console(&target)?;
+        descriptors.append(std::mem::take(&mut console.descriptors));
+        if logs {
+            let path = self.directory.join(SERIAL_LOG);
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o640);
+            let log = options.open(&path).map_err(|source| ResourceError::Open {
+                what: "log of the serial console".to_owned(),
+                path,
+                source,
+            })?;
+            descriptors.push(FdRole::ConsoleLog, log);
+        }
+        // The socket stays when this process ends.
+        std::mem::forget(console);
+        Ok(())
+    }
+}
+
+/// A vm process that has ended said why, and the launcher hears of it.
+fn hand_over(sent: Result<(), ControlError>) -> Result<(), MakeError> {
+    match sent {
+        Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        sent => sent.map_err(MakeError::HandOver),
+    }
+}
+
+/// What is to be opened and built, of a VMI as a cluster's API server has it.
+fn plan(value: &Value) -> Result<LaunchPlan, MakeError> {
+    let (vmi, report) = vmi::from_cluster(value).map_err(MakeError::Refused)?;
+    for note in &report.notes {
+        tracing::info!("{note}");
+    }
+    let options = PlanOptions {
+        pod_interface: POD_INTERFACE.to_owned(),
+        ..PlanOptions::default()
+    };
+    plan::plan(&vmi, &options).map_err(MakeError::Refused)
+}
+
+/// Whether the VMI wants a log of its serial console, which it does by default.
+fn wants_log(vmi: &Value) -> bool {
+    let wanted = vmi.pointer("/spec/domain/devices/logSerialConsole");
+    wanted.and_then(Value::as_bool).unwrap_or(true)
+}
+
+/// What virt-handler wants to know.
+fn facts(plan: &LaunchPlan) -> Facts {
+    let interface = |nic: &plan::NicSource| {
+        let device = plan
+            .machine
+            .devices
+            .iter()
+            .find(|device| device.name == nic.device)?;
+        let devices::virtio::registry::AnyOptions::Net(options) = &device.options else {
+            return None;
+        };
+        Some(InterfaceFacts {
+            name: nic.name.clone(),
+            device: nic.device.clone(),
+            mac: options.mac,
+            queues: options.queue_pairs,
+            link_up: options.link_up,
+        })
+    };
+    let disk = |source: &plan::DiskSource| {
+        let path = source.candidates.iter().find(|path| path.exists())?;
+        let is_block = path
+            .metadata()
+            .is_ok_and(|file| file.file_type().is_block_device());
+        Some(DiskFacts {
+            name: source.device.clone(),
+            device: source.device.clone(),
+            path: path.to_string_lossy().into_owned(),
+            is_block,
+        })
+    };
+    let cpu = &plan.machine.cpu;
+    Facts {
+        topology: [cpu.sockets, cpu.cores, cpu.threads],
+        memory: plan.machine.memory.bytes,
+        interfaces: plan.nics.iter().filter_map(interface).collect(),
+        disks: plan.disks.iter().filter_map(disk).collect(),
+    }
+}

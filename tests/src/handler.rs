@@ -1,0 +1,547 @@
+//! A virt-handler: finds podvisor's socket in the pod as it does, calls its methods, and listens for events.
+//! Messages are put together by hand here, so that a mistake of ours in them is one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::RecvStream;
+use h2::client::SendRequest;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot::{Sender, channel};
+
+use crate::PATIENCE;
+use crate::run::{Guest, Run};
+
+/// UID, name and namespace of the VMI that [`pod`] is for.
+pub const UID: &str = "7a1c5d0e-2c4f-4f0c-a2f5-0f4ad7a0f1c4";
+const NAME: &str = "testvm";
+const NAMESPACE: &str = "default";
+
+/// A `/run` of the pod's own, as kubelet and virt-handler make it for user 107, who gets no capability at all.
+/// `$0` is the program, `$KERNEL` what kernelBoot names.
+const SCRIPT: &str = r#"
+set -e
+mount --make-rprivate /
+program=$(mktemp) kernel=$(mktemp)
+cp "$0" "$program"; cp "$KERNEL" "$kernel"
+mount -t tmpfs none /run
+mkdir -p /run/bin /run/kubevirt/sockets /run/kubevirt/container-disks/kernel-boot \
+    /run/kubevirt-private /run/kubevirt-ephemeral-disks
+mv "$program" /run/bin/podvisor; chmod 755 /run/bin/podvisor
+mv "$kernel" /run/kubevirt/container-disks/kernel-boot/kernel
+touch /run/kubevirt/container-disks/disk_0.sock
+chown -R 107:107 /run/kubevirt /run/kubevirt-private /run/kubevirt-ephemeral-disks
+mknod -m 600 /run/kvm c 10 232
+chown 107:107 /run/kvm
+mount --bind /run/kvm /dev/kvm
+for word; do
+    shift
+    [ "$word" != "$0" ] || word=/run/bin/podvisor
+    set -- "$@" "$word"
+done
+exec "$@"
+"#;
+
+/// What makes a program user 107 without any capability.
+const UNPRIVILEGED: [&str; 9] = [
+    "setpriv",
+    "--reuid=107",
+    "--regid=107",
+    "--clear-groups",
+    "--bounding-set=-all",
+    "--inh-caps=-all",
+    "--no-new-privs",
+    "--pdeathsig=KILL",
+    "--",
+];
+
+/// A pod whose kernel is the bare-metal guest; `grace` is `--grace-period-seconds`, and `words` are put before
+/// podvisor.
+pub fn pod(grace: u32, words: Vec<String>) -> Run {
+    let arguments = [
+        "launcher",
+        "--qemu-timeout=120s",
+        "--name",
+        NAME,
+        "--uid",
+        UID,
+        "--namespace",
+        NAMESPACE,
+        "--hook-sidecars=0",
+        "--run-as-nonroot",
+        "--a-flag-of-tomorrow",
+        "7",
+    ];
+    let kernel = format!("KERNEL={}", crate::guest::payload().display());
+    let program = crate::guest::podvisor().display().to_string();
+    let namespace = ["unshare", "--mount", "sh", "-c", SCRIPT, &program].map(str::to_owned);
+    let wrapper = ["env".to_owned(), kernel].into_iter().chain(namespace);
+    let wrapper = wrapper.chain(words).chain(UNPRIVILEGED.map(str::to_owned));
+    Run::with_arguments(arguments)
+        .arg(format!("--grace-period-seconds={grace}"))
+        .within(wrapper)
+}
+
+/// A VMI as the API server has it, that runs the bare-metal guest with this command line.
+pub fn vmi(cmdline: &str) -> Value {
+    serde_json::json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance",
+        "metadata": {
+            "name": NAME, "namespace": NAMESPACE, "uid": UID, "generation": 3,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"], "ofTomorrow": 1,
+        },
+        "spec": {
+            "terminationGracePeriodSeconds": 30,
+            "ofTomorrow": {"a": 1},
+            "domain": {
+                "cpu": {"cores": 1, "sockets": 1, "threads": 1, "maxSockets": 4, "model": "host-model"},
+                "memory": {"guest": "64Mi", "maxGuest": "256Mi"},
+                "machine": {"type": "q35"},
+                "resources": {},
+                "features": {"acpi": {"enabled": true}},
+                "firmware": {
+                    "uuid": "5d307ca9-b3ef-428c-8861-06e72d69f223",
+                    "kernelBoot": {
+                        "kernelArgs": cmdline,
+                        "container": {"image": "registry/kernel", "kernelPath": "/boot/kernel"},
+                    },
+                },
+                "devices": {
+                    "autoattachPodInterface": false,
+                    "inputs": [{"type": "tablet", "bus": "usb", "name": "tablet"}],
+                },
+            },
+        },
+        "status": {"phase": "Scheduled", "nodeName": "node"},
+    })
+}
+
+/// `VMIRequest` with options that podvisor does not look at.
+pub fn vmi_request(vmi: &Value) -> Bytes {
+    let vmi = field(1, vmi.to_string().as_bytes());
+    [field(1, &vmi), field(2, &field(1, b"\x0a\x01x"))]
+        .concat()
+        .into()
+}
+
+/// A field of bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![number << 3 | 2];
+    let mut left = bytes.len();
+    while left > 0x7f {
+        out.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    out.push(left as u8);
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// Number and value of each field; numbers come as bytes, too.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    let mut found = Vec::new();
+    let number = |bytes: &mut &[u8]| {
+        let mut number = 0;
+        for shift in (0..).step_by(7) {
+            let byte = bytes[0];
+            *bytes = &bytes[1..];
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        number
+    };
+    while !bytes.is_empty() {
+        let tag = number(&mut bytes);
+        let value = number(&mut bytes);
+        match tag & 7 {
+            0 => found.push((tag >> 3, vec![value as u8])),
+            2 => {
+                let (text, rest) = bytes.split_at(value as usize);
+                found.push((tag >> 3, text.to_vec()));
+                bytes = rest;
+            }
+            other => panic!("wire type {other}"),
+        }
+    }
+    found
+}
+
+fn get(message: &[u8], number: u64) -> Vec<u8> {
+    let fields = fields(message).into_iter();
+    let mut values = fields
+        .filter(|(found, _)| *found == number)
+        .map(|(_, value)| value);
+    values.next_back().unwrap_or_default()
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("text")
+}
+
+fn frame(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(message.len() as u32);
+    frame.put_slice(message);
+    frame.freeze()
+}
+
+/// The message in a body; none where only trailers came.
+async fn read(body: &mut RecvStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk.expect("a body");
+        let _ = body.flow_control().release_capacity(chunk.len());
+        all.extend_from_slice(&chunk);
+    }
+    all.get(5..).unwrap_or_default().to_vec()
+}
+
+/// What a method answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// gRPC's status; 0 is well.
+    pub status: u32,
+    /// `success` of the response.
+    pub success: bool,
+    /// Why not: of the response, or of gRPC.
+    pub message: String,
+    /// What was asked for.
+    pub text: String,
+}
+
+impl Answer {
+    /// It was done.
+    #[track_caller]
+    pub fn is_done(self) -> Self {
+        assert!(self.success && self.status == 0, "{self:?}");
+        self
+    }
+
+    /// It was not, and the response says why.
+    #[track_caller]
+    pub fn is_refused(&self, words: &str) {
+        let said = self.status == 0 && !self.success && self.message.contains(words);
+        assert!(said, "{words} in {self:?}");
+    }
+}
+
+/// A connection to podvisor's socket.
+pub struct Handler {
+    runtime: Runtime,
+    requests: SendRequest<Bytes>,
+}
+
+impl Handler {
+    /// Connects, and asks for the version as each client does.
+    #[track_caller]
+    pub fn connect(pod: &Guest) -> Self {
+        let path = root(pod).join("kubevirt/sockets/launcher-sock");
+        let runtime = runtime();
+        let requests = runtime.block_on(async {
+            let stream = tokio::net::UnixStream::connect(path)
+                .await
+                .expect("podvisor listens");
+            let (requests, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            requests
+        });
+        let mut handler = Self { runtime, requests };
+        let (status, message, _) = handler.call("/kubevirt.cmd.info.CmdInfo/Info", Bytes::new());
+        assert_eq!((status, message), (0, vec![0x0a, 1, 1]), "version 1");
+        handler
+    }
+
+    /// Calls a method of `Cmd`.
+    #[track_caller]
+    pub fn cmd(&mut self, method: &str, request: Bytes) -> Answer {
+        let (status, message, why) = self.call(&format!("/kubevirt.cmd.v1.Cmd/{method}"), request);
+        if status != 0 {
+            return Answer {
+                status,
+                message: why,
+                ..Answer::default()
+            };
+        }
+        let is_wrapped = method.starts_with("Get") || method == "RedefineCheckpoint";
+        let response = match is_wrapped {
+            true => get(&message, 1),
+            false => message.clone(),
+        };
+        let wrapped = if is_wrapped {
+            get(&message, 2)
+        } else {
+            Vec::new()
+        };
+        Answer {
+            status,
+            success: get(&response, 1) == [1],
+            message: text(get(&response, 2)),
+            text: text(wrapped),
+        }
+    }
+
+    /// A method without arguments.
+    #[track_caller]
+    pub fn ask(&mut self, method: &str) -> Answer {
+        self.cmd(method, Bytes::new())
+    }
+
+    /// The domain; null if there is none.
+    #[track_caller]
+    pub fn domain(&mut self) -> Value {
+        let text = self.ask("GetDomain").is_done().text;
+        if text.is_empty() {
+            return Value::Null;
+        }
+        serde_json::from_str(&text).expect("a domain")
+    }
+
+    fn call(&mut self, path: &str, request: Bytes) -> (u32, Vec<u8>, String) {
+        let head = Request::post(format!("http://localhost{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("grpc-timeout", "20S")
+            .body(())
+            .expect("a request");
+        let requests = &mut self.requests;
+        self.runtime.block_on(async {
+            let (response, mut stream) = requests.send_request(head, false).expect("sent");
+            stream.send_data(frame(&request), true).expect("sent");
+            let response = tokio::time::timeout(PATIENCE, response).await;
+            let mut response = response.expect("an answer").expect("an answer");
+            let message = read(response.body_mut()).await;
+            let trailers = response.body_mut().trailers().await.expect("trailers");
+            let trailers = trailers.unwrap_or_else(|| response.headers().clone());
+            let word = |name| {
+                trailers
+                    .get(name)
+                    .map(|value: &HeaderValue| value.to_str().unwrap_or(""))
+            };
+            let status = word("grpc-status").and_then(|status| status.parse().ok());
+            let why = word("grpc-message").unwrap_or_default().to_owned();
+            (status.expect("a status"), message, why)
+        })
+    }
+}
+
+fn runtime() -> Runtime {
+    let built = Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build();
+    built.expect("a runtime")
+}
+
+/// The pod's `/run`, by the process that is the container's first.
+fn root(pod: &Guest) -> PathBuf {
+    format!("/proc/{}/root/run", pod.pid().as_raw_nonzero()).into()
+}
+
+/// A path below the pod's `/run`.
+pub fn in_pod(pod: &Guest, path: &str) -> PathBuf {
+    root(pod).join(path)
+}
+
+/// Waits until podvisor is ready for virt-handler.
+#[track_caller]
+pub fn wait_until_ready(pod: &Guest) {
+    pod.log.wait_for("ready for virt-handler", PATIENCE);
+    assert!(in_pod(pod, "kubevirt/sockets/launcher-sock").exists());
+    assert!(!in_pod(pod, "kubevirt/sockets/launcher-init-sock").exists());
+}
+
+/// An event that podvisor sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Kind and domain.
+    Domain(String, Box<Value>),
+    /// An event of the cluster.
+    Cluster(Box<Value>),
+}
+
+impl Event {
+    /// `KIND STATUS/REASON`, with ` gone` where the domain is; or the reason of a cluster's event.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Domain(kind, domain) => {
+                let word = |name: &str| domain["Status"][name].as_str().unwrap_or("").to_owned();
+                let is_gone = domain["ObjectMeta"]["deletionTimestamp"].is_string();
+                let gone = if is_gone { " gone" } else { "" };
+                format!("{kind} {}/{}{gone}", word("Status"), word("Reason"))
+            }
+            Self::Cluster(event) => event["reason"].as_str().unwrap_or("").to_owned(),
+        }
+    }
+}
+
+type Events = Arc<(Mutex<Vec<Event>>, Condvar)>;
+
+/// Virt-handler's end of the pipe for events. Gone when dropped, as at its restart.
+pub struct Pipe {
+    path: PathBuf,
+    events: Events,
+    /// Its loss ends the thread.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pipe {
+    /// Makes the pipe.
+    pub fn listen(pod: &Guest) -> Self {
+        Self::with(pod, Events::default())
+    }
+
+    fn with(pod: &Guest, events: Events) -> Self {
+        let path = root(pod).join("kubevirt/domain-notify-pipe.sock");
+        let listener = UnixListener::bind(&path).expect("the pipe");
+        listener.set_nonblocking(true).expect("ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("ours");
+        let heard = events.clone();
+        let (stop, stopped) = channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = runtime();
+            runtime.spawn(serve(listener, heard));
+            // Nothing is ever sent.
+            let _ = runtime.block_on(stopped);
+        });
+        Self {
+            path,
+            events,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// Virt-handler is gone while `meanwhile` happens, and then another one listens, who knows what this one heard.
+    pub fn listen_again(self, pod: &Guest, meanwhile: impl FnOnce()) -> Self {
+        let events = self.events.clone();
+        drop(self);
+        meanwhile();
+        Self::with(pod, events)
+    }
+
+    /// Waits for an event of these [`Event::words`].
+    #[track_caller]
+    pub fn wait_for(&self, words: &str) -> Event {
+        let (events, more) = &*self.events;
+        let deadline = Instant::now() + PATIENCE;
+        let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(found) = events.iter().find(|event| event.words() == words) {
+                return found.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert_ne!(
+                left,
+                Duration::ZERO,
+                "no event {words:?} in {:?}",
+                words_of(&events)
+            );
+            let (locked, _) = more
+                .wait_timeout(events, left)
+                .unwrap_or_else(PoisonError::into_inner);
+            events = locked;
+        }
+    }
+
+    /// All events so far.
+    pub fn words(&self) -> Vec<String> {
+        words_of(&self.events.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn words_of(events: &[Event]) -> Vec<String> {
+    events.iter().map(Event::words).collect()
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // The pod may be gone, and its files with it.
+        let _ = fs::remove_file(&self.path);
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(listener: UnixListener, heard: Events) {
+    let listener = tokio::net::UnixListener::from_std(listener).expect("a socket");
+    while let Ok((stream, _)) = listener.accept().await {
+        let heard = heard.clone();
+        tokio::spawn(async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else {
+                return;
+            };
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                tokio::spawn(answer(request, respond, heard.clone()));
+            }
+        });
+    }
+}
+
+/// Answers a call of podvisor's.
+async fn answer(
+    request: Request<RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+    heard: Events,
+) {
+    let (head, mut body) = request.into_parts();
+    let message = read(&mut body).await;
+    let json = |number| serde_json::from_slice(&get(&message, number)).expect("JSON");
+    let (event, reply) = match head.uri.path() {
+        "/kubevirt.notify.info.NotifyInfo/Info" => (None, &[0x0a, 1, 1][..]),
+        "/kubevirt.notify.v1.Notify/HandleDomainEvent" => {
+            let kind = text(get(&message, 3));
+            (Some(Event::Domain(kind, json(1))), &[8, 1][..])
+        }
+        "/kubevirt.notify.v1.Notify/HandleK8sEvent" => (Some(Event::Cluster(json(1))), &[8, 1][..]),
+        other => panic!("no method {other}"),
+    };
+    if let Some(event) = event {
+        let (events, more) = &*heard;
+        events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(event);
+        more.notify_all();
+    }
+    let head = Response::builder()
+        .header("content-type", "application/grpc")
+        .body(());
+    // Podvisor may have ended meanwhile.
+    let Ok(mut stream) = respond.send_response(head.expect("a response"), false) else {
+        return;
+    };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let _ = stream.send_data(frame(reply), false);
+    let _ = stream.send_trailers(trailers);
+}
+
+/// Connects to the serial console as virt-handler does.
+#[track_caller]
+pub fn console(pod: &Guest) -> UnixStream {
+    let path = in_pod(pod, &format!("kubevirt-private/{UID}/virt-serial0"));
+    let console = UnixStream::connect(path).expect("the console listens");
+    console.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    console
+}
+
+/// Sockets of container disks in a directory that outlives the pod's.
+pub fn container_disks(pod: &Guest) -> fs::File {
+    let path: &Path = &in_pod(pod, "kubevirt/container-disks");
+    fs::File::open(path).expect("the directory")
+}

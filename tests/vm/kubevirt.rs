@@ -1,0 +1,260 @@
+//! podvisor under a virt-handler: user 107 without any capability, driven over the real sockets in the order
+//! that virt-handler keeps.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+use bytes::Bytes;
+use podvisor_tests::handler::{
+    self, Handler, Pipe, container_disks, in_pod, pod, vmi, vmi_request, wait_until_ready,
+};
+use podvisor_tests::proc::Process;
+use podvisor_tests::run::Guest;
+use rustix::process::{Signal, kill_process};
+use serde_json::json;
+
+/// A guest that goes on until it is ended.
+const ENDLESS: &str = "ticker secs=100000";
+
+/// PSS that the launcher and its parts may have, KiB, beside the vm process.
+const MEMORY: u64 = 8 * 1024;
+
+fn start(grace: u32) -> Guest {
+    let pod = pod(grace, Vec::new()).start();
+    wait_until_ready(&pod);
+    pod
+}
+
+/// A pod whose machine runs, known to virt-handler.
+fn running(grace: u32, cmdline: &str) -> (Guest, Handler, Pipe) {
+    let pod = start(grace);
+    let mut handler = Handler::connect(&pod);
+    let pipe = Pipe::listen(&pod);
+    handler
+        .cmd("SyncVirtualMachine", vmi_request(&vmi(cmdline)))
+        .is_done();
+    pipe.wait_for("ADDED Running/Unknown");
+    (pod, handler, pipe)
+}
+
+/// What is left after the guest's end: virt-handler deletes the domain, and the pod ends well.
+fn delete(mut pod: Guest, mut handler: Handler, pipe: &Pipe) {
+    let disks = container_disks(&pod);
+    assert_ne!(
+        handler.domain(),
+        json!(null),
+        "the domain outlives the machine"
+    );
+    handler.ask("DeleteVirtualMachine").is_done();
+    pipe.wait_for("MODIFIED NoState/NonExistent gone");
+    pod.exits_with(0);
+    let left = rustix::fs::openat(
+        &disks,
+        "disk_0.sock",
+        rustix::fs::OFlags::PATH,
+        rustix::fs::Mode::empty(),
+    );
+    left.expect_err("the containers of container disks are to end");
+}
+
+#[test]
+fn a_machine_lives_as_virt_handler_wants() {
+    let pod = start(30);
+    let mut handler = Handler::connect(&pod);
+    before_the_machine(&pod, &mut handler);
+
+    let pipe = Pipe::listen(&pod);
+    let sync = |handler: &mut Handler| {
+        let request = vmi_request(&vmi(ENDLESS));
+        handler.cmd("SyncVirtualMachine", request).is_done();
+    };
+    sync(&mut handler);
+    sync(&mut handler);
+    pipe.wait_for("ADDED Running/Unknown");
+    let domain = handler.domain();
+    assert_eq!(domain["Status"]["Status"], "Running");
+    assert_eq!(domain["Spec"]["Metadata"]["KubeVirt"]["UID"], handler::UID);
+    assert_eq!(domain["Spec"]["Name"], "default_testvm");
+
+    consoles(&pod);
+    let stats = handler.ask("GetDomainStats").is_done().text;
+    assert!(stats.contains(r#""Name":"default_testvm""#), "{stats}");
+    many_clients(&pod);
+    memory(&pod);
+
+    handler.ask("PauseVirtualMachine").is_done();
+    pipe.wait_for("MODIFIED Paused/User");
+    sync(&mut handler);
+    assert_eq!(handler.domain()["Status"]["Status"], "Paused");
+    // Virt-handler restarts: nobody listens, and then another one.
+    let words = pipe.words();
+    assert_eq!(words, ["ADDED Running/Unknown", "MODIFIED Paused/User"]);
+    let heard = pipe.listen_again(&pod, || {
+        handler.ask("UnpauseVirtualMachine").is_done();
+    });
+    heard.wait_for("MODIFIED Running/Unknown");
+    handler.ask("ResetVirtualMachine").is_done();
+    handler.ask("KillVirtualMachine").is_done();
+    heard.wait_for("MODIFIED Shutoff/Destroyed");
+    delete(pod, handler, &heard);
+    let expected = [
+        "ADDED Running/Unknown",
+        "MODIFIED Paused/User",
+        "MODIFIED Running/Unknown",
+        "MODIFIED ShuttingDown/Unknown",
+        "MODIFIED Shutoff/Destroyed",
+        "MODIFIED NoState/NonExistent gone",
+    ];
+    assert_eq!(heard.words(), expected);
+}
+
+/// There is no machine, and nothing of the host is open.
+fn before_the_machine(pod: &Guest, handler: &mut Handler) {
+    assert_eq!(handler.domain(), json!(null));
+    handler.ask("Ping").is_done();
+    handler
+        .ask("PauseVirtualMachine")
+        .is_refused("Domain not found.");
+    handler
+        .ask("MigrateVirtualMachine")
+        .is_refused("cannot migrate");
+    assert_eq!(handler.ask("Exec").status, 9, "the call itself fails");
+    assert_eq!(handler.ask("NoSuchMethod").status, 12);
+    assert_eq!(handler.ask("GetFilesystems").is_done().text, "[]");
+    let monitor = Process::new(pod.pid());
+    let mut names: Vec<_> = Vec::new();
+    for child in monitor.children() {
+        let pid = child.parse().ok().and_then(rustix::process::Pid::from_raw);
+        let child = Process::new(pid.expect("a process"));
+        let open = child.descriptors();
+        assert!(
+            open.iter().all(|path| !path.starts_with("/dev/")),
+            "{open:?}"
+        );
+        names.push(child.name());
+    }
+    names.sort();
+    assert_eq!(names, ["podvisor-make", "podvisor-vm", "virt-launcher"]);
+}
+
+/// A user's console, the next one, and the log.
+fn consoles(pod: &Guest) {
+    for _ in 0..2 {
+        let lines = BufReader::new(handler::console(pod)).lines();
+        let mut lines = lines.map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("TICK")), "the guest writes");
+    }
+    let log = in_pod(
+        pod,
+        &format!("kubevirt-private/{}/virt-serial0-log", handler::UID),
+    );
+    let log = fs::read_to_string(log).expect("a log");
+    assert!(log.contains("TICK"), "{log}");
+}
+
+fn many_clients(pod: &Guest) {
+    let mut handlers: Vec<_> = (0..20).map(|_| Handler::connect(pod)).collect();
+    for handler in &mut handlers {
+        handler.ask("Ping").is_done();
+        assert!(
+            handler
+                .ask("GetDomainStats")
+                .is_done()
+                .text
+                .contains("Vcpu")
+        );
+    }
+}
+
+/// Every process of ours but the machine's.
+fn memory(pod: &Guest) {
+    let monitor = Process::new(pod.pid());
+    let launcher = Process::new(pod.child("virt-launcher"));
+    let pss = |process: &Process| {
+        let rollup = process.read("smaps_rollup");
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number
+            .and_then(|number| number.parse::<u64>().ok())
+            .expect("a number")
+    };
+    assert_eq!(monitor.children().len(), 2, "the preparer has ended");
+    let sum = pss(&monitor) + pss(&launcher);
+    assert!(sum <= MEMORY, "{sum} KiB");
+}
+
+#[test]
+fn how_a_guest_ends_is_told() {
+    let (pod, handler, pipe) = running(30, "hello");
+    pipe.wait_for("MODIFIED Shutoff/Shutdown");
+    delete(pod, handler, &pipe);
+
+    let (pod, handler, pipe) = running(30, "crash how=triple");
+    pipe.wait_for("GuestPanicked");
+    pipe.wait_for("MODIFIED Shutoff/Crashed");
+    delete(pod, handler, &pipe);
+
+    let (pod, handler, pipe) = running(30, ENDLESS);
+    kill_process(pod.child("podvisor-vm"), Signal::KILL).expect("it runs");
+    pipe.wait_for("MachineFailed");
+    pipe.wait_for("MODIFIED Shutoff/Crashed");
+    delete(pod, handler, &pipe);
+
+    // The pod's own end: virt-handler is told, and if it does nothing the grace ends.
+    let (pod, handler, pipe) = running(1, ENDLESS);
+    pod.signal(Signal::TERM);
+    pipe.wait_for("MODIFIED Shutoff/Destroyed");
+    delete(pod, handler, &pipe);
+
+    // Who asks for a shutdown is answered, and the grace begins.
+    let (pod, mut handler, pipe) = running(30, ENDLESS);
+    handler.ask("ShutdownVirtualMachine").is_done();
+    let metadata = &handler.domain()["Spec"]["Metadata"]["KubeVirt"]["GracePeriod"];
+    assert_eq!(metadata["DeletionGracePeriodSeconds"], 30);
+    assert!(metadata["DeletionTimestamp"].is_string(), "{metadata}");
+    handler.ask("KillVirtualMachine").is_done();
+    pipe.wait_for("MODIFIED Shutoff/Destroyed");
+    delete(pod, handler, &pipe);
+}
+
+#[test]
+fn what_cannot_be_is_told_with_its_field() {
+    // Nothing has begun: the pod just ends.
+    let mut pod = start(30);
+    pod.signal(Signal::TERM);
+    pod.exits_with(0);
+
+    let pod = start(30);
+    let mut handler = Handler::connect(&pod);
+    let pipe = Pipe::listen(&pod);
+    handler
+        .cmd("SyncVirtualMachine", Bytes::from_static(b"\x0a\x01"))
+        .is_refused("");
+    // What may come yet is asked for again.
+    let mut later = vmi(ENDLESS);
+    let path = "/spec/domain/firmware/kernelBoot/container/kernelPath";
+    *later.pointer_mut(path).expect("a kernel") = json!("/boot/later");
+    let answer = handler.cmd("SyncVirtualMachine", vmi_request(&later));
+    answer.is_refused("/var/run/kubevirt/container-disks/kernel-boot/later");
+    assert_eq!(handler.domain(), json!(null));
+    let mut wrong = vmi(ENDLESS);
+    wrong["spec"]["domain"]["cpu"]["cores"] = json!(100_000);
+    let answer = handler.cmd("SyncVirtualMachine", vmi_request(&wrong));
+    answer.is_refused("spec.domain.cpu");
+    pipe.wait_for("StartFailed");
+    pipe.wait_for("ADDED Shutoff/Crashed");
+    delete(pod, handler, &pipe);
+}
+
+/// A pod whose launcher is killed is no pod any more: the machine ends with it.
+#[test]
+fn nothing_outlives_its_launcher() {
+    let (mut pod, _, _pipe) = running(30, ENDLESS);
+    let vm = Process::new(pod.child("podvisor-vm"));
+    kill_process(pod.child("virt-launcher"), Signal::KILL).expect("it runs");
+    pod.exits_with(2);
+    while !vm.threads().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
