@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell examples/target.sh)
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy repo unit vm-tests clean
+.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy repo unit vm-tests soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ unit: ## Unit tests and tests without a VM
 
 vm-tests: build guest nested ## Whole-VM tests through the binary
 	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2
+
+soak: build guest ## Add and remove a disk 1000 times in a running Linux
+	HOTPLUG_ROUNDS=1000 $(CARGO) test -p podvisor-tests --locked --test vm disks_come_and_go -- --nocapture
 
 # Linked as the product is, so that the bare program starts no slower than it.
 bench-build: build guest

@@ -35,6 +35,9 @@ pub trait MsiRouter: Send + Sync {
 
     /// Reserves `count` consecutive vectors (KVM: GSIs) for one function.
     fn allocate(&self, count: u32) -> io::Result<u32>;
+
+    /// Gives back what [`MsiRouter::allocate`] reserved from `first` on; none of it is connected.
+    fn release(&self, first: u32);
 }
 
 /// Connects guest writes at an address to eventfds, without an exit to user space (KVM ioeventfd).

@@ -1,5 +1,6 @@
 //! The face of one PCI function towards the root bus that the machine owns.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::state::{RestoreError, SaveError, Saved};
@@ -9,8 +10,8 @@ pub const CONFIG_SPACE_SIZE: u16 = 4096;
 
 /// Where a function's single memory BAR is decoded now.
 ///
-/// Written by the function when the guest moves the BAR or toggles memory decoding, read by the bus
-/// on each MMIO exit without a lock.
+/// The bus has one for each slot. Written by the function when the guest moves the BAR or toggles memory
+/// decoding, read by the bus on each MMIO exit without a lock.
 #[derive(Debug, Default)]
 pub struct BarAddress(AtomicU64);
 
@@ -44,11 +45,9 @@ pub trait PciFunction: Send {
     fn bar_size(&self) -> u64;
 
     /// Gives the BAR its first address (what firmware would do); decoding stays off until the
-    /// guest sets the command register's memory bit.
-    fn assign_bar(&mut self, base: u64);
-
-    /// Where the BAR is decoded; shared with the bus.
-    fn bar_address(&self) -> std::sync::Arc<BarAddress>;
+    /// guest sets the command register's memory bit. From now on the function says in `decoded` where
+    /// that is.
+    fn assign_bar(&mut self, base: u64, decoded: Arc<BarAddress>);
 
     /// Fills `data` from the BAR; `offset + data.len() <= bar_size()`.
     fn bar_read(&mut self, offset: u64, data: &mut [u8]);

@@ -133,6 +133,9 @@ pub struct MachineArgs {
     /// Give the guest a virtio console (hvc0) on this socket (unix:PATH); one client at a time.
     #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
     pub virtio_console: Option<PathBuf>,
+    /// Give the machine this many PCI slots for devices that come and go while it runs (`ctl attach`).
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub hotplug_slots: u8,
     /// End the run when the guest resets, in place of rebootPolicy: Terminate.
     #[arg(long)]
     pub exit_on_reboot: bool,
@@ -201,9 +204,10 @@ pub struct CtlArgs {
     /// The socket given to `run --control`.
     pub socket: PathBuf,
     /// pause, resume, powerButton, reboot, reset, stop, stats, status, setLink nic=NAME up=true|false,
-    /// device name=NAME order=JSON, or snapshot DIR.
+    /// device name=NAME order=JSON, attach NAME IMAGE [OPTION=VALUE...], detach NAME
+    /// [seconds=NUMBER], or snapshot DIR.
     pub command: String,
-    /// What belongs to the command: NAME=VALUE, or the directory of a snapshot.
+    /// What belongs to the command: NAME=VALUE, a device's name, an image, the directory of a snapshot.
     #[arg(value_name = "NAME=VALUE", value_parser = parse_argument)]
     pub arguments: Vec<CtlArgument>,
     /// End the machine once its snapshot is written.
@@ -243,6 +247,7 @@ impl MachineArgs {
             exit_on_reboot: self.exit_on_reboot,
             guest_agent: self.guest_agent.clone(),
             virtio_console: self.virtio_console.clone(),
+            hotplug_slots: self.hotplug_slots,
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct PlanOptions {
     pub guest_agent: Option<PathBuf>,
     /// Socket of a console beside the serial one.
     pub virtio_console: Option<PathBuf>,
+    /// Slots for devices that come and go while the machine runs.
+    pub hotplug_slots: u8,
 }
 
 /// A machine and where its parts are.
@@ -135,6 +137,15 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
             format_args!("{count} PCI devices with theirs"),
             format_args!("at most {MAX_PCI_DEVICES}"),
         );
+    } else if plan.machine.hotplug_slots.len() < options.hotplug_slots.into() {
+        report.error(
+            "--hotplug-slots",
+            options.hotplug_slots,
+            format_args!(
+                "at most {} beside the VMI's {count}",
+                MAX_PCI_DEVICES - count
+            ),
+        );
     }
     if report.errors.is_empty() {
         Ok(plan)
@@ -168,8 +179,9 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     if spec.devices.balloon && spec.memory.hugepage_size.is_none() {
         devices.push(slots.device("balloon", "device", None, BalloonOptions {}));
     }
+    let hotplug_slots = slots.later(options.hotplug_slots);
     LaunchPlan {
-        machine: machine_plan(vmi, options, devices),
+        machine: machine_plan(vmi, options, devices, hotplug_slots),
         kernel: kernel(vmi, options),
         initrd: initrd(vmi, options),
         disks,
@@ -191,7 +203,12 @@ fn hostname(vmi: &Vmi) -> String {
     vmi.spec.hostname.clone().unwrap_or_else(derived)
 }
 
-fn machine_plan(vmi: &Vmi, options: &PlanOptions, devices: Vec<DevicePlan>) -> MachinePlan {
+fn machine_plan(
+    vmi: &Vmi,
+    options: &PlanOptions,
+    devices: Vec<DevicePlan>,
+    hotplug_slots: Vec<u8>,
+) -> MachinePlan {
     let spec = &vmi.spec;
     MachinePlan {
         version: MachineVersion::default(),
@@ -209,6 +226,7 @@ fn machine_plan(vmi: &Vmi, options: &PlanOptions, devices: Vec<DevicePlan>) -> M
         },
         boot: boot_plan(vmi, options),
         devices,
+        hotplug_slots,
         start_paused: spec.start_paused,
     }
 }

@@ -23,6 +23,7 @@ use vmm::control::FdRole;
 use vmm::plan::MachinePlan;
 
 pub use self::console::{Console, ConsoleTarget, open_console};
+pub use self::disk::open as open_disk;
 pub use self::error::ResourceError;
 pub use self::file::{Kind, Unfit, fits, settle};
 pub use self::lock::try_lock;

@@ -81,14 +81,26 @@ impl Control {
 
     /// Sends a call under a number of its own and waits for its reply.
     #[track_caller]
-    pub fn call(&mut self, mut call: Value) -> Value {
+    pub fn call(&mut self, call: Value) -> Value {
+        let number = self.begin(call);
+        self.reply(number)
+    }
+
+    /// Sends a call; the number under which it will be answered.
+    #[track_caller]
+    pub fn begin(&mut self, mut call: Value) -> u64 {
         self.calls += 1;
         call["id"] = self.calls.into();
         let sent = writeln!(self.stream.get_mut(), "{call}");
         sent.expect("the control socket takes a line");
-        let number = call["id"].clone();
+        self.calls
+    }
+
+    /// Waits for the reply with this number.
+    #[track_caller]
+    pub fn reply(&mut self, number: u64) -> Value {
         let is_reply = |message: &Value| message["event"].is_null() && message["id"] == number;
-        self.find(&call.to_string(), is_reply)
+        self.find(&format!("a reply to call {number}"), is_reply)
     }
 
     /// Sends a command and does not wait for its reply.

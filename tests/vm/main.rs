@@ -13,6 +13,7 @@ mod disk;
 mod forged;
 mod hardware;
 mod hostile;
+mod hotplug;
 mod jail;
 mod kubevirt;
 mod life;

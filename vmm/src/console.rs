@@ -19,7 +19,7 @@ const CHUNK: usize = 256;
 const INPUT_CHUNK: usize = 64;
 
 /// A file that output goes to is not made larger than this, bytes: guests write without end.
-pub const FILE_LIMIT: u64 = 16 << 20;
+const FILE_LIMIT: u64 = 16 << 20;
 
 /// What the readers of the last output may take, in all. The launcher waits longer for the vm process's end.
 const DRAIN_TIME: Duration = Duration::from_secs(2);

@@ -85,9 +85,34 @@ fn route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
 
 #[derive(Default)]
 struct Routes {
-    next: u32,
+    /// Ranges of GSIs that functions have: the first and their number.
+    reserved: BTreeMap<u32, u32>,
     messages: BTreeMap<u32, MsiMessage>,
     connected: BTreeSet<u32>,
+}
+
+impl Routes {
+    /// Takes the first `count` free GSIs in a row.
+    fn reserve(&mut self, count: u32) -> Option<u32> {
+        let mut first = irq::LINES;
+        for (start, taken) in &self.reserved {
+            if start - first >= count {
+                break;
+            }
+            first = start + taken;
+        }
+        first.checked_add(count).filter(|end| *end <= MAX_GSI)?;
+        self.reserved.insert(first, count);
+        Some(first)
+    }
+
+    /// Gives back what begins at `first`. KVM forgets the routes when the next is made.
+    fn release(&mut self, first: u32) {
+        if let Some(count) = self.reserved.remove(&first) {
+            let gone = first..first + count;
+            self.messages.retain(|gsi, _| !gone.contains(gsi));
+        }
+    }
 }
 
 /// MSI routes and ioeventfds of one VM. Each change is made on the steward's thread.
@@ -104,15 +129,9 @@ struct Table {
 impl KvmInterrupts {
     /// No routes but the lines.
     pub fn new(vm: Arc<VmFd>, steward: Arc<Steward>) -> Self {
-        let routes = Routes {
-            next: irq::LINES,
-            ..Routes::default()
-        };
+        let routes = Mutex::default();
         Self {
-            table: Arc::new(Table {
-                vm,
-                routes: Mutex::new(routes),
-            }),
+            table: Arc::new(Table { vm, routes }),
             steward,
         }
     }
@@ -192,11 +211,12 @@ impl MsiRouter for KvmInterrupts {
     }
 
     fn allocate(&self, count: u32) -> io::Result<u32> {
-        let mut routes = self.table.routes();
-        let first = routes.next;
-        let next = first.checked_add(count).filter(|next| *next <= MAX_GSI);
-        routes.next = next.ok_or(io::ErrorKind::StorageFull)?;
-        Ok(first)
+        let first = self.table.routes().reserve(count);
+        first.ok_or_else(|| io::ErrorKind::StorageFull.into())
+    }
+
+    fn release(&self, first: u32) {
+        self.table.routes().release(first);
     }
 }
 
@@ -229,6 +249,27 @@ mod tests {
     use kvm_ioctls::Kvm;
 
     use super::*;
+
+    #[test]
+    fn vectors_are_used_again() {
+        let mut routes = Routes::default();
+        let first: Vec<_> = [2, 4, 3].map(|count| routes.reserve(count)).into();
+        let base = irq::LINES;
+        assert_eq!(first, [Some(base), Some(base + 2), Some(base + 6)]);
+        routes.messages.insert(base + 5, MsiMessage::default());
+        routes.messages.insert(base + 6, MsiMessage::default());
+        routes.release(base + 2);
+        let left: Vec<_> = routes.messages.keys().copied().collect();
+        assert_eq!(left, [base + 6]);
+        assert_eq!(routes.reserve(5), Some(base + 9), "too many for the gap");
+        assert_eq!(routes.reserve(1), Some(base + 2));
+        assert_eq!(routes.reserve(3), Some(base + 3));
+        assert_eq!(routes.reserve(MAX_GSI), None);
+        for _ in 0..10_000 {
+            let first = routes.reserve(64).expect("some are left");
+            routes.release(first);
+        }
+    }
 
     /// A route that KVM has refused is asked for again.
     #[test]

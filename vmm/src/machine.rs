@@ -29,7 +29,7 @@ use crate::arch::platform::Platform;
 use crate::interrupts::KvmInterrupts;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
-use crate::pci::{AttachError, Ecam, PciRoot, Window};
+use crate::pci::{AttachError, Ecam, HotplugSlots, PciRoot, Window};
 use crate::plan::{BootPlan, MachinePlan};
 use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::steward::Steward;
@@ -68,6 +68,12 @@ pub struct DeviceResource {
     pub pci_slot: u8,
     /// The device.
     pub spec: Box<dyn DeviceSpec>,
+}
+
+/// What each device is made with.
+struct Workshop {
+    context: VirtioPciContext,
+    host_errors: Arc<HostErrors>,
 }
 
 /// A machine cannot be built.
@@ -140,6 +146,10 @@ pub struct Machine {
     // Field order is drop order: vCPUs end before devices, devices before the VM.
     vcpus: Vcpus,
     pci: Arc<PciRoot>,
+    /// What devices that come later are made with.
+    workshop: Workshop,
+    /// The slots for them, if there are any.
+    hotplug: Option<Arc<HotplugSlots>>,
     platform: Platform,
     vm: Arc<VmFd>,
     processors: Processors,
@@ -170,10 +180,17 @@ impl Machine {
         };
         boot::renew_generation(&memory)?;
         trace::mark("kernel loaded");
-        let pci = Arc::new(attach_devices(resources, &vm, hook)?);
+        let (pci, workshop) = (Arc::new(PciRoot::new()), workshop(resources, &vm, hook));
+        for device in &resources.devices {
+            attach(&pci, &workshop, device, false)?;
+        }
         let platform = Platform::new(&vm, &resources.console, &resources.signals)
             .map_err(BuildError::host("connect an interrupt line"))?;
-        let (ports, mmio) = buses(&platform, &pci)?;
+        let hotplug = (!plan.hotplug_slots.is_empty()).then(|| {
+            let (power, signals) = (platform.power.clone(), resources.signals.clone());
+            Arc::new(HotplugSlots::new(pci.clone(), power, signals))
+        });
+        let (ports, mmio) = buses(&platform, &pci, hotplug.as_ref())?;
         trace::mark("devices");
         let kvm = resources.hypervisor.kvm();
         let processors = Processors::new(kvm, &resources.host_cpu, &plan.cpu)?;
@@ -192,6 +209,8 @@ impl Machine {
         Ok(Self {
             vcpus,
             pci,
+            workshop,
+            hotplug,
             platform,
             vm,
             processors,
@@ -245,6 +264,40 @@ impl Machine {
         self.vcpus.run();
     }
 
+    /// Adds a device and tells the guest.
+    pub fn attach(&self, device: &DeviceResource) -> Result<(), BuildError> {
+        attach(&self.pci, &self.workshop, device, self.clocks.is_some())?;
+        if let Some(hotplug) = &self.hotplug {
+            hotplug.insert(device.pci_slot);
+        }
+        Ok(())
+    }
+
+    /// Asks the guest for the device in this slot; it ejects it, or not.
+    pub fn ask_for(&self, slot: u8) {
+        if let Some(hotplug) = &self.hotplug {
+            hotplug.ask(slot);
+        }
+    }
+
+    /// Takes that back; false if the guest has ejected the device already.
+    pub fn keep(&self, slot: u8) -> bool {
+        let hotplug = self.hotplug.as_ref();
+        hotplug.is_none_or(|hotplug| hotplug.withdraw(slot))
+    }
+
+    /// Removes the devices that the guest has ejected, after their requests in flight. Their slots.
+    pub fn remove_ejected(&self) -> Vec<u8> {
+        let ejected = self.hotplug.iter().flat_map(|slots| slots.take_ejected());
+        ejected
+            .inspect(|slot| {
+                if let Some(mut function) = self.pci.detach(*slot) {
+                    function.shutdown();
+                }
+            })
+            .collect()
+    }
+
     /// Has the device called `device` serve a command; `None` if there is none.
     pub fn command(&self, device: &str, order: Value) -> Option<Result<(), CommandError>> {
         let mut order = Some(order);
@@ -286,15 +339,20 @@ fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, Bui
         cmdline,
         identity: &plan.identity,
         cpu: &plan.cpu,
+        hotplug_slots: &plan.hotplug_slots,
         ram_bytes: resources.ram.bytes(),
     };
     Ok(boot::load(resources.ram.memory(), source)?)
 }
 
 /// Ports and memory of everything.
-fn buses(platform: &Platform, pci: &Arc<PciRoot>) -> Result<(Bus, Bus), InsertError> {
+fn buses(
+    platform: &Platform,
+    pci: &Arc<PciRoot>,
+    hotplug: Option<&Arc<HotplugSlots>>,
+) -> Result<(Bus, Bus), InsertError> {
     let (mut ports, mut mmio) = (Bus::new(), Bus::new());
-    platform.attach(&mut ports, &mut mmio, pci)?;
+    platform.attach(&mut ports, &mut mmio, pci, hotplug)?;
     mmio.insert(
         layout::PCI_WINDOW,
         layout::PCI_WINDOW_SIZE,
@@ -304,12 +362,7 @@ fn buses(platform: &Platform, pci: &Arc<PciRoot>) -> Result<(Bus, Bus), InsertEr
     Ok((ports, mmio))
 }
 
-/// Builds the devices, each in its slot.
-fn attach_devices(
-    resources: &Resources,
-    vm: &Arc<VmFd>,
-    hook: &ThreadHook,
-) -> Result<PciRoot, BuildError> {
+fn workshop(resources: &Resources, vm: &Arc<VmFd>, hook: &ThreadHook) -> Workshop {
     let steward = resources.steward.clone();
     let interrupts = Arc::new(KvmInterrupts::new(vm.clone(), steward.clone()));
     let context = VirtioPciContext {
@@ -319,12 +372,24 @@ fn attach_devices(
         thread_hook: hook.clone(),
         executor: steward,
     };
-    let mut pci = PciRoot::new();
-    for device in &resources.devices {
-        let mut made = device.spec.make()?;
-        made.report_to(&resources.host_errors);
-        let function = VirtioPciFunction::new(made, context.clone())?;
-        pci.attach(device.pci_slot, function)?;
+    Workshop {
+        context,
+        host_errors: resources.host_errors.clone(),
     }
-    Ok(pci)
+}
+
+/// Makes a device and puts it into its slot, at the start and while the machine runs or is `paused`.
+fn attach(
+    pci: &PciRoot,
+    workshop: &Workshop,
+    device: &DeviceResource,
+    paused: bool,
+) -> Result<(), BuildError> {
+    let mut made = device.spec.make()?;
+    made.report_to(&workshop.host_errors);
+    let mut function = VirtioPciFunction::new(made, workshop.context.clone())?;
+    if paused {
+        function.pause();
+    }
+    Ok(pci.attach(device.pci_slot, function)?)
 }

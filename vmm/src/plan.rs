@@ -23,6 +23,10 @@ pub struct MachinePlan {
     pub boot: BootPlan,
     /// Devices on the PCI bus, in any order.
     pub devices: Vec<DevicePlan>,
+    /// Device numbers on the bus, 1 to 31, for devices that come and go while the machine runs; the first
+    /// is taken first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hotplug_slots: Vec<u8>,
     /// Create the machine but leave it paused (`startStrategy: Paused`).
     pub start_paused: bool,
 }
@@ -34,8 +38,10 @@ impl MachinePlan {
             let queues = u64::from(device.options.queues());
             DEVICE_DESCRIPTORS + QUEUE_DESCRIPTORS * queues
         });
+        let later = DEVICE_DESCRIPTORS + QUEUE_DESCRIPTORS * LATER_QUEUES;
+        let later = later * self.hotplug_slots.len() as u64;
         let vcpus = VCPU_DESCRIPTORS * u64::from(self.cpu.count());
-        (BASE_DESCRIPTORS + vcpus + devices.sum::<u64>()).next_multiple_of(DESCRIPTOR_STEP)
+        (BASE_DESCRIPTORS + vcpus + devices.sum::<u64>() + later).next_multiple_of(DESCRIPTOR_STEP)
     }
 }
 
@@ -51,6 +57,9 @@ const DEVICE_DESCRIPTORS: u64 = 8;
 
 /// Doorbell and interrupt; the worker's ring, poll set and wake.
 const QUEUE_DESCRIPTORS: u64 = 5;
+
+/// Queues of a device that comes later, as far as that is known.
+const LATER_QUEUES: u64 = 8;
 
 /// So that machines that are much alike have the same limit.
 const DESCRIPTOR_STEP: u64 = 256;

@@ -1,6 +1,7 @@
 //! The vm process: receives plan and descriptors, builds the machine, serves its events on this
 //! one thread until the guest or the launcher ends it.
 
+mod deadlines;
 mod event_loop;
 mod hardware;
 mod inputs;

@@ -35,7 +35,7 @@ const FORMAT_NAME: &str = "podvisor snapshot ";
 const CHECKSUM_LINE: usize = 65;
 
 /// Longest state file, bytes; one of 64 vCPUs and 31 devices has less than a quarter.
-pub const MAX_STATE: u64 = 32 << 20;
+const MAX_STATE: u64 = 32 << 20;
 
 /// A machine as it was when it was paused, but for its RAM.
 #[derive(Debug, Serialize, Deserialize)]

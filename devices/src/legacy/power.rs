@@ -32,6 +32,8 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 pub const EVENT_POWER_BUTTON: u8 = 1 << 0;
 /// Bit of the event register: the guest was restored from a snapshot, and has a new generation ID.
 pub const EVENT_GENERATION: u8 = 1 << 1;
+/// Bit of the event register: a PCI slot has a new device, or is to give one back.
+pub const EVENT_SLOTS: u8 = 1 << 2;
 
 const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
@@ -49,6 +51,8 @@ pub enum Signal {
     Panicked = 1 << 2,
     /// The guest kernel panicked and its crash kernel takes over.
     CrashLoaded = 1 << 3,
+    /// A device in a PCI slot was given back.
+    Ejected = 1 << 4,
 }
 
 /// Signals from any vCPU thread to the event loop. Repeated signals coalesce, so a guest cannot
@@ -128,6 +132,12 @@ impl PowerControl {
         self.irq.raise();
     }
 
+    /// Tells the guest to look at its PCI slots.
+    pub fn tell_slots(&self) {
+        self.events.fetch_or(EVENT_SLOTS, Ordering::Release);
+        self.irq.raise();
+    }
+
     /// The pending events.
     pub fn save(&self) -> Result<Saved, SaveError> {
         let events = self.events.load(Ordering::Acquire);
@@ -137,7 +147,7 @@ impl PowerControl {
     /// Takes over what was saved. The interrupt is the interrupt controller's to remember.
     pub fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
         let PowerState { events } = saved.state()?;
-        if events & !(EVENT_POWER_BUTTON | EVENT_GENERATION) != 0 {
+        if events & !(EVENT_POWER_BUTTON | EVENT_GENERATION | EVENT_SLOTS) != 0 {
             let what = format!("events {events:#x}");
             return Err(RestoreError::unfit::<PowerState>(what));
         }

@@ -270,13 +270,10 @@ impl PciFunction for VirtioPciFunction {
         layout::BAR_SIZE
     }
 
-    fn assign_bar(&mut self, base: u64) {
+    fn assign_bar(&mut self, base: u64, decoded: Arc<BarAddress>) {
+        self.bar = decoded;
         self.config.set_bar(base);
         self.update_decoding();
-    }
-
-    fn bar_address(&self) -> Arc<BarAddress> {
-        Arc::clone(&self.bar)
     }
 
     fn bar_read(&mut self, offset: u64, data: &mut [u8]) {

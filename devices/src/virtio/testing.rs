@@ -347,6 +347,8 @@ pub struct FakeRouter {
     next: AtomicUsize,
     /// Calls of `connect` so far.
     pub connects: AtomicUsize,
+    /// Functions that have vectors.
+    pub reserved: AtomicUsize,
 }
 
 impl FakeRouter {
@@ -390,7 +392,12 @@ impl MsiRouter for FakeRouter {
     }
 
     fn allocate(&self, count: u32) -> io::Result<u32> {
+        self.reserved.fetch_add(1, Ordering::SeqCst);
         Ok(self.next.fetch_add(count as usize, Ordering::SeqCst) as u32)
+    }
+
+    fn release(&self, _first: u32) {
+        self.reserved.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

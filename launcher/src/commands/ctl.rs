@@ -1,15 +1,21 @@
 //! `podvisor ctl`: one command to a running machine.
 
+mod attach;
 mod snapshot;
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use serde::de::Error;
 use serde_json::{Map, Value};
 use vmm::control::{Call, Command, Reply, VERSION, Verdict};
 
+use self::attach::NewDisk;
 use self::snapshot::SnapshotFiles;
 use super::{CommandError, output};
 use crate::cli::{CtlArgs, CtlArgument};
@@ -21,23 +27,43 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The same of one that writes its RAM to a file.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// Most descriptors that go with a call.
+const MAX_DESCRIPTORS: usize = 2;
+
 /// Number of the one call.
 const ID: u64 = 1;
+
+/// What the words of a command line ask for.
+#[derive(Debug, PartialEq)]
+enum Errand {
+    /// A call.
+    Call(Command),
+    /// One that comes with the files of a snapshot in this directory.
+    Snapshot(Command, PathBuf),
+    /// One that adds a disk, with its image.
+    Attach(NewDisk),
+}
 
 /// Sends the command, waits for its answer and prints it. [`Command::Stop`] is done when the run has
 /// ended.
 pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
-    let (command, directory) = command(args).map_err(CommandError::NoSuchCommand)?;
-    let Some(directory) = directory else {
-        return talk(args, command, None);
-    };
-    let directory = PathBuf::from(directory);
+    match errand(args).map_err(CommandError::NoSuchCommand)? {
+        Errand::Call(command) => talk(args, command, &[]),
+        Errand::Snapshot(command, directory) => snapshot(args, command, &directory),
+        Errand::Attach(disk) => {
+            let (command, image) = disk.open()?;
+            talk(args, command, &[image.as_fd()])
+        }
+    }
+}
+
+fn snapshot(args: &CtlArgs, command: Command, directory: &Path) -> Result<Exit, CommandError> {
     let fail = |source| CommandError::Snapshot {
-        directory: directory.clone(),
+        directory: directory.to_owned(),
         source,
     };
-    let files = SnapshotFiles::create(&directory).map_err(fail)?;
-    let done = talk(args, command, Some(&files));
+    let files = SnapshotFiles::create(directory).map_err(fail)?;
+    let done = talk(args, command, &files.descriptors());
     match done {
         Ok(_) => files.keep().map_err(fail)?,
         Err(_) => files.discard(),
@@ -49,14 +75,14 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
 fn talk(
     args: &CtlArgs,
     command: Command,
-    files: Option<&SnapshotFiles<'_>>,
+    descriptors: &[BorrowedFd<'_>],
 ) -> Result<Exit, CommandError> {
     let fail = |source| CommandError::Control {
         path: args.socket.clone(),
         source,
     };
     let waits_for_end = matches!(command, Command::Stop | Command::Snapshot { stop: true });
-    let stream = send(args, command, files).map_err(fail)?;
+    let stream = send(args, command, descriptors).map_err(fail)?;
     for line in BufReader::new(stream).lines() {
         let line = line.map_err(fail)?;
         let message: Value = serde_json::from_str(&line).map_err(|error| fail(error.into()))?;
@@ -82,56 +108,76 @@ fn talk(
     }
 }
 
+/// How long the machine may take to answer.
+fn patience(command: &Command) -> Duration {
+    match command {
+        // It writes its RAM to a file.
+        Command::Snapshot { .. } => SNAPSHOT_TIMEOUT,
+        Command::Detach { seconds, .. } => TIMEOUT + Duration::from_secs((*seconds).into()),
+        _ => TIMEOUT,
+    }
+}
+
+/// Sends the line of the call with its descriptors.
 fn send(
     args: &CtlArgs,
     command: Command,
-    files: Option<&SnapshotFiles<'_>>,
+    descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(&args.socket)?;
+    let stream = UnixStream::connect(&args.socket)?;
+    stream.set_read_timeout(Some(patience(&command)))?;
     let mut line = serde_json::to_vec(&Call { id: ID, command })?;
     line.push(b'\n');
-    match files {
-        Some(files) => {
-            stream.set_read_timeout(Some(SNAPSHOT_TIMEOUT))?;
-            files.send(&stream, &line)?;
-        }
-        None => {
-            stream.set_read_timeout(Some(TIMEOUT))?;
-            stream.write_all(&line)?;
-        }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    Ok(stream)
+    let (text, flags) = ([IoSlice::new(&line)], SendFlags::NOSIGNAL);
+    let sent = rustix::net::sendmsg(&stream, &text, &mut ancillary, flags)?;
+    match sent == line.len() {
+        true => Ok(stream),
+        false => Err(io::ErrorKind::WriteZero.into()),
+    }
 }
 
-/// The command that the words of the command line are, as clients write it in JSON, and a snapshot's
-/// directory, which is not the machine's to know.
-fn command(args: &CtlArgs) -> serde_json::Result<(Command, Option<String>)> {
-    let mut object = Map::new();
+/// What the words of the command line are, as clients write it in JSON; files are not the machine's to
+/// know.
+fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
+    let mut fields = Map::new();
     let mut words = Vec::new();
     for argument in &args.arguments {
         match argument.clone() {
-            CtlArgument::Field(name, value) => drop(object.insert(name, value)),
+            CtlArgument::Field(name, value) => drop(fields.insert(name, value)),
             CtlArgument::Word(word) => words.push(word),
         }
     }
-    if args.stop {
-        object.insert("stop".to_owned(), true.into());
+    if args.stop && args.command != "snapshot" {
+        return Err(serde_json::Error::custom("only a snapshot takes --stop"));
     }
-    object.insert("command".to_owned(), args.command.clone().into());
-    let command: Command = serde_json::from_value(object.into())?;
-    let is_snapshot = matches!(command, Command::Snapshot { .. });
-    if args.stop && !is_snapshot {
-        return Err(serde::de::Error::custom("only a snapshot takes --stop"));
+    match (args.command.as_str(), words.as_slice()) {
+        ("snapshot", [directory]) => {
+            fields.insert("stop".to_owned(), args.stop.into());
+            Ok(Errand::Snapshot(command(args, fields)?, directory.into()))
+        }
+        ("snapshot", _) => Err(serde_json::Error::custom("a snapshot needs one directory")),
+        ("attach", [name, image]) => {
+            let disk = NewDisk::new(name.clone(), image.clone(), fields)?;
+            Ok(Errand::Attach(disk))
+        }
+        ("attach", _) => Err(serde_json::Error::custom("a new disk needs name and image")),
+        ("detach", [name]) => {
+            fields.insert("name".to_owned(), name.clone().into());
+            command(args, fields).map(Errand::Call)
+        }
+        (_, []) => command(args, fields).map(Errand::Call),
+        _ => Err(serde_json::Error::custom("not of the form NAME=VALUE")),
     }
-    let wanted = usize::from(is_snapshot);
-    if words.len() != wanted {
-        let text = match wanted {
-            0 => "not of the form NAME=VALUE",
-            _ => "a snapshot needs one directory",
-        };
-        return Err(serde::de::Error::custom(text));
-    }
-    Ok((command, words.pop()))
+}
+
+fn command(args: &CtlArgs, mut fields: Map<String, Value>) -> serde_json::Result<Command> {
+    fields.insert("command".to_owned(), args.command.clone().into());
+    serde_json::from_value(fields.into())
 }
 
 #[cfg(test)]
@@ -141,28 +187,36 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, CliCommand};
 
-    fn parse(words: &[&str]) -> serde_json::Result<(Command, Option<String>)> {
+    fn parse(words: &[&str]) -> serde_json::Result<Errand> {
         let words = ["podvisor", "ctl", "/run/vm.sock"].iter().chain(words);
         let cli = Cli::try_parse_from(words).expect("usage");
         match cli.command {
-            CliCommand::Ctl(args) => command(&args),
+            CliCommand::Ctl(args) => errand(&args),
             _ => panic!("ctl"),
         }
     }
 
     #[test]
     fn words_become_a_command() {
-        let pause = parse(&["pause"]).expect("a command");
-        assert_eq!(pause, (Command::Pause, None));
+        let call = |words: &[&str]| match parse(words).expect("a command") {
+            Errand::Call(command) => command,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(call(&["pause"]), Command::Pause);
         let (nic, up) = ("default".to_owned(), false);
-        let words = ["setLink", "nic=default", "up=false"];
-        assert_eq!(
-            parse(&words).expect("a command"),
-            (Command::SetLink { nic, up }, None)
-        );
+        let set_link = Command::SetLink { nic, up };
+        assert_eq!(call(&["setLink", "nic=default", "up=false"]), set_link);
+        let (name, seconds) = ("data".to_owned(), 3);
+        let detach = Command::Detach { name, seconds };
+        assert_eq!(call(&["detach", "data", "seconds=3"]), detach);
         let snapshot = parse(&["snapshot", "/tmp/x", "--stop"]).expect("a command");
-        let directory = Some("/tmp/x".to_owned());
-        assert_eq!(snapshot, (Command::Snapshot { stop: true }, directory));
+        let expected = Command::Snapshot { stop: true };
+        assert_eq!(snapshot, Errand::Snapshot(expected, "/tmp/x".into()));
+        let attach = parse(&["attach", "data", "/tmp/x", "readOnly=true"]).expect("a command");
+        let Errand::Attach(disk) = attach else {
+            panic!("{attach:?}");
+        };
+        assert_eq!((&*disk.name, disk.options.read_only), ("data", true));
         for wrong in [
             &["fly"][..],
             &["setLink"],
@@ -171,6 +225,10 @@ mod tests {
             &["pause", "--stop"],
             &["snapshot"],
             &["snapshot", "/tmp/x", "/tmp/y"],
+            &["attach", "data"],
+            &["attach", "data", "/tmp/x", "colour=red"],
+            &["detach"],
+            &["detach", "data", "seconds=soon"],
         ] {
             parse(wrong).expect_err(&wrong.join(" "));
         }

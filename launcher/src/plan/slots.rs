@@ -42,6 +42,16 @@ impl Slots {
         slot
     }
 
+    /// `count` slots for devices that come later, or as many as are free. The last ones, so that a guest finds
+    /// what is there from the start before them, and names it so.
+    pub(super) fn later(&mut self, count: u8) -> Vec<u8> {
+        let free = (1..=MAX_PCI_DEVICES as u8).rev();
+        let free = free.filter(|slot| self.taken & 1 << slot == 0);
+        let slots: Vec<_> = free.take(count.into()).collect();
+        self.taken |= slots.iter().fold(0, |taken, slot| taken | 1 << slot);
+        slots
+    }
+
     /// A device with the next free name and slot.
     pub(super) fn device(
         &mut self,
@@ -72,6 +82,15 @@ mod tests {
             .map(|asked| slots.slot(asked))
             .collect();
         assert_eq!(taken, [1, 3, 2, 4]);
+    }
+
+    #[test]
+    fn slots_for_later_are_the_last() {
+        let mut slots = Slots::new([30].into_iter());
+        let first = slots.slot(None);
+        assert_eq!((first, slots.later(3)), (1, vec![31, 29, 28]));
+        assert_eq!(slots.later(u8::MAX).len(), 26);
+        assert!(slots.later(1).is_empty());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::lock;
 use crate::plan::DiskSource;
 
 /// Opens and locks the image of a disk and settles its cache mode.
-pub(super) fn open(
+pub fn open(
     options: &BlockOptions,
     source: &DiskSource,
 ) -> Result<(File, CacheMode), ResourceError> {

@@ -1,22 +1,24 @@
 //! The PCI root with virtio functions on it: configuration ports, ECAM, BARs, MSI-X, queues, all by
-//! accesses from the input, with real workers behind.
+//! accesses from the input, with real workers behind. The disk comes and goes meanwhile.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use devices::GuestMemory;
 use devices::bus::BusDevice;
+use devices::legacy::power::{PowerControl, Signals};
 use devices::pci::PciFunction;
 use devices::virtio::VirtioDevice;
 use devices::virtio::pci::{VirtioPciContext, VirtioPciFunction};
 use devices::virtio::rng::Rng;
 use devices::virtio::testing::{
-    Buffer, FakeDoorbells, FakeRouter, GuestQueue, InlineExecutor, block_spec,
+    Buffer, FakeDoorbells, FakeIrq, FakeRouter, GuestQueue, InlineExecutor, block_spec,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::json;
 use vmm::layout::PCI_WINDOW;
-use vmm::pci::{ConfigPorts, Ecam, PciRoot, Window};
+use vmm::pci::{ConfigPorts, Ecam, HotplugSlots, PciRoot, Window};
 
 use crate::input::Input;
 use crate::memory::{self, HEAP};
@@ -26,6 +28,8 @@ const NOTIFY: u64 = 0x3000;
 const DEVICES: u64 = 2;
 /// Device number and queue size of the source of random bytes.
 const RNG: u64 = 1;
+/// Device number of the disk.
+const DISK: u8 = 2;
 const SIZE: u16 = 16;
 /// How long a worker may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,35 +40,61 @@ struct Machine {
     ports: ConfigPorts,
     ecam: Ecam,
     window: Window,
+    slots: HotplugSlots,
+    context: VirtioPciContext,
     doorbells: Arc<FakeDoorbells>,
+    router: Arc<FakeRouter>,
 }
 
 impl Machine {
     fn new() -> Self {
         let memory = memory::of_this_thread();
         let doorbells = Arc::new(FakeDoorbells::default());
+        let router = Arc::new(FakeRouter::default());
         let context = VirtioPciContext {
             mem: Arc::clone(&memory),
-            router: Arc::new(FakeRouter::default()),
+            router: router.clone(),
             doorbells: doorbells.clone(),
             thread_hook: Arc::new(|_| Ok(())),
             executor: Arc::new(InlineExecutor),
         };
-        let mut root = PciRoot::new();
-        let devices: [Box<dyn VirtioDevice>; DEVICES as usize] =
-            [Box::new(Rng::new("rng")), Box::new(disk())];
-        for (slot, device) in (1..).zip(devices) {
-            let function = VirtioPciFunction::new(device, context.clone()).expect("few queues");
-            root.attach(slot, function).expect("a free slot");
-        }
-        let root = Arc::new(root);
-        Self {
+        let root = Arc::new(PciRoot::new());
+        let signals = Arc::new(Signals::new().expect("an eventfd"));
+        let power = PowerControl::new(signals.clone(), Arc::new(FakeIrq::default()));
+        let machine = Self {
             memory,
             ports: ConfigPorts(root.clone()),
             ecam: Ecam(root.clone()),
             window: Window(root.clone()),
+            slots: HotplugSlots::new(root.clone(), Arc::new(power), signals),
             root,
+            context,
             doorbells,
+            router,
+        };
+        machine.attach(RNG as u8, Box::new(Rng::new("rng")), false);
+        machine.attach(DISK, Box::new(disk()), false);
+        machine
+    }
+
+    /// As the machine does; a slot may be taken.
+    fn attach(&self, slot: u8, device: Box<dyn VirtioDevice>, paused: bool) {
+        let function = VirtioPciFunction::new(device, self.context.clone());
+        let mut function = function.expect("few queues");
+        if paused {
+            function.pause();
+        }
+        if self.root.attach(slot, function).is_ok() {
+            self.slots.insert(slot);
+        }
+    }
+
+    /// As the operator does.
+    fn remove_ejected(&self) {
+        for slot in self.slots.take_ejected() {
+            assert_eq!(slot, DISK, "nobody asked for the other");
+            let mut function = self.root.detach(slot).expect("hidden, and still there");
+            function.shutdown();
         }
     }
 
@@ -103,9 +133,28 @@ pub fn run(bytes: &[u8]) {
     if paused {
         machine.root.for_each(PciFunction::resume);
     }
+    machine.remove_ejected();
+    machine.attach(DISK, Box::new(disk()), false);
+    let reserved = || machine.router.reserved.load(Ordering::SeqCst);
+    assert_eq!(reserved(), DEVICES as usize, "vectors are given back");
     start_and_use(&machine);
     machine.root.for_each(PciFunction::shutdown);
     assert_eq!(machine.doorbells.addresses(), [0; 0], "a doorbell is left");
+}
+
+/// The operator asks for the disk or puts another there; the guest looks, and ejects what it likes.
+fn hotplug(machine: &Machine, choice: u8, input: &mut Input<'_>, paused: bool) {
+    match choice % 8 {
+        0 | 1 => machine.slots.ask(DISK),
+        2 => drop(machine.slots.withdraw(DISK)),
+        3 => machine.remove_ejected(),
+        4 => machine.attach(DISK, Box::new(disk()), paused),
+        5 => machine.slots.write(8, &u32::MAX.to_le_bytes()),
+        _ => {
+            let (offset, len) = (u64::from(input.below(12)), input.width());
+            access(&machine.slots, offset, len, input);
+        }
+    }
 }
 
 fn step(machine: &Machine, input: &mut Input<'_>, paused: &mut bool) {
@@ -121,7 +170,11 @@ fn step(machine: &Machine, input: &mut Input<'_>, paused: &mut bool) {
         12 | 13 => drive(machine, input),
         14 => pause(machine, paused),
         _ => {
-            let up = input.u8() & 1 != 0;
+            let choice = input.u8();
+            if choice >= 128 {
+                return hotplug(machine, choice, input, *paused);
+            }
+            let up = choice & 1 != 0;
             let command = json!({"command": "setLink", "up": up});
             // Neither of the two devices takes it.
             machine.root.for_each(|function| {

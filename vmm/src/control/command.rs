@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use devices::virtio::registry::AnyOptions;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -42,6 +43,22 @@ pub enum Command {
         /// New state.
         up: bool,
     },
+    /// Add a device while the machine runs; the host's side of it are the descriptors, as its options call for.
+    Attach {
+        /// Its name, which no other device has.
+        name: String,
+        /// What kind it is, and what that kind wants to know.
+        options: Box<AnyOptions>,
+    },
+    /// Have the guest give back a device that was added; refused, and the device stays, where it does not in
+    /// time.
+    Detach {
+        /// The device's name.
+        name: String,
+        /// How long the guest may take.
+        #[serde(default = "detach_seconds")]
+        seconds: u32,
+    },
     /// Have a device obey an order of its own.
     Device {
         /// The device's name.
@@ -52,13 +69,19 @@ pub enum Command {
 }
 
 impl Command {
-    /// Descriptors that come with it.
-    pub fn descriptors(&self) -> usize {
+    /// Descriptors that come with it; none if that is for a device to say.
+    pub fn descriptors(&self) -> Option<usize> {
         match self {
-            Self::Snapshot { .. } => 2,
-            _ => 0,
+            Self::Snapshot { .. } => Some(2),
+            Self::Attach { .. } => None,
+            _ => Some(0),
         }
     }
+}
+
+/// Time enough for a guest that is busy, or slow.
+fn detach_seconds() -> u32 {
+    30
 }
 
 /// One command and the number under which it is answered.

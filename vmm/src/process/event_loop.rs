@@ -9,6 +9,7 @@ use devices::thread::ThreadHook;
 use event_manager::{EventManager, MutEventSubscriber, SubscriberId, SubscriberOps};
 
 use super::ProcessError;
+use super::deadlines::Deadlines;
 use super::hardware::{Completion, Handles, Hardware};
 use super::inputs::Inputs;
 use super::life::{Effect, Input, Life};
@@ -37,6 +38,7 @@ pub(super) struct Process<'a> {
     handles: Handles,
     console: Rc<RefCell<ConsoleSource>>,
     vcpus: SubscriberId,
+    deadlines: Deadlines,
     /// Tell the launcher the steps of the start.
     send_boot_trace: bool,
     ended: bool,
@@ -89,6 +91,7 @@ impl<'a> Process<'a> {
             handles,
             console,
             vcpus,
+            deadlines: Deadlines::default(),
             send_boot_trace: inputs.boot_trace,
             ended: false,
         })
@@ -102,7 +105,12 @@ impl<'a> Process<'a> {
         self.tell_boot_trace()?;
         footprint::release_start_code();
         while !self.ended {
-            self.manager.run().map_err(ProcessError::Watch)?;
+            let timeout = self.deadlines.timeout();
+            let woken = self.manager.run_with_timeout(timeout);
+            woken.map_err(ProcessError::Watch)?;
+            for call in self.deadlines.take_past() {
+                self.inbox.input(Input::Late { call });
+            }
             self.take_in()?;
         }
         self.console.borrow_mut().drain();
@@ -140,6 +148,7 @@ impl<'a> Process<'a> {
             Effect::Run => self.operator.run(),
             Effect::Begin(job) => self.operator.begin(job),
             Effect::PressPowerButton => self.handles.power.press_power_button(),
+            Effect::Expect { call, seconds } => self.deadlines.add(call, seconds),
             Effect::Tell(report) => {
                 if is_last(&report) {
                     self.tell_boot_trace()?;

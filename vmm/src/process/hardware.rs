@@ -1,5 +1,8 @@
 //! The machine and what it is made of, and the work on it that takes time.
 
+mod attached;
+
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -9,7 +12,7 @@ use devices::thread::ThreadHook;
 
 use serde_json::Value;
 
-use super::life::{Files, Job, JobError};
+use super::life::{Files, Job, JobError, Outcome};
 use super::{ProcessError, causes};
 use crate::control::{Refusal, Stats};
 use crate::machine::{Machine, Resources, Started};
@@ -37,12 +40,12 @@ impl Handles {
 
 /// A job's result, and the handles of the machine if it is a new one.
 pub(super) struct Completion {
-    pub(super) result: Result<Option<Box<Stats>>, JobError>,
+    pub(super) result: Result<Outcome, JobError>,
     pub(super) handles: Option<Handles>,
 }
 
-impl From<Result<Option<Box<Stats>>, JobError>> for Completion {
-    fn from(result: Result<Option<Box<Stats>>, JobError>) -> Self {
+impl From<Result<Outcome, JobError>> for Completion {
+    fn from(result: Result<Outcome, JobError>) -> Self {
         let handles = None;
         Self { result, handles }
     }
@@ -53,6 +56,8 @@ pub(super) struct Hardware {
     plan: MachinePlan,
     resources: Resources,
     hook: ThreadHook,
+    /// Names of devices that the guest is asked for.
+    leaving: BTreeSet<String>,
     /// `None` only after a reset that failed, and at the end.
     machine: Option<Machine>,
 }
@@ -71,6 +76,7 @@ impl Hardware {
             plan,
             resources,
             hook,
+            leaving: BTreeSet::new(),
             machine: Some(machine),
         };
         Ok((hardware, handles))
@@ -94,8 +100,8 @@ impl Hardware {
     pub(super) fn work(&mut self, job: Job) -> Completion {
         if let Job::Reset { run } = job {
             return match self.reset(run) {
-                Ok(handles) => Completion {
-                    result: Ok(None),
+                Ok((handles, gone)) => Completion {
+                    result: Ok(Outcome::Gone(gone)),
                     handles: Some(handles),
                 },
                 Err(error) => Err(JobError::Fatal(error.into_event())).into(),
@@ -108,20 +114,32 @@ impl Hardware {
             Job::Reset { .. } => {}
             Job::Pause => machine.pause(),
             Job::Resume => machine.resume(self.resources.hypervisor.kvm()),
-            Job::Stats => return Ok(Some(Box::new(stats(machine, &self.resources)))).into(),
+            Job::Stats => {
+                let stats = Box::new(stats(machine, &self.resources));
+                return Ok(Outcome::Stats(stats)).into();
+            }
             Job::Snapshot(files) => return self.write_snapshot(files).into(),
             Job::Device { name, order } => return device(machine, name, order).into(),
+            Job::Attach {
+                name,
+                options,
+                files,
+            } => return self.attach(name, *options, files).into(),
+            Job::Ask { name } => return self.ask_for(name).into(),
+            Job::Keep { name } => return self.keep(name).into(),
+            Job::RemoveEjected => return Ok(Outcome::Gone(self.remove_ejected())).into(),
             Job::TearDown => {
                 if let Some(machine) = self.machine.take() {
                     machine.stop();
                 }
             }
         }
-        Ok(None).into()
+        Ok(Outcome::Done).into()
     }
 
     /// Writes the machine, which is paused, to the state and the RAM file.
-    fn write_snapshot(&self, files: Files) -> Result<Option<Box<Stats>>, JobError> {
+    fn write_snapshot(&self, files: Files) -> Result<Outcome, JobError> {
+        self.refuse_attached()?;
         let failed = |error: SnapshotError| {
             let causes = causes(&error);
             JobError::Refused(Refusal::Failed { causes })
@@ -138,14 +156,17 @@ impl Hardware {
             .map_err(failed)?;
         // Last, so that a whole state file has its RAM.
         saved.write(&mut state).map_err(failed)?;
-        Ok(None)
+        Ok(Outcome::Done)
     }
 
-    /// Ends this machine and builds another from the same resources.
-    fn reset(&mut self, run: bool) -> Result<Handles, ProcessError> {
+    /// Ends this machine and builds another from the same resources, without the devices that are on their
+    /// way out, whose names are told.
+    fn reset(&mut self, run: bool) -> Result<(Handles, Vec<String>), ProcessError> {
         if let Some(machine) = self.machine.take() {
             machine.stop();
         }
+        let gone: Vec<_> = std::mem::take(&mut self.leaving).into_iter().collect();
+        gone.iter().for_each(|name| self.forget(name));
         // What the guest that is no more still asked for.
         self.resources.signals.take();
         self.resources.ram.clear()?;
@@ -156,13 +177,13 @@ impl Hardware {
             self.run();
         }
         tracing::info!("guest restarted in place");
-        Ok(handles)
+        Ok((handles, gone))
     }
 }
 
-fn device(machine: &Machine, name: String, order: Value) -> Result<Option<Box<Stats>>, JobError> {
+fn device(machine: &Machine, name: String, order: Value) -> Result<Outcome, JobError> {
     let refusal = match machine.command(&name, order) {
-        Some(Ok(())) => return Ok(None),
+        Some(Ok(())) => return Ok(Outcome::Done),
         Some(Err(error)) => Refusal::Failed {
             causes: causes(&error),
         },

@@ -105,7 +105,7 @@ pub(super) fn sort_fds(
             })
         })
         .collect::<Result<_, BuildError>>()?;
-    block::set_aside(0);
+    block::set_aside(plan.hotplug_slots.len());
     hook(ThreadRole::Machine)?;
     trace::mark("device resources");
     let ram = Ram::map(&plan.memory)?;

@@ -17,113 +17,28 @@
 //! [operator](super::operator); one at a time. What comes meanwhile waits in line, except that the state
 //! can always be asked for and the end can always come. A job is never broken off: the next begins with its
 //! [`Input::Done`].
+//!
+//! A device leaves when the guest gives it back, which no job waits for:
+//!
+//! ```text
+//!   Detach ─▶ (Ask) ─▶ leaving ── GuestEjected ─▶ (RemoveEjected) ─▶ answered
+//!                         ├────── Late ─▶ (Keep) ─▶ refused: the device stays
+//!                         └────── a reset, which leaves it out ────▶ answered
+//! ```
 
-use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, OwnedFd};
+mod leaving;
+mod terms;
 
-use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
 
-use crate::control::{
-    Answer, Command, CrashReport, DiskError, Event, MachineState, Refusal, Reply, Report, Stats,
-    Verdict,
-};
+use serde_json::json;
+
+use self::leaving::Leaving;
+pub(super) use self::terms::{Effect, Files, Input, Job, JobError, Outcome};
+use crate::control::{Answer, Command, Event, MachineState, Refusal, Reply, Report, Verdict};
 
 /// Calls that may wait in line.
 const MAX_WAITING: usize = 64;
-
-/// Something that happened.
-#[derive(Debug)]
-pub(super) enum Input {
-    /// The machine is built.
-    Started,
-    /// The launcher wants something.
-    Call {
-        id: u64,
-        command: Command,
-        descriptors: Vec<OwnedFd>,
-    },
-    /// The guest asked for the machine's end, or its restart.
-    GuestPowerOff,
-    GuestReset,
-    /// The guest's kernel panicked, and its crash kernel takes over.
-    GuestPanicNotice,
-    /// The guest's kernel panicked for good.
-    GuestPanicked(Box<CrashReport>),
-    /// The guest, on this machine (counted from 0 by resets), cannot go on.
-    GuestCrashed {
-        machine: u32,
-        report: Box<CrashReport>,
-    },
-    /// This machine cannot go on, or the vm process cannot.
-    Failed {
-        machine: u32,
-        causes: Vec<String>,
-    },
-    /// The user wants the end by the console's escape key.
-    ConsoleEscape,
-    /// The host cannot do what the guest asked of a disk.
-    DiskError(Box<DiskError>),
-    /// The job that was begun last is done.
-    Done(Result<Option<Box<Stats>>, JobError>),
-    /// The launcher is gone.
-    Alone,
-}
-
-/// Why a job was not done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum JobError {
-    /// Nothing has changed.
-    Refused(Refusal),
-    /// There is no machine any more; the last event of the run.
-    Fatal(Event),
-}
-
-/// What to do next.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// Let the new machine's vCPUs run.
-    Run,
-    /// Begin a job; its end will be an input.
-    Begin(Job),
-    /// Press the power button.
-    PressPowerButton,
-    /// Tell the launcher.
-    Tell(Report),
-    /// Leave the loop.
-    End,
-}
-
-/// What takes time.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Job {
-    /// Park vCPUs and devices.
-    Pause,
-    /// Let them go on.
-    Resume,
-    /// Build the machine anew, and let it run or not.
-    Reset { run: bool },
-    /// Look at the counters.
-    Stats,
-    /// Have a device obey an order of its own.
-    Device { name: String, order: Value },
-    /// Write the machine, which is paused, to the state file and the RAM file.
-    Snapshot(Files),
-    /// Complete requests in flight and tear the machine down.
-    TearDown,
-}
-
-/// Descriptors that came with a call.
-#[derive(Debug)]
-pub(super) struct Files(pub(super) Vec<OwnedFd>);
-
-impl PartialEq for Files {
-    fn eq(&self, other: &Self) -> bool {
-        let number = |fd: &OwnedFd| fd.as_raw_fd();
-        self.0.iter().map(number).eq(other.0.iter().map(number))
-    }
-}
-
-impl Eq for Files {}
 
 /// What is to be done when its turn comes.
 #[derive(Debug)]
@@ -136,6 +51,10 @@ enum Waiting {
     GuestReset,
     /// The machine is to stand still, whoever may let it go on.
     Standstill,
+    GuestEjected,
+    Late {
+        call: u64,
+    },
 }
 
 /// A job under way and who waits for it.
@@ -156,6 +75,10 @@ enum Becomes {
     Same,
     /// No different, and then it is to end.
     Last,
+    /// No different yet; the call is answered when a device has left.
+    Asked,
+    /// The same, as before.
+    Awaited,
     TornDown,
 }
 
@@ -167,6 +90,8 @@ pub(super) struct Life {
     paused: bool,
     under_way: Option<UnderWay>,
     waiting: VecDeque<Waiting>,
+    /// By the calls that wait for it.
+    leaving: BTreeMap<u64, Leaving>,
     /// How often the machine was built anew.
     machine: u32,
     /// This machine's guest panicked and went on, which was told; it can say so without end.
@@ -194,6 +119,7 @@ impl Life {
             paused,
             under_way: None,
             waiting: VecDeque::new(),
+            leaving: BTreeMap::new(),
             machine: 0,
             panic_noted: false,
             rebooting: false,
@@ -257,9 +183,11 @@ impl Life {
     }
 
     fn call(&mut self, id: u64, command: Command, files: Files, effects: &mut Vec<Effect>) {
+        // Where that is for a device to say, any number will do here.
+        let expected = command.descriptors().unwrap_or(files.0.len());
         let verdict = match command {
-            ref command if files.0.len() != command.descriptors() => Err(Refusal::Descriptors {
-                expected: command.descriptors(),
+            _ if expected != files.0.len() => Err(Refusal::Descriptors {
+                expected,
                 sent: files.0.len(),
             }),
             Command::Status => Ok(()),
@@ -304,6 +232,14 @@ impl Life {
                 }
                 self.next(effects);
             }
+            Input::GuestEjected => {
+                self.put_first(Waiting::GuestEjected);
+                self.next(effects);
+            }
+            Input::Late { call } => {
+                self.waiting.push_front(Waiting::Late { call });
+                self.next(effects);
+            }
             Input::GuestPanicNotice if !self.panic_noted => {
                 self.panic_noted = true;
                 effects.push(self.tell(Event::GuestPanicNotice));
@@ -333,6 +269,10 @@ impl Life {
                 Some(Waiting::Standstill) => {
                     self.begin(None, Job::Pause, Becomes::Paused, effects);
                 }
+                Some(Waiting::GuestEjected) => {
+                    self.begin(None, Job::RemoveEjected, Becomes::Same, effects);
+                }
+                Some(Waiting::Late { call }) => self.late(call, effects),
                 Some(Waiting::Call { id, command, files }) => {
                     self.obey(id, command, files, effects);
                 }
@@ -369,6 +309,15 @@ impl Life {
                 let job = Job::Device { name, order };
                 self.begin(Some(id), job, Becomes::Same, effects);
             }
+            Command::Attach { name, options } => {
+                let job = Job::Attach {
+                    name,
+                    options,
+                    files,
+                };
+                self.begin(Some(id), job, Becomes::Same, effects);
+            }
+            Command::Detach { name, seconds } => self.detach(id, name, seconds, effects),
             Command::PowerButton | Command::Reboot => {
                 self.rebooting = command == Command::Reboot;
                 effects.push(Effect::PressPowerButton);
@@ -396,55 +345,89 @@ impl Life {
         effects.push(Effect::Begin(job));
     }
 
-    fn done(&mut self, result: Result<Option<Box<Stats>>, JobError>, effects: &mut Vec<Effect>) {
+    fn done(&mut self, result: Result<Outcome, JobError>, effects: &mut Vec<Effect>) {
         let Some(UnderWay { call, becomes }) = self.under_way.take() else {
             return;
         };
-        let stats = match result {
-            Ok(stats) => stats,
-            Err(JobError::Refused(refusal)) => {
-                effects.extend(call.map(|id| self.reply(id, Err(refusal))));
-                self.go_on(effects);
-                return;
-            }
+        match result {
+            Ok(outcome) => self.succeeded(call, becomes, outcome, effects),
+            Err(JobError::Refused(refusal)) => self.refused(call, becomes, refusal, effects),
             Err(JobError::Fatal(last)) => {
-                effects.extend(call.map(|id| self.reply(id, Err(Refusal::Ended))));
+                self.refused(call, becomes, Refusal::Ended, effects);
                 self.shut_down(last, effects);
-                self.go_on(effects);
-                return;
             }
-        };
-        match becomes {
-            Becomes::Paused => self.paused = true,
-            Becomes::Running => self.paused = false,
+        }
+        if self.phase != Phase::Ended {
+            self.go_on(effects);
+        }
+    }
+
+    fn refused(
+        &mut self,
+        call: Option<u64>,
+        becomes: Becomes,
+        refusal: Refusal,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(id) = call else { return };
+        let is_awaited = matches!(becomes, Becomes::Asked | Becomes::Awaited);
+        // It may have been answered meanwhile.
+        if !is_awaited || self.leaving.remove(&id).is_some() {
+            effects.push(self.reply(id, Err(refusal)));
+        }
+    }
+
+    fn succeeded(
+        &mut self,
+        call: Option<u64>,
+        becomes: Becomes,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let event = match becomes {
+            Becomes::Paused => {
+                self.paused = true;
+                Some(Event::Paused)
+            }
+            Becomes::Running => {
+                self.paused = false;
+                Some(Event::Running)
+            }
             Becomes::New => {
                 self.machine += 1;
                 self.panic_noted = false;
                 self.rebooting = false;
+                Some(Event::Reset)
             }
             Becomes::TornDown => {
                 self.phase = Phase::Ended;
                 effects.push(Effect::End);
                 return;
             }
-            Becomes::Same | Becomes::Last => {}
-        }
-        let event = match becomes {
-            Becomes::Paused => Some(Event::Paused),
-            Becomes::Running => Some(Event::Running),
-            Becomes::New => Some(Event::Reset),
-            Becomes::Same | Becomes::Last | Becomes::TornDown => None,
+            Becomes::Same | Becomes::Last | Becomes::Asked | Becomes::Awaited => None,
         };
         if self.phase == Phase::Up {
             effects.extend(event.map(|event| self.tell(event)));
         }
-        let state = self.state();
-        let answer = Answer { state, stats };
-        effects.extend(call.map(|id| report(id, Verdict::Result(answer))));
+        match (call, becomes) {
+            (Some(call), Becomes::Asked) => self.expect(call, effects),
+            (Some(_), Becomes::Awaited) | (None, _) => {}
+            (Some(id), _) => {
+                let stats = match &outcome {
+                    Outcome::Stats(stats) => Some(stats.clone()),
+                    _ => None,
+                };
+                let state = self.state();
+                let answer = Answer { state, stats };
+                effects.push(report(id, Verdict::Result(answer)));
+            }
+        }
+        if let Outcome::Gone(names) = outcome {
+            self.gone(&names, effects);
+        }
         if becomes == Becomes::Last {
             self.shut_down(Event::Stopped, effects);
         }
-        self.go_on(effects);
     }
 
     /// After a job.
@@ -467,6 +450,7 @@ impl Life {
                 effects.push(self.reply(id, Err(Refusal::Ended)));
             }
         }
+        self.give_up_waiting(effects);
         self.tear_down(effects);
     }
 

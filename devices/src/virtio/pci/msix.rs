@@ -242,3 +242,10 @@ impl Msix {
         }
     }
 }
+
+impl Drop for Msix {
+    fn drop(&mut self) {
+        self.disconnect();
+        self.router.release(self.base);
+    }
+}

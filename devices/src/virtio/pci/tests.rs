@@ -136,6 +136,7 @@ impl QueueHandler for EchoHandler {
 /// A guest with one function.
 struct Guest {
     function: VirtioPciFunction,
+    bar: Arc<BarAddress>,
     log: Arc<Log>,
     router: Arc<FakeRouter>,
     doorbells: Arc<FakeDoorbells>,
@@ -160,9 +161,11 @@ impl Guest {
         };
         let mut function =
             VirtioPciFunction::new(Box::new(Echo(log.clone())), context).expect("good device");
-        function.assign_bar(BAR);
+        let bar = Arc::default();
+        function.assign_bar(BAR, Arc::clone(&bar));
         Self {
             function,
+            bar,
             log,
             router,
             doorbells,

@@ -181,6 +181,6 @@ fn function(
         executor: Arc::new(InlineExecutor),
     };
     let mut function = VirtioPciFunction::new(device, context).expect("a good device");
-    function.assign_bar(BAR);
+    function.assign_bar(BAR, Arc::default());
     function
 }

@@ -1,14 +1,10 @@
 //! The two files of a snapshot, which `ctl` makes: neither launcher nor vm process may.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::resources::snapshot::{RAM_FILE, STATE_FILE};
 
@@ -40,22 +36,9 @@ impl<'a> SnapshotFiles<'a> {
         })
     }
 
-    /// Sends the line of the call with the files.
-    pub(super) fn send(&self, stream: &UnixStream, line: &[u8]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let files = [self.state.as_fd(), self.ram.as_fd()];
-        ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        let sent = rustix::net::sendmsg(
-            stream,
-            &[IoSlice::new(line)],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        )?;
-        match sent == line.len() {
-            true => Ok(()),
-            false => Err(io::ErrorKind::WriteZero.into()),
-        }
+    /// The files in the order of the call.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.state.as_fd(), self.ram.as_fd()]
     }
 
     /// The snapshot is whole: it survives the host's crash from now on.

@@ -43,6 +43,8 @@ pub struct BootSource<'a> {
     pub identity: &'a IdentityPlan,
     /// The vCPUs.
     pub cpu: &'a CpuPlan,
+    /// PCI slots whose devices come and go.
+    pub hotplug_slots: &'a [u8],
     /// Size of guest RAM in bytes.
     pub ram_bytes: u64,
 }

@@ -13,6 +13,8 @@
 pub const SERIAL: u64 = 0x0900_0000;
 /// Power control registers.
 pub const POWER: u64 = 0x0903_0000;
+/// Registers of PCI slots whose devices come and go.
+pub const HOTPLUG: u64 = 0x0904_0000;
 /// PCI memory window.
 pub const PCI_WINDOW: u64 = 0x1000_0000;
 /// Its size in bytes.
@@ -44,7 +46,7 @@ pub const MAX_VCPUS: u32 = 64;
 pub const MAX_PCI_DEVICES: usize = 31;
 
 const _: () = {
-    assert!(POWER < PCI_WINDOW);
+    assert!(POWER < HOTPLUG && HOTPLUG < PCI_WINDOW);
     assert!(PCI_SLOT_WINDOW * MAX_PCI_DEVICES as u64 <= PCI_WINDOW_SIZE);
     assert!(PCI_WINDOW + PCI_WINDOW_SIZE <= ECAM);
     assert!(ECAM + ECAM_SIZE <= RAM);

@@ -12,7 +12,7 @@ use kvm_ioctls::VmFd;
 
 use super::layout;
 use crate::interrupts::Line;
-use crate::pci::PciRoot;
+use crate::pci::{HOTPLUG_LEN, HotplugSlots, PciRoot};
 use crate::snapshot::{SnapshotError, restore_device};
 
 /// The devices.
@@ -57,8 +57,12 @@ impl Platform {
         _ports: &mut Bus,
         mmio: &mut Bus,
         _pci: &Arc<PciRoot>,
+        hotplug: Option<&Arc<HotplugSlots>>,
     ) -> Result<(), InsertError> {
         mmio.insert(layout::SERIAL, serial::LEN.into(), self.serial.clone())?;
+        if let Some(slots) = hotplug {
+            mmio.insert(layout::HOTPLUG, HOTPLUG_LEN, slots.clone())?;
+        }
         mmio.insert(layout::POWER, power::LEN, self.power.clone())
     }
 }

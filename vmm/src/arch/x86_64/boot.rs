@@ -63,6 +63,8 @@ pub struct BootSource<'a> {
     pub identity: &'a IdentityPlan,
     /// The vCPUs.
     pub cpu: &'a CpuPlan,
+    /// PCI slots whose devices come and go.
+    pub hotplug_slots: &'a [u8],
     /// Size of guest RAM in bytes.
     pub ram_bytes: u64,
 }
@@ -83,7 +85,7 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         None => None,
     };
     smbios::write_tables(memory, source.identity)?;
-    let rsdp = acpi::write_tables(memory, &cpu::apic_ids(source.cpu))?;
+    let rsdp = acpi::write_tables(memory, &cpu::apic_ids(source.cpu), source.hotplug_slots)?;
     if let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap {
         pvh::write(memory, source.ram_bytes, initrd, rsdp)?;
         return Ok(EntryPoint::Pvh { ip: entry.0 });
@@ -173,6 +175,7 @@ mod tests {
             cmdline,
             identity: &NOBODY,
             cpu: &ONE_VCPU,
+            hotplug_slots: &[],
             ram_bytes: RAM,
         }
     }

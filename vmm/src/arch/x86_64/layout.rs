@@ -13,6 +13,8 @@
 use devices::legacy::x86_64::{cmos, pvpanic};
 use devices::legacy::{power, serial};
 
+use crate::pci;
+
 /// Memory below the legacy video hole that the map calls usable, bytes.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables: the area that old software scans for the RSDP.
@@ -75,6 +77,8 @@ pub const PCI_CONFIG_PORTS: u64 = 0xcf8;
 pub const PCI_CONFIG_PORTS_LEN: u64 = 8;
 /// Power control registers.
 pub const POWER_PORTS: u16 = 0x600;
+/// Registers of PCI slots whose devices come and go.
+pub const HOTPLUG_PORTS: u16 = 0x700;
 
 /// GSI of COM1, its traditional ISA line.
 pub const GSI_SERIAL: u32 = 4;
@@ -104,7 +108,8 @@ const _: () = {
     assert!(ZERO_PAGE + 4096 <= BOOT_STACK + 16);
     assert!(GSI_SERIAL < IO_APIC_PINS && GSI_EVENTS < IO_APIC_PINS);
     assert!(MIN_RAM < HOLE_START);
-    assert!(POWER_PORTS as u64 + power::LEN < PCI_CONFIG_PORTS);
+    assert!(POWER_PORTS as u64 + power::LEN <= HOTPLUG_PORTS as u64);
+    assert!(HOTPLUG_PORTS as u64 + pci::HOTPLUG_LEN < PCI_CONFIG_PORTS);
     assert!((serial::PORT as u64) < POWER_PORTS as u64 && pvpanic::PORT < POWER_PORTS);
     assert!(cmos::PORT < serial::PORT as u64);
 };

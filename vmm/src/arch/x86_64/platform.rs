@@ -16,7 +16,7 @@ use kvm_ioctls::VmFd;
 
 use super::layout;
 use crate::interrupts::Line;
-use crate::pci::{ConfigPorts, PciRoot};
+use crate::pci::{ConfigPorts, HOTPLUG_LEN, HotplugSlots, PciRoot};
 use crate::snapshot::{SnapshotError, restore_device};
 
 /// The devices.
@@ -67,6 +67,7 @@ impl Platform {
         ports: &mut Bus,
         _mmio: &mut Bus,
         pci: &Arc<PciRoot>,
+        hotplug: Option<&Arc<HotplugSlots>>,
     ) -> Result<(), InsertError> {
         ports.insert(serial::PORT.into(), serial::LEN.into(), self.serial.clone())?;
         ports.insert(layout::POWER_PORTS.into(), power::LEN, self.power.clone())?;
@@ -75,6 +76,9 @@ impl Platform {
         ports.insert(ResetPort::PORT, 1, Arc::new(reset))?;
         let panic = PvPanic::new(self.signals.clone());
         ports.insert(pvpanic::PORT.into(), 1, Arc::new(panic))?;
+        if let Some(slots) = hotplug {
+            ports.insert(layout::HOTPLUG_PORTS.into(), HOTPLUG_LEN, slots.clone())?;
+        }
         ports.insert(
             layout::PCI_CONFIG_PORTS,
             layout::PCI_CONFIG_PORTS_LEN,

@@ -9,6 +9,11 @@ struct Machine {
     life: Life,
     running: bool,
     job: Option<Job>,
+    /// Devices that the guest is asked for, and those that it has given back.
+    asked: Vec<String>,
+    ejected: Vec<String>,
+    /// Calls that will be late.
+    expected: Vec<u64>,
     replies: BTreeMap<u64, Verdict>,
     events: Vec<Event>,
     ended: bool,
@@ -20,6 +25,9 @@ impl Machine {
             life: Life::new(paused, exit_on_reboot),
             running: false,
             job: None,
+            asked: Vec::new(),
+            ejected: Vec::new(),
+            expected: Vec::new(),
             replies: BTreeMap::new(),
             events: Vec::new(),
             ended: false,
@@ -41,6 +49,7 @@ impl Machine {
                     self.job = Some(job);
                 }
                 Effect::PressPowerButton => {}
+                Effect::Expect { call, .. } => self.expected.push(call),
                 Effect::Tell(Report::Notice(notice)) => self.hear(notice.event, notice.state),
                 Effect::Tell(Report::Reply(Reply { id, verdict })) => {
                     let before = self.replies.insert(id, verdict);
@@ -81,20 +90,57 @@ impl Machine {
     /// The job under way is done, if there is one.
     fn finish(&mut self, result: Result<(), JobError>) {
         let Some(job) = self.job.take() else { return };
-        let stats = matches!(job, Job::Stats).then(Default::default);
-        match (&result, job) {
-            (Err(_), Job::TearDown) => return self.finish_tear_down(),
-            (Err(_), _) => {}
-            (Ok(()), Job::Pause) => self.running = false,
-            (Ok(()), Job::Resume) => self.running = true,
-            (Ok(()), Job::Reset { run }) => self.running = run,
-            (Ok(()), _) => {}
-        }
-        self.input(Input::Done(result.map(|()| stats)));
+        let result = match (result, job) {
+            (_, Job::TearDown) => Ok(Outcome::Done),
+            (_, Job::RemoveEjected) => Ok(Outcome::Gone(std::mem::take(&mut self.ejected))),
+            (_, Job::Keep { name }) => self.keep(&name),
+            (Err(error), _) => Err(error),
+            (Ok(()), job) => Ok(self.succeed(job)),
+        };
+        self.input(Input::Done(result));
     }
 
-    fn finish_tear_down(&mut self) {
-        self.input(Input::Done(Ok(None)));
+    fn keep(&mut self, name: &String) -> Result<Outcome, JobError> {
+        let asked = self.asked.len();
+        self.asked.retain(|asked| asked != name);
+        match self.asked.len() == asked {
+            true => Ok(Outcome::Done),
+            false => Err(JobError::Refused(Refusal::Busy)),
+        }
+    }
+
+    fn succeed(&mut self, job: Job) -> Outcome {
+        match job {
+            Job::Stats => return Outcome::Stats(Default::default()),
+            Job::Pause => self.running = false,
+            Job::Resume => self.running = true,
+            Job::Reset { run } => {
+                self.running = run;
+                let mut gone = std::mem::take(&mut self.asked);
+                gone.append(&mut self.ejected);
+                return Outcome::Gone(gone);
+            }
+            Job::Ask { name } => self.asked.push(name),
+            _ => {}
+        }
+        Outcome::Done
+    }
+
+    /// The guest gives back what it was asked for.
+    fn eject(&mut self) {
+        let mut asked = std::mem::take(&mut self.asked);
+        if !asked.is_empty() {
+            self.ejected.append(&mut asked);
+            self.input(Input::GuestEjected);
+        }
+    }
+
+    /// The next call is late.
+    fn be_late(&mut self) {
+        if !self.expected.is_empty() {
+            let call = self.expected.remove(0);
+            self.input(Input::Late { call });
+        }
     }
 
     fn finish_all(&mut self) {
@@ -299,12 +345,78 @@ fn a_machine_that_cannot_be_built_anew_ends_the_run() {
     assert!(machine.ended);
 }
 
+fn detach(name: &str) -> Command {
+    let (name, seconds) = (name.to_owned(), 5);
+    Command::Detach { name, seconds }
+}
+
+#[test]
+fn a_device_is_gone_when_the_guest_has_given_it_back() {
+    let mut machine = Machine::new(false, false);
+    machine.call(1, detach("a"));
+    machine.call(2, detach("a"));
+    machine.finish_all();
+    assert!(!machine.replies.contains_key(&1), "the guest has it");
+    assert!(machine.state_of(2).is_none(), "once is enough");
+    machine.call(3, Command::Pause);
+    machine.call(4, Command::Resume);
+    machine.finish_all();
+    assert_eq!(machine.state_of(4), Some(MachineState::Running));
+    machine.eject();
+    assert_eq!(machine.job, Some(Job::RemoveEjected));
+    assert!(!machine.replies.contains_key(&1), "requests in flight");
+    machine.finish_all();
+    assert_eq!(machine.state_of(1), Some(MachineState::Running));
+    machine.be_late();
+    assert_eq!(machine.job, None, "nobody waits any more");
+}
+
+#[test]
+fn a_device_that_is_not_given_back_stays() {
+    let mut machine = Machine::new(false, false);
+    machine.call(1, detach("a"));
+    machine.finish_all();
+    machine.be_late();
+    machine.finish_all();
+    assert_eq!(machine.replies[&1], Verdict::Error(Refusal::Busy));
+    // Given back in the last moment.
+    machine.call(2, detach("a"));
+    machine.finish_all();
+    machine.ejected.append(&mut machine.asked);
+    machine.be_late();
+    machine.finish_all();
+    assert!(!machine.replies.contains_key(&2));
+    machine.input(Input::GuestEjected);
+    machine.finish_all();
+    assert_eq!(machine.state_of(2), Some(MachineState::Running));
+}
+
+#[test]
+fn a_reset_and_the_end_answer_who_waits_for_a_device() {
+    let mut machine = Machine::new(false, false);
+    machine.call(1, detach("a"));
+    machine.finish_all();
+    machine.input(Input::GuestReset);
+    machine.be_late();
+    machine.finish_all();
+    assert_eq!(machine.state_of(1), Some(MachineState::Running));
+    machine.call(2, detach("b"));
+    machine.finish_all();
+    machine.call(3, detach("c"));
+    machine.call(4, Command::Stop);
+    machine.finish_all();
+    for id in [2, 3] {
+        assert_eq!(machine.replies[&id], Verdict::Error(Refusal::Ended));
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Happening {
     Call(Command),
     Finish,
     Refuse,
     Guest(u8),
+    Late,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -320,12 +432,15 @@ fn happening() -> impl Strategy<Value = Happening> {
             nic: nic(),
             up: true
         }),
+        Just(detach("a")),
+        Just(detach("b")),
     ];
     prop_oneof![
         6 => command.prop_map(Happening::Call),
         5 => Just(Happening::Finish),
         1 => Just(Happening::Refuse),
-        2 => (0_u8..6).prop_map(Happening::Guest),
+        3 => (0_u8..9).prop_map(Happening::Guest),
+        1 => Just(Happening::Late),
         1 => Just(Happening::Call(Command::Stop)),
     ]
 }
@@ -364,14 +479,20 @@ proptest! {
                 Happening::Guest(2) => machine.input(Input::ConsoleEscape),
                 Happening::Guest(3) => machine.input(Input::GuestPowerOff),
                 Happening::Guest(4) => machine.input(disk_error(true)),
+                Happening::Guest(5..8) => machine.eject(),
+                Happening::Late => machine.be_late(),
                 Happening::Guest(_) => {
                     let number = machine.life.machine();
                     machine.input(Input::GuestCrashed { machine: number, report: Box::default() });
                 }
             }
-            prop_assert!(machine.life.waiting.len() <= MAX_WAITING + 2);
+            prop_assert!(machine.life.waiting.len() <= 2 * MAX_WAITING);
         }
         machine.finish_all();
+        while !machine.expected.is_empty() {
+            machine.be_late();
+            machine.finish_all();
+        }
         prop_assert_eq!(machine.replies.len() as u64, calls);
         let is_last = |event: &&Event| matches!(
             event,

@@ -31,6 +31,9 @@ impl MutEventSubscriber for GuestSource {
         if is_pending(Signal::CrashLoaded) {
             self.inbox.input(Input::GuestPanicNotice);
         }
+        if is_pending(Signal::Ejected) {
+            self.inbox.input(Input::GuestEjected);
+        }
         if is_pending(Signal::PowerOff) {
             self.inbox.input(Input::GuestPowerOff);
         }

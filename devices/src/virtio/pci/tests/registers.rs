@@ -37,7 +37,7 @@ fn the_header_says_what_it_is() {
 #[test]
 fn the_bar_is_sized_and_moves() {
     let mut guest = Guest::new();
-    let bar = guest.function.bar_address();
+    let bar = Arc::clone(&guest.bar);
     assert_eq!(bar.get(), None, "decoding is off at first");
     guest.set_config(0x10, 0xffff_ffff);
     guest.set_config(0x14, 0xffff_ffff);

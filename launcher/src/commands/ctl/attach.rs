@@ -1,0 +1,119 @@
+//! A disk for a machine that runs: what the command line says of it, and its image.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use devices::virtio::block::{BlockOptions, CacheMode};
+use serde::de::Error;
+use serde_json::{Map, Value};
+use vmm::control::Command;
+
+use crate::plan::DiskSource;
+use crate::resources::{self, ResourceError};
+
+/// The disk.
+#[derive(Debug, PartialEq)]
+pub(super) struct NewDisk {
+    pub(super) name: String,
+    pub(super) image: PathBuf,
+    pub(super) options: BlockOptions,
+    /// Cache mode asked for; O_DIRECT where it works, else writethrough.
+    cache: Option<CacheMode>,
+}
+
+impl NewDisk {
+    /// A disk with `fields` in the place of what is usual.
+    pub(super) fn new(
+        name: String,
+        image: String,
+        fields: Map<String, Value>,
+    ) -> serde_json::Result<Self> {
+        let usual = BlockOptions {
+            serial: None,
+            read_only: false,
+            cache: CacheMode::None,
+            logical_block_size: 512,
+            physical_block_size: 512,
+            discard_granularity: None,
+            discard: true,
+            queues: 1,
+        };
+        let is_asked = fields.contains_key("cache");
+        let mut options = serde_json::to_value(usual)?;
+        for (name, value) in fields {
+            match options.get_mut(&name) {
+                Some(option) => *option = value,
+                None => return Err(serde_json::Error::custom(format!("no option {name:?}"))),
+            }
+        }
+        let mut options: BlockOptions = serde_json::from_value(options)?;
+        options.discard &= !options.read_only;
+        Ok(Self {
+            name,
+            image: image.into(),
+            cache: is_asked.then_some(options.cache),
+            options,
+        })
+    }
+
+    /// Opens and locks the image; the command that adds the disk, and what goes with it.
+    pub(super) fn open(self) -> Result<(Command, File), ResourceError> {
+        let source = DiskSource {
+            device: self.name.clone(),
+            candidates: vec![self.image],
+            trusted: true,
+            cache: self.cache,
+        };
+        let mut options = self.options;
+        let (image, cache) = resources::open_disk(&options, &source)?;
+        options.cache = cache;
+        let command = Command::Attach {
+            name: self.name,
+            options: Box::new(options.into()),
+        };
+        Ok((command, image))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn disk(fields: Value) -> serde_json::Result<NewDisk> {
+        let fields = serde_json::from_value(fields)?;
+        NewDisk::new("data".to_owned(), "/tmp/x".to_owned(), fields)
+    }
+
+    #[test]
+    fn options_stand_for_what_is_usual() {
+        let usual = disk(json!({})).expect("a disk");
+        assert_eq!((usual.cache, usual.options.discard), (None, true));
+        let fields = json!({"readOnly": true, "cache": "writeback", "serial": "S"});
+        let other = disk(fields).expect("a disk");
+        assert_eq!(other.cache, Some(CacheMode::Writeback));
+        assert_eq!(other.options.serial.as_deref(), Some("S"));
+        assert!(other.options.read_only && !other.options.discard);
+        for wrong in [
+            json!({"colour": "red"}),
+            json!({"cache": "unsafe"}),
+            json!({"queues": -1}),
+        ] {
+            disk(wrong.clone()).expect_err(&wrong.to_string());
+        }
+    }
+
+    #[test]
+    fn an_image_goes_with_its_command() {
+        let image = tempfile::NamedTempFile::new().expect("a file");
+        image.as_file().set_len(1 << 20).expect("size");
+        let mut disk = disk(json!({"cache": "writeback"})).expect("a disk");
+        disk.image = image.path().to_owned();
+        let (command, _image) = disk.open().expect("opened");
+        let text = serde_json::to_value(&command).expect("JSON");
+        assert_eq!(text["command"], "attach");
+        assert_eq!(text["options"]["type"], "block");
+        assert_eq!(text["options"]["cache"], "writeback");
+    }
+}

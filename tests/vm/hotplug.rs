@@ -1,0 +1,149 @@
+//! Disks that come and go while the machine runs.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use podvisor_tests::footprint::Footprint;
+use podvisor_tests::guest;
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::run::{Guest, Run};
+use podvisor_tests::vmi::{Disk, Vmi};
+use serde_json::{Value, json};
+
+/// Rounds in CI; `HOTPLUG_ROUNDS` asks for others (`make soak`).
+const ROUNDS: u32 = 4;
+/// Rounds until everything that is made once is there.
+const WARM: u32 = 2;
+/// What the vm process may grow by, KiB: what its allocator keeps.
+const MAX_GROWTH_KIB: u64 = 512;
+
+/// `podvisor ctl` with these words.
+fn ctl(guest: &Guest, words: &[&str]) -> Output {
+    Command::new(guest::podvisor())
+        .arg("ctl")
+        .arg(guest.control_path())
+        .args(words)
+        .output()
+        .expect("podvisor can be run")
+}
+
+#[track_caller]
+fn does(guest: &Guest, words: &[&str]) {
+    let output = ctl(guest, words);
+    assert!(output.status.success(), "{words:?}: {output:?}");
+}
+
+/// It says no, for this reason.
+#[track_caller]
+fn refuses(guest: &Guest, words: &[&str], reason: &str) {
+    let output = ctl(guest, words);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{words:?}: {output:?}");
+    assert!(text.contains(reason), "{words:?}: {reason:?} in {text}");
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn devices(guest: &Guest) -> Value {
+    guest.control().stats()["devices"].take()
+}
+
+/// Linux uses a disk that comes, gives it back while it reads, and uses the next; nothing of a disk that went is
+/// left.
+#[test]
+fn disks_come_and_go() {
+    let rounds = std::env::var("HOTPLUG_ROUNDS").ok();
+    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
+    let run = Run::new(&Vmi::new("hotplug")).arg("--hotplug-slots=2");
+    let image = image::filled(&run.dir(), "data.img", 2 * MIB);
+    let mut guest = run.linux("hotplug").with_input().start();
+    guest.wait_for("RESULT hotplug=ready");
+    let vm = guest.child("podvisor-vm");
+    let look = || Footprint::of(vm).expect("the vm process runs");
+    let mut warm = None;
+    for round in 1..=rounds {
+        does(&guest, &["attach", "data", path(&image), "serial=PV-DATA"]);
+        guest.says(&[("sectors", "4096"), ("wrote", &round.to_string())]);
+        let disk = devices(&guest)["data"].take();
+        assert!(disk["writeRequests"].as_u64() > Some(0), "{disk}");
+        if round == 1 {
+            assert_eq!(disk["engine"], "ioUring");
+        }
+        does(&guest, &["detach", "data", "seconds=300"]);
+        assert_eq!(guest.next_result("gone"), round.to_string());
+        assert_eq!(devices(&guest)["data"], Value::Null);
+        let written = image::read(&image);
+        assert_eq!(written[..16], *format!("{round:015}\n").as_bytes());
+        if round == WARM {
+            warm = Some(look());
+        }
+        if round % 100 == 0 {
+            println!("round {round}: {:?}", look());
+        }
+    }
+    let (first, last) = (warm.expect("a few rounds"), look());
+    println!("after {WARM} rounds {first:?}, after {rounds} {last:?}");
+    assert_eq!(last.descriptors, first.descriptors);
+    assert_eq!(last.threads, first.threads);
+    let growth = last.anonymous_kib.saturating_sub(first.anonymous_kib);
+    assert!(growth <= MAX_GROWTH_KIB, "{growth} KiB more");
+    let pattern = image::pattern(2 * MIB);
+    assert!(image::read(&image)[16..] == pattern[16..], "and no more");
+    guest.type_line("end");
+    guest.exits_with(0);
+}
+
+/// A guest without a driver for it keeps its disk, whatever is asked of it; a reset takes away what it was asked
+/// for, and nothing else.
+#[test]
+fn a_disk_that_is_not_given_back_stays() {
+    let vmi = Vmi::new("keeps").disk(Disk::new("root")).grace_seconds(0);
+    let run = Run::new(&vmi);
+    let volumes = run.dir();
+    let images = ["root", "a", "b", "c"];
+    let [root, a, b, c] = images.map(|name| image::zeros(&volumes, name, MIB));
+    let run = run.volume("root", &root).arg("--hotplug-slots=2");
+    let run = run.arg("--open-below").arg(&volumes);
+    let mut guest = run.payload("ticker secs=100000").start();
+    guest.wait_for("TICK");
+
+    does(&guest, &["attach", "a", path(&a)]);
+    refuses(&guest, &["attach", "a", path(&b)], "already");
+    refuses(&guest, &["attach", "c", path(&a)], "in use by another");
+    // Another way to get there, with what `plan` prints.
+    let options = json!({
+        "type": "block", "serial": null, "readOnly": true, "cache": "writeback",
+        "logicalBlockSize": 512, "physicalBlockSize": 512, "discardGranularity": null,
+        "discard": false, "queues": 1,
+    });
+    let attach = json!({
+        "command": "attach", "name": "b", "options": options, "open": {"path": b, "readOnly": true},
+    });
+    let reply = guest.control().call(attach);
+    assert_eq!(reply["result"]["state"], "running", "{reply}");
+    refuses(&guest, &["attach", "c", path(&c)], "each of the 2 slots");
+
+    refuses(&guest, &["detach", "nobody"], "no device");
+    refuses(&guest, &["detach", "root"], "since the start");
+    refuses(&guest, &["detach", "a", "seconds=1"], "did not give");
+    let snapshot = guest.dir().join("snapshot");
+    refuses(&guest, &["snapshot", path(&snapshot)], "\"a\" was added");
+    does(&guest, &["resume"]);
+    assert!(devices(&guest)["a"].is_object() && devices(&guest)["b"].is_object());
+
+    let mut asking = guest.control();
+    let asked = asking.begin(json!({"command": "detach", "name": "a", "seconds": 600}));
+    asking.status();
+    let mut control = guest.control();
+    control.ask("reset");
+    let reply = asking.reply(asked);
+    assert_eq!(reply["result"]["state"], "running", "{reply}");
+    let left = devices(&guest);
+    assert!(left["a"].is_null() && left["b"].is_object() && left["root"].is_object());
+    // Its lock is free again, and its slot.
+    does(&guest, &["attach", "c", path(&a)]);
+    control.tell("stop");
+    guest.exits_with(4);
+}

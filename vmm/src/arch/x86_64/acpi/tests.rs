@@ -1,0 +1,63 @@
+use super::*;
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+#[test]
+fn tables_link_up_and_their_checksums_hold() {
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
+    let apic_ids: Vec<u8> = (0..64).collect();
+    let rsdp = write_tables(&memory, &apic_ids, &[]).expect("tables");
+    let read = |address: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        memory
+            .read_slice(&mut bytes, GuestAddress(address))
+            .expect("read");
+        bytes
+    };
+    let table = |address: u64| {
+        let len = u32::from_le_bytes(read(address + 4, 4).try_into().expect("four bytes"));
+        read(address, len as usize)
+    };
+    let root = read(rsdp, Rsdp::len());
+    assert_eq!(&root[..8], b"RSD PTR ");
+    assert_eq!(sum(&root), 0);
+    let xsdt = table(u64::from_le_bytes(
+        root[24..32].try_into().expect("eight bytes"),
+    ));
+    assert_eq!(sum(&xsdt), 0);
+    let tables: Vec<_> = xsdt[36..]
+        .chunks_exact(8)
+        .map(|entry| table(u64::from_le_bytes(entry.try_into().expect("eight bytes"))))
+        .collect();
+    let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
+    assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
+    assert!(tables.iter().all(|table| sum(table) == 0));
+    let dsdt = table(u64::from_le_bytes(
+        tables[0][140..148].try_into().expect("eight bytes"),
+    ));
+    assert_eq!(&dsdt[..4], b"DSDT");
+    assert_eq!(sum(&dsdt), 0);
+    assert!(
+        dsdt.len() < 1024,
+        "AML costs boot time: {} bytes",
+        dsdt.len()
+    );
+    assert_eq!(tables[1].len(), 44 + 64 * 8 + 12);
+}
+/// A machine without slots pays nothing; all 31 fit.
+#[test]
+fn slots_are_described_where_there_are_some() {
+    let contains = |slots: &[u8], name: &[u8]| {
+        let table = dsdt(slots);
+        table.as_slice().windows(4).any(|part| part == name)
+    };
+    for name in [b"S01F", b"_EJ0", b"PCNT"] {
+        assert!(!contains(&[], name));
+        assert!(contains(&[31, 30], name));
+    }
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
+    let all: Vec<u8> = (1..32).collect();
+    write_tables(&memory, &[0; 64], &all).expect("room");
+}
