@@ -78,6 +78,8 @@ impl<F> Default for Slot<F> {
 pub struct PciRoot<F = VirtioPciFunction> {
     /// Device numbers 1 and up; 0 is the host bridge.
     slots: [Slot<F>; layout::MAX_PCI_DEVICES],
+    /// Device numbers that have a function, a bit each: where an access looks for its BAR.
+    taken: AtomicU32,
     config_address: AtomicU32,
 }
 
@@ -85,6 +87,7 @@ impl<F> Default for PciRoot<F> {
     fn default() -> Self {
         Self {
             slots: std::array::from_fn(|_| Slot::default()),
+            taken: AtomicU32::new(0),
             config_address: AtomicU32::new(0),
         }
     }
@@ -119,6 +122,7 @@ impl<F: PciFunction> PciRoot<F> {
             slot.bar.clone(),
         );
         place.function = Some(function);
+        self.taken.fetch_or(bit(device), Ordering::AcqRel);
         Ok(())
     }
 
@@ -137,6 +141,7 @@ impl<F: PciFunction> PciRoot<F> {
         let mut place = slot.lock();
         place.hidden = false;
         slot.bar.set(None);
+        self.taken.fetch_and(!bit(device), Ordering::AcqRel);
         place.function.take()
     }
 
@@ -207,7 +212,8 @@ impl<F: PciFunction> PciRoot<F> {
     /// Calls `action` with the function whose BAR has the `len` bytes at `address`, and where in it.
     fn at_bar(&self, address: u64, len: usize, action: impl FnOnce(&mut F, u64)) {
         let end = |offset: u64| offset.checked_add(len as u64);
-        let found = self.slots.iter().find_map(|slot| {
+        let found = numbers(self.taken.load(Ordering::Acquire)).find_map(|device| {
+            let slot = self.slot(device.into())?;
             let offset = address.checked_sub(slot.bar.get()?)?;
             (end(offset)? <= slot.bar_size.load(Ordering::Acquire)).then_some((slot, offset))
         });
@@ -219,6 +225,16 @@ impl<F: PciFunction> PciRoot<F> {
             action(function, offset);
         }
     }
+}
+
+/// A device number as a bit; there are 32.
+fn bit(device: u8) -> u32 {
+    1_u32.checked_shl(device.into()).unwrap_or(0)
+}
+
+/// The device numbers of these bits.
+fn numbers(bits: u32) -> impl Iterator<Item = u8> {
+    (0..32).filter(move |device| bits & bit(*device) != 0)
 }
 
 /// What a snapshot calls a place on the bus.

@@ -23,7 +23,7 @@ use devices::legacy::power::{PowerControl, Signal, Signals};
 use devices::pci::PciFunction;
 use devices::virtio::pci::VirtioPciFunction;
 
-use super::PciRoot;
+use super::{PciRoot, bit, numbers};
 
 /// Slots with a device that the guest has not been told of, a bit each; reading clears.
 pub const INSERTED: u64 = 0;
@@ -85,7 +85,7 @@ impl<F> HotplugSlots<F> {
 
     /// The slots whose devices the guest has given back since the last call, in order.
     pub fn take_ejected(&self) -> impl Iterator<Item = u8> + use<F> {
-        slots(self.ejected.swap(0, Ordering::AcqRel))
+        numbers(self.ejected.swap(0, Ordering::AcqRel))
     }
 }
 
@@ -97,7 +97,7 @@ impl<F: PciFunction> HotplugSlots<F> {
         }
         self.inserted.fetch_and(!given, Ordering::AcqRel);
         self.wanted.fetch_and(!given, Ordering::AcqRel);
-        slots(given).for_each(|slot| self.root.hide(slot));
+        numbers(given).for_each(|slot| self.root.hide(slot));
         self.ejected.fetch_or(given, Ordering::AcqRel);
         self.signals.send(Signal::Ejected);
     }
@@ -121,16 +121,6 @@ impl<F: PciFunction> BusDevice for HotplugSlots<F> {
             self.eject(u32::from_le_bytes(data));
         }
     }
-}
-
-/// A slot's bit; device numbers are less than 32.
-fn bit(slot: u8) -> u32 {
-    1_u32.checked_shl(slot.into()).unwrap_or(0)
-}
-
-/// The slots of these bits.
-fn slots(bits: u32) -> impl Iterator<Item = u8> {
-    (0..32).filter(move |slot| bits & bit(*slot) != 0)
 }
 
 #[cfg(test)]
