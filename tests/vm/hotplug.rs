@@ -116,7 +116,7 @@ fn a_disk_that_is_not_given_back_stays() {
     let options = json!({
         "type": "block", "serial": null, "readOnly": true, "cache": "writeback",
         "logicalBlockSize": 512, "physicalBlockSize": 512, "discardGranularity": null,
-        "discard": false, "queues": 1,
+        "discard": false, "errorPolicy": "report", "queues": 1,
     });
     let attach = json!({
         "command": "attach", "name": "b", "options": options, "open": {"path": b, "readOnly": true},

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use devices::virtio::block::{BlockOptions, CacheMode};
+use devices::virtio::block::{BlockOptions, CacheMode, ErrorPolicy};
 use serde::de::Error;
 use serde_json::{Map, Value};
 use vmm::control::Command;
@@ -36,6 +36,7 @@ impl NewDisk {
             physical_block_size: 512,
             discard_granularity: None,
             discard: true,
+            error_policy: ErrorPolicy::default(),
             queues: 1,
         };
         let is_asked = fields.contains_key("cache");

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::control::DiskError;
 
 /// What a machine does with effects, and what it heard.
 struct Machine {
