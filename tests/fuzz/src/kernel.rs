@@ -32,6 +32,7 @@ pub fn run(bytes: &[u8]) {
         cmdline: "console=ttyS0",
         identity: &IdentityPlan::default(),
         cpu: &cpu,
+        hotplug_slots: &[],
         ram_bytes: RAM,
     };
     match load(&memory, source) {
