@@ -25,7 +25,8 @@ const PIDS: [(&str, u32); 2] = [("self", 0x7fff_fff1), ("vm", 0x7fff_fff2)];
 
 /// The file: rules of every thread, of each role of the vm process beside them, what its threads lose
 /// once the machine is known, rules of the launcher, of a launcher that has to put the pod's network
-/// back, of the process that opens files for it, and of monitor and launcher of a KubeVirt pod.
+/// back, of the process that opens files for it, of the one that reads boot disks, and of monitor and launcher of
+/// a KubeVirt pod.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Filters {
@@ -37,6 +38,7 @@ struct Filters {
     opener: Vec<Value>,
     monitor: Vec<Value>,
     service: Vec<Value>,
+    bootdisk: Vec<Value>,
 }
 
 /// The role of the process's first thread, from which all others inherit: it may do what any may.
@@ -99,6 +101,7 @@ fn programs(filters: &Filters) -> BTreeMap<String, Value> {
     add("opener", &filters.opener);
     add("monitor", &filters.monitor);
     add("service", &filters.service);
+    add("bootdisk", &filters.bootdisk);
     let lost = filters.machine_loses.iter().cloned().map(plain).collect();
     programs.insert(
         "machine".to_owned(),

@@ -41,6 +41,9 @@ pub enum CliCommand {
     Plan(MachineArgs),
     /// Send a command to the control socket of a running machine.
     Ctl(CtlArgs),
+    /// Look at disk images.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Print what runs have prepared in this network namespace.
     #[command(subcommand)]
     Net(NetCommand),
@@ -55,6 +58,23 @@ pub enum CliCommand {
     /// Print the system call filters of the vm process and of the launcher.
     #[command(subcommand)]
     Seccomp(SeccompCommand),
+}
+
+/// What to do with a disk image.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Print format, size, partitions, file systems, operating system and boot entries of a disk.
+    Inspect(ImageInspectArgs),
+}
+
+/// Arguments of `image inspect`.
+#[derive(Debug, Args)]
+pub struct ImageInspectArgs {
+    /// A disk image or block device.
+    pub disk: PathBuf,
+    /// Form of the answer.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: LogFormat,
 }
 
 /// What to print of the network.
@@ -81,7 +101,7 @@ pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
         /// Only the rules of this role: process, vcpu, block, net, device, launcher, restorer,
-        /// opener, monitor or service.
+        /// opener, bootdisk, monitor or service.
         #[arg(value_parser = role)]
         role: Option<String>,
     },
@@ -114,7 +134,11 @@ pub struct MachineArgs {
     /// Initial RAM disk, in place of firmware.kernelBoot.container.initrdPath.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Kernel command line, in place of firmware.kernelBoot.kernelArgs.
+    /// Boot this entry of the disk's boot loader instead of its default: its id or title, as `image inspect`
+    /// prints them.
+    #[arg(long, value_name = "NAME")]
+    pub boot_entry: Option<String>,
+    /// Kernel command line, in place of firmware.kernelBoot.kernelArgs or of the boot entry's options.
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true, value_parser = cmdline)]
     pub cmdline: Option<String>,
     /// Where a volume's raw image or block device is; may be repeated.
@@ -241,6 +265,7 @@ impl MachineArgs {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             cmdline: self.cmdline.clone(),
+            boot_entry: self.boot_entry.clone(),
             volumes: self.volumes.clone(),
             pod_interface: self.pod_interface.clone(),
             mac_spoof_check: self.mac_spoof_check,

@@ -4,6 +4,7 @@ mod check_host;
 mod ctl;
 mod error;
 mod explain;
+mod image;
 mod inherited;
 mod input;
 mod net;
@@ -13,7 +14,7 @@ mod run;
 mod seccomp;
 mod validate;
 
-use crate::cli::{Cli, CliCommand, NetCommand, SeccompCommand};
+use crate::cli::{Cli, CliCommand, ImageCommand, NetCommand, SeccompCommand};
 use crate::exit::Exit;
 
 pub use self::error::CommandError;
@@ -27,6 +28,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::Explain { field } => explain::explain(field.as_deref()),
         CliCommand::Plan(args) => plan::plan(&args),
         CliCommand::Ctl(args) => ctl::ctl(&args),
+        CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
         CliCommand::CheckHost { output } => check_host::check_host(output),
         CliCommand::Net(NetCommand::Show(args)) => net::show(&args),
         CliCommand::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot_trace;
+pub mod bootdisk;
 pub mod cli;
 pub mod commands;
 pub mod exit;

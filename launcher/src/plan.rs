@@ -48,6 +48,8 @@ pub struct PlanOptions {
     pub initrd: Option<PathBuf>,
     /// Stands for `firmware.kernelBoot.kernelArgs`.
     pub cmdline: Option<String>,
+    /// Entry of the disk's boot loader to boot instead of its default.
+    pub boot_entry: Option<String>,
     /// Where volumes are, by name.
     pub volumes: Vec<(String, PathBuf)>,
     /// The pod's interface for the pod network.
@@ -74,6 +76,9 @@ pub struct LaunchPlan {
     pub kernel: Option<BootFile>,
     /// Initial RAM disk.
     pub initrd: Option<BootFile>,
+    /// Where the kernel is looked for, if none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_disks: Option<BootDisks>,
     /// Where the images of disks are.
     pub disks: Vec<DiskSource>,
     /// Sockets of the ports of the device [`PORTS`], in their order.
@@ -91,6 +96,18 @@ pub struct LaunchPlan {
     pub exit_on_reboot: bool,
     /// Connect the serial console.
     pub serial_console: bool,
+}
+
+/// Disks that have a boot loader's entries, perhaps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootDisks {
+    /// Names of their devices in `machine`, in the order in which they are tried.
+    pub devices: Vec<String>,
+    /// The entry, if not the default.
+    pub entry: Option<String>,
+    /// Kernel command line, if not the entry's.
+    pub cmdline: Option<String>,
 }
 
 /// A kernel or an initial RAM disk.
@@ -122,14 +139,7 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     let mut report = Report::default();
     check_volume_options(vmi, options, &mut report);
     let plan = launch_plan(vmi, options);
-    if plan.machine.boot == BootPlan::Firmware {
-        let path = "spec.domain.firmware.kernelBoot.container.kernelPath";
-        report.error(
-            path,
-            "nothing",
-            "the path of a kernel, or the option --kernel",
-        );
-    }
+    check_boot(vmi, options, &plan, &mut report);
     let count = plan.machine.devices.len() + plan.nics.len();
     if count > MAX_PCI_DEVICES {
         report.error(
@@ -137,7 +147,7 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
             format_args!("{count} PCI devices with theirs"),
             format_args!("at most {MAX_PCI_DEVICES}"),
         );
-    } else if plan.machine.hotplug_slots.len() < options.hotplug_slots.into() {
+    } else if plan.machine.hotplug_slots.len() < usize::from(options.hotplug_slots) {
         report.error(
             "--hotplug-slots",
             options.hotplug_slots,
@@ -151,6 +161,52 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
         Ok(plan)
     } else {
         Err(report)
+    }
+}
+
+/// Is there something to boot, and one thing only?
+fn check_boot(vmi: &Vmi, options: &PlanOptions, plan: &LaunchPlan, report: &mut Report) {
+    let Some(boot) = &plan.boot_disks else {
+        if options.boot_entry.is_some() {
+            let accepted = "no kernel of kernelBoot or --kernel beside it";
+            report.error("--boot-entry", "a kernel that is on no disk", accepted);
+        }
+        return;
+    };
+    if vmi.spec.kernel_boot.is_some() {
+        let path = "spec.domain.firmware.kernelBoot.container.kernelPath";
+        let accepted = "the path of a kernel, or the option --kernel";
+        report.error(path, "nothing", accepted);
+    } else if boot.devices.is_empty() {
+        let accepted = "a disk to boot from, firmware.kernelBoot, or the option --kernel";
+        report.error("spec.domain.devices.disks", "none", accepted);
+    } else if options.initrd.is_some() {
+        report.error("--initrd", "no --kernel", "both or neither");
+    }
+}
+
+/// The disks to boot from: those with a boot order by it, or all as they come; CD-ROM drives boot by firmware only.
+fn boot_disks(vmi: &Vmi, options: &PlanOptions, disks: &[DiskSource]) -> BootDisks {
+    let has_volume = |disk: &&Disk| {
+        vmi.spec
+            .volumes
+            .iter()
+            .any(|volume| volume.name == disk.name)
+    };
+    let sources = vmi.spec.devices.disks.iter().filter(has_volume);
+    let candidates = sources.zip(disks).filter(|(disk, _)| !disk.cdrom);
+    let mut candidates: Vec<_> = candidates.collect();
+    if candidates.iter().any(|(disk, _)| disk.boot_order.is_some()) {
+        candidates.retain(|(disk, _)| disk.boot_order.is_some());
+        candidates.sort_by_key(|(disk, _)| disk.boot_order);
+    }
+    BootDisks {
+        devices: candidates
+            .into_iter()
+            .map(|(_, source)| source.device.clone())
+            .collect(),
+        entry: options.boot_entry.clone(),
+        cmdline: options.cmdline.clone(),
     }
 }
 
@@ -184,6 +240,10 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         machine: machine_plan(vmi, options, devices, hotplug_slots),
         kernel: kernel(vmi, options),
         initrd: initrd(vmi, options),
+        boot_disks: match kernel(vmi, options) {
+            Some(_) => None,
+            None => Some(boot_disks(vmi, options, &disks)),
+        },
         disks,
         ports,
         nics,
@@ -233,7 +293,7 @@ fn machine_plan(
 
 fn boot_plan(vmi: &Vmi, options: &PlanOptions) -> BootPlan {
     if kernel(vmi, options).is_none() {
-        return BootPlan::Firmware;
+        return BootPlan::Disk;
     }
     let args = vmi.spec.kernel_boot.as_ref().map(|boot| boot.args.clone());
     BootPlan::Linux {

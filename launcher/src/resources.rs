@@ -2,6 +2,7 @@
 //!
 //! Called before the pod's network is touched, so that a missing disk changes nothing.
 
+mod boot;
 mod console;
 mod disk;
 mod error;
@@ -11,8 +12,9 @@ mod memory;
 pub mod snapshot;
 mod socket;
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use devices::virtio::registry::AnyOptions;
 use devices::virtio::spec::DeviceOptions;
@@ -22,6 +24,7 @@ use vmm::arch::cpu::HostCpu;
 use vmm::control::FdRole;
 use vmm::plan::MachinePlan;
 
+pub use self::boot::{BootDiskError, BootReader, DiskKernel};
 pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::disk::open as open_disk;
 pub use self::error::ResourceError;
@@ -69,7 +72,9 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     memory::check(&plan.machine.memory)?;
     check_descriptors(&plan.machine)?;
     if let Some(kernel) = &plan.kernel {
-        descriptors.push(FdRole::Kernel, file::open_boot_file("kernel", kernel)?);
+        let name = format!("{:?}", kernel.path);
+        let file = file::open_boot_file("kernel", kernel)?;
+        descriptors.push(FdRole::Kernel { name }, file);
     }
     if let Some(initrd) = &plan.initrd {
         descriptors.push(
@@ -108,6 +113,16 @@ fn check_descriptors(plan: &MachinePlan) -> Result<(), ResourceError> {
         wanted,
         limit,
     })
+}
+
+/// Opens a disk that somebody wants to look at.
+pub fn open_to_inspect(path: &Path) -> Result<File, ResourceError> {
+    let access = file::Access {
+        kind: Kind::Disk,
+        write: false,
+        follow: true,
+    };
+    file::open("disk", path, access)
 }
 
 /// Listens on the sockets of ports; they go away with what this returns.

@@ -39,6 +39,7 @@ use self::life::{Effect, Input};
 use self::opening::{Opened, Opening};
 use crate::boot_trace::BootTrace;
 use crate::opener::Opener;
+use crate::resources::BootReader;
 
 /// What [`supervise`] is to do.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub struct Orders {
     pub grace: Duration,
     /// A guest reset ends the run.
     pub exit_on_reboot: bool,
+    /// Reads the kernel for a machine that boots from a disk.
+    pub boot_reader: Option<BootReader>,
     /// Where the steps of the start are to be written.
     pub boot_trace: Option<BootTrace>,
 }
@@ -57,6 +60,9 @@ struct Supervisor<'a> {
     control: Option<ControlServer>,
     boot_trace: Option<BootTrace>,
     opening: Opening,
+    boot_reader: Option<BootReader>,
+    /// The boot reader was asked and has not answered.
+    reads_boot: bool,
     life: Life,
 }
 
@@ -74,6 +80,8 @@ pub fn supervise(
         control,
         boot_trace: orders.boot_trace,
         opening: Opening::new(opener),
+        boot_reader: orders.boot_reader,
+        reads_boot: false,
         life: Life::new(orders.grace, orders.exit_on_reboot),
     };
     // A vm process that ended before signals were waited for.
@@ -93,6 +101,7 @@ struct Ready {
     signals: bool,
     vm: bool,
     opener: bool,
+    boot_reader: bool,
     /// As [`ControlServer::fds`] has them.
     clients: Vec<bool>,
 }
@@ -114,6 +123,9 @@ impl Supervisor<'_> {
             for opened in self.opening.receive() {
                 self.go_on(opened);
             }
+        }
+        if ready.boot_reader {
+            self.take_kernel();
         }
         let machine = self.life.machine();
         let calls = (self.control.as_mut()).map(|control| control.serve(&ready.clients, machine));
@@ -156,6 +168,11 @@ impl Supervisor<'_> {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             fds.len() - 1
         });
+        let boot_reader = self.boot_reader.as_ref().filter(|_| self.reads_boot);
+        let boot_reader = boot_reader.map(|reader| {
+            fds.push(PollFd::new(reader, PollFlags::IN));
+            fds.len() - 1
+        });
         let first_client = fds.len();
         let clients = self.control.iter().flat_map(ControlServer::fds);
         fds.extend(clients.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
@@ -168,6 +185,7 @@ impl Supervisor<'_> {
             signals: ready[0],
             vm: self.life.listens() && ready[1],
             opener: opener.is_some_and(|index| ready[index]),
+            boot_reader: boot_reader.is_some_and(|index| ready[index]),
             clients: ready[first_client..].to_vec(),
         })
     }
@@ -252,7 +270,31 @@ impl Supervisor<'_> {
                 let trace = &mut self.boot_trace;
                 trace.iter_mut().for_each(|trace| trace.write(&marks));
             }
+            Effect::ReadBoot => self.ask_for_kernel(),
             Effect::Log(level, text) => log(level, &text),
+        }
+    }
+
+    fn ask_for_kernel(&mut self) {
+        let asked = self.boot_reader.as_ref().map(BootReader::ask);
+        let error = match asked {
+            Some(Ok(())) => {
+                self.reads_boot = true;
+                return;
+            }
+            Some(Err(error)) => crate::report::chain(&error),
+            None => "this machine does not boot from a disk".to_owned(),
+        };
+        self.step(Input::Kernel(Err(error)));
+    }
+
+    fn take_kernel(&mut self) {
+        self.reads_boot = false;
+        if let Some(reader) = &self.boot_reader {
+            let kernel = reader.answer();
+            self.step(Input::Kernel(
+                kernel.map_err(|error| crate::report::chain(&error)),
+            ));
         }
     }
 

@@ -64,7 +64,7 @@ fn bad_usage() {
 #[test]
 fn options_that_do_not_fit_the_vmi() {
     let minimal = example("minimal.yaml");
-    let path = "spec.domain.firmware.kernelBoot.container.kernelPath";
+    let path = "spec.domain.devices.disks";
     check(podvisor().arg("run").arg(&minimal), 2, &[path, "--kernel"]);
     let args = ["--kernel", "/dev/null", "--volume", "root=/x"];
     check(

@@ -24,7 +24,7 @@ pub use rustix::thread::CapabilitySet;
 
 pub use self::descriptors::close_inherited;
 pub use self::fork::fork;
-pub use self::limits::limit_descriptors;
+pub use self::limits::{end_after, limit_descriptors, limit_memory};
 
 /// Something could not be given up.
 #[derive(Debug, Error)]

@@ -60,11 +60,13 @@ pub enum Role {
     Monitor,
     /// The launcher of a KubeVirt pod, which virt-handler talks to.
     Service,
+    /// The process that reads boot disks.
+    Bootdisk,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Process,
         Self::Machine,
         Self::Vcpu,
@@ -78,6 +80,7 @@ impl Role {
         Self::Opener,
         Self::Monitor,
         Self::Service,
+        Self::Bootdisk,
     ];
 
     /// The name in the rules.
@@ -96,6 +99,7 @@ impl Role {
             Self::Opener => "opener",
             Self::Monitor => "monitor",
             Self::Service => "service",
+            Self::Bootdisk => "bootdisk",
         }
     }
 
@@ -119,6 +123,7 @@ impl Role {
             Self::Opener => OPENER,
             Self::Monitor => MONITOR,
             Self::Service => SERVICE,
+            Self::Bootdisk => BOOTDISK,
         }
     }
 }

@@ -25,7 +25,7 @@ const ARCHITECTURES: [(&str, &[&str], &str); 2] = [
     ),
 ];
 
-const HEADERS: [&str; 14] = [
+const HEADERS: [&str; 15] = [
     "asm/ioctls.h",
     "asm/mman.h",
     "asm/resource.h",
@@ -40,6 +40,7 @@ const HEADERS: [&str; 14] = [
     "linux/prctl.h",
     "linux/sched.h",
     "linux/seccomp.h",
+    "linux/time.h",
 ];
 
 /// Constants that no header for programs has; the kernel's own, the same everywhere. Where a call

@@ -38,3 +38,36 @@ pub fn sha256(path: &Path) -> String {
     let output = host("sha256sum", &["-b", &path.to_string_lossy()]);
     output.split(' ').next().unwrap_or_default().to_owned()
 }
+
+/// UUID of the file systems that [`ext4`] makes.
+pub const UUID: &str = "0a1b2c3d-0000-4000-8000-00000000abcd";
+
+/// Makes an ext4 file system of so many MiB with these files, without mounting anything.
+#[track_caller]
+pub fn ext4(dir: &Path, name: &str, files: &[(&str, &[u8])], mib: u32) -> PathBuf {
+    let tree = dir.join(format!("{name}.d"));
+    for (path, content) in files {
+        let path = tree.join(path);
+        let parent = path.parent().expect("below the tree");
+        fs::create_dir_all(parent).expect("a directory can be made");
+        fs::write(path, content).expect("a file can be written");
+    }
+    let image = dir.join(name);
+    let (tree, path) = (tree.to_string_lossy(), image.to_string_lossy());
+    let size = format!("{mib}M");
+    let args = ["-q", "-t", "ext4", "-U", UUID, "-d", &*tree, &*path, &size];
+    host("mke2fs", &args);
+    image
+}
+
+/// Puts another file in the place of one in an ext4 file system, as its guest might.
+#[track_caller]
+pub fn replace(image: &Path, path: &str, content: &[u8]) {
+    let file = image.with_extension("new");
+    fs::write(&file, content).expect("a file can be written");
+    let script = image.with_extension("commands");
+    let commands = format!("rm {path}\nwrite {} {path}\n", file.display());
+    fs::write(&script, commands).expect("a file can be written");
+    let (script, image) = (script.to_string_lossy(), image.to_string_lossy());
+    host("debugfs", &["-w", "-f", &*script, &*image]);
+}

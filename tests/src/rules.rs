@@ -29,7 +29,7 @@ pub fn strace(file: &Path, more: &[&str]) -> Vec<String> {
 /// One rule.
 #[derive(Debug)]
 struct Rule {
-    /// `common`, a role, `launcher`, `restorer`, `opener`, `monitor` or `service`.
+    /// `common`, a role, `launcher`, `restorer`, `opener`, `bootdisk`, `monitor` or `service`.
     group: String,
     rule: Value,
     used: bool,
@@ -115,7 +115,7 @@ impl Rules {
         let file: Value = serde_json::from_str(&text).expect("JSON");
         let roles = file["roles"].as_object().into_iter().flatten();
         let whole = [
-            "common", "launcher", "restorer", "opener", "monitor", "service",
+            "common", "launcher", "restorer", "opener", "bootdisk", "monitor", "service",
         ];
         let whole = whole.map(|group| (group, &file[group]));
         let groups = whole
@@ -185,7 +185,9 @@ impl Rules {
 }
 
 /// Those that are not the vm process.
-const OUTSIDE: [&str; 5] = ["launcher", "opener", "preparer", "monitor", "service"];
+const OUTSIDE: [&str; 6] = [
+    "launcher", "opener", "bootdisk", "preparer", "monitor", "service",
+];
 
 /// The filter that a thread of this name has installed.
 fn group(thread: &str, program: &str) -> &'static str {
@@ -200,6 +202,7 @@ fn group(thread: &str, program: &str) -> &'static str {
         "podvisor-make" => "preparer",
         "virt-launcher-m" => "monitor",
         "virt-launcher" => "service",
+        "podvisor-boot" => "bootdisk",
         name if name.starts_with("con-") => "console",
         _ => "process",
     }

@@ -254,6 +254,7 @@ pub struct Disk {
     serial: Option<String>,
     cache: Option<String>,
     block_size: Option<u32>,
+    boot_order: Option<u32>,
 }
 
 impl Disk {
@@ -266,6 +267,7 @@ impl Disk {
             serial: None,
             cache: None,
             block_size: None,
+            boot_order: None,
         }
     }
 
@@ -293,6 +295,12 @@ impl Disk {
         self
     }
 
+    /// Its place among the disks to boot from.
+    pub fn boot_order(mut self, order: u32) -> Self {
+        self.boot_order = Some(order);
+        self
+    }
+
     fn write_disk(&self, yaml: &mut String) -> std::fmt::Result {
         writeln!(yaml, "      - name: {}", self.name)?;
         writeln!(
@@ -302,6 +310,9 @@ impl Disk {
         )?;
         if let Some(serial) = &self.serial {
             writeln!(yaml, "        serial: {serial}")?;
+        }
+        if let Some(order) = self.boot_order {
+            writeln!(yaml, "        bootOrder: {order}")?;
         }
         if let Some(mode) = &self.cache {
             writeln!(yaml, "        cache: {mode}")?;

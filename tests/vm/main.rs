@@ -6,6 +6,7 @@ mod adopted;
 mod answers;
 mod balloon;
 mod boot;
+mod bootdisk;
 mod channel;
 mod console;
 mod crash;

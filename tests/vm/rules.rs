@@ -48,6 +48,7 @@ fn each_rule_is_needed() {
     writes_without_io_uring(&mut rules);
     every_command(&mut rules);
     under_kubevirt(&mut rules);
+    boots_from_a_disk(&mut rules);
     for (how, code) in [("triple", 3), ("panic", 3)] {
         let run = Run::new(&Vmi::new("crash")).payload(&format!("crash how={how}"));
         Traced::start(run, None, &[]).end(code, &mut rules);
@@ -112,6 +113,25 @@ fn under_kubevirt(rules: &mut Rules) {
     handler.ask("DeleteVirtualMachine").is_done();
     pod.exits_with(0);
     rules.mark(&trace, "podvisor");
+}
+
+/// Twice: the reset has the kernel read again.
+fn boots_from_a_disk(rules: &mut Rules) {
+    let run = Run::new(&Vmi::new("boots").disk(Disk::new("root")));
+    let payload = fs::read(podvisor_tests::guest::payload()).expect("the payload");
+    let config = "label one\nlinux /payload.elf\nappend ticker secs=100000\n";
+    let files = [
+        ("extlinux.conf", config.as_bytes()),
+        ("payload.elf", &payload),
+    ];
+    let disk = image::ext4(&run.dir(), "root.img", &files, 16);
+    let traced = Traced::start(run.volume("root", &disk), None, &[]);
+    traced.guest.wait_for("TICK");
+    let mut control = traced.guest.control();
+    control.tell("reset");
+    control.wait_for("reset");
+    control.tell("stop");
+    traced.end(4, rules);
 }
 
 /// All commands, a client of the console, a reset in place, a forced stop.

@@ -44,10 +44,8 @@ pub struct Resources {
     pub host_cpu: HostCpu,
     /// Guest RAM.
     pub ram: Ram,
-    /// Kernel image, if the plan boots one.
-    pub kernel: Option<File>,
-    /// Initial RAM disk.
-    pub initrd: Option<File>,
+    /// What the next machine boots. One of a disk is good for one boot; others stay.
+    pub boot: Option<Boot>,
     /// What devices are made from.
     pub devices: Vec<DeviceResource>,
     /// A machine from a snapshot may have other MAC addresses than its guest knows.
@@ -60,6 +58,18 @@ pub struct Resources {
     pub host_errors: Arc<HostErrors>,
     /// Makes threads and connects interrupts.
     pub steward: Arc<Steward>,
+}
+
+/// What a machine boots.
+pub struct Boot {
+    /// What the kernel is called in messages.
+    pub name: String,
+    /// Kernel image.
+    pub kernel: File,
+    /// Initial RAM disk.
+    pub initrd: Option<File>,
+    /// Kernel command line.
+    pub cmdline: String,
 }
 
 /// What a device is made from, and where it sits.
@@ -89,11 +99,20 @@ pub enum BuildError {
     #[error(transparent)]
     Cpu(#[from] CpuError),
     /// The kernel.
+    #[error("Cannot boot the kernel {name}")]
+    Boot {
+        /// What it is called.
+        name: String,
+        /// The cause.
+        #[source]
+        source: BootError,
+    },
+    /// What tells a guest that it is another one.
     #[error(transparent)]
-    Boot(#[from] BootError),
+    Generation(#[from] BootError),
     /// There is no kernel.
-    #[error("podvisor cannot boot by firmware yet; it needs a kernel")]
-    Firmware,
+    #[error("The launcher sent no kernel")]
+    NoKernel,
     /// Registers.
     #[error(transparent)]
     Registers(#[from] RegisterError),
@@ -328,21 +347,28 @@ impl Machine {
     }
 }
 
-/// Fills guest memory with what the plan boots.
+/// Fills guest memory with what the plan boots. What comes from a disk is given back: it is read again
+/// for the next boot, and the guest may have changed it by then.
 fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, BuildError> {
-    let (BootPlan::Linux { cmdline }, Some(kernel)) = (&plan.boot, &mut resources.kernel) else {
-        return Err(BuildError::Firmware);
-    };
+    let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
     let source = BootSource {
-        kernel,
-        initrd: resources.initrd.as_mut(),
-        cmdline,
+        kernel: &mut boot.kernel,
+        initrd: boot.initrd.as_mut(),
+        cmdline: &boot.cmdline,
         identity: &plan.identity,
         cpu: &plan.cpu,
         hotplug_slots: &plan.hotplug_slots,
         ram_bytes: resources.ram.bytes(),
     };
-    Ok(boot::load(resources.ram.memory(), source)?)
+    let loaded = boot::load(resources.ram.memory(), source);
+    let entry = loaded.map_err(|source| BuildError::Boot {
+        name: boot.name.clone(),
+        source,
+    })?;
+    if plan.boot == BootPlan::Disk {
+        resources.boot = None;
+    }
+    Ok(entry)
 }
 
 /// Ports and memory of everything.

@@ -108,8 +108,8 @@ pub enum BootPlan {
         /// Kernel command line.
         cmdline: String,
     },
-    /// Firmware, which finds its operating system on a disk.
-    Firmware,
+    /// The kernel that is on a disk: the launcher reads it there, with its command line, for each boot.
+    Disk,
 }
 
 /// vCPU count and what CPUID shows. The count is `sockets * cores * threads`, 1 to 64.

@@ -92,8 +92,7 @@ impl ProcessError {
     fn is_refusal(&self) -> bool {
         match self {
             Self::Snapshot(error) | Self::Build(BuildError::Snapshot(error)) => error.is_refusal(),
-            Self::Build(BuildError::Firmware) => true,
-            Self::Build(BuildError::Boot(error)) => error.is_refusal(),
+            Self::Build(BuildError::Boot { source, .. }) => source.is_refusal(),
             Self::Build(BuildError::Cpu(error)) => error.is_refusal(),
             Self::Build(BuildError::Device(error)) => error.is_refusal(),
             _ => false,

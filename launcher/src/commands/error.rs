@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::network::NetworkError;
 use crate::opener::OpenerError;
 use crate::report;
-use crate::resources::ResourceError;
+use crate::resources::{BootDiskError, ResourceError};
 use crate::supervise::{ChooseUserError, RestrictError, VmProcessError};
 use crate::vmi::{ReadDocumentError, Report};
 
@@ -61,6 +61,18 @@ pub enum CommandError {
     /// A host resource is missing.
     #[error(transparent)]
     Resource(#[from] ResourceError),
+    /// No disk can be booted.
+    #[error(transparent)]
+    BootDisk(#[from] BootDiskError),
+    /// A disk cannot be looked at.
+    #[error("Cannot inspect the disk {path:?}")]
+    Inspect {
+        /// Where it is.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: BootDiskError,
+    },
     /// The pod's network cannot be used.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -142,15 +154,18 @@ impl CommandError {
             | Self::Document { .. }
             | Self::Refused { .. }
             | Self::User(_)
+            | Self::BootDisk(BootDiskError::Nothing { .. })
             | Self::NoSuchCommand(_) => Exit::Refused,
             Self::Opener(OpenerError::Directory { .. })
             | Self::Resource(_)
+            | Self::Inspect { .. }
             | Self::Network(_)
             | Self::Input { .. }
             | Self::Control { .. } => Exit::HostResource,
             Self::Restore(_)
             | Self::VmProcess(_)
             | Self::Opener(_)
+            | Self::BootDisk(_)
             | Self::Restrict(_)
             | Self::System { .. }
             | Self::Snapshot { .. }
@@ -192,6 +207,10 @@ impl CommandError {
                 "Change these fields, or see `podvisor validate` for all that is accepted."
             }
             Self::User(_) => "Leave both options out, or start podvisor as root.",
+            Self::BootDisk(_) => {
+                "`podvisor image inspect` shows what is on a disk; --boot-entry chooses an entry, --kernel and \
+                 firmware.kernelBoot bring a kernel that is not on it."
+            }
             Self::Resource(error) => error.way_out(),
             Self::Network(error) => error.way_out(),
             Self::Restore(_) => "Recreate the pod.",

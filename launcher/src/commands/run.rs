@@ -20,7 +20,7 @@ use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::opener::Opener;
 use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::ConsoleTarget;
-use crate::resources::{self, Console, Descriptors, ListenSocket};
+use crate::resources::{self, BootReader, Console, Descriptors, ListenSocket};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, VmProcess};
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
@@ -55,6 +55,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let console = console_target(args, &plan)?;
     let kvm = kvm?;
     let mut descriptors = resources::open(&mut plan)?;
+    let (boot_reader, cmdline) = read_boot_disk(args, user, &plan, &mut descriptors)?;
     let host_cpu = resources::host_cpu(kvm)?;
     if let Some(directory) = &args.restore {
         descriptors.append(resources::snapshot::open_snapshot(directory)?);
@@ -76,6 +77,8 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         plan,
         descriptors,
         host_cpu,
+        cmdline,
+        boot_reader,
         control,
         opener,
         boot_trace,
@@ -108,6 +111,27 @@ fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
     }
     let json_log = args.log_format == LogFormat::Json;
     Ok(Some(Opener::spawn(&args.open_below, json_log)?))
+}
+
+/// Reads the kernel from the disk, if it is there: not for a machine that goes on from a snapshot, which needs none
+/// before its guest resets.
+fn read_boot_disk(
+    args: &RunArgs,
+    user: Option<User>,
+    plan: &LaunchPlan,
+    descriptors: &mut Descriptors,
+) -> Result<(Option<BootReader>, Option<String>), CommandError> {
+    let Some(choice) = plan.boot_disks.clone() else {
+        return Ok((None, None));
+    };
+    let json_log = args.log_format == LogFormat::Json;
+    let reader = BootReader::start(choice, descriptors, user, json_log)?;
+    let cmdline = match args.restore {
+        Some(_) => None,
+        None => Some(reader.read(descriptors)?),
+    };
+    trace::mark("kernel read from disk");
+    Ok((Some(reader), cmdline))
 }
 
 fn asked_user(args: &RunArgs) -> Option<User> {
@@ -232,6 +256,9 @@ struct Inputs {
     plan: LaunchPlan,
     descriptors: Descriptors,
     host_cpu: HostCpu,
+    /// Of a kernel that was found on a disk.
+    cmdline: Option<String>,
+    boot_reader: Option<BootReader>,
     control: Option<ControlServer>,
     opener: Option<Opener>,
     boot_trace: Option<BootTrace>,
@@ -256,6 +283,7 @@ fn run_machine(
     let orders = Orders {
         grace: Duration::from_secs(plan.grace_seconds),
         exit_on_reboot: plan.exit_on_reboot,
+        boot_reader: inputs.boot_reader,
         boot_trace: inputs.boot_trace,
     };
     let json_log = args.log_format == LogFormat::Json;
@@ -263,6 +291,7 @@ fn run_machine(
         plan: plan.machine,
         fds: descriptors.roles().to_vec(),
         host_cpu,
+        cmdline: inputs.cmdline,
         exit_on_reboot: plan.exit_on_reboot,
         boot_trace: orders.boot_trace.is_some(),
         new_mac: args.new_mac,

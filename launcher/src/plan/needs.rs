@@ -10,7 +10,7 @@ pub fn needs(vmi: &Vmi) -> Vec<String> {
     let plan = launch_plan(vmi, &PlanOptions::default());
     let mut needs = vec![match &plan.kernel {
         Some(kernel) => format!("a kernel at {}, or --kernel FILE", shown(&kernel.path)),
-        None => "--kernel FILE: there is no kernelBoot.container.kernelPath".to_owned(),
+        None => "a disk with the entries of a boot loader, or --kernel FILE".to_owned(),
     }];
     if let Some(initrd) = &plan.initrd {
         let path = shown(&initrd.path);

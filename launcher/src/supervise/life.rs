@@ -23,6 +23,7 @@ use vmm::trace::Mark;
 
 use super::control::{Asker, ClientCall};
 use super::outcome::{Death, Outcome};
+use crate::resources::DiskKernel;
 
 /// How long the vm process may take to end once it is told to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,6 +54,8 @@ pub(crate) enum Input {
     Broken(String),
     /// A client of the control socket wants something.
     Call(ClientCall),
+    /// What [`Effect::ReadBoot`] led to, or why to nothing.
+    Kernel(Result<DiskKernel, String>),
     /// [`Effect::Send`] could not be done.
     NotSent { id: u64, refusal: Refusal },
     /// Time has passed.
@@ -72,6 +75,8 @@ pub(crate) enum Effect {
     Kill,
     /// The machine runs.
     Running,
+    /// Have the kernel read that is on the machine's disk.
+    ReadBoot,
     /// Write down the steps of the start.
     BootTrace(Vec<Mark>),
     /// Say something to the log.
@@ -193,6 +198,14 @@ impl Life {
                 self.force_stop(now, then);
             }
             Input::Call(call) => self.serve(now, call, then),
+            Input::Kernel(Ok(DiskKernel { command, files })) => {
+                self.send(command, files, then);
+            }
+            Input::Kernel(Err(cause)) => {
+                let causes = vec![cause];
+                self.outcome.get_or_insert(Outcome::Refused { causes });
+                self.force_stop(now, then);
+            }
             Input::NotSent { id, refusal } => self.pass_on(id, Verdict::Error(refusal), then),
             Input::Tick => self.check_deadline(now, then),
         }
@@ -232,6 +245,7 @@ impl Life {
             }
             // The vm process logs it.
             Event::DiskError(_) => return,
+            Event::BootWanted => return then.push(Effect::ReadBoot),
             Event::Reset if self.exit_on_reboot => Outcome::Rebooted,
             Event::Reset => {
                 return then.push(Effect::Log(Level::INFO, "the guest was reset".to_owned()));
@@ -309,6 +323,10 @@ impl Life {
                 self.force_stop(now, then);
                 Verdict::Result(MachineState::ShuttingDown.into())
             }
+            // The kernel is the launcher's to bring.
+            Command::Boot { .. } => Verdict::Error(Refusal::NotUnderstood {
+                message: "it is no command for clients".to_owned(),
+            }),
             Command::Status if !answers => Verdict::Result(self.machine.into()),
             _ if self.closed => Verdict::Error(Refusal::Ended),
             _ if self.calls_of(asker.client) >= MAX_CALLS => Verdict::Error(Refusal::Busy),

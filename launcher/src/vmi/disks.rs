@@ -13,6 +13,8 @@ pub struct Disk {
     pub serial: Option<String>,
     /// Refuse writes.
     pub read_only: bool,
+    /// Its place among the disks to boot from.
+    pub boot_order: Option<u64>,
     /// It stands for a CD-ROM drive.
     pub cdrom: bool,
     /// Cache mode; `None` where the image allows it if unset.
@@ -55,6 +57,14 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Disk> {
         if disks.iter().any(|disk| disk.name == label) {
             name.error("each disk name once");
         }
+        let has_order =
+            |other: &Disk| disk.boot_order.is_some() && other.boot_order == disk.boot_order;
+        if let Some(order) = object
+            .get("bootOrder")
+            .filter(|_| disks.iter().any(has_order))
+        {
+            order.error("each boot order once");
+        }
         disks.push(Disk {
             name: label.to_owned(),
             ..disk
@@ -79,6 +89,9 @@ fn read_disk(object: &Object<'_>) -> Disk {
         name: String::new(),
         serial: object.get("serial").and_then(|serial| read_serial(&serial)),
         read_only,
+        boot_order: object
+            .get("bootOrder")
+            .and_then(|order| order.integer(1..=u64::from(u32::MAX))),
         cdrom: cdrom.is_some(),
         cache: cache.and_then(cache_of),
         error_policy: policy.unwrap_or_default(),

@@ -1,5 +1,8 @@
 //! Resource limits.
 
+use std::io;
+use std::time::Duration;
+
 use rustix::process::{Resource, Rlimit};
 
 use super::{JailError, call};
@@ -31,6 +34,37 @@ pub(super) fn forbid_core_dumps() -> Result<(), JailError> {
 /// Allows this process `count` open descriptors, or as many as it is allowed already.
 pub fn limit_descriptors(count: u64) -> Result<(), JailError> {
     lower(Resource::Nofile, count)
+}
+
+/// Forbids to map more than so many bytes of memory, code included.
+pub fn limit_memory(bytes: u64) -> Result<(), JailError> {
+    lower(Resource::As, bytes)
+}
+
+/// Has the kernel end this process, by SIGALRM, when so much time has passed; with none, not any more. Filters allow it
+/// to who needs it.
+pub fn end_after(time: Option<Duration>) -> Result<(), JailError> {
+    let seconds = time.map_or(0, |time| time.as_secs().max(1));
+    let zero = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    };
+    let timer = libc::itimerval {
+        it_interval: zero,
+        it_value: libc::timeval {
+            // At once, where it does not fit, which is never.
+            tv_sec: seconds.try_into().unwrap_or(1),
+            tv_usec: 0,
+        },
+    };
+    // SAFETY: reads a structure of this stack frame and writes nothing.
+    match unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(JailError::Call {
+            action: "set a timer",
+            source: io::Error::last_os_error(),
+        }),
+    }
 }
 
 fn lower(resource: Resource, value: u64) -> Result<(), JailError> {

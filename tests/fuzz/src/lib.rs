@@ -6,6 +6,7 @@
 
 pub mod balloon;
 pub mod block;
+pub mod bootdisk;
 pub mod console;
 pub mod control;
 pub mod dhcp;
@@ -53,4 +54,5 @@ pub const TARGETS: &[Target] = &[
     ("opener", opener::run),
     ("kernel", kernel::run),
     ("pod", pod::run),
+    ("bootdisk", bootdisk::run),
 ];

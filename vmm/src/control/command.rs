@@ -23,6 +23,16 @@ pub enum Command {
     Reboot,
     /// Reset the machine in place; one that is paused stays so.
     Reset,
+    /// Go on with a reset: with the kernel that comes with this, and the initial RAM disk behind it. Only after
+    /// [`Event::BootWanted`](super::Event::BootWanted).
+    Boot {
+        /// Kernel command line.
+        cmdline: String,
+        /// What the kernel is called in messages.
+        kernel: String,
+        /// There is an initial RAM disk.
+        initrd: bool,
+    },
     /// End the run now.
     Stop,
     /// Pause, and write the machine to two descriptors: the state file and the RAM file, both empty. It
@@ -74,6 +84,7 @@ impl Command {
         match self {
             Self::Snapshot { .. } => Some(2),
             Self::Attach { .. } => None,
+            Self::Boot { initrd, .. } => Some(1 + usize::from(*initrd)),
             _ => Some(0),
         }
     }

@@ -58,6 +58,9 @@ pub enum Event {
     /// The machine was reset, by its guest or by command; with `exit_on_reboot` the run ends, else it
     /// restarted in place.
     Reset,
+    /// The machine was torn down for a reset, and the kernel on its disk is wanted:
+    /// [`Command::Boot`](super::Command::Boot).
+    BootWanted,
     /// The guest powered off. The last event of a run.
     GuestShutdown,
     /// The guest crashed. The last event of a run.

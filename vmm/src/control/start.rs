@@ -25,6 +25,8 @@ pub struct Create {
     pub fds: Vec<FdRole>,
     /// What KVM can show guests of the host's processor.
     pub host_cpu: HostCpu,
+    /// Kernel command line, where the plan says that the kernel is on a disk.
+    pub cmdline: Option<String>,
     /// End the run at a guest reset instead of restarting in place.
     pub exit_on_reboot: bool,
     /// Send [`Event::BootTrace`](super::Event::BootTrace).
@@ -38,7 +40,10 @@ pub struct Create {
 #[serde(rename_all = "camelCase", tag = "fd")]
 pub enum FdRole {
     /// Kernel image.
-    Kernel,
+    Kernel {
+        /// What it is called in messages.
+        name: String,
+    },
     /// Initial RAM disk.
     Initrd,
     /// State file of the snapshot that the machine is restored from; with [`FdRole::SnapshotRam`].

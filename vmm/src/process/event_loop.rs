@@ -20,6 +20,7 @@ use super::sources::{
 };
 use crate::control::{self, Event, MachineState, Report};
 use crate::footprint;
+use crate::plan::BootPlan;
 use crate::trace;
 
 /// A source, whatever it is.
@@ -51,7 +52,12 @@ impl<'a> Process<'a> {
         inputs: Inputs,
         hook: ThreadHook,
     ) -> Result<Self, ProcessError> {
-        let life = Life::new(inputs.plan.start_paused, inputs.exit_on_reboot);
+        let boots_from_disk = inputs.plan.boot == BootPlan::Disk;
+        let life = Life::new(
+            inputs.plan.start_paused,
+            inputs.exit_on_reboot,
+            boots_from_disk,
+        );
         let signals = inputs.resources.signals.clone();
         let errors = inputs.resources.host_errors.clone();
         let (hardware, handles) =

@@ -12,10 +12,10 @@ use devices::thread::ThreadHook;
 
 use serde_json::Value;
 
-use super::life::{Files, Job, JobError, Outcome};
+use super::life::{Files, Job, JobError, NextBoot, Outcome};
 use super::{ProcessError, causes};
 use crate::control::{Refusal, Stats};
-use crate::machine::{Machine, Resources, Started};
+use crate::machine::{Boot, Machine, Resources, Started};
 use crate::plan::MachinePlan;
 use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::vcpu::VcpuEvents;
@@ -58,7 +58,7 @@ pub(super) struct Hardware {
     hook: ThreadHook,
     /// Names of devices that the guest is asked for.
     leaving: BTreeSet<String>,
-    /// `None` only after a reset that failed, and at the end.
+    /// `None` only while a kernel is waited for, after a reset that failed, and at the end.
     machine: Option<Machine>,
 }
 
@@ -98,20 +98,32 @@ impl Hardware {
 
     /// Does a job from beginning to end.
     pub(super) fn work(&mut self, job: Job) -> Completion {
-        if let Job::Reset { run } = job {
-            return match self.reset(run) {
-                Ok((handles, gone)) => Completion {
-                    result: Ok(Outcome::Gone(gone)),
-                    handles: Some(handles),
-                },
-                Err(error) => Err(JobError::Fatal(error.into_event())).into(),
-            };
-        }
+        let job = match job {
+            Job::Reset { run, boot } => {
+                if let Some(boot) = boot {
+                    self.resources.boot = boot.into_resource();
+                }
+                return match self.reset(run) {
+                    Ok((handles, gone)) => Completion {
+                        result: Ok(Outcome::Gone(gone)),
+                        handles: Some(handles),
+                    },
+                    Err(error) => Err(JobError::Fatal(error.into_event())).into(),
+                };
+            }
+            Job::Halt | Job::TearDown => {
+                if let Some(machine) = self.machine.take() {
+                    machine.stop();
+                }
+                return Ok(Outcome::Done).into();
+            }
+            job => job,
+        };
         let Some(machine) = &mut self.machine else {
             return Err(JobError::Refused(Refusal::Ended)).into();
         };
         match job {
-            Job::Reset { .. } => {}
+            Job::Reset { .. } | Job::Halt | Job::TearDown => {}
             Job::Pause => machine.pause(),
             Job::Resume => machine.resume(self.resources.hypervisor.kvm()),
             Job::Stats => {
@@ -128,11 +140,6 @@ impl Hardware {
             Job::Ask { name } => return self.ask_for(name).into(),
             Job::Keep { name } => return self.keep(name).into(),
             Job::RemoveEjected => return Ok(Outcome::Gone(self.remove_ejected())).into(),
-            Job::TearDown => {
-                if let Some(machine) = self.machine.take() {
-                    machine.stop();
-                }
-            }
         }
         Ok(Outcome::Done).into()
     }
@@ -178,6 +185,19 @@ impl Hardware {
         }
         tracing::info!("guest restarted in place");
         Ok((handles, gone))
+    }
+}
+
+impl NextBoot {
+    /// The descriptors in their places; there are as many as the call says.
+    fn into_resource(self) -> Option<Boot> {
+        let mut files = self.files.0.into_iter().map(File::from);
+        Some(Boot {
+            name: self.name,
+            kernel: files.next()?,
+            initrd: files.next(),
+            cmdline: self.cmdline,
+        })
     }
 }
 

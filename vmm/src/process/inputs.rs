@@ -16,7 +16,7 @@ use super::ProcessError;
 use crate::console::{Console, ConsoleFds};
 use crate::control::{Create, FdRole};
 use crate::kvm::Hypervisor;
-use crate::machine::{BuildError, DeviceResource, Resources};
+use crate::machine::{Boot, BuildError, DeviceResource, Resources};
 use crate::memory::Ram;
 use crate::plan::{BootPlan, MachinePlan};
 use crate::snapshot::{SavedMachine, SnapshotError};
@@ -74,13 +74,13 @@ pub(super) fn sort_fds(
     let missing = |what: &str| ProcessError::MissingFd {
         what: what.to_owned(),
     };
-    let (mut kernel, mut initrd) = (None::<File>, None::<File>);
+    let (mut kernel, mut initrd) = (None, None::<File>);
     let mut of_devices: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
     let mut console = ConsoleFds::default();
     let mut snapshot = SnapshotFds::default();
     for (role, fd) in create.fds.into_iter().zip(fds) {
         match role {
-            FdRole::Kernel => kernel = Some(File::from(fd)),
+            FdRole::Kernel { name } => kernel = Some((name, File::from(fd))),
             FdRole::Initrd => initrd = Some(File::from(fd)),
             FdRole::Device { name } => of_devices.entry(name).or_default().push(fd),
             FdRole::SnapshotState => snapshot.state = Some(fd.into()),
@@ -91,9 +91,17 @@ pub(super) fn sort_fds(
             FdRole::ConsoleLog => console.log = Some(fd.into()),
         }
     }
-    if matches!(plan.boot, BootPlan::Linux { .. }) && kernel.is_none() {
-        return Err(missing("kernel"));
-    }
+    let cmdline = match &plan.boot {
+        BootPlan::Linux { .. } if kernel.is_none() => return Err(missing("kernel")),
+        BootPlan::Linux { cmdline } => cmdline.clone(),
+        BootPlan::Disk => create.cmdline.unwrap_or_default(),
+    };
+    let boot = kernel.map(|(name, kernel)| Boot {
+        name,
+        kernel,
+        initrd,
+        cmdline,
+    });
     let devices = (plan.devices.iter())
         .map(|device| {
             let descriptors = of_devices.remove(&device.name).unwrap_or_default();
@@ -116,8 +124,7 @@ pub(super) fn sort_fds(
         hypervisor,
         host_cpu: create.host_cpu,
         ram,
-        kernel,
-        initrd,
+        boot,
         devices,
         new_mac: create.new_mac,
         console: queue.clone(),

@@ -10,6 +10,9 @@
 //!              ▼   │                            ▼  │
 //!             (resetting)                   (resetting)
 //!
+//! A machine that boots from its disk is torn down first, tells [`Event::BootWanted`], and is built when
+//! [`Command::Boot`] has come.
+//!
 //!   any of these ── power off, crash, fault, Stop ──▶ ShuttingDown ── done ──▶ Ended
 //! ```
 //!
@@ -34,7 +37,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde_json::json;
 
 use self::leaving::Leaving;
-pub(super) use self::terms::{Effect, Files, Input, Job, JobError, Outcome};
+pub(super) use self::terms::{Effect, Files, Input, Job, JobError, NextBoot, Outcome};
 use crate::control::{Answer, Command, Event, MachineState, Refusal, Reply, Report, Verdict};
 
 /// Calls that may wait in line.
@@ -71,6 +74,8 @@ enum Becomes {
     Paused,
     Running,
     New,
+    /// Torn down, until there is a kernel.
+    Halted,
     /// No different.
     Same,
     /// No different, and then it is to end.
@@ -92,6 +97,8 @@ pub(super) struct Life {
     waiting: VecDeque<Waiting>,
     /// By the calls that wait for it.
     leaving: BTreeMap<u64, Leaving>,
+    /// A reset waits for a kernel; the call to answer then, if there is one.
+    wants_boot: Option<Option<u64>>,
     /// How often the machine was built anew.
     machine: u32,
     /// This machine's guest panicked and went on, which was told; it can say so without end.
@@ -99,6 +106,7 @@ pub(super) struct Life {
     /// The guest's next power-off is a reset.
     rebooting: bool,
     exit_on_reboot: bool,
+    boots_from_disk: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,19 +119,21 @@ enum Phase {
 }
 
 impl Life {
-    /// A machine that is being built; it is to start `paused` or not, and a reset of its guest ends the run
-    /// or not.
-    pub(super) fn new(paused: bool, exit_on_reboot: bool) -> Self {
+    /// A machine that is being built; it is to start `paused` or not, a reset of its guest ends the run
+    /// or not, and its kernel is on a disk or not.
+    pub(super) fn new(paused: bool, exit_on_reboot: bool, boots_from_disk: bool) -> Self {
         Self {
             phase: Phase::Starting,
             paused,
             under_way: None,
             waiting: VecDeque::new(),
             leaving: BTreeMap::new(),
+            wants_boot: None,
             machine: 0,
             panic_noted: false,
             rebooting: false,
             exit_on_reboot,
+            boots_from_disk,
         }
     }
 
@@ -135,7 +145,8 @@ impl Life {
             (Phase::ShuttingDown, _) => MachineState::ShuttingDown,
             (Phase::Ended, _) => MachineState::Ended,
             (Phase::Up, Some(Becomes::Paused)) => MachineState::Pausing,
-            (Phase::Up, Some(Becomes::New)) => MachineState::Resetting,
+            (Phase::Up, Some(Becomes::New | Becomes::Halted)) => MachineState::Resetting,
+            (Phase::Up, _) if self.wants_boot.is_some() => MachineState::Resetting,
             (Phase::Up, _) if self.paused => MachineState::Paused,
             (Phase::Up, _) => MachineState::Running,
         }
@@ -195,6 +206,9 @@ impl Life {
                 self.shut_down(Event::Stopped, effects);
                 Ok(())
             }
+            Command::Boot {
+                cmdline, kernel, ..
+            } => self.boot(kernel, cmdline, files, effects),
             _ if matches!(self.phase, Phase::ShuttingDown | Phase::Ended) => Err(Refusal::Ended),
             _ if self.waiting.len() >= MAX_WAITING => Err(Refusal::Busy),
             command => {
@@ -208,7 +222,9 @@ impl Life {
 
     /// What the machine or its user wants.
     fn happened(&mut self, input: Input, effects: &mut Vec<Effect>) {
-        let is_building = (self.under_way.as_ref()).is_some_and(|job| job.becomes == Becomes::New);
+        let becomes = self.under_way.as_ref().map(|job| job.becomes);
+        let is_building =
+            matches!(becomes, Some(Becomes::New | Becomes::Halted)) || self.wants_boot.is_some();
         match input {
             Input::ConsoleEscape => effects.push(self.tell(Event::ConsoleEscape)),
             Input::Failed { machine, causes } if machine == self.machine => {
@@ -261,7 +277,7 @@ impl Life {
 
     /// Begins what waits, as far as that takes no time.
     fn next(&mut self, effects: &mut Vec<Effect>) {
-        while self.phase == Phase::Up && self.under_way.is_none() {
+        while self.phase == Phase::Up && self.under_way.is_none() && self.wants_boot.is_none() {
             match self.waiting.pop_front() {
                 None => return,
                 Some(Waiting::GuestReset) => self.reset(None, effects),
@@ -324,7 +340,11 @@ impl Life {
                 effects.push(self.reply(id, Ok(())));
             }
             // Is so already, or never waits.
-            Command::Pause | Command::Resume | Command::Status | Command::Stop => {
+            Command::Pause
+            | Command::Resume
+            | Command::Status
+            | Command::Stop
+            | Command::Boot { .. } => {
                 effects.push(self.reply(id, Ok(())));
             }
         }
@@ -336,8 +356,34 @@ impl Life {
             effects.extend(call.map(|id| self.reply(id, Ok(()))));
             return;
         }
+        if self.boots_from_disk {
+            self.begin(call, Job::Halt, Becomes::Halted, effects);
+            return;
+        }
         let run = !self.paused;
-        self.begin(call, Job::Reset { run }, Becomes::New, effects);
+        let boot = None;
+        self.begin(call, Job::Reset { run, boot }, Becomes::New, effects);
+    }
+
+    /// Goes on with the reset that waits for this kernel.
+    fn boot(
+        &mut self,
+        name: String,
+        cmdline: String,
+        files: Files,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let call = self.wants_boot.take().ok_or_else(|| Refusal::Failed {
+            causes: vec!["no kernel is waited for".to_owned()],
+        })?;
+        let run = !self.paused;
+        let boot = Some(NextBoot {
+            name,
+            cmdline,
+            files,
+        });
+        self.begin(call, Job::Reset { run, boot }, Becomes::New, effects);
+        Ok(())
     }
 
     fn begin(&mut self, call: Option<u64>, job: Job, becomes: Becomes, effects: &mut Vec<Effect>) {
@@ -404,6 +450,15 @@ impl Life {
                 effects.push(Effect::End);
                 return;
             }
+            Becomes::Halted => {
+                if self.phase == Phase::Up {
+                    self.wants_boot = Some(call);
+                    effects.push(self.tell(Event::BootWanted));
+                } else {
+                    effects.extend(call.map(|id| self.reply(id, Err(Refusal::Ended))));
+                }
+                return;
+            }
             Becomes::Same | Becomes::Last | Becomes::Asked | Becomes::Awaited => None,
         };
         if self.phase == Phase::Up {
@@ -445,6 +500,9 @@ impl Life {
         }
         self.phase = Phase::ShuttingDown;
         effects.push(self.tell(last));
+        if let Some(call) = self.wants_boot.take() {
+            effects.extend(call.map(|id| self.reply(id, Err(Refusal::Ended))));
+        }
         for waiting in std::mem::take(&mut self.waiting) {
             if let Waiting::Call { id, .. } = waiting {
                 effects.push(self.reply(id, Err(Refusal::Ended)));

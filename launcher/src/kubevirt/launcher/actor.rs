@@ -203,6 +203,8 @@ impl Actor {
             LifeEffect::Reply { .. }
             | LifeEffect::Broadcast(_)
             | LifeEffect::Running
+            // No machine of its boots from a disk.
+            | LifeEffect::ReadBoot
             | LifeEffect::BootTrace(_) => {}
         }
     }

@@ -116,6 +116,7 @@ impl Maker {
             host_cpu,
             exit_on_reboot,
             boot_trace: false,
+            cmdline: None,
             new_mac: false,
             plan: plan.machine,
         };
@@ -174,7 +175,14 @@ fn plan(value: &Value) -> Result<LaunchPlan, MakeError> {
         pod_interface: POD_INTERFACE.to_owned(),
         ..PlanOptions::default()
     };
-    plan::plan(&vmi, &options).map_err(MakeError::Refused)
+    let plan = plan::plan(&vmi, &options).map_err(MakeError::Refused)?;
+    if plan.boot_disks.is_none() {
+        return Ok(plan);
+    }
+    let mut report = Report::default();
+    let accepted = "a kernel: under KubeVirt that of a disk is not booted yet";
+    report.error("spec.domain.firmware.kernelBoot", "nothing", accepted);
+    Err(MakeError::Refused(report))
 }
 
 /// Whether the VMI wants a log of its serial console, which it does by default.

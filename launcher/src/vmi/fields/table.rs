@@ -9,7 +9,7 @@ const AS_VIRTIO_NET: &str = "virtio-net: the guest needs the driver for that";
 const CDROM: &str =
     "a read-only virtio-blk disk: the guest sees /dev/vda where it would see /dev/sr0";
 const NO_AGENT: &str = "there is no guest agent that would do it";
-const NO_FIRMWARE: &str = "there is no firmware: the kernel of kernelBoot, or --kernel, is booted";
+const NO_FIRMWARE: &str = "there is no firmware: podvisor boots the kernel that the disk's boot entries name, or that of kernelBoot or --kernel";
 const NO_HYPERV: &str = "Hyper-V enlightenments are not offered: Windows runs slower";
 const NO_IMAGES: &str = "images other than raw ones are not supported";
 const NO_ISO: &str = "disks made of files are not supported";
@@ -196,7 +196,7 @@ pub static FIELDS: &[Field] = &[
     field("spec.domain.devices.disks[].blockSize.custom.physical", Honoured),
     field("spec.domain.devices.disks[].blockSize.matchVolume", Honoured),
     field("spec.domain.devices.disks[].blockSize.matchVolume.enabled", refused("block sizes are not taken from the volume", "give them in blockSize.custom")),
-    field("spec.domain.devices.disks[].bootOrder", no_effect("the kernel is booted directly")),
+    field("spec.domain.devices.disks[].bootOrder", Honoured),
     field("spec.domain.devices.disks[].cache", Honoured),
     value("spec.domain.devices.disks[].cache", "none", Honoured),
     value("spec.domain.devices.disks[].cache", "writethrough", Honoured),
@@ -244,7 +244,7 @@ pub static FIELDS: &[Field] = &[
     field("spec.domain.devices.interfaces[]", Honoured),
     field("spec.domain.devices.interfaces[].acpiIndex", refused("ACPI indices of NICs are not supported", "")),
     field("spec.domain.devices.interfaces[].binding", refused("binding plugins are not supported", USE_BINDING)),
-    field("spec.domain.devices.interfaces[].bootOrder", no_effect("the kernel is booted directly")),
+    field("spec.domain.devices.interfaces[].bootOrder", no_effect("there is no firmware that would boot from the network")),
     field("spec.domain.devices.interfaces[].bridge", Honoured),
     field("spec.domain.devices.interfaces[].dhcpOptions", Honoured),
     field("spec.domain.devices.interfaces[].dhcpOptions.bootFileName", Honoured),
@@ -316,7 +316,7 @@ pub static FIELDS: &[Field] = &[
     newer(field("spec.domain.firmware.bootloader.efi", adapted(NO_FIRMWARE))),
     newer(field("spec.domain.firmware.bootloader.efi.persistent", adapted("there are no variables of firmware to keep"))),
     newer(field("spec.domain.firmware.bootloader.efi.secureBoot", Honoured)),
-    newer(value("spec.domain.firmware.bootloader.efi.secureBoot", "true", refused("there is no firmware that would check signatures", "secureBoot: false"))),
+    newer(value("spec.domain.firmware.bootloader.efi.secureBoot", "true", refused("there is no firmware that would check signatures", "secureBoot: false, with which the disk's kernel is booted unchecked"))),
     newer(value("spec.domain.firmware.bootloader.efi.secureBoot", "false", Honoured)),
     field("spec.domain.firmware.kernelBoot", Honoured),
     field("spec.domain.firmware.kernelBoot.container", Honoured),

@@ -1,6 +1,7 @@
 //! What is booted: nothing yet.
 
 use std::fs::File;
+use std::io::{Read, Seek};
 
 use devices::GuestMemory;
 use thiserror::Error;
@@ -20,6 +21,16 @@ impl BootError {
     pub fn is_refusal(&self) -> bool {
         true
     }
+}
+
+/// A file is no kernel that can be booted.
+#[derive(Debug, Error)]
+#[error("podvisor cannot boot kernels on aarch64 yet")]
+pub struct KernelFault;
+
+/// Refuses.
+pub fn check_kernel(_file: &mut (impl Read + Seek)) -> Result<u64, KernelFault> {
+    Err(KernelFault)
 }
 
 /// How the boot vCPU starts (Linux `Documentation/arch/arm64/booting.rst`).

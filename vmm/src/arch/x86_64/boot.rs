@@ -1,6 +1,7 @@
 //! From a kernel image to a vCPU's first instruction: image, initrd, command line, boot protocol
 //! structures and ACPI tables in guest memory.
 
+mod check;
 mod error;
 mod initrd;
 mod kernel;
@@ -13,6 +14,7 @@ use devices::GuestMemory;
 use linux_loader::loader::elf::PvhBootCapability;
 use vm_memory::{Bytes, GuestAddress};
 
+pub use self::check::{KernelFault, check_kernel};
 pub use self::error::BootError;
 use self::kernel::Limits;
 use super::cpu;
@@ -71,6 +73,8 @@ pub struct BootSource<'a> {
 
 /// Fills guest memory; the boot vCPU's entry point.
 pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, BootError> {
+    let kernel_end = check_kernel(source.kernel)?;
+    check_room(kernel_end, source.ram_bytes)?;
     let kernel = kernel::load(memory, source.kernel)?;
     let limits = Limits::of(kernel.setup_header.as_ref());
     write_command_line(memory, source.cmdline, limits.command_line)?;
@@ -87,6 +91,9 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
     smbios::write_tables(memory, source.identity)?;
     let rsdp = acpi::write_tables(memory, &cpu::apic_ids(source.cpu), source.hotplug_slots)?;
     if let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap {
+        if !(layout::HIGH_RAM..kernel_end).contains(&entry.0) {
+            return Err(KernelFault::Entry(entry.0).into());
+        }
         pvh::write(memory, source.ram_bytes, initrd, rsdp)?;
         return Ok(EntryPoint::Pvh { ip: entry.0 });
     }
@@ -105,6 +112,18 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
     Ok(EntryPoint::Linux64 {
         ip: kernel.kernel_load.0 + offset,
     })
+}
+
+/// Whether RAM reaches to where the kernel needs it.
+fn check_room(kernel_end: u64, ram_bytes: u64) -> Result<(), BootError> {
+    let (below, _) = layout::split_ram(ram_bytes);
+    match kernel_end <= below {
+        true => Ok(()),
+        false => Err(BootError::KernelRoom {
+            kernel_end,
+            ram_end: below,
+        }),
+    }
 }
 
 fn write_command_line(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), BootError> {
@@ -285,16 +304,48 @@ mod tests {
         let check = |contents: &[u8], cmdline: &str| {
             load(&memory, source(&mut file(contents), None, cmdline)).expect_err("refused")
         };
-        assert!(matches!(check(b"", ""), BootError::Read { .. }));
-        assert!(matches!(check(&[0; 4096], ""), BootError::Kernel(_)));
+        let fault = |contents: &[u8]| match check(contents, "") {
+            BootError::Fault(fault) => fault,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(fault(b""), KernelFault::Empty));
+        assert!(matches!(fault(&[0; 4096]), KernelFault::Foreign(_)));
+        assert!(matches!(fault(b"MZ"), KernelFault::Foreign(_)));
         assert!(matches!(
-            check(&elf(None)[..0x80], ""),
-            BootError::Kernel(_)
+            fault(&elf(None)[..0x80]),
+            KernelFault::Truncated { .. }
         ));
         assert!(matches!(
-            check(&bzimage(0), ""),
-            BootError::No64BitEntry { .. }
+            fault(&elf(None)[..0x110]),
+            KernelFault::Truncated { .. }
         ));
+        assert!(matches!(
+            fault(&bzimage(0)),
+            KernelFault::No64BitEntry { .. }
+        ));
+        let changed = |mut image: Vec<u8>, offset: usize, bytes: &[u8]| {
+            image[offset..offset + bytes.len()].copy_from_slice(bytes);
+            fault(&image)
+        };
+        // Of another machine; an entry, segments and a length that cannot be.
+        let foreign = changed(elf(None), 18, &183_u16.to_le_bytes());
+        assert!(matches!(foreign, KernelFault::Foreign(_)));
+        let note = check(&elf(Some(0x20_0020)), "");
+        assert!(matches!(
+            note,
+            BootError::Fault(KernelFault::Entry(0x20_0020))
+        ));
+        let entry = changed(elf(None), 24, &0x20_0020_u64.to_le_bytes());
+        assert!(matches!(entry, KernelFault::Entry(0x20_0020)));
+        let low = changed(elf(None), 64 + 24, &0x1000_u64.to_le_bytes());
+        assert!(matches!(low, KernelFault::Segment { .. }));
+        let wraps = changed(elf(None), 64 + 40, &u64::MAX.to_le_bytes());
+        assert!(matches!(wraps, KernelFault::Segment { .. }));
+        let longer = changed(bzimage(1), 0x1f4, &0x101_u32.to_le_bytes());
+        assert!(matches!(longer, KernelFault::Truncated { .. }));
+        let mut large = bzimage(1);
+        large[0x260..0x264].copy_from_slice(&(RAM as u32).to_le_bytes());
+        assert!(matches!(check(&large, ""), BootError::KernelRoom { .. }));
         let long = "x".repeat(2048);
         assert!(matches!(
             check(&bzimage(1), &long),

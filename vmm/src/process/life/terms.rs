@@ -96,8 +96,10 @@ pub(in crate::process) enum Job {
     Pause,
     /// Let them go on.
     Resume,
-    /// Build the machine anew, and let it run or not.
-    Reset { run: bool },
+    /// Build the machine anew, of another kernel or the same, and let it run or not.
+    Reset { run: bool, boot: Option<NextBoot> },
+    /// Tear the machine down for a reset.
+    Halt,
     /// Look at the counters.
     Stats,
     /// Have a device obey an order of its own.
@@ -132,3 +134,12 @@ impl PartialEq for Files {
 }
 
 impl Eq for Files {}
+
+/// The kernel that [`Command::Boot`] brings.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::process) struct NextBoot {
+    pub(in crate::process) name: String,
+    pub(in crate::process) cmdline: String,
+    /// The kernel, and the initial RAM disk if there is one.
+    pub(in crate::process) files: Files,
+}

@@ -22,8 +22,12 @@ struct Machine {
 
 impl Machine {
     fn new(paused: bool, exit_on_reboot: bool) -> Self {
+        Self::of(Life::new(paused, exit_on_reboot, false))
+    }
+
+    fn of(life: Life) -> Self {
         let mut machine = Self {
-            life: Life::new(paused, exit_on_reboot),
+            life,
             running: false,
             job: None,
             asked: Vec::new(),
@@ -38,7 +42,7 @@ impl Machine {
     }
 
     fn input(&mut self, input: Input) {
-        let life = std::mem::replace(&mut self.life, Life::new(false, false));
+        let life = std::mem::replace(&mut self.life, Life::new(false, false, false));
         let (life, effects) = life.step(input);
         self.life = life;
         for effect in effects {
@@ -69,6 +73,7 @@ impl Machine {
             let expected = match event {
                 Event::Running => MachineState::Running,
                 Event::Paused => MachineState::Paused,
+                Event::BootWanted => MachineState::Resetting,
                 Event::Reset if !self.life.exit_on_reboot => match self.running {
                     true => MachineState::Running,
                     false => MachineState::Paused,
@@ -115,7 +120,8 @@ impl Machine {
             Job::Stats => return Outcome::Stats(Default::default()),
             Job::Pause => self.running = false,
             Job::Resume => self.running = true,
-            Job::Reset { run } => {
+            Job::Halt => self.running = false,
+            Job::Reset { run, .. } => {
                 self.running = run;
                 let mut gone = std::mem::take(&mut self.asked);
                 gone.append(&mut self.ejected);
@@ -411,8 +417,68 @@ fn a_reset_and_the_end_answer_who_waits_for_a_device() {
     }
 }
 
+fn boot() -> Command {
+    Command::Boot {
+        cmdline: "quiet".to_owned(),
+        kernel: "vmlinuz".to_owned(),
+        initrd: false,
+    }
+}
+
+impl Machine {
+    /// The launcher brings a kernel.
+    fn bring(&mut self, id: u64) {
+        let (reader, _) = std::io::pipe().expect("pipe");
+        self.input(Input::Call {
+            id,
+            command: boot(),
+            descriptors: vec![reader.into()],
+        });
+    }
+}
+
+#[test]
+fn a_reset_waits_for_the_kernel_on_the_disk() {
+    let mut machine = Machine::of(Life::new(false, false, true));
+    machine.bring(1);
+    assert_eq!(machine.state_of(1), None, "nobody waits for it");
+    machine.call(2, Command::Reset);
+    machine.call(3, Command::Pause);
+    assert_eq!(machine.job, Some(Job::Halt));
+    machine.finish(Ok(()));
+    assert_eq!(machine.events.last(), Some(&Event::BootWanted));
+    // Words of what is no more, and calls that wait for what is to come.
+    machine.input(Input::GuestPowerOff);
+    machine.call(4, Command::Status);
+    assert_eq!(machine.state_of(4), Some(MachineState::Resetting));
+    assert_eq!(machine.job, None);
+    machine.bring(5);
+    assert_eq!(machine.state_of(5), Some(MachineState::Resetting));
+    assert!(
+        matches!(&machine.job, Some(Job::Reset { run: true, boot: Some(boot) }) if boot.cmdline == "quiet")
+    );
+    machine.finish(Ok(()));
+    assert_eq!(machine.state_of(2), Some(MachineState::Running));
+    machine.finish_all();
+    assert_eq!(machine.state_of(3), Some(MachineState::Paused));
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_kernel() {
+    let mut machine = Machine::of(Life::new(false, false, true));
+    machine.call(1, Command::Reset);
+    machine.finish(Ok(()));
+    machine.call(2, Command::Stop);
+    assert_eq!(machine.replies[&1], Verdict::Error(Refusal::Ended));
+    machine.bring(3);
+    assert_eq!(machine.state_of(3), None);
+    machine.finish_all();
+    assert!(machine.ended);
+}
+
 #[derive(Clone, Debug)]
 enum Happening {
+    Kernel,
     Call(Command),
     Finish,
     Refuse,
@@ -442,6 +508,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Refuse),
         3 => (0_u8..9).prop_map(Happening::Guest),
         1 => Just(Happening::Late),
+        2 => Just(Happening::Kernel),
         1 => Just(Happening::Call(Command::Stop)),
     ]
 }
@@ -452,9 +519,10 @@ proptest! {
     fn no_call_is_lost_and_no_state_lies(
         paused: bool,
         exit_on_reboot: bool,
+        boots_from_disk: bool,
         happenings in prop::collection::vec(happening(), 0..80),
     ) {
-        let mut machine = Machine::new(paused, exit_on_reboot);
+        let mut machine = Machine::of(Life::new(paused, exit_on_reboot, boots_from_disk));
         let mut calls = 0;
         for happening in happenings {
             if machine.ended {
@@ -465,13 +533,17 @@ proptest! {
                     calls += 1;
                     let asked = command == Command::Status;
                     machine.call(calls, command);
-                    if asked && machine.job.is_none() {
+                    if asked && machine.job.is_none() && machine.life.wants_boot.is_none() {
                         let expected = match machine.running {
                             true => MachineState::Running,
                             false => MachineState::Paused,
                         };
                         prop_assert_eq!(machine.state_of(calls), Some(expected));
                     }
+                }
+                Happening::Kernel => {
+                    calls += 1;
+                    machine.bring(calls);
                 }
                 Happening::Finish => machine.finish(Ok(())),
                 Happening::Refuse => machine.finish(Err(JobError::Refused(Refusal::Busy))),
@@ -490,7 +562,12 @@ proptest! {
             prop_assert!(machine.life.waiting.len() <= 2 * MAX_WAITING);
         }
         machine.finish_all();
-        while !machine.expected.is_empty() {
+        while !machine.expected.is_empty() || machine.life.wants_boot.is_some() {
+            if machine.life.wants_boot.is_some() {
+                calls += 1;
+                machine.bring(calls);
+                machine.finish_all();
+            }
             machine.be_late();
             machine.finish_all();
         }

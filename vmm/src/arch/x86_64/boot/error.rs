@@ -4,6 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
+use super::KernelFault;
+
 /// A kernel cannot be booted.
 #[derive(Debug, Error)]
 pub enum BootError {
@@ -19,15 +21,16 @@ pub enum BootError {
         #[source]
         source: io::Error,
     },
-    /// The bzImage has no 64-bit entry point.
-    #[error(
-        "The bzImage has no 64-bit entry point (boot protocol {version:#x}, xloadflags {flags:#x})"
-    )]
-    No64BitEntry {
-        /// Boot protocol version.
-        version: u16,
-        /// Load flags.
-        flags: u16,
+    /// The kernel is none, or damaged.
+    #[error("The kernel cannot be booted")]
+    Fault(#[from] KernelFault),
+    /// RAM is too small for the kernel.
+    #[error("The kernel needs RAM up to {kernel_end:#x}; it ends at {ram_end:#x}")]
+    KernelRoom {
+        /// End of what it needs.
+        kernel_end: u64,
+        /// End of RAM below the hole.
+        ram_end: u64,
     },
     /// RAM is too small for kernel and initrd.
     #[error(
@@ -78,7 +81,8 @@ impl BootError {
         matches!(
             self,
             Self::Kernel(_)
-                | Self::No64BitEntry { .. }
+                | Self::Fault(_)
+                | Self::KernelRoom { .. }
                 | Self::InitrdRoom { .. }
                 | Self::CommandLine { .. }
         )

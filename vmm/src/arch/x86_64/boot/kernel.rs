@@ -9,14 +9,14 @@ use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult};
 use vm_memory::GuestAddress;
 
 use super::super::layout;
-use super::{BootError, zero_page};
+use super::BootError;
 
 /// Highest initrd address for kernels that do not name one.
 const INITRD_ADDR_MAX: u64 = 0xffff_ffff;
 /// Longest command line of a kernel that does not name one (x86 `COMMAND_LINE_SIZE` less the NUL).
 const ELF_COMMAND_LINE_MAX: usize = 2047;
 
-/// Loads an ELF file or a bzImage.
+/// Loads an ELF file or a bzImage that has been checked.
 pub(super) fn load(memory: &GuestMemory, file: &mut File) -> Result<KernelLoaderResult, BootError> {
     const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
     let read_error = |source| BootError::Read {
@@ -31,16 +31,7 @@ pub(super) fn load(memory: &GuestMemory, file: &mut File) -> Result<KernelLoader
     if magic == ELF_MAGIC {
         return Elf::load(memory, None, file, high_ram).map_err(BootError::Kernel);
     }
-    let kernel = BzImage::load(memory, None, file, high_ram).map_err(BootError::Kernel)?;
-    match kernel.setup_header {
-        Some(header) if header.xloadflags & zero_page::XLF_KERNEL_64 == 0 => {
-            Err(BootError::No64BitEntry {
-                version: header.version,
-                flags: header.xloadflags,
-            })
-        }
-        _ => Ok(kernel),
-    }
+    BzImage::load(memory, None, file, high_ram).map_err(BootError::Kernel)
 }
 
 /// What a kernel takes.

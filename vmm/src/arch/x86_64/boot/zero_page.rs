@@ -9,9 +9,6 @@ use super::super::layout::{self, RangeKind};
 use super::BootError;
 use super::initrd::Initrd;
 
-/// `xloadflags`: the kernel has the 64-bit entry point at 0x200.
-pub(super) const XLF_KERNEL_64: u16 = 1 << 0;
-
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 const LOADER_UNDEFINED: u8 = 0xff;

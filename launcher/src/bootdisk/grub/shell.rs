@@ -1,0 +1,365 @@
+//! Runs a configuration.
+
+mod commands;
+
+use std::collections::BTreeMap;
+
+use super::super::entries::{Entry, Place, Volumes};
+use super::super::filesystem::FileSystem;
+use super::super::partitions::Scheme;
+use super::lexer::{Part, Word};
+use super::menu::Item;
+use super::parser::{Block, Statement, parse};
+use super::test;
+
+/// Commands of a configuration and all its entries; Debian's with a dozen kernels takes two thousand.
+const MAX_STEPS: u32 = 100_000;
+
+/// How deep functions, files and menus may be in one another.
+const MAX_DEPTH: u32 = 24;
+
+/// Longest value of a variable or list of words, bytes, and how many variables there may be.
+const MAX_VALUE: usize = 8 * 1024;
+const MAX_VARIABLES: usize = 1024;
+
+/// What GRUB can do: of use to configurations that ask.
+const FEATURES: [&str; 8] = [
+    "feature_200_final",
+    "feature_all_video_module",
+    "feature_default_font_path",
+    "feature_menuentry_id",
+    "feature_menuentry_options",
+    "feature_nativedisk_cmd",
+    "feature_platform_search_hint",
+    "feature_timeout_style",
+];
+
+/// What a menu will have when all has been read: entries are programs, run when they are chosen.
+enum Pending {
+    Ready(Item),
+    Entry {
+        title: String,
+        id: String,
+        block: Block,
+    },
+    Submenu {
+        title: String,
+        id: String,
+        block: Block,
+    },
+}
+
+/// A kernel that an entry has loaded.
+struct Loaded {
+    kernel: Place,
+    options: String,
+    initrds: Vec<Place>,
+}
+
+/// GRUB's shell.
+pub(super) struct Shell<'a> {
+    /// The menu, once a file has been run.
+    pub(super) menu: Vec<Item>,
+    volumes: &'a Volumes,
+    source: Place,
+    variables: BTreeMap<String, String>,
+    functions: BTreeMap<String, Block>,
+    arguments: Vec<String>,
+    pending: Vec<Pending>,
+    loaded: Option<Loaded>,
+    /// Whether the last command succeeded.
+    status: bool,
+    /// A function is being left.
+    returns: bool,
+    steps: u32,
+    depth: u32,
+}
+
+impl<'a> Shell<'a> {
+    /// As GRUB starts with a configuration in this partition.
+    pub(super) fn new(volumes: &'a Volumes, partition: u32, path: &str) -> Self {
+        let mut shell = Self {
+            menu: Vec::new(),
+            volumes,
+            source: Place {
+                partition,
+                path: path.to_owned(),
+            },
+            variables: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            arguments: Vec::new(),
+            pending: Vec::new(),
+            loaded: None,
+            status: true,
+            returns: false,
+            steps: MAX_STEPS,
+            depth: 0,
+        };
+        let root = shell.device(partition);
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let prefix = format!("({root}){directory}");
+        for (name, value) in [
+            ("root", root.as_str()),
+            ("prefix", &prefix),
+            ("config_directory", &prefix),
+            ("config_file", &format!("({root}){path}")),
+            ("grub_platform", "pc"),
+            ("grub_cpu", "i386"),
+            ("default", "0"),
+        ] {
+            shell.set(name, value.to_owned());
+        }
+        for feature in FEATURES {
+            shell.set(feature, "y".to_owned());
+        }
+        shell
+    }
+
+    /// Runs a file, and makes the menu of what it says.
+    pub(super) fn run_file(&mut self, path: &str) {
+        let source = self.source.clone();
+        self.include(&Place {
+            path: path.to_owned(),
+            ..source
+        });
+        self.menu = self.finish();
+    }
+
+    /// The value of a variable, empty if there is none.
+    pub(super) fn variable(&self, name: &str) -> &str {
+        self.variables.get(name).map_or("", String::as_str)
+    }
+
+    fn set(&mut self, name: &str, mut value: String) {
+        if value.len() > MAX_VALUE || self.variables.len() >= MAX_VARIABLES {
+            value.clear();
+            self.steps = 0;
+        }
+        self.variables.insert(name.to_owned(), value);
+    }
+
+    /// GRUB's name of a partition.
+    fn device(&self, partition: u32) -> String {
+        match (self.volumes.scheme, partition) {
+            (_, 0) => "hd0".to_owned(),
+            (Scheme::Gpt(_), number) => format!("hd0,gpt{number}"),
+            (_, number) => format!("hd0,msdos{number}"),
+        }
+    }
+
+    /// The partition that GRUB calls so; which disk it means is not known here.
+    fn partition(&self, device: &str) -> Option<u32> {
+        let (disk, part) = device.split_once(',').unwrap_or((device, "0"));
+        if !disk.starts_with("hd") {
+            return None;
+        }
+        let number = part.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+        number.parse().ok()
+    }
+
+    /// The file that a path names: in the device in parentheses before it, else in `root`.
+    fn place(&self, path: &str) -> Option<Place> {
+        let (device, path) = match path.strip_prefix('(') {
+            Some(rest) => rest.split_once(')')?,
+            None => (self.variable("root"), path),
+        };
+        let partition = self.partition(device.trim_matches(['(', ')']))?;
+        let names: Vec<_> = path.split('/').filter(|name| !name.is_empty()).collect();
+        let path = format!("/{}", names.join("/"));
+        Some(Place { partition, path })
+    }
+
+    fn files(&self, place: &Place) -> Option<&'a dyn FileSystem> {
+        self.volumes.numbered(place.partition)?.files()
+    }
+
+    /// Runs another file in this shell.
+    fn include(&mut self, place: &Place) -> bool {
+        let text = self.files(place).map(|files| files.text(&place.path));
+        let Some(Ok(text)) = text else { return false };
+        self.run(&parse(&text))
+    }
+
+    fn run(&mut self, block: &Block) -> bool {
+        if self.depth >= MAX_DEPTH {
+            self.steps = 0;
+            return false;
+        }
+        self.depth += 1;
+        self.status = true;
+        for statement in block.iter() {
+            let Some(left) = self.steps.checked_sub(1) else {
+                break;
+            };
+            self.steps = left;
+            self.status = self.statement(statement);
+            if self.returns {
+                break;
+            }
+        }
+        self.depth -= 1;
+        self.status
+    }
+
+    fn statement(&mut self, statement: &Statement) -> bool {
+        match statement {
+            Statement::Assign { name, value } => {
+                let value = self.expand(value).join(" ");
+                self.set(name, value);
+                true
+            }
+            Statement::Function { name, body } => {
+                if self.functions.len() < MAX_VARIABLES {
+                    self.functions.insert(name.clone(), body.clone());
+                }
+                true
+            }
+            Statement::If {
+                branches,
+                otherwise,
+            } => {
+                for (condition, guarded) in branches {
+                    if self.run(condition) {
+                        return self.run(guarded);
+                    }
+                }
+                self.run(otherwise)
+            }
+            Statement::For { name, words, body } => {
+                let words: Vec<_> = words.iter().flat_map(|word| self.expand(word)).collect();
+                for word in words {
+                    self.set(name, word);
+                    self.run(body);
+                }
+                true
+            }
+            Statement::While {
+                until,
+                condition,
+                body,
+            } => {
+                while self.steps > 0 && !self.returns && self.run(condition) != *until {
+                    self.run(body);
+                }
+                true
+            }
+            Statement::Command { words, block } => {
+                let words: Vec<_> = words.iter().flat_map(|word| self.expand(word)).collect();
+                self.command(&words, block.as_ref())
+            }
+        }
+    }
+
+    /// The words that a word becomes.
+    fn expand(&mut self, word: &Word) -> Vec<String> {
+        let mut words: Vec<String> = Vec::new();
+        // Whether the next text belongs to the last word.
+        let mut joins = false;
+        let mut add = |text: &str, joins: &mut bool| {
+            match words.last_mut().filter(|_| *joins) {
+                Some(last) => last.push_str(text),
+                None => words.push(text.to_owned()),
+            }
+            *joins = true;
+        };
+        let mut len = 0;
+        for part in word {
+            match part {
+                Part::Text { text, .. } => {
+                    len += text.len();
+                    add(text, &mut joins);
+                }
+                Part::Variable { name, quoted } => {
+                    let value = self.parameter(name);
+                    len += value.len();
+                    if *quoted {
+                        add(&value, &mut joins);
+                        continue;
+                    }
+                    for (index, text) in value.split_whitespace().enumerate() {
+                        joins &= index == 0 && !value.starts_with(char::is_whitespace);
+                        add(text, &mut joins);
+                    }
+                    joins &= !value.ends_with(char::is_whitespace);
+                }
+            }
+        }
+        if len > MAX_VALUE {
+            self.steps = 0;
+            words.clear();
+        }
+        words
+    }
+
+    /// The value of a variable or of an argument.
+    fn parameter(&self, name: &str) -> String {
+        match name {
+            "?" => i32::from(!self.status).to_string(),
+            "#" => self.arguments.len().to_string(),
+            "@" | "*" => self.arguments.join(" "),
+            name => match name.parse::<usize>() {
+                Ok(number) => {
+                    let argument = number.checked_sub(1).and_then(|at| self.arguments.get(at));
+                    argument.cloned().unwrap_or_default()
+                }
+                Err(_) => self.variable(name).to_owned(),
+            },
+        }
+    }
+
+    /// Runs what is pending: the menu.
+    fn finish(&mut self) -> Vec<Item> {
+        let pending = std::mem::take(&mut self.pending);
+        let item = |pending| match pending {
+            Pending::Ready(item) => item,
+            Pending::Entry { title, id, block } => self.run_entry(title, id, &block),
+            Pending::Submenu { title, id, block } => {
+                let variables = self.variables.clone();
+                self.run(&block);
+                self.depth += 1;
+                let items = match self.depth < MAX_DEPTH {
+                    true => self.finish(),
+                    false => Vec::new(),
+                };
+                self.depth -= 1;
+                self.variables = variables;
+                Item::Submenu { title, id, items }
+            }
+        };
+        pending.into_iter().map(item).collect()
+    }
+
+    /// Lets an entry load its kernel.
+    fn run_entry(&mut self, title: String, id: String, block: &Block) -> Item {
+        let variables = self.variables.clone();
+        self.set("chosen", id.clone());
+        self.loaded = None;
+        self.returns = false;
+        self.run(block);
+        self.variables = variables;
+        match self.loaded.take() {
+            Some(loaded) => Item::Entry(Box::new(Entry {
+                id,
+                title,
+                source: self.source.clone(),
+                kernel: loaded.kernel,
+                unified: false,
+                initrds: loaded.initrds,
+                options: loaded.options,
+            })),
+            None => Item::Other { title, id },
+        }
+    }
+}
+
+impl test::Files for Shell<'_> {
+    fn file_len(&self, path: &str) -> Option<u64> {
+        let place = self.place(path)?;
+        self.files(&place)?.file_len(&place.path)
+    }
+
+    fn is_directory(&self, path: &str) -> bool {
+        let is_there = |place: Place| Some(self.files(&place)?.is_directory(&place.path));
+        self.place(path).and_then(is_there).unwrap_or(false)
+    }
+}

@@ -1,0 +1,132 @@
+//! `podvisor image`: what is on a disk image.
+
+use std::fmt::Write;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{CommandError, output};
+use crate::bootdisk::Inspection;
+use crate::bootdisk::process::Reader;
+use crate::bootdisk::protocol::{Answer, MAX_INSPECTION, Order};
+use crate::cli::ImageInspectArgs;
+use crate::exit::Exit;
+use crate::resources::{self, BootDiskError};
+use crate::supervise;
+
+/// The only format that is read so far.
+const FORMAT: &str = "raw";
+
+/// Prints partitions, operating system and boot entries of a disk.
+pub(super) fn inspect(args: &ImageInspectArgs) -> Result<Exit, CommandError> {
+    let disk = resources::open_to_inspect(&args.disk)?;
+    let inspection = read(&disk, &args.disk)?;
+    match args.output {
+        crate::logging::LogFormat::Json => {
+            let mut value = json!({"format": FORMAT});
+            if let (Some(value), serde_json::Value::Object(more)) =
+                (value.as_object_mut(), json!(inspection))
+            {
+                value.extend(more);
+            }
+            output::print_json(&value)?;
+        }
+        crate::logging::LogFormat::Text => output::print(&text(&inspection))?,
+    }
+    Ok(Exit::Success)
+}
+
+/// Has it read by a process that can do nothing else.
+fn read(disk: &File, path: &Path) -> Result<Inspection, CommandError> {
+    let fail = |source| CommandError::Inspect {
+        path: path.to_owned(),
+        source,
+    };
+    let user = supervise::choose_user(None)?;
+    let ask = || -> Result<_, BootDiskError> {
+        let reader = Reader::spawn(user, false)?;
+        let names = vec![path.to_string_lossy().into_owned()];
+        reader.order(&Order::Disks { names }, &[disk.as_fd()])?;
+        reader.order(&Order::Inspect {}, &[])?;
+        Ok(reader.wait()?)
+    };
+    let (answer, mut files) = ask().map_err(fail)?;
+    let file = match (answer, files.pop()) {
+        (Answer::Inspected {}, Some(file)) => file,
+        (Answer::Failed { causes }, _) => return Err(fail(BootDiskError::Nothing { causes })),
+        _ => return Err(fail(BootDiskError::Nothing { causes: Vec::new() })),
+    };
+    parse(file).map_err(|source| CommandError::System {
+        what: "read what was found on the disk",
+        source,
+    })
+}
+
+fn parse(mut file: File) -> io::Result<Inspection> {
+    io::Seek::rewind(&mut file)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_INSPECTION).read_to_end(&mut bytes)?;
+    serde_json::from_slice(&bytes).map_err(io::Error::other)
+}
+
+/// What people read; words of the disk act on no terminal.
+fn text(found: &Inspection) -> String {
+    let mut text = String::new();
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{words}");
+    };
+    line(format_args!("format       {FORMAT}"));
+    line(format_args!("size         {} bytes", found.size));
+    let table = found.partition_table.as_deref().unwrap_or("none");
+    match found.sector_size {
+        Some(size) => line(format_args!(
+            "partitions   {table}, sectors of {size} bytes"
+        )),
+        None => line(format_args!("partitions   {table}")),
+    }
+    for part in &found.partitions {
+        let content = part.content.as_deref().unwrap_or("unknown");
+        let words = [&part.purpose, &part.uuid, &part.label, &part.unreadable];
+        let words: Vec<_> = words
+            .into_iter()
+            .flatten()
+            .map(|word| plain(word))
+            .collect();
+        let (number, size) = (part.number, part.size);
+        line(format_args!(
+            "  {number:<3} {size:>15} bytes  {content:<8} {}",
+            words.join(", ")
+        ));
+    }
+    if let Some(os) = &found.os {
+        line(format_args!("system       {}", plain(&os.name)));
+    }
+    line(format_args!("boot entries {}", found.boot_entries.len()));
+    for entry in &found.boot_entries {
+        let is_default = found.default_boot_entry.as_ref() == Some(&entry.id);
+        let mark = if is_default { "*" } else { " " };
+        line(format_args!("{mark} {}", plain(&entry.id)));
+        line(format_args!("    title    {}", plain(&entry.title)));
+        line(format_args!("    kernel   {}", entry.kernel));
+        for initrd in &entry.initrds {
+            line(format_args!("    initrd   {initrd}"));
+        }
+        line(format_args!("    options  {}", plain(&entry.options)));
+    }
+    text
+}
+
+fn plain(text: &str) -> String {
+    let escaped = text.chars().flat_map(|c| {
+        let c: Box<dyn Iterator<Item = char>> = match c.is_control() {
+            true => Box::new(c.escape_default()),
+            false => Box::new(std::iter::once(c)),
+        };
+        c
+    });
+    escaped.collect()
+}

@@ -1,0 +1,242 @@
+//! Machines that boot the kernel on their disk: found as boot loaders find it, by a process that can do nothing
+//! else, and read again for each reset.
+
+use std::fs;
+use std::path::Path;
+
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::proc::Process;
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::{Disk, Vmi};
+use podvisor_tests::{guest, host};
+
+/// Private memory that the process may have once it has read a disk, KiB.
+const MEMORY: u64 = 2048;
+
+/// A configuration of extlinux that boots the payload.
+fn extlinux(cmdline: &str) -> String {
+    format!(
+        "default one\nlabel one\n  linux /payload.elf\n  append {cmdline}\n\
+         label two\n  linux /payload.elf\n  append hello\n\
+         label broken\n  linux /truncated.elf\n"
+    )
+}
+
+/// The kernel, or rather its command line, is another one by the time of the reset.
+#[test]
+fn the_kernel_is_read_again_for_a_reset() {
+    let run = Run::new(&Vmi::new("boots").disk(Disk::new("root")));
+    let payload = fs::read(guest::payload()).expect("the payload");
+    let config = extlinux("ticker secs=100000");
+    let files = [
+        ("extlinux.conf", config.as_bytes()),
+        ("payload.elf", &payload),
+    ];
+    let disk = image::ext4(&run.dir(), "root.img", &files, 16);
+    let mut guest = run.volume("root", &disk).start();
+    guest.wait_for("TICK");
+    guest.log_has(&["booting entry \"one\" (\"one\") of disk \"root\": \"/payload.elf\""]);
+    has_nothing(&Process::new(guest.child("podvisor-boot")), &disk);
+    image::replace(&disk, "/extlinux.conf", extlinux("hello").as_bytes());
+    guest.control().tell("reset");
+    guest.wait_for("PAYLOAD-DONE");
+    guest.exits_with(0);
+}
+
+/// A disk that cannot be booted any more when its guest reboots ends the run, as it would end in a firmware's prompt.
+#[test]
+fn a_disk_that_cannot_be_booted_any_more() {
+    let run = Run::new(&Vmi::new("broken").disk(Disk::new("root")));
+    let payload = fs::read(guest::payload()).expect("the payload");
+    let config = extlinux("ticker secs=100000");
+    let files = [
+        ("extlinux.conf", config.as_bytes()),
+        ("payload.elf", &payload),
+    ];
+    let disk = image::ext4(&run.dir(), "root.img", &files, 16);
+    let mut guest = run.volume("root", &disk).start();
+    guest.wait_for("TICK");
+    image::replace(&disk, "/payload.elf", &payload[..payload.len() / 2]);
+    guest.control().tell("reset");
+    guest.exits_with(2);
+    guest.log_has(&["/payload.elf", "it is truncated"]);
+}
+
+/// As Debian's images are: GPT, an ESP, GRUB's configuration and an initial RAM disk in ext4. The disk with the
+/// lower boot order is the second one.
+#[test]
+fn linux_boots_from_its_own_grub_cfg() {
+    let vmi = Vmi::new("grub").disk(Disk::new("data").boot_order(2));
+    let run = Run::new(&vmi.disk(Disk::new("root").boot_order(1)));
+    let cmdline = guest::linux_cmdline("hello");
+    let config = format!(
+        "set default=0\nif [ -s $prefix/grubenv ]; then load_env; fi\n\
+         if [ \"${{saved_entry}}\" ]; then set default=\"${{saved_entry}}\"; fi\n\
+         menuentry 'Broken' {{ linux /boot/gone }}\n\
+         menuentry 'Linux' --id linux {{\n  search --no-floppy --fs-uuid --set=root {}\n\
+         linux /boot/vmlinux {cmdline}\n  initrd /boot/initrd\n}}\n",
+        image::UUID
+    );
+    let kernel = fs::read(guest::vmlinux()).expect("the kernel");
+    let initrd = fs::read(guest::initrd()).expect("the initrd");
+    let files = [
+        ("boot/grub/grub.cfg", config.as_bytes()),
+        (
+            "boot/grub/grubenv",
+            b"# GRUB Environment Block\nsaved_entry=linux\n###",
+        ),
+        ("boot/vmlinux", &kernel),
+        ("boot/initrd", &initrd),
+    ];
+    let root = image::ext4(&run.dir(), "part.img", &files, 64);
+    let disk = run.dir().join("disk.img");
+    partitioned(&disk, &root);
+    let data = image::zeros(&run.dir(), "data.img", MIB);
+    let run = run.volume("root", &disk).volume("data", &data);
+    let mut guest = run.start();
+    guest.wait_for("GUEST-INIT-READY");
+    guest.wait_for("GUEST-DONE");
+    guest.exits_with(0);
+    assert_eq!(guest.result("ro.vdb"), "0");
+}
+
+/// A disk with a GPT and the partition in it.
+fn partitioned(disk: &Path, part: &Path) {
+    let bytes = part.metadata().expect("there").len();
+    let file = fs::File::create(disk).expect("writable");
+    file.set_len(bytes + 2 * MIB as u64).expect("writable");
+    let last = (MIB as u64 + bytes) / 512 - 1;
+    let (new, kind) = (format!("--new=1:2048:{last}"), "--typecode=1:8300");
+    let disk = disk.to_str().expect("a path of ours");
+    host("sgdisk", &[&new, kind, disk]);
+    let (input, output) = (format!("if={}", part.display()), format!("of={disk}"));
+    host(
+        "dd",
+        &[
+            &input,
+            &output,
+            "bs=1M",
+            "seek=1",
+            "conv=notrunc,sparse",
+            "status=none",
+        ],
+    );
+}
+
+/// What cannot be booted is told before anything runs, with the disk and the reason.
+#[test]
+fn what_cannot_be_booted_is_refused() {
+    let payload = fs::read(guest::payload()).expect("the payload");
+    let config = extlinux("hello");
+    let files = [
+        ("extlinux.conf", config.as_bytes()),
+        ("payload.elf", &payload),
+        ("truncated.elf", &payload[..5000]),
+    ];
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let disk = image::ext4(directory.path(), "root.img", &files, 16);
+    let empty = image::zeros(directory.path(), "empty.img", MIB);
+    let vmi = Vmi::new("refused").disk(Disk::new("root"));
+    let run = |disk: &Path| Run::new(&vmi).volume("root", disk);
+    for (run, status, words) in [
+        (
+            run(&empty),
+            2,
+            ["disk \"root\": There is no boot entry", "image inspect"],
+        ),
+        (
+            run(&disk).arg("--boot-entry").arg("three"),
+            2,
+            ["\"three\"", "\"one\", \"two\""],
+        ),
+        (
+            run(&disk).arg("--boot-entry").arg("broken"),
+            2,
+            ["/truncated.elf", "it is truncated"],
+        ),
+        (
+            run(&disk).arg("--initrd").arg(guest::initrd()),
+            2,
+            ["--initrd", "no --kernel"],
+        ),
+        (
+            run(&disk).kernel(&empty),
+            2,
+            ["Cannot boot the kernel", "empty.img"],
+        ),
+        (
+            Run::new(&Vmi::new("none")),
+            2,
+            ["spec.domain.devices.disks", "--kernel"],
+        ),
+    ] {
+        let mut guest = run.start_at_once();
+        guest.exits_with(status);
+        guest.log_has(&words);
+    }
+    let mut guest = run(&disk).arg("--boot-entry").arg("two").start();
+    guest.wait_for("PAYLOAD-DONE");
+    guest.exits_with(0);
+}
+
+#[test]
+fn a_disk_is_inspected() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let config = extlinux("hello");
+    let release = b"ID=debian\nVERSION_ID=12\nPRETTY_NAME=\"Debian \x1b[2J 12\"\n";
+    let files: [(&str, &[u8]); 2] = [
+        ("extlinux.conf", config.as_bytes()),
+        ("etc/os-release", release),
+    ];
+    let disk = image::ext4(directory.path(), "root.img", &files, 16);
+    let mut inspect = Run::with_arguments(["image", "inspect"])
+        .arg(&disk)
+        .start_at_once();
+    inspect.exits_with(0);
+    let text = inspect.console.text();
+    for words in [
+        "format       raw",
+        "ext4",
+        image::UUID,
+        "* one",
+        "Debian \\u{1b}[2J 12",
+        "/payload.elf",
+    ] {
+        assert!(text.contains(words), "{words:?} in {text}");
+    }
+    let run = Run::with_arguments(["image", "inspect"]).arg(&disk);
+    let mut inspect = run.arg("-o").arg("json").start_at_once();
+    inspect.exits_with(0);
+    let json: serde_json::Value = serde_json::from_str(&inspect.console.text()).expect("JSON");
+    assert_eq!(json["format"], "raw");
+    assert_eq!(json["bootEntries"][0]["kernel"]["path"], "/payload.elf");
+    assert_eq!(
+        (&json["os"]["id"], &json["defaultBootEntry"]),
+        (&"debian".into(), &"one".into())
+    );
+    let mut inspect = Run::with_arguments(["image", "inspect"])
+        .arg("/nowhere")
+        .start_at_once();
+    inspect.exits_with(5);
+}
+
+/// One thread, no capability, a filter, its socket, the log and the disk.
+fn has_nothing(reader: &Process, disk: &Path) {
+    assert_eq!(reader.threads().len(), 1);
+    for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+        assert_eq!(reader.status(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(reader.status("NoNewPrivs"), "1");
+    assert_eq!(reader.status("Seccomp"), "2");
+    assert_eq!(reader.read("environ").trim_matches('\0'), "");
+    let descriptors = reader.descriptors();
+    let [socket, log, errors, image] = &descriptors[..] else {
+        panic!("{descriptors:?}");
+    };
+    assert!(socket.starts_with("socket:"), "{descriptors:?}");
+    assert!(log.starts_with("pipe:") && log == errors, "{descriptors:?}");
+    assert!(image.ends_with("root.img"), "{image} for {disk:?}");
+    let memory = reader.private_kib();
+    println!("the reader of boot disks has {memory} KiB for itself");
+    assert!(memory <= MEMORY, "{memory} KiB");
+}
