@@ -8,6 +8,7 @@ packages=(
     e2fsprogs iproute2 nftables passt strace util-linux linux-libc-dev-arm64-cross                 # demo, tests
     dosfstools mtools gdisk xfsprogs btrfs-progs                                                  # boot disks
     qemu-system-x86 kmod cpio                                                                      # emulated hardware
+    qemu-utils                                                                                     # tests of qcow2
     podman runc netavark aardvark-dns fuse-overlayfs iptables catatonit                            # demo-pod
 )
 missing=()

@@ -314,6 +314,7 @@ fn block_options(vmi: &Vmi, disk: &Disk, volume: &Volume) -> BlockOptions {
         discard: !read_only,
         error_policy: disk.error_policy,
         queues: queues(vmi, vmi.spec.devices.block_multi_queue),
+        layers: Vec::new(),
     }
 }
 

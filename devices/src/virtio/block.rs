@@ -17,6 +17,7 @@ mod file;
 mod handler;
 mod image;
 mod prompt;
+mod reader;
 mod request;
 mod rings;
 mod slots;
@@ -40,6 +41,13 @@ pub use crate::virtio::block::errors::ErrorPolicy;
 use crate::virtio::block::errors::Errors;
 use crate::virtio::block::handler::{BlockHandler, Shared};
 use crate::virtio::block::image::Image;
+#[cfg(any(test, feature = "testing"))]
+pub use crate::virtio::block::image::testing::BareImage;
+pub use crate::virtio::block::image::{
+    Backing, HEADER_BYTES, Header, HeaderError, ImageFormat, MAX_FILES, OpenImageError, create,
+    is_qcow2,
+};
+pub use crate::virtio::block::reader::DiskReader;
 use crate::virtio::block::request::{ID_SIZE, Rules};
 pub use crate::virtio::block::rings::{Rings, set_aside};
 pub use crate::virtio::block::spec::{BlockOptions, BlockSpec, BuildBlockError, CacheMode};
@@ -215,7 +223,9 @@ impl VirtioDevice for Block {
             0 => {}
             count => return Err(SaveError::Held(self.name.clone(), count)),
         }
-        let bytes = self.shared.image.bytes();
+        let image = &self.shared.image;
+        image.settle().map_err(SaveError::Io)?;
+        let bytes = image.bytes();
         Saved::new(&BlockState { bytes })
     }
 

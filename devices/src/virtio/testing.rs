@@ -44,6 +44,7 @@ pub fn block_spec(image: File, queues: u16) -> BlockSpec {
     BlockSpec {
         name: "root".into(),
         file: image,
+        backing: Vec::new(),
         rings: Arc::new(Rings::take(queues.into())),
         options: BlockOptions {
             read_only: false,
@@ -55,6 +56,7 @@ pub fn block_spec(image: File, queues: u16) -> BlockSpec {
             discard: true,
             error_policy: ErrorPolicy::Report,
             queues,
+            layers: Vec::new(),
         },
     }
 }

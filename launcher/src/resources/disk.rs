@@ -163,6 +163,7 @@ mod tests {
             discard: true,
             error_policy: ErrorPolicy::Report,
             queues: 1,
+            layers: Vec::new(),
         }
     }
 

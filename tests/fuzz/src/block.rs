@@ -74,6 +74,7 @@ impl Disk {
         let spec = BlockSpec {
             name: "root".into(),
             file,
+            backing: Vec::new(),
             rings: Arc::new(Rings::take(2)),
             options: BlockOptions {
                 read_only,
@@ -85,6 +86,7 @@ impl Disk {
                 discard: kind & NO_DISCARD == 0 && !read_only,
                 error_policy: ErrorPolicy::Report,
                 queues: 2,
+                layers: Vec::new(),
             },
         };
         let mut device = spec.build().expect("good spec");

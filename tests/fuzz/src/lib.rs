@@ -21,6 +21,7 @@ pub mod net;
 pub mod opener;
 pub mod pci;
 pub mod pod;
+pub mod qcow2;
 pub mod queue;
 pub mod rig;
 pub mod rng;
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     ("state", state::run),
     ("snapshot", snapshot::run),
     ("vmi", vmi::run),
+    ("qcow2", qcow2::run),
     ("quantity", vmi::run_quantity),
     ("dhcp", dhcp::run),
     ("control", control::run),

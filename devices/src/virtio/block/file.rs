@@ -73,6 +73,21 @@ impl DiskFile {
         &self.file
     }
 
+    /// Reads bytes for the image itself, which lie as direct I/O wants them; fewer at the end of the file.
+    pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(bytes, offset)
+    }
+
+    /// Writes such bytes.
+    pub(super) fn write_all(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Makes durable what is written.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// Whether writes end in the host's page cache.
     pub(super) fn is_cached(&self) -> bool {
         self.direct.is_none()

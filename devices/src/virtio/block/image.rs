@@ -30,12 +30,12 @@
 //!   clusters. Round 2: after writing the tables that point to them, which hence never point to what is not
 //!   there. A durable write (no write cache) goes on with round 1, since its data is durable
 //!   already.
-//! - A **discard** keeps the cluster's place: `prepare` notes that it reads as zeros and returns
-//!   the extent for the engine to punch. A place that became another cluster's while a transfer to it
+//! - A **discard** keeps the cluster's place: `map` returns the extent for the engine to punch. A place that became another cluster's while a transfer to it
 //!   is under way would corrupt that, and nobody counts transfers. Of a cluster that is not wholly
 //!   inside nothing needs to be done (`DISCARD`), or it is made ready and zeroed like any other
 //!   (`WRITE_ZEROES`).
 
+mod qcow2;
 mod raw;
 #[cfg(any(test, feature = "testing"))]
 pub(super) mod testing;
@@ -43,14 +43,39 @@ pub(super) mod testing;
 use std::fmt::Debug;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use crate::virtio::block::file::DiskFile;
+pub(super) use crate::virtio::block::image::qcow2::Layered;
+pub use crate::virtio::block::image::qcow2::{
+    Backing, HEADER_BYTES, Header, HeaderError, OpenImageError, create, is_qcow2,
+};
 pub(super) use crate::virtio::block::image::raw::Raw;
 
 /// Most files of one image, backing files included.
-pub(super) const MAX_FILES: usize = 16;
+pub const MAX_FILES: usize = 16;
+
+/// Format of a file of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ImageFormat {
+    /// The file is the disk.
+    Raw,
+    /// QEMU's.
+    Qcow2,
+}
 
 /// Flushes end within so many rounds.
 pub(super) const MAX_ROUNDS: u32 = 4;
+
+/// What an image keeps of a flush from round to round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FlushState {
+    /// The last changes that belong to it.
+    mark: u64,
+    /// The last write that it waits for.
+    written: u64,
+}
 
 /// What is to be done with a range of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +90,6 @@ pub(super) enum Access {
 
 /// Where a range of the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(test, feature = "testing")),
-    expect(dead_code, reason = "a raw image has everything in its file")
-)]
 pub(super) enum Place {
     /// At `offset` of file number `file`.
     File { file: u16, offset: u64 },
@@ -108,7 +129,12 @@ pub(super) trait Image: Debug + Send + Sync {
 
     /// The file that round `round` of a flush makes durable; `None` if the flush is done. The rounds
     /// before are over. May write what the file needs to contain first.
-    fn flush(&self, round: u32) -> io::Result<Option<u16>>;
+    fn flush(&self, round: u32, state: &mut FlushState) -> io::Result<Option<u16>>;
+
+    /// Lets the files say what the image is now, as far as it keeps that in memory.
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// How much of the disk may be written now: all of it, unless somebody else has cut the file short,
     /// which a write would undo. Asked once for the writes of a burst.

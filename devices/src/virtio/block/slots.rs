@@ -13,7 +13,7 @@ use vm_memory::VolatileSlice;
 
 use crate::GuestMemory;
 use crate::virtio::block::file::Op;
-use crate::virtio::block::image::{Access, Image, MAX_ROUNDS, Place, resolve};
+use crate::virtio::block::image::{Access, FlushState, Image, MAX_ROUNDS, Place, resolve};
 use crate::virtio::block::request::{Request, Status};
 use crate::virtio::chain::Chain;
 
@@ -43,6 +43,7 @@ pub(super) struct Slot {
     pub(super) left: u64,
     /// The round of a flush.
     round: u32,
+    flush: FlushState,
     /// Writes are durable when they complete.
     pub(super) dsync: bool,
     /// The buffers left, in this slot's part of the arena.
@@ -120,6 +121,7 @@ impl Slot {
             offset,
             left,
             round: 0,
+            flush: FlushState::default(),
             dsync,
             first: 0,
             end: 0,
@@ -157,7 +159,7 @@ impl Slot {
         if self.round == MAX_ROUNDS {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let Some(file) = image.flush(self.round)? else {
+        let Some(file) = image.flush(self.round, &mut self.flush)? else {
             return Ok(Step::Done);
         };
         self.part = Part {

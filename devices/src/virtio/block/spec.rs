@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
@@ -10,11 +11,11 @@ use rustix::thread::sched_getaffinity;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::image::{Image, Raw};
+use super::image::{Image, ImageFormat, Layered, OpenImageError, Raw};
 use super::request::{ID_SIZE, SECTOR_SIZE};
 use super::{Block, ErrorPolicy, MAX_QUEUES, Rings};
 use crate::virtio::VirtioDevice;
-use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
+use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec};
 
 /// `domain.devices.disks[].cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,10 @@ pub struct BlockOptions {
     pub error_policy: ErrorPolicy,
     /// Request queues, 1 to [`MAX_QUEUES`].
     pub queues: u16,
+    /// Formats of the image's files, from the one that is written to down to the last backing file; empty
+    /// for a raw image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<ImageFormat>,
 }
 
 impl DeviceOptions for BlockOptions {
@@ -57,19 +62,29 @@ impl DeviceOptions for BlockOptions {
         self.queues.into()
     }
 
-    /// Takes the image.
+    /// Takes the image, or the files of its layers in their order.
     fn spec(
         self,
         name: String,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError> {
-        let [image] = exactly(&name, descriptors)?;
+        let (found, wanted) = (descriptors.len(), self.layers.len().max(1));
+        let mut files = descriptors.into_iter().map(File::from);
+        let file = files.next().filter(|_| found == wanted);
+        let Some(file) = file else {
+            return Err(BuildDeviceError::Descriptors {
+                name,
+                found,
+                wanted,
+            });
+        };
         let processors = sched_getaffinity(None).map_or(1, |set| set.count());
         // More workers than processors would only wait for each other.
         let workers = u32::from(self.queues).min(processors);
         Ok(Box::new(BlockSpec {
             name,
-            file: image.into(),
+            file,
+            backing: files.collect(),
             rings: Arc::new(Rings::take(workers as usize)),
             options: self,
         }))
@@ -83,6 +98,8 @@ pub struct BlockSpec {
     pub name: String,
     /// The image, open for what the disk allows, with `O_DIRECT` if `cache` is `None`.
     pub file: File,
+    /// The files below it, if it has layers.
+    pub backing: Vec<File>,
     /// What its workers reach the image by; where there are none, by calls that wait.
     pub rings: Arc<Rings>,
     /// The rest.
@@ -99,7 +116,8 @@ impl DeviceSpec for BlockSpec {
     }
 
     fn files(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.file.as_fd()]
+        let backing = self.backing.iter().map(AsFd::as_fd);
+        iter::once(self.file.as_fd()).chain(backing).collect()
     }
 }
 
@@ -114,6 +132,15 @@ pub enum BuildBlockError {
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// The image cannot be used.
+    #[error("The image of disk {name} cannot be used")]
+    Image {
+        /// The disk.
+        name: String,
+        /// The cause.
+        #[source]
+        source: OpenImageError,
     },
     /// The image is neither a regular file nor a block device.
     #[error("The image of disk {name} is neither a regular file nor a block device")]
@@ -152,13 +179,17 @@ impl BlockSpec {
             name: name(),
             source,
         };
-        let file_type = self.file.metadata().map_err(inspect)?.file_type();
-        if !file_type.is_file() && !file_type.is_block_device() {
-            return Err(BuildBlockError::FileType { name: name() });
+        for file in iter::once(&self.file).chain(&self.backing) {
+            let file_type = file.metadata().map_err(inspect)?.file_type();
+            if !file_type.is_file() && !file_type.is_block_device() {
+                return Err(BuildBlockError::FileType { name: name() });
+            }
         }
         let block_size = self.options.logical_block_size;
-        let file = self.file.try_clone().map_err(inspect)?;
-        let image = Raw::open(file, block_size).map_err(inspect)?;
+        let image = self.open().map_err(|source| BuildBlockError::Image {
+            name: name(),
+            source,
+        })?;
         let bytes = image.bytes();
         if !bytes.is_multiple_of(u64::from(block_size)) {
             return Err(BuildBlockError::Ragged {
@@ -167,7 +198,24 @@ impl BlockSpec {
                 block_size,
             });
         }
-        Ok(Block::new(self, Box::new(image)))
+        Ok(Block::new(self, image))
+    }
+
+    fn open(&self) -> Result<Box<dyn Image>, OpenImageError> {
+        let (options, file) = (&self.options, self.file.try_clone()?);
+        let block_size = options.logical_block_size;
+        if options.layers.is_empty() {
+            return Ok(Box::new(Raw::open(file, block_size)?));
+        }
+        let mut files = vec![file];
+        for file in &self.backing {
+            files.push(file.try_clone()?);
+        }
+        // Clusters are given a place at their first use, so even a disk that the guest cannot write to may
+        // have a top that is written to.
+        let writes = options.layers.first() == Some(&ImageFormat::Qcow2);
+        let image = Layered::open(files, &options.layers, block_size, writes)?;
+        Ok(Box::new(image))
     }
 
     fn check_numbers(&self) -> Result<(), BuildBlockError> {

@@ -56,6 +56,7 @@ fn spec(image: &NamedTempFile) -> BlockSpec {
     BlockSpec {
         name: "root".into(),
         file: image.reopen().expect("reopen"),
+        backing: Vec::new(),
         rings: Arc::new(Rings::take(1)),
         options: BlockOptions {
             read_only: false,
@@ -67,6 +68,7 @@ fn spec(image: &NamedTempFile) -> BlockSpec {
             discard: true,
             error_policy: ErrorPolicy::Report,
             queues: 1,
+            layers: Vec::new(),
         },
     }
 }

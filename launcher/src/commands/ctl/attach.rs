@@ -38,6 +38,7 @@ impl NewDisk {
             discard: true,
             error_policy: ErrorPolicy::default(),
             queues: 1,
+            layers: Vec::new(),
         };
         let is_asked = fields.contains_key("cache");
         let mut options = serde_json::to_value(usual)?;

@@ -7,7 +7,7 @@ use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::virtio::block::file::DiskFile;
-use crate::virtio::block::image::{Access, Extent, Image, Place};
+use crate::virtio::block::image::{Access, Extent, FlushState, Image, Place};
 
 /// A regular file or a block device as it is.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Image for Raw {
         Ok(self.map(access, offset, len))
     }
 
-    fn flush(&self, round: u32) -> io::Result<Option<u16>> {
+    fn flush(&self, round: u32, _state: &mut FlushState) -> io::Result<Option<u16>> {
         Ok((round == 0).then_some(0))
     }
 

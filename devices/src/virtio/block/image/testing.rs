@@ -3,11 +3,15 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
-use crate::virtio::block::image::{Access, Extent, Image, Place};
+use crate::virtio::block::image::{
+    Access, Extent, FlushState, Image, ImageFormat, Layered, MAX_ROUNDS, OpenImageError, Place,
+    resolve,
+};
 use crate::virtio::block::{Block, BlockSpec};
 
 /// Not a power of two, so that few guest buffers end where a cluster does.
@@ -157,7 +161,7 @@ impl Image for Fragmented {
     }
 
     /// Both files, one after the other.
-    fn flush(&self, round: u32) -> io::Result<Option<u16>> {
+    fn flush(&self, round: u32, _state: &mut FlushState) -> io::Result<Option<u16>> {
         Ok((round < 2).then_some(round as u16))
     }
 
@@ -167,5 +171,94 @@ impl Image for Fragmented {
 
     fn resize(&self, _bytes: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// An image without a device: what the front end does with it, by calls that wait.
+#[derive(Debug)]
+pub struct BareImage(Layered);
+
+impl BareImage {
+    /// The disk of `files`, the top one first, each of its format.
+    pub fn open(files: Vec<File>, formats: &[ImageFormat]) -> Result<Self, OpenImageError> {
+        let writes = formats.first() == Some(&ImageFormat::Qcow2);
+        Layered::open(files, formats, 512, writes).map(Self)
+    }
+
+    /// Size of the disk, bytes.
+    pub fn size(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    /// Fills `bytes` from `offset`, which they do not reach past the end from.
+    pub fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.each(
+            Access::Read,
+            offset,
+            bytes.len(),
+            |file, host, part| match file {
+                Some(file) => file.file().read_exact_at(&mut bytes[part], host),
+                None => {
+                    bytes[part].fill(0);
+                    Ok(())
+                }
+            },
+        )
+    }
+
+    /// Writes `bytes` to `offset`.
+    pub fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.each(
+            Access::Write,
+            offset,
+            bytes.len(),
+            |file, host, part| match file {
+                Some(file) => file.file().write_all_at(&bytes[part], host),
+                None => Err(io::ErrorKind::InvalidData.into()),
+            },
+        )
+    }
+
+    /// Zeroes `len` bytes at `offset`.
+    pub fn zero(&self, len: usize, offset: u64) -> io::Result<()> {
+        self.each(Access::Zero, offset, len, |file, host, part| match file {
+            Some(file) => file.file().write_all_at(&vec![0; part.len()], host),
+            None => Ok(()),
+        })
+    }
+
+    /// Makes everything durable; how often that waited.
+    pub fn flush(&self) -> io::Result<u32> {
+        let mut state = FlushState::default();
+        for round in 0..MAX_ROUNDS {
+            match self.0.flush(round, &mut state)? {
+                Some(file) => self.0.files()[usize::from(file)].sync()?,
+                None => return Ok(round),
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Calls `act` with each part of a range: its file and its place there, or none for a hole.
+    fn each(
+        &self,
+        access: Access,
+        offset: u64,
+        len: usize,
+        mut act: impl FnMut(Option<&DiskFile>, u64, Range<usize>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < len {
+            let extent = resolve(&self.0, access, offset + done as u64, (len - done) as u64)?;
+            let part = done..done + extent.len as usize;
+            done = part.end;
+            match extent.place {
+                Place::File { file, offset } => {
+                    act(Some(&self.0.files()[usize::from(file)]), offset, part)?;
+                }
+                _ => act(None, 0, part)?,
+            }
+        }
+        Ok(())
     }
 }

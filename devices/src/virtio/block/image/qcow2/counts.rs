@@ -1,0 +1,317 @@
+//! Reference counts: which clusters are taken. New ones come from behind the end of the file, where
+//! everything is zero.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use tracing::warn;
+
+use super::header::Header;
+use crate::virtio::block::file::{AlignedBuffer, DiskFile};
+
+/// What is read and written of tables at once, bytes: as direct I/O wants it.
+pub(super) const PAGE: usize = 4096;
+
+/// The file grows by that, bytes, so that few allocations have to make it longer.
+const STEP: u64 = 1 << 20;
+
+/// Blocks of counts kept in memory.
+const MAX_BLOCKS: usize = 16;
+
+/// Taken clusters that are passed over behind the end of a file before it is called damaged.
+const MAX_TAKEN: u64 = 1 << 16;
+
+/// Offsets in the header.
+const COUNTS_OFFSET: usize = 48;
+const COUNTS_CLUSTERS: usize = 56;
+const AUTOCLEAR: usize = 88;
+
+/// The counts of one image, 16 bits each.
+pub(super) struct Counts {
+    bits: u32,
+    /// Where the table is, and where the blocks are that it points to.
+    offset: u64,
+    table: Vec<u64>,
+    blocks: BTreeMap<usize, Block>,
+    /// The next cluster to look at.
+    next: u64,
+    /// Length of the file, and what it may become, bytes.
+    end: u64,
+    limit: u64,
+    /// The table is being made larger.
+    is_growing: bool,
+}
+
+struct Block {
+    bytes: AlignedBuffer,
+    /// First and last page that differ from the file's.
+    dirty: Option<(usize, usize)>,
+}
+
+/// Fills `bytes` from `offset` of a file; zeros behind its end.
+pub(super) fn read_padded(file: &DiskFile, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(count) => {
+                done += count;
+                // Behind the end even the question may be misaligned.
+                if done < bytes.len() && offset + done as u64 >= file.known_size()? {
+                    bytes[done..].fill(0);
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of big-endian numbers.
+pub(super) fn numbers(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let (chunks, _) = bytes.as_chunks();
+    chunks.iter().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+fn no_space() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOSPC)
+}
+
+impl Counts {
+    /// Reads the counts of an image that is to be written to.
+    pub(super) fn open(file: &DiskFile, header: &Header) -> io::Result<Self> {
+        let mut bytes = AlignedBuffer::new(header.counts_bytes.next_multiple_of(PAGE));
+        read_padded(file, bytes.bytes_mut(), header.counts_offset)?;
+        let end = file.end()?;
+        if header.autoclear != 0 {
+            // What others keep beside the data is out of date from now on.
+            patch_header(file, &[(AUTOCLEAR, &[0; 8])])?;
+        }
+        Ok(Self {
+            bits: header.cluster_bits,
+            offset: header.counts_offset,
+            table: numbers(&bytes.bytes()[..header.counts_bytes]).collect(),
+            blocks: BTreeMap::new(),
+            next: end.div_ceil(header.cluster_size()),
+            end,
+            limit: header.largest_file(end),
+            is_growing: false,
+        })
+    }
+
+    fn cluster_size(&self) -> usize {
+        1 << self.bits
+    }
+
+    /// Clusters that a block counts.
+    fn per_block(&self) -> u64 {
+        1 << (self.bits - 1)
+    }
+
+    /// Takes a cluster, which reads as zeros, and returns its offset.
+    pub(super) fn take(&mut self, file: &DiskFile) -> io::Result<u64> {
+        for _ in 0..MAX_TAKEN {
+            let cluster = self.next;
+            let offset = cluster << self.bits;
+            if offset + self.cluster_size() as u64 > self.limit {
+                return Err(no_space());
+            }
+            let block = (cluster / self.per_block()) as usize;
+            self.make_block(file, block)?;
+            if block + 1 == self.table.len() && !self.is_growing {
+                self.is_growing = true;
+                let grown = self.grow_table(file);
+                self.is_growing = false;
+                grown?;
+                continue;
+            }
+            self.next = self.next.max(cluster + 1);
+            if self.get(file, cluster)? == 0 {
+                self.reach(file, offset + self.cluster_size() as u64)?;
+                self.set(file, cluster, 1)?;
+                return Ok(offset);
+            }
+        }
+        warn!("a qcow2 image counts clusters behind its end as taken");
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    /// Makes the file at least `end` bytes long, with zeros.
+    fn reach(&mut self, file: &DiskFile, end: u64) -> io::Result<()> {
+        if end <= self.end {
+            return Ok(());
+        }
+        let wanted = end.max((self.end + STEP).min(self.limit)) >> self.bits << self.bits;
+        let page = AlignedBuffer::new(PAGE);
+        file.write_all(page.bytes(), wanted.max(end) - PAGE as u64)?;
+        self.end = wanted.max(end);
+        Ok(())
+    }
+
+    /// Makes the block number `block`, if there is none. It counts its own cluster, which is the first
+    /// that it could give away.
+    fn make_block(&mut self, file: &DiskFile, block: usize) -> io::Result<()> {
+        match self.table.get(block) {
+            None => return Err(no_space()),
+            Some(0) => {}
+            Some(_) => return Ok(()),
+        }
+        let cluster = self.next;
+        let offset = cluster << self.bits;
+        self.reach(file, offset + self.cluster_size() as u64)?;
+        let mut bytes = AlignedBuffer::new(self.cluster_size());
+        let at = (cluster % self.per_block()) as usize * 2;
+        bytes.bytes_mut()[at..at + 2].copy_from_slice(&1u16.to_be_bytes());
+        file.write_all(bytes.bytes(), offset)?;
+        file.sync()?;
+        self.table[block] = offset;
+        self.next += 1;
+        self.write_table_page(file, block)?;
+        self.make_room(file)?;
+        self.blocks.insert(block, Block { bytes, dirty: None });
+        Ok(())
+    }
+
+    /// Writes the page of the table that has entry `block`.
+    fn write_table_page(&self, file: &DiskFile, block: usize) -> io::Result<()> {
+        let first = block / (PAGE / 8) * (PAGE / 8);
+        let mut page = AlignedBuffer::new(PAGE);
+        for (bytes, entry) in page.bytes_mut().chunks_mut(8).zip(&self.table[first..]) {
+            bytes.copy_from_slice(&entry.to_be_bytes());
+        }
+        file.write_all(page.bytes(), self.offset + first as u64 * 8)
+    }
+
+    /// Makes the table twice as long, in a new place.
+    fn grow_table(&mut self, file: &DiskFile) -> io::Result<()> {
+        let bytes = (self.table.len() * 16).next_multiple_of(self.cluster_size());
+        let clusters = bytes >> self.bits;
+        let place = self.take_row(file, clusters as u64)?;
+        let old = (self.offset, self.table.len() * 8);
+        let mut image = AlignedBuffer::new(bytes);
+        for (bytes, entry) in image.bytes_mut().chunks_mut(8).zip(&self.table) {
+            bytes.copy_from_slice(&entry.to_be_bytes());
+        }
+        file.write_all(image.bytes(), place)?;
+        self.write_dirty(file)?;
+        file.sync()?;
+        let clusters = (clusters as u32).to_be_bytes();
+        patch_header(
+            file,
+            &[
+                (COUNTS_OFFSET, &place.to_be_bytes()),
+                (COUNTS_CLUSTERS, &clusters),
+            ],
+        )?;
+        file.sync()?;
+        self.offset = place;
+        self.table.resize(bytes / 8, 0);
+        let first = old.0 >> self.bits;
+        for cluster in first..first + (old.1 as u64).div_ceil(self.cluster_size() as u64) {
+            self.set(file, cluster, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes `count` clusters in a row.
+    fn take_row(&mut self, file: &DiskFile, count: u64) -> io::Result<u64> {
+        let mut first = self.take(file)?;
+        let mut have = 1;
+        while have < count {
+            let next = self.take(file)?;
+            if next == first + (have << self.bits) {
+                have += 1;
+                continue;
+            }
+            for cluster in 0..have {
+                self.set(file, (first >> self.bits) + cluster, 0)?;
+            }
+            (first, have) = (next, 1);
+        }
+        Ok(first)
+    }
+
+    /// The block that counts `cluster`, and where in it.
+    fn block(&mut self, file: &DiskFile, cluster: u64) -> io::Result<(&mut Block, usize)> {
+        let number = (cluster / self.per_block()) as usize;
+        let at = (cluster % self.per_block()) as usize * 2;
+        if !self.blocks.contains_key(&number) {
+            let offset = self.table.get(number).copied().unwrap_or(0);
+            let size = 1 << self.bits;
+            if offset == 0 || !offset.is_multiple_of(size) || offset > self.limit - size {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            let mut bytes = AlignedBuffer::new(self.cluster_size());
+            read_padded(file, bytes.bytes_mut(), offset)?;
+            self.make_room(file)?;
+            self.blocks.insert(number, Block { bytes, dirty: None });
+        }
+        let block = self
+            .blocks
+            .get_mut(&number)
+            .ok_or(io::ErrorKind::NotFound)?;
+        Ok((block, at))
+    }
+
+    /// Lets another block into memory. To write counts early does no harm: at worst clusters are counted
+    /// that nobody uses.
+    fn make_room(&mut self, file: &DiskFile) -> io::Result<()> {
+        if self.blocks.len() >= MAX_BLOCKS {
+            self.write_dirty(file)?;
+            self.blocks.clear();
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, file: &DiskFile, cluster: u64) -> io::Result<u16> {
+        let (block, at) = self.block(file, cluster)?;
+        let bytes = block.bytes.bytes();
+        Ok(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
+    }
+
+    fn set(&mut self, file: &DiskFile, cluster: u64, count: u16) -> io::Result<()> {
+        let (block, at) = self.block(file, cluster)?;
+        block.bytes.bytes_mut()[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        let page = at / PAGE;
+        let (first, last) = block.dirty.unwrap_or((page, page));
+        block.dirty = Some((first.min(page), last.max(page)));
+        Ok(())
+    }
+
+    /// Takes one user from each cluster of `len` bytes at `offset`.
+    pub(super) fn release(&mut self, file: &DiskFile, offset: u64, len: u64) -> io::Result<()> {
+        let last = (offset + len.max(1) - 1) >> self.bits;
+        for cluster in (offset >> self.bits)..=last {
+            let count = self.get(file, cluster)?;
+            self.set(file, cluster, count.saturating_sub(1))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what has changed; whether anything had.
+    pub(super) fn write_dirty(&mut self, file: &DiskFile) -> io::Result<bool> {
+        let mut any = false;
+        for (number, block) in &mut self.blocks {
+            let Some((first, last)) = block.dirty else {
+                continue;
+            };
+            let pages = first * PAGE..(last + 1) * PAGE;
+            let offset = self.table[*number] + pages.start as u64;
+            file.write_all(&block.bytes.bytes()[pages], offset)?;
+            block.dirty = None;
+            any = true;
+        }
+        Ok(any)
+    }
+}
+
+/// Changes bytes of the header, which lie in its first page.
+fn patch_header(file: &DiskFile, changes: &[(usize, &[u8])]) -> io::Result<()> {
+    let mut page = AlignedBuffer::new(PAGE);
+    read_padded(file, page.bytes_mut(), 0)?;
+    for (at, bytes) in changes {
+        page.bytes_mut()[*at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    file.write_all(page.bytes(), 0)
+}
