@@ -141,7 +141,8 @@ pub struct MachineArgs {
     /// Kernel command line, in place of firmware.kernelBoot.kernelArgs or of the boot entry's options.
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true, value_parser = cmdline)]
     pub cmdline: Option<String>,
-    /// Where a volume's raw image or block device is; may be repeated.
+    /// Where a volume's raw image, block device or, with qcow2: before its path, qcow2 image is, what a container
+    /// disk has in it, or the directory that a ConfigMap and the like are made of; may be repeated.
     #[arg(long = "volume", value_name = "NAME=PATH", value_parser = volume)]
     pub volumes: Vec<(String, PathBuf)>,
     /// The pod's interface for the pod network.

@@ -3,6 +3,8 @@
 //! Pure: the same input gives the same plan on every host, so plans are golden files in tests and
 //! `podvisor plan` prints them.
 
+mod disks;
+mod iso;
 mod needs;
 mod nics;
 mod ports;
@@ -11,20 +13,18 @@ mod slots;
 use std::path::PathBuf;
 
 use devices::virtio::balloon::BalloonOptions;
-use devices::virtio::block::{BlockOptions, CacheMode};
 use devices::virtio::rng::RngOptions;
 use serde::Serialize;
 use vmm::layout::MAX_PCI_DEVICES;
 use vmm::plan::{BootPlan, CpuPlan, DevicePlan, MachinePlan, MachineVersion, MemoryPlan};
 
+pub use self::disks::{BaseFormat, DiskSource, ImagePath, ImageSource, Overlay};
+pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, Take};
 pub use self::needs::needs;
 pub use self::nics::NicSource;
 pub use self::ports::PORTS;
 use self::slots::Slots;
-use crate::vmi::{Disk, RebootPolicy, Report, Vmi, Volume, VolumeSource};
-
-/// Where KubeVirt mounts volumes with a file system.
-const VOLUME_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
+use crate::vmi::{RebootPolicy, Report, Vmi};
 
 /// Where KubeVirt puts the files of `firmware.kernelBoot.container`.
 const KERNEL_BOOT_DIR: &str = "/var/run/kubevirt/container-disks/kernel-boot";
@@ -50,7 +50,7 @@ pub struct PlanOptions {
     pub cmdline: Option<String>,
     /// Entry of the disk's boot loader to boot instead of its default.
     pub boot_entry: Option<String>,
-    /// Where volumes are, by name.
+    /// Where volumes are, by name; `qcow2:` before the path of an image says its format.
     pub volumes: Vec<(String, PathBuf)>,
     /// The pod's interface for the pod network.
     pub pod_interface: String,
@@ -119,25 +119,10 @@ pub struct BootFile {
     pub trusted: bool,
 }
 
-/// Where a disk's data is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DiskSource {
-    /// Name of its device in `machine`.
-    pub device: String,
-    /// Places to look at; the first that exists is taken.
-    pub candidates: Vec<PathBuf>,
-    /// The path was named on the command line, so a symbolic link is what the user meant.
-    pub trusted: bool,
-    /// Cache mode asked for; if none, O_DIRECT where it works, else writethrough. The machine
-    /// plan says `none` until the image is open.
-    pub cache: Option<CacheMode>,
-}
-
 /// Plans the machine, or says what in the VMI and the options does not go together.
 pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     let mut report = Report::default();
-    check_volume_options(vmi, options, &mut report);
+    disks::check_options(vmi, options, &mut report);
     let plan = launch_plan(vmi, options);
     check_boot(vmi, options, &plan, &mut report);
     let count = plan.machine.devices.len() + plan.nics.len();
@@ -215,12 +200,13 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     let interfaces = spec.devices.interfaces.iter();
     let mut slots = Slots::new(interfaces.filter_map(|nic| nic.pci_slot));
     let mut devices = Vec::new();
-    let mut disks = Vec::new();
+    let mut sources = Vec::new();
     for disk in &spec.devices.disks {
         let mut volumes = spec.volumes.iter();
         if let Some(volume) = volumes.find(|volume| volume.name == disk.name) {
-            let device = slots.device(&disk.name, "disk", None, block_options(vmi, disk, volume));
-            disks.push(disk_source(disk, volume, &device.name, options));
+            let block = disks::block_options(vmi, disk, volume);
+            let device = slots.device(&disk.name, "disk", None, block);
+            sources.push(disks::source(vmi, disk, volume, &device.name, options));
             devices.push(device);
         }
     }
@@ -242,9 +228,9 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         initrd: initrd(vmi, options),
         boot_disks: match kernel(vmi, options) {
             Some(_) => None,
-            None => Some(boot_disks(vmi, options, &disks)),
+            None => Some(boot_disks(vmi, options, &sources)),
         },
-        disks,
+        disks: sources,
         ports,
         nics,
         hostname: hostname(vmi),
@@ -301,49 +287,6 @@ fn boot_plan(vmi: &Vmi, options: &PlanOptions) -> BootPlan {
     }
 }
 
-fn block_options(vmi: &Vmi, disk: &Disk, volume: &Volume) -> BlockOptions {
-    let read_only = disk.read_only || volume.read_only;
-    let block_size = disk.block_size;
-    BlockOptions {
-        serial: disk.serial.clone(),
-        read_only,
-        cache: disk.cache.unwrap_or(CacheMode::None),
-        logical_block_size: block_size.map_or(512, |size| size.logical),
-        physical_block_size: block_size.map_or(512, |size| size.physical),
-        discard_granularity: block_size.and_then(|size| size.discard_granularity),
-        discard: !read_only,
-        error_policy: disk.error_policy,
-        queues: queues(vmi, vmi.spec.devices.block_multi_queue),
-        layers: Vec::new(),
-    }
-}
-
-fn disk_source(disk: &Disk, volume: &Volume, device: &str, options: &PlanOptions) -> DiskSource {
-    let named = options
-        .volumes
-        .iter()
-        .find(|(name, _)| *name == volume.name);
-    let candidates = match (named, &volume.source) {
-        (Some((_, path)), _) => vec![path.clone()],
-        (None, VolumeSource::Claim) => vec![
-            PathBuf::from(format!("{VOLUME_DIR}/{}/disk.img", volume.name)),
-            PathBuf::from(format!("/dev/{}", volume.name)),
-        ],
-        (None, VolumeSource::HostDisk { file }) => {
-            vec![PathBuf::from(format!(
-                "{VOLUME_DIR}/{}/{file}",
-                volume.name
-            ))]
-        }
-    };
-    DiskSource {
-        device: device.to_owned(),
-        candidates,
-        trusted: named.is_some(),
-        cache: disk.cache,
-    }
-}
-
 /// One queue, or one a vCPU.
 fn queues(vmi: &Vmi, multi: bool) -> u16 {
     if multi {
@@ -382,29 +325,5 @@ fn boot_file(option: Option<&PathBuf>, name: Option<&str>) -> Option<BootFile> {
             trusted: false,
         }),
         (None, None) => None,
-    }
-}
-
-fn check_volume_options(vmi: &Vmi, options: &PlanOptions, report: &mut Report) {
-    let known: Vec<&str> = vmi
-        .spec
-        .volumes
-        .iter()
-        .map(|volume| volume.name.as_str())
-        .collect();
-    for (index, (name, _)) in options.volumes.iter().enumerate() {
-        if !known.contains(&name.as_str()) {
-            let accepted = format!("a name in spec.volumes ({})", known.join(", "));
-            report.error("--volume", format_args!("{name:?}"), accepted);
-        } else if options.volumes[..index]
-            .iter()
-            .any(|(other, _)| other == name)
-        {
-            report.error(
-                "--volume",
-                format_args!("{name:?} twice"),
-                "each volume once",
-            );
-        }
     }
 }

@@ -7,8 +7,11 @@ mod console;
 mod disk;
 mod error;
 mod file;
+mod iso;
+mod layers;
 mod lock;
 mod memory;
+mod scratch;
 pub mod snapshot;
 mod socket;
 
@@ -16,6 +19,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use devices::virtio::block::{BlockOptions, CacheMode};
 use devices::virtio::registry::AnyOptions;
 use devices::virtio::spec::DeviceOptions;
 use rustix::fs::OFlags;
@@ -29,10 +33,11 @@ pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::disk::open as open_disk;
 pub use self::error::ResourceError;
 pub use self::file::{Kind, Unfit, fits, settle};
+use self::layers::Layers;
 pub use self::lock::try_lock;
 pub use self::socket::ListenSocket;
 
-use crate::plan::{DiskSource, LaunchPlan, PORTS};
+use crate::plan::{DiskSource, ImageSource, LaunchPlan, PORTS};
 
 /// Open descriptors and what each is, for the vm process.
 #[derive(Debug, Default)]
@@ -65,7 +70,7 @@ impl Descriptors {
     }
 }
 
-/// Opens kernel, initial RAM disk and disks, and settles the cache mode of disks
+/// Opens kernel, initial RAM disk and disks, makes disks of files, and settles the cache mode of disks
 /// that left it open.
 pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
@@ -87,10 +92,11 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
         if let AnyOptions::Block(options) = &mut device.options
             && let Some(source) = plan.disks.iter().find(is_source)
         {
-            let (image, cache) = disk::open(options, source)?;
-            options.cache = cache;
+            let images = open_disk(options, source)?;
             let name = device.name.clone();
-            descriptors.push(FdRole::Device { name }, image);
+            for image in images.files {
+                descriptors.push(FdRole::Device { name: name.clone() }, image);
+            }
         }
     }
     Ok(descriptors)
@@ -123,6 +129,28 @@ pub fn open_to_inspect(path: &Path) -> Result<File, ResourceError> {
         follow: true,
     };
     file::open("disk", path, access)
+}
+
+/// Opens or makes the files of a disk, and says in its options what they are.
+fn open_disk(options: &mut BlockOptions, source: &DiskSource) -> Result<Layers, ResourceError> {
+    let file = match &source.image {
+        ImageSource::Raw(image) => {
+            let (file, cache) = disk::open(options, source, image)?;
+            options.cache = cache;
+            file
+        }
+        ImageSource::Iso(plan) => {
+            options.cache = CacheMode::Writeback;
+            iso::make(&source.device, plan)?
+        }
+        ImageSource::Qcow2(image) => return layers::qcow2(options, source, image),
+        ImageSource::Overlay(overlay) => return layers::overlay(options, source, overlay),
+        ImageSource::Empty { bytes } => return layers::empty_disk(options, source, *bytes),
+    };
+    Ok(Layers {
+        files: vec![file],
+        formats: Vec::new(),
+    })
 }
 
 /// Listens on the sockets of ports; they go away with what this returns.

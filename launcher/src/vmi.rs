@@ -12,6 +12,7 @@ mod disks;
 pub mod document;
 pub mod fields;
 mod firmware;
+mod hidden;
 mod identity;
 mod interfaces;
 mod manifest;
@@ -38,13 +39,16 @@ pub use self::dhcp_options::DhcpOptions;
 pub use self::disks::{BlockSize, Disk};
 pub use self::document::ReadDocumentError;
 pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS};
+pub use self::hidden::Hidden;
 pub use self::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding, Port, Protocol};
 pub use self::memory::Memory;
 pub use self::metadata::Metadata;
 pub use self::networks::{Address, Network, NetworkSource, Subnet};
 pub use self::report::{FieldError, Note, Report};
 pub use self::spec::{RebootPolicy, Spec};
-pub use self::volumes::{Volume, VolumeSource};
+pub use self::volumes::{
+    CloudInit, CloudInitData, CloudInitLayout, Files, FilesKind, Volume, VolumeSource,
+};
 
 use self::manifest::Kind;
 use self::places::Places;

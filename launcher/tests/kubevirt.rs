@@ -355,3 +355,125 @@ fn explain_knows_fields_by_any_end_of_their_path() {
     );
     assert_eq!(explain("weather").0, Some(2));
 }
+
+/// Every source of a volume but claims: what is made of it, and where it is looked for.
+#[test]
+fn volumes_of_all_sources_have_their_places() {
+    let given = [
+        (
+            "disk",
+            json!({"containerDisk": {"image": "x", "path": "/disk/a.qcow2"}}),
+        ),
+        (
+            "copy",
+            json!({"ephemeral": {"persistentVolumeClaim": {"claimName": "x"}}}),
+        ),
+        ("scratch", json!({"emptyDisk": {"capacity": "2Gi"}})),
+        (
+            "host",
+            json!({"hostDisk": {"path": "/a/b.img", "type": "DiskOrCreate", "capacity": "1Gi"}}),
+        ),
+        (
+            "conf",
+            json!({"configMap": {"name": "x", "optional": true}}),
+        ),
+        (
+            "key",
+            json!({"secret": {"secretName": "x", "volumeLabel": "keys"}}),
+        ),
+        ("pod", json!({"downwardAPI": {"fields": []}})),
+        (
+            "account",
+            json!({"serviceAccount": {"serviceAccountName": "x"}}),
+        ),
+        ("answers", json!({"sysprep": {"secret": {"name": "x"}}})),
+        (
+            "seed",
+            json!({"cloudInitConfigDrive": {
+                "userDataBase64": "c2VjcmV0",
+                "networkDataSecretRef": {"name": "net"},
+            }}),
+        ),
+    ];
+    let volumes: Vec<Value> = given
+        .iter()
+        .map(|(name, source)| {
+            let mut volume = source.clone();
+            volume["name"] = json!(name);
+            volume
+        })
+        .collect();
+    let mut manifest = with_devices(json!({}), &[]);
+    manifest["spec"]["volumes"] = json!(volumes);
+    manifest["spec"]["domain"]["firmware"] =
+        json!({"uuid": "5d307ca9-b3ef-428c-8861-06e72d69f223"});
+    let plan = plan(&manifest.to_string());
+    let private = "/var/run/kubevirt-private";
+    let directory = |label: &str, kind: &str, take: &str, optional: bool| {
+        json!({"kind": "iso", "label": label, "directory": {
+            "candidates": [format!("{private}/{kind}")],
+            "trusted": false, "optional": optional, "take": take,
+        }})
+    };
+    let overlay = |places: &[&str], format: &str| json!({"kind": "overlay", "candidates": places, "trusted": false, "format": format});
+    let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mut expected = [
+        overlay(&["/var/run/kubevirt/container-disks/disk_0.img"], "probed"),
+        overlay(
+            &[&format!("{private}/vmi-disks/copy/disk.img"), "/dev/copy"],
+            "raw",
+        ),
+        json!({"kind": "empty", "bytes": 2u64 << 30}),
+        json!({"kind": "raw", "candidates": [format!("{private}/vmi-disks/host/b.img")],
+            "trusted": false, "create": 1 << 30}),
+        directory("cfgdata", "config-map/conf", "all", true),
+        directory("keys", "secret/key", "all", false),
+        directory("cfgdata", "downwardapi/pod", "all", false),
+        json!({"kind": "iso", "label": "cfgdata", "directory": {
+            "candidates": [account], "trusted": false, "optional": false, "take": "all"}}),
+        directory("unattendCD", "sysprep/answers", "answers", false),
+        json!({"kind": "iso", "label": "config-2", "files": [
+            {"path": "openstack/latest/meta_data.json", "content": "88 bytes"},
+            {"path": "openstack/latest/user_data", "content": "6 bytes"},
+        ], "directory": {
+            "candidates": [format!("{private}/secret/seed")],
+            "trusted": false, "optional": false,
+            "take": {"named": [{
+                "names": ["networkdata", "networkData"],
+                "path": "openstack/latest/network_data.json",
+            }]},
+        }}),
+    ];
+    for (disk, (name, _)) in expected.iter_mut().zip(&given) {
+        disk["device"] = json!(name);
+        disk["cache"] = Value::Null;
+    }
+    assert_eq!(plan["disks"], json!(expected));
+    let text = plan.to_string();
+    assert!(
+        !text.contains("secret\"") && !text.contains("c2VjcmV0"),
+        "{text}"
+    );
+    let read_only = text.matches("\"readOnly\":true").count();
+    assert_eq!(read_only, 6, "what is made of files");
+}
+
+/// Formats of what the command line names, and paths for what has none.
+#[test]
+fn the_command_line_says_formats() {
+    let mut manifest = with_devices(json!({}), &["root"]);
+    let seed = json!({"name": "seed", "cloudInitNoCloud": {"userData": "x"}});
+    let volumes = manifest["spec"]["volumes"].as_array_mut().expect("a list");
+    volumes.push(seed);
+    let text = manifest.to_string();
+    let plan = |arguments: &[&str]| run(&[&["plan", "--kernel", "/k"], arguments].concat(), &text);
+    let (status, answer, _) = plan(&["--volume", "root=qcow2:/a.qcow2"]);
+    assert_eq!(status, 0);
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    let disk = json!({"device": "root", "kind": "qcow2", "candidates": ["/a.qcow2"],
+        "trusted": true, "cache": null});
+    assert_eq!(answer["disks"][0], disk);
+    let (status, _, error) = plan(&["--volume", "seed=/x"]);
+    assert_eq!(status, 2);
+    assert!(error.contains("--volume: found \"seed\""), "{error}");
+}

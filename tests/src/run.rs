@@ -343,6 +343,15 @@ impl Guest {
         status
     }
 
+    /// Fails if one of these words is in the log.
+    #[track_caller]
+    pub fn log_lacks(&self, words: &[&str]) {
+        let text = self.log.text();
+        for word in words {
+            assert!(!text.contains(word), "{word:?} is in the log:\n{text}");
+        }
+    }
+
     /// Expects these words in what podvisor said on standard error.
     #[track_caller]
     pub fn log_has(&self, words: &[&str]) {

@@ -255,20 +255,35 @@ pub struct Disk {
     cache: Option<String>,
     block_size: Option<u32>,
     boot_order: Option<u32>,
+    cdrom: bool,
+    source: String,
 }
 
 impl Disk {
     /// A writable disk on the volume of the same name.
     pub fn new(name: &str) -> Self {
-        let name = name.to_owned();
         Self {
-            name,
+            name: name.to_owned(),
             read_only: false,
             serial: None,
             cache: None,
             block_size: None,
             boot_order: None,
+            cdrom: false,
+            source: format!("persistentVolumeClaim: {{claimName: {name}}}"),
         }
+    }
+
+    /// From another source than a claim.
+    pub fn from(mut self, source: &str) -> Self {
+        self.source = source.to_owned();
+        self
+    }
+
+    /// In a CD-ROM drive.
+    pub fn cdrom(mut self) -> Self {
+        self.cdrom = true;
+        self
     }
 
     /// Refuses writes.
@@ -303,11 +318,13 @@ impl Disk {
 
     fn write_disk(&self, yaml: &mut String) -> std::fmt::Result {
         writeln!(yaml, "      - name: {}", self.name)?;
-        writeln!(
-            yaml,
-            "        disk: {{bus: virtio, readonly: {}}}",
-            self.read_only
-        )?;
+        match self.cdrom {
+            true => writeln!(yaml, "        cdrom: {{bus: sata}}")?,
+            false => {
+                let read_only = self.read_only;
+                writeln!(yaml, "        disk: {{bus: virtio, readonly: {read_only}}}")?;
+            }
+        }
         if let Some(serial) = &self.serial {
             writeln!(yaml, "        serial: {serial}")?;
         }
@@ -325,10 +342,7 @@ impl Disk {
     }
 
     fn write_volume(&self, yaml: &mut String) -> std::fmt::Result {
-        let name = &self.name;
-        writeln!(
-            yaml,
-            "  - name: {name}\n    persistentVolumeClaim: {{claimName: {name}}}"
-        )
+        let (name, source) = (&self.name, &self.source);
+        writeln!(yaml, "  - name: {name}\n    {source}")
     }
 }

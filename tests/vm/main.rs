@@ -32,3 +32,4 @@ mod rules;
 mod snapshot;
 mod status;
 mod stop;
+mod volumes;

@@ -17,7 +17,15 @@ pub fn needs(vmi: &Vmi) -> Vec<String> {
         needs.push(format!("an initial RAM disk at {path}, or --initrd FILE"));
     }
     for (disk, source) in vmi.spec.devices.disks.iter().zip(&plan.disks) {
-        let places: Vec<_> = source.candidates.iter().map(|place| shown(place)).collect();
+        let places: Vec<_> = source
+            .image
+            .places()
+            .iter()
+            .map(|place| shown(place))
+            .collect();
+        if places.is_empty() {
+            continue;
+        }
         let (name, places) = (&disk.name, places.join(" or "));
         needs.push(format!(
             "volume {name} at {places}, or --volume {name}=PATH"

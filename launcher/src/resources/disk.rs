@@ -6,22 +6,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use devices::virtio::block::{BlockOptions, CacheMode};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::ResourceError;
 use super::file::{self, Access, Kind};
-use super::lock;
-use crate::plan::DiskSource;
+use super::{layers, lock};
+use crate::plan::{DiskSource, ImagePath};
 
 /// Opens and locks the image of a disk and settles its cache mode.
 pub fn open(
     options: &BlockOptions,
     source: &DiskSource,
+    raw: &ImagePath,
 ) -> Result<(File, CacheMode), ResourceError> {
-    let (image, path) = find(options, source)?;
+    let (image, path) = find(options, source, raw)?;
     lock(&image, path, source, options)?;
     refuse_empty(&image, path, source)?;
+    layers::refuse_qcow2(&image, path, source)?;
     let name = &source.device;
     let cache = match source.cache {
         Some(CacheMode::None) => {
@@ -62,17 +64,18 @@ fn refuse_empty(mut image: &File, path: &Path, disk: &DiskSource) -> Result<(), 
 }
 
 /// Opens the first candidate that exists.
-fn find<'a>(
+pub(super) fn find<'a>(
     options: &BlockOptions,
-    source: &'a DiskSource,
+    source: &DiskSource,
+    raw: &'a ImagePath,
 ) -> Result<(File, &'a PathBuf), ResourceError> {
     let access = Access {
         kind: Kind::Disk,
         write: !options.read_only,
-        follow: source.trusted,
+        follow: raw.trusted,
     };
     let what = format!("image of volume {:?},", source.device);
-    for path in &source.candidates {
+    for path in &raw.candidates {
         match file::open(&what, path, access) {
             Ok(image) => return Ok((image, path)),
             Err(ResourceError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -80,11 +83,44 @@ fn find<'a>(
             Err(error) => return Err(error),
         }
     }
-    let candidates = source.candidates.clone();
+    if let (Some(bytes), Some(path)) = (raw.create, raw.candidates.first()) {
+        return Ok((create(source, path, bytes)?, path));
+    }
+    let candidates = raw.candidates.clone();
     Err(ResourceError::NoVolume {
         name: source.device.clone(),
         candidates,
     })
+}
+
+/// Makes a raw image that takes no space yet.
+fn create(source: &DiskSource, path: &Path, bytes: u64) -> Result<File, ResourceError> {
+    let fail = |error: io::Error| ResourceError::Open {
+        what: format!("new image of volume {:?},", source.device),
+        path: path.to_owned(),
+        source: error,
+    };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP;
+    let file: File = rustix::fs::open(path, flags, mode)
+        .map_err(|errno| fail(errno.into()))?
+        .into();
+    file.set_len(bytes).map_err(fail)?;
+    Ok(file)
+}
+
+/// Opens what an image lies over, whose name its maker has chosen.
+pub(super) fn open_backing(source: &DiskSource, path: &Path) -> Result<File, ResourceError> {
+    let access = Access {
+        kind: Kind::File,
+        write: false,
+        follow: false,
+    };
+    file::open(
+        &format!("image below volume {:?},", source.device),
+        path,
+        access,
+    )
 }
 
 /// How long a lock may be held by a machine that has just ended: the kernel gives it back only when
@@ -93,7 +129,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// Locks the image, if that can be done on its file system.
-fn lock(
+pub(super) fn lock(
     image: &File,
     path: &Path,
     source: &DiskSource,
@@ -124,7 +160,7 @@ struct Page([u8; 4096]);
 
 /// Turns O_DIRECT on if requests of one logical block work with it. The flag is changed on the
 /// open file, since a second open file would need a second lock.
-fn use_direct_io(image: &File, logical_block_size: u32) -> io::Result<()> {
+pub(super) fn use_direct_io(image: &File, logical_block_size: u32) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(image)?;
     rustix::fs::fcntl_setfl(image, flags | OFlags::DIRECT)?;
     let probe = probe(image, logical_block_size as usize);
@@ -132,6 +168,12 @@ fn use_direct_io(image: &File, logical_block_size: u32) -> io::Result<()> {
         rustix::fs::fcntl_setfl(image, flags)?;
     }
     probe.map_err(io::Error::from)
+}
+
+/// Turns it off again.
+pub(super) fn use_page_cache(image: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(image)?;
+    Ok(rustix::fs::fcntl_setfl(image, flags - OFlags::DIRECT)?)
 }
 
 /// Reads the second block to where a guest might want it.
@@ -151,6 +193,17 @@ mod tests {
     use devices::virtio::block::ErrorPolicy;
 
     use super::*;
+    use crate::plan::ImageSource;
+
+    fn open(
+        options: &BlockOptions,
+        source: &DiskSource,
+    ) -> Result<(File, CacheMode), ResourceError> {
+        let ImageSource::Raw(raw) = &source.image else {
+            unreachable!("the tests' sources are raw");
+        };
+        super::open(options, source, raw)
+    }
 
     fn disk(read_only: bool) -> BlockOptions {
         BlockOptions {
@@ -168,10 +221,17 @@ mod tests {
     }
 
     fn source(path: &Path) -> DiskSource {
+        source_of(&[path], false)
+    }
+
+    fn source_of(candidates: &[&Path], trusted: bool) -> DiskSource {
         DiskSource {
             device: "root".to_owned(),
-            candidates: vec![path.to_owned()],
-            trusted: false,
+            image: ImageSource::Raw(ImagePath {
+                candidates: candidates.iter().map(|path| path.into()).collect(),
+                trusted,
+                create: None,
+            }),
             cache: None,
         }
     }
@@ -209,12 +269,12 @@ mod tests {
     #[test]
     fn first_candidate_that_exists() {
         let image = image();
-        let mut source = source(Path::new("/nonexistent/disk.img"));
+        let missing = Path::new("/nonexistent/disk.img");
         assert!(matches!(
-            open(&disk(false), &source),
+            open(&disk(false), &source(missing)),
             Err(ResourceError::NoVolume { .. })
         ));
-        source.candidates.push(image.path().to_owned());
+        let source = source_of(&[missing, image.path()], false);
         open(&disk(false), &source).expect("second candidate");
     }
 
@@ -224,11 +284,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let link = dir.path().join("disk.img");
         symlink(image.path(), &link).expect("link");
-        let mut source = source(&link);
-        let error = open(&disk(false), &source).expect_err("untrusted link");
+        let error = open(&disk(false), &source(&link)).expect_err("untrusted link");
         assert!(error.way_out().contains("Symbolic links"), "{error:?}");
-        source.trusted = true;
-        open(&disk(false), &source).expect("link named by the user");
+        open(&disk(false), &source_of(&[&link], true)).expect("link named by the user");
     }
 
     #[test]
@@ -250,6 +308,30 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains(&*image.path().to_string_lossy()), "{text}");
         assert!(matches!(error, ResourceError::Empty { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_missing_image_is_made_if_it_may_be() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("disk.img");
+        let mut source = source(&path);
+        let ImageSource::Raw(raw) = &mut source.image else {
+            unreachable!("the tests' sources are raw");
+        };
+        raw.create = Some(1 << 30);
+        for _ in 0..2 {
+            let (file, _) = open(&disk(false), &source).expect("made, then there");
+            assert_eq!(file.metadata().expect("open").len(), 1 << 30);
+        }
+    }
+
+    #[test]
+    fn a_qcow2_image_is_no_raw_one() {
+        let image = image();
+        let write = std::os::unix::fs::FileExt::write_all_at;
+        write(image.as_file(), b"QFI\xfb\0\0\0\x03", 0).expect("written");
+        let error = open(&disk(false), &source(image.path())).expect_err("refused");
+        assert!(error.way_out().contains("qcow2:"), "{error:?}");
     }
 
     #[test]

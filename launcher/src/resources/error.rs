@@ -90,6 +90,54 @@ pub enum ResourceError {
         /// Where the image is.
         path: PathBuf,
     },
+    /// A qcow2 image is where a raw one should be.
+    #[error("The disk image {path:?} of volume {name:?} is a qcow2 image, not a raw one")]
+    NotRaw {
+        /// Name of the volume.
+        name: String,
+        /// Where the image is.
+        path: PathBuf,
+    },
+    /// An image cannot be used.
+    #[error("The disk image {path:?} of volume {name:?} cannot be used: {why}")]
+    Image {
+        /// Name of the volume.
+        name: String,
+        /// Where the image is.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// There is no room for what is gone with the machine.
+    #[error("Cannot make a temporary image for volume {name:?} in the first of {directories:?}")]
+    Scratch {
+        /// Name of the volume.
+        name: String,
+        /// Places that were looked at.
+        directories: Vec<PathBuf>,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory does not have what a volume is made of.
+    #[error("The directory {path:?} of volume {name:?} has no file {wanted}")]
+    Lacks {
+        /// Name of the volume.
+        name: String,
+        /// Where the directory is.
+        path: PathBuf,
+        /// The file.
+        wanted: String,
+    },
+    /// The image of a volume's files cannot be made.
+    #[error("Cannot make the disk of volume {name:?}")]
+    Iso {
+        /// Name of the volume.
+        name: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// `cache: none` was asked for and cannot be had.
     #[error(
         "The disk image {path:?} of volume {name:?} cannot be used without the host's page cache"
@@ -152,6 +200,16 @@ impl ResourceError {
                 "Mount it in the pod, or say where it is with --volume NAME=PATH."
             }
             Self::WrongKind { .. } => "Name the right path on the command line.",
+            Self::NotRaw { .. } => {
+                "Convert it by `qemu-img convert -O raw`, or name it on the command line: \
+                 --volume NAME=qcow2:PATH."
+            }
+            Self::Image { .. } => "Convert or repair it with qemu-img, or use another image.",
+            Self::Scratch { .. } => {
+                "Set TMPDIR to a directory with room that this user can write to."
+            }
+            Self::Lacks { .. } => "Put it there, under this name.",
+            Self::Iso { .. } => "It is made in memory, which counts for the pod's limit.",
             Self::Empty { .. } => {
                 "Give the image the size of the disk, e.g. by `truncate --size=1G`, or copy one to it."
             }

@@ -11,7 +11,14 @@ pub struct Metadata {
     pub namespace: String,
     /// UID given by the API server.
     pub uid: Option<String>,
+    /// The instance type that the VMI was made by, if any.
+    pub instancetype: Option<String>,
 }
+
+const INSTANCETYPES: [&str; 2] = [
+    "kubevirt.io/cluster-instancetype-name",
+    "kubevirt.io/instancetype-name",
+];
 
 pub(super) fn read(node: &Node<'_>) -> Metadata {
     let metadata = node.object();
@@ -29,16 +36,22 @@ pub(super) fn read(node: &Node<'_>) -> Metadata {
         Some(namespace) => namespace.label().map(str::to_owned),
         None => Some("default".to_owned()),
     };
-    if let Some(annotations) = metadata.get("annotations") {
-        annotations.object();
-    }
+    let annotations = metadata.get("annotations");
     Metadata {
         name: name.unwrap_or_default().to_owned(),
         namespace: namespace.unwrap_or_default(),
         uid: metadata
             .get("uid")
             .and_then(|uid| uid.dns_name().map(str::to_owned)),
+        instancetype: annotations.and_then(|annotations| read_annotations(&annotations)),
     }
+}
+
+/// The instance type that they name.
+fn read_annotations(node: &Node<'_>) -> Option<String> {
+    let annotations = node.object();
+    let named = INSTANCETYPES.map(|name| annotations.get(name)?.string());
+    named.into_iter().flatten().next().map(str::to_owned)
 }
 
 /// Reads the metadata of a template: nothing in it names the machine.
@@ -48,6 +61,6 @@ pub(super) fn read_template(node: &Node<'_>) {
         metadata.get(field).map(|node| node.string().is_some());
     }
     if let Some(annotations) = metadata.get("annotations") {
-        annotations.object();
+        read_annotations(&annotations);
     }
 }

@@ -1,6 +1,12 @@
 //! `spec.volumes[]`.
 
+mod cloud_init;
+mod files;
+
 use super::reader::{Node, Object};
+
+pub use self::cloud_init::{CloudInit, CloudInitData, CloudInitLayout};
+pub use self::files::{Files, FilesKind};
 
 /// Where a disk's data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +19,7 @@ pub struct Volume {
     pub read_only: bool,
 }
 
-/// Kinds of volumes.
+/// Kinds of volumes. What is made of files is read-only: nobody would keep what a guest writes there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeSource {
     /// A PersistentVolumeClaim or DataVolume: `disk.img` on a file system, or a block device.
@@ -22,20 +28,67 @@ pub enum VolumeSource {
     HostDisk {
         /// Last component of `hostDisk.path`.
         file: String,
+        /// Size in bytes of an image to make if there is none.
+        create: Option<u64>,
     },
+    /// The image of a container, which is not written to.
+    ContainerDisk {
+        /// Position of the volume in `spec.volumes`, by which KubeVirt names its file.
+        index: usize,
+    },
+    /// A claim that is not written to.
+    Ephemeral,
+    /// A disk that is empty at the start.
+    EmptyDisk {
+        /// Its size.
+        bytes: u64,
+    },
+    /// A disk for cloud-init.
+    CloudInit(CloudInit),
+    /// A disk of files.
+    Files(Files),
 }
 
 /// Longest name of a file.
 const NAME_MAX: usize = 255;
 
-const SOURCES: &str = "one of persistentVolumeClaim, dataVolume, hostDisk";
+type ReadSource = fn(&Node<'_>) -> Option<(VolumeSource, bool)>;
+
+/// The sources that there are; exactly one is accepted.
+const SOURCES: [(&str, ReadSource); 13] = [
+    ("persistentVolumeClaim", read_claim),
+    ("dataVolume", read_data_volume),
+    ("hostDisk", read_host_disk),
+    ("containerDisk", read_container_disk),
+    ("ephemeral", read_ephemeral),
+    ("emptyDisk", read_empty_disk),
+    ("cloudInitNoCloud", |node| {
+        read_cloud_init(node, CloudInitLayout::NoCloud)
+    }),
+    ("cloudInitConfigDrive", |node| {
+        read_cloud_init(node, CloudInitLayout::ConfigDrive)
+    }),
+    ("configMap", |node| read_files(files::read_config_map(node))),
+    ("secret", |node| read_files(files::read_secret(node))),
+    ("downwardAPI", |node| {
+        read_files(files::read_downward_api(node))
+    }),
+    ("serviceAccount", |node| {
+        read_files(files::read_service_account(node))
+    }),
+    ("sysprep", |node| read_files(files::read_sysprep(node))),
+];
 
 pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
     let mut volumes: Vec<Volume> = Vec::new();
-    for item in items {
+    let mut has_cloud_init = false;
+    for (index, item) in items.iter().enumerate() {
         let volume = item.object();
         let name = volume.require("name", "the name of its disk");
-        let source = read_source(item, &volume);
+        let mut source = read_source(item, &volume);
+        if let Some((VolumeSource::ContainerDisk { index: position }, _)) = &mut source {
+            *position = index;
+        }
         let (Some(node), Some((source, read_only))) = (name, source) else {
             continue;
         };
@@ -43,6 +96,11 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
         if volumes.iter().any(|volume| volume.name == name) {
             node.error("each volume name once");
             continue;
+        }
+        if matches!(source, VolumeSource::CloudInit(_))
+            && std::mem::replace(&mut has_cloud_init, true)
+        {
+            item.error_found("a second volume for cloud-init", "one, as in KubeVirt");
         }
         volumes.push(Volume {
             name: name.to_owned(),
@@ -53,36 +111,52 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
     volumes
 }
 
+/// The source and whether it is read-only.
 fn read_source(item: &Node<'_>, volume: &Object<'_>) -> Option<(VolumeSource, bool)> {
-    let claim = volume.get("persistentVolumeClaim").map(|claim| {
-        let claim = claim.object();
-        require_name(&claim, "claimName", "the name of a PersistentVolumeClaim");
-        Some((
-            VolumeSource::Claim,
-            claim.boolean("readOnly").unwrap_or(false),
-        ))
-    });
-    let data_volume = volume.get("dataVolume").map(|volume| {
-        require_name(&volume.object(), "name", "the name of a DataVolume");
-        Some((VolumeSource::Claim, false))
-    });
-    let host_disk = volume
-        .get("hostDisk")
-        .map(|disk| Some((read_host_disk(&disk)?, false)));
-    let mut sources = [claim, data_volume, host_disk].into_iter().flatten();
-    match (sources.next(), sources.count()) {
+    let given = SOURCES
+        .iter()
+        .filter_map(|(field, read)| Some(read(&volume.get(field)?)));
+    let mut given = given.collect::<Vec<_>>().into_iter();
+    let accepted = || {
+        let names = SOURCES.map(|(field, _)| field);
+        format!("one of {}", names.join(", "))
+    };
+    match (given.next(), given.count()) {
         (Some(source), 0) => source,
         (Some(_), _) => {
-            item.error_found("more than one source", SOURCES);
+            item.error_found("more than one source", accepted());
             None
         }
         (None, _) => {
             if !volume.is_explained() {
-                item.error_found("no source", SOURCES);
+                item.error_found("no source", accepted());
             }
             None
         }
     }
+}
+
+fn read_claim(node: &Node<'_>) -> Option<(VolumeSource, bool)> {
+    let claim = node.object();
+    require_name(&claim, "claimName", "the name of a PersistentVolumeClaim");
+    let read_only = claim.boolean("readOnly").unwrap_or(false);
+    Some((VolumeSource::Claim, read_only))
+}
+
+fn read_data_volume(node: &Node<'_>) -> Option<(VolumeSource, bool)> {
+    require_name(&node.object(), "name", "the name of a DataVolume");
+    Some((VolumeSource::Claim, false))
+}
+
+fn read_cloud_init(node: &Node<'_>, layout: CloudInitLayout) -> Option<(VolumeSource, bool)> {
+    Some((
+        VolumeSource::CloudInit(cloud_init::read(node, layout)),
+        true,
+    ))
+}
+
+fn read_files(files: Files) -> Option<(VolumeSource, bool)> {
+    Some((VolumeSource::Files(files), true))
 }
 
 /// The pod has it mounted under the volume's name, so its own name is only checked for.
@@ -92,20 +166,59 @@ fn require_name(source: &Object<'_>, field: &'static str, accepted: &str) {
     }
 }
 
-fn read_host_disk(node: &Node<'_>) -> Option<VolumeSource> {
+fn read_host_disk(node: &Node<'_>) -> Option<(VolumeSource, bool)> {
     let disk = node.object();
-    if let Some(kind) = disk.require("type", "Disk, DiskOrCreate") {
-        kind.word();
-    }
+    let kind = disk.require("type", "Disk, DiskOrCreate");
+    let kind = kind.and_then(|kind| kind.word());
+    let capacity = disk.get("capacity").and_then(|node| capacity(&node));
+    let create = capacity.filter(|_| kind == Some("DiskOrCreate"));
     let path = disk.require("path", "the absolute path of an image")?;
     let file = path.string()?;
     let Some(file) = base_name(file) else {
         path.error("the absolute path of an image");
         return None;
     };
-    Some(VolumeSource::HostDisk {
-        file: file.to_owned(),
-    })
+    let file = file.to_owned();
+    Some((VolumeSource::HostDisk { file, create }, false))
+}
+
+fn read_container_disk(node: &Node<'_>) -> Option<(VolumeSource, bool)> {
+    let disk = node.object();
+    require_name(&disk, "image", "the name of a container's image");
+    if let Some(path) = disk.get("path") {
+        path.string();
+    }
+    // Its reader knows the position.
+    Some((VolumeSource::ContainerDisk { index: 0 }, false))
+}
+
+fn read_ephemeral(node: &Node<'_>) -> Option<(VolumeSource, bool)> {
+    let claim = "persistentVolumeClaim";
+    let claim = node.object().require(claim, "a PersistentVolumeClaim")?;
+    let claim = claim.object();
+    require_name(&claim, "claimName", "the name of a PersistentVolumeClaim");
+    // What the guest writes does not go there anyway.
+    claim.boolean("readOnly");
+    Some((VolumeSource::Ephemeral, false))
+}
+
+fn read_empty_disk(node: &Node<'_>) -> Option<(VolumeSource, bool)> {
+    let node = node.object().require("capacity", "its size")?;
+    let bytes = capacity(&node)?;
+    Some((VolumeSource::EmptyDisk { bytes }, false))
+}
+
+/// Sizes of new disks are whole MiB, as in KubeVirt, and end where files do.
+const MIB: u64 = 1 << 20;
+const MAX_CAPACITY: u64 = 64 << 40;
+
+fn capacity(node: &Node<'_>) -> Option<u64> {
+    let bytes = node.quantity()?.value() / MIB * MIB;
+    if !(MIB..=MAX_CAPACITY).contains(&bytes) {
+        node.error("1Mi to 64Ti");
+        return None;
+    }
+    Some(bytes)
 }
 
 /// The last component of an absolute path, if it can be looked up in another directory.
