@@ -172,14 +172,22 @@ fn check_boot(vmi: &Vmi, options: &PlanOptions, plan: &LaunchPlan, report: &mut 
 
 /// The disks to boot from: those with a boot order by it, or all as they come; CD-ROM drives boot by firmware only.
 fn boot_disks(vmi: &Vmi, options: &PlanOptions, disks: &[DiskSource]) -> BootDisks {
-    let has_volume = |disk: &&Disk| {
+    let has_volume = |disk: &&crate::vmi::Disk| {
         vmi.spec
             .volumes
             .iter()
             .any(|volume| volume.name == disk.name)
     };
     let sources = vmi.spec.devices.disks.iter().filter(has_volume);
-    let candidates = sources.zip(disks).filter(|(disk, _)| !disk.cdrom);
+    let boots = |source: &DiskSource| {
+        !matches!(
+            source.image,
+            ImageSource::Iso(_) | ImageSource::Empty { .. }
+        )
+    };
+    let candidates = sources
+        .zip(disks)
+        .filter(|(disk, source)| !disk.cdrom && boots(source));
     let mut candidates: Vec<_> = candidates.collect();
     if candidates.iter().any(|(disk, _)| disk.boot_order.is_some()) {
         candidates.retain(|(disk, _)| disk.boot_order.is_some());

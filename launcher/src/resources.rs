@@ -30,7 +30,7 @@ use vmm::plan::MachinePlan;
 
 pub use self::boot::{BootDiskError, BootReader, DiskKernel};
 pub use self::console::{Console, ConsoleTarget, open_console};
-pub use self::disk::open as open_disk;
+pub use self::disk::open as open_image;
 pub use self::error::ResourceError;
 pub use self::file::{Kind, Unfit, fits, settle};
 use self::layers::Layers;

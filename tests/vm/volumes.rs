@@ -102,7 +102,7 @@ fn linux_sees_every_source() {
             "answers",
             &directory(&dir, "answers", &[("Unattend.xml", "<x/>")]),
         );
-    let run = run.arg("--log-level=trace").linux("volumes");
+    let run = run.linux("volumes");
     let mut guest = run.cmdline("podvisor.write=vda:vdc:vdd:vde").start();
     guest.wait_for("GUEST-DONE");
     guest.exits_with(0);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   launcher                                reader
-//!      │ Order::Disks {names}, descriptors     │
+//!      │ Order::Disks {disks}, descriptors     │
 //!      ├──────────────────────────────────────▶│ keeps them
 //!      │ Order::Boot {entry}                   │
 //!      ├──────────────────────────────────────▶│ reads

@@ -3,10 +3,11 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use devices::virtio::block::{DiskReader, ImageFormat};
 use rustix::fs::{MemfdFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
@@ -26,10 +27,10 @@ pub const MAX_INSPECTION: u64 = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "order", deny_unknown_fields)]
 pub enum Order {
-    /// These are the disks, in the order in which they are tried; a descriptor of each comes with this. Not answered.
+    /// These are the disks, in the order in which they are tried; their descriptors come with this. Not answered.
     Disks {
-        /// Their names in messages.
-        names: Vec<String>,
+        /// The disks.
+        disks: Vec<GivenDisk>,
     },
     /// Read what is to be booted.
     Boot {
@@ -38,6 +39,26 @@ pub enum Order {
     },
     /// Tell what is on the first disk.
     Inspect {},
+}
+
+/// A disk whose descriptors come with an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GivenDisk {
+    /// Its name in messages.
+    pub name: String,
+    /// The format of each of its files, the top one first; none where there is one that is the disk.
+    pub layers: Vec<ImageFormat>,
+}
+
+impl GivenDisk {
+    /// A disk that is one file.
+    pub fn raw(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            layers: Vec::new(),
+        }
+    }
 }
 
 /// The answer.
@@ -100,7 +121,7 @@ pub(super) fn check(answer: &Answer, files: &[File]) -> Result<(), ReaderError> 
 
 /// The disks that were given.
 #[derive(Default)]
-pub(super) struct Disks(Vec<(String, Arc<File>)>);
+pub(super) struct Disks(Vec<(GivenDisk, Vec<Arc<File>>)>);
 
 /// An answer and its files.
 type Answered = (Answer, Vec<OwnedFd>);
@@ -109,9 +130,13 @@ impl Disks {
     /// Does what is ordered.
     pub(super) fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Option<Answered> {
         match order {
-            Order::Disks { names } => {
-                let files = descriptors.into_iter().map(|file| Arc::new(file.into()));
-                self.0 = names.into_iter().zip(files).collect();
+            Order::Disks { disks } => {
+                let mut files = descriptors.into_iter().map(|file| Arc::new(file.into()));
+                let given = disks.into_iter().map(|disk| {
+                    let count = disk.layers.len().max(1);
+                    (disk, files.by_ref().take(count).collect())
+                });
+                self.0 = given.collect();
                 None
             }
             Order::Boot { entry } => Some(self.boot(entry.as_deref())),
@@ -121,8 +146,9 @@ impl Disks {
 
     fn boot(&self, entry: Option<&str>) -> Answered {
         let mut causes = Vec::new();
-        for (name, file) in &self.0 {
-            let read = || boot(&open(file)?, entry);
+        for (disk, files) in &self.0 {
+            let name = &disk.name;
+            let read = || boot(&open(disk, files)?, entry);
             match read() {
                 Ok(payload) => return booted(name, payload),
                 Err(error) => causes.push(format!("disk {name:?}: {}", in_words(&error))),
@@ -133,8 +159,8 @@ impl Disks {
 
     fn inspect(&self) -> Answered {
         let read = || -> Result<OwnedFd, Box<dyn Error>> {
-            let (_, file) = self.0.first().ok_or("there is no disk")?;
-            let json = serde_json::to_vec(&inspect(&open(file)?)?)?;
+            let (disk, files) = self.0.first().ok_or("there is no disk")?;
+            let json = serde_json::to_vec(&inspect(&open(disk, files)?)?)?;
             let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
             let mut file = File::from(memfd_create(c"inspection", flags)?);
             file.write_all(&json)?;
@@ -151,8 +177,17 @@ impl Disks {
     }
 }
 
-fn open(file: &Arc<File>) -> Result<Disk, DiskError> {
-    Disk::new(file.clone()).map_err(DiskError::Read)
+/// Reads what is there now: a guest has written since the last time.
+fn open(disk: &GivenDisk, files: &[Arc<File>]) -> Result<Disk, DiskError> {
+    match (&disk.layers[..], files) {
+        ([], [file]) => Disk::new(file.clone()).map_err(DiskError::Read),
+        (layers, files) => {
+            let files = files.iter().map(|file| file.try_clone());
+            let files = files.collect::<Result<_, _>>().map_err(DiskError::Read)?;
+            let reader = DiskReader::open(files, layers).map_err(io::Error::other);
+            Disk::new(reader.map_err(DiskError::Read)?).map_err(DiskError::Read)
+        }
+    }
 }
 
 fn booted(disk: &str, payload: Payload) -> Answered {

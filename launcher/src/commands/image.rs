@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{CommandError, output};
 use crate::bootdisk::Inspection;
 use crate::bootdisk::process::Reader;
-use crate::bootdisk::protocol::{Answer, MAX_INSPECTION, Order};
+use crate::bootdisk::protocol::{Answer, GivenDisk, MAX_INSPECTION, Order};
 use crate::cli::ImageInspectArgs;
 use crate::exit::Exit;
 use crate::resources::{self, BootDiskError};
@@ -48,8 +48,8 @@ fn read(disk: &File, path: &Path) -> Result<Inspection, CommandError> {
     let user = supervise::choose_user(None)?;
     let ask = || -> Result<_, BootDiskError> {
         let reader = Reader::spawn(user, false)?;
-        let names = vec![path.to_string_lossy().into_owned()];
-        reader.order(&Order::Disks { names }, &[disk.as_fd()])?;
+        let disks = vec![GivenDisk::raw(path.to_string_lossy())];
+        reader.order(&Order::Disks { disks }, &[disk.as_fd()])?;
         reader.order(&Order::Inspect {}, &[])?;
         Ok(reader.wait()?)
     };

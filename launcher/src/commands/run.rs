@@ -125,7 +125,7 @@ fn read_boot_disk(
         return Ok((None, None));
     };
     let json_log = args.log_format == LogFormat::Json;
-    let reader = BootReader::start(choice, descriptors, user, json_log)?;
+    let reader = BootReader::start(choice, &plan.machine.devices, descriptors, user, json_log)?;
     let cmdline = match args.restore {
         Some(_) => None,
         None => Some(reader.read(descriptors)?),

@@ -91,7 +91,7 @@ pub enum BaseFormat {
 
 impl ImageSource {
     /// Where something is looked for.
-    pub(super) fn places(&self) -> &[PathBuf] {
+    pub(crate) fn places(&self) -> &[PathBuf] {
         match self {
             Self::Raw(image) | Self::Qcow2(image) => &image.candidates,
             Self::Overlay(overlay) => &overlay.base.candidates,

@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use devices::virtio::registry::AnyOptions;
 use seccomp::jail::User;
 use thiserror::Error;
 use vmm::control::{Command, FdRole};
+use vmm::plan::DevicePlan;
 
 use super::Descriptors;
 use crate::bootdisk::process::{Reader, ReaderError};
-use crate::bootdisk::protocol::{Answer, Booted, Order};
+use crate::bootdisk::protocol::{Answer, Booted, GivenDisk, Order};
 use crate::plan::BootDisks;
 
 /// No kernel of a disk can be had.
@@ -46,21 +48,40 @@ impl BootReader {
     /// Starts the process, as `user`, and gives it the disks, which are open.
     pub fn start(
         choice: BootDisks,
+        devices: &[DevicePlan],
         descriptors: &Descriptors,
         user: Option<User>,
         json_log: bool,
     ) -> Result<Self, BootDiskError> {
         let reader = Reader::spawn(user, json_log)?;
-        let image = |device: &String| {
+        let mut disks = Vec::new();
+        let mut images = Vec::new();
+        for device in devices
+            .iter()
+            .filter(|device| choice.devices.contains(&device.name))
+        {
+            let AnyOptions::Block(options) = &device.options else {
+                continue;
+            };
             let open = descriptors.roles.iter().zip(&descriptors.fds);
-            let is_it = |role: &FdRole| matches!(role, FdRole::Device { name } if name == device);
-            let mut images = open.filter(|(role, _)| is_it(role));
-            images
-                .next()
-                .map(|(_, image)| (device.clone(), image.as_fd()))
-        };
-        let (names, images): (Vec<_>, Vec<_>) = choice.devices.iter().filter_map(image).unzip();
-        reader.order(&Order::Disks { names }, &images)?;
+            let is_it =
+                |role: &FdRole| matches!(role, FdRole::Device { name } if *name == device.name);
+            let files = open.filter(|(role, _)| is_it(role));
+            images.push((
+                GivenDisk {
+                    name: device.name.clone(),
+                    layers: options.layers.clone(),
+                },
+                files.map(|(_, image)| image.as_fd()).collect::<Vec<_>>(),
+            ));
+        }
+        images.sort_by_key(|(disk, _)| choice.devices.iter().position(|name| *name == disk.name));
+        let mut files = Vec::new();
+        for (disk, mut images) in images {
+            disks.push(disk);
+            files.append(&mut images);
+        }
+        reader.order(&Order::Disks { disks }, &files)?;
         Ok(Self { reader, choice })
     }
 

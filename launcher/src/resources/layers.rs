@@ -403,7 +403,7 @@ mod tests {
         assert_refused(open(&wrong), "is a qcow2 image");
         image(at, "a", Some(("b", "qcow2")));
         let b = image(at, "b", Some(("a", "qcow2")));
-        assert_refused(open(&b), "in use");
+        assert_refused(open(&b), "lies over itself");
         std::os::unix::fs::symlink("/etc/passwd", at.join("link")).expect("linked");
         let link = image(at, "bad", Some(("link", "raw")));
         open(&link).err().expect("not followed");

@@ -8,7 +8,7 @@ use serde::de::Error;
 use serde_json::{Map, Value};
 use vmm::control::Command;
 
-use crate::plan::DiskSource;
+use crate::plan::{DiskSource, ImagePath, ImageSource};
 use crate::resources::{self, ResourceError};
 
 /// The disk.
@@ -60,14 +60,18 @@ impl NewDisk {
 
     /// Opens and locks the image; the command that adds the disk, and what goes with it.
     pub(super) fn open(self) -> Result<(Command, File), ResourceError> {
-        let source = DiskSource {
-            device: self.name.clone(),
+        let image = ImagePath {
             candidates: vec![self.image],
             trusted: true,
+            create: None,
+        };
+        let source = DiskSource {
+            device: self.name.clone(),
+            image: ImageSource::Raw(image.clone()),
             cache: self.cache,
         };
         let mut options = self.options;
-        let (image, cache) = resources::open_disk(&options, &source)?;
+        let (image, cache) = resources::open_image(&options, &source, &image)?;
         options.cache = cache;
         let command = Command::Attach {
             name: self.name,

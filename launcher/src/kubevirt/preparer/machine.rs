@@ -211,7 +211,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
         })
     };
     let disk = |source: &plan::DiskSource| {
-        let path = source.candidates.iter().find(|path| path.exists())?;
+        let path = source.image.places().iter().find(|path| path.exists())?;
         let is_block = path
             .metadata()
             .is_ok_and(|file| file.file_type().is_block_device());
