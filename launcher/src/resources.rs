@@ -19,7 +19,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use devices::virtio::block::{BlockOptions, CacheMode};
+use devices::virtio::block::{BlockOptions, CacheMode, ImageFormat};
 use devices::virtio::registry::AnyOptions;
 use devices::virtio::spec::DeviceOptions;
 use rustix::fs::OFlags;
@@ -121,14 +121,15 @@ fn check_descriptors(plan: &MachinePlan) -> Result<(), ResourceError> {
     })
 }
 
-/// Opens a disk that somebody wants to look at.
-pub fn open_to_inspect(path: &Path) -> Result<File, ResourceError> {
+/// Opens a disk that somebody wants to look at: its files, the top one first, and their formats.
+pub fn open_to_inspect(path: &Path) -> Result<(Vec<File>, Vec<ImageFormat>), ResourceError> {
     let access = file::Access {
         kind: Kind::Disk,
         write: false,
         follow: true,
     };
-    file::open("disk", path, access)
+    let layers = layers::to_inspect(file::open("disk", path, access)?, path)?;
+    Ok((layers.files, layers.formats))
 }
 
 /// Opens or makes the files of a disk, and says in its options what they are.

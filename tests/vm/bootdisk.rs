@@ -2,7 +2,8 @@
 //! else, and read again for each reset.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::proc::Process;
@@ -179,6 +180,46 @@ fn what_cannot_be_booted_is_refused() {
     guest.exits_with(0);
 }
 
+/// A qcow2 image over a raw one, beside it.
+fn overlay(disk: &Path) -> PathBuf {
+    let path = disk.with_extension("qcow2");
+    let status = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .args([disk, &path])
+        .status();
+    assert!(status.expect("qemu-img runs").success());
+    path
+}
+
+/// The image of a vendor as KubeVirt's users have it: a container disk in qcow2, without a kernel beside it.
+#[test]
+fn a_container_disk_boots_its_own_kernel() {
+    let vmi = Vmi::new("golden").disk(Disk::new("root").from("containerDisk: {image: golden}"));
+    let run = Run::new(&vmi.domain_field("firmware", "{bootloader: {efi: {secureBoot: false}}}"));
+    let config = extlinux("sane");
+    let payload = fs::read(guest::payload()).expect("the payload");
+    let files = [
+        ("extlinux.conf", config.as_bytes()),
+        ("payload.elf", &payload),
+    ];
+    let disk = image::ext4(&run.dir(), "base.img", &files, 16);
+    let packed = disk.with_file_name("golden.qcow2");
+    let status = Command::new("qemu-img")
+        .args(["convert", "-O", "qcow2", "-c"])
+        .args([&disk, &packed])
+        .status();
+    assert!(status.expect("qemu-img runs").success());
+    let before = image::read(&packed);
+    let mut guest = run.volume("root", &packed).start();
+    assert!(guest.result("sane").starts_with("ok"));
+    guest.exits_with(0);
+    guest.log_has(&["there is no firmware: podvisor boots the kernel"]);
+    assert!(
+        image::read(&packed) == before,
+        "a container disk is not written to"
+    );
+}
+
 #[test]
 fn a_disk_is_inspected() {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -214,6 +255,15 @@ fn a_disk_is_inspected() {
         (&json["os"]["id"], &json["defaultBootEntry"]),
         (&"debian".into(), &"one".into())
     );
+    let layers = overlay(&disk);
+    let run = Run::with_arguments(["image", "inspect"]).arg(&layers);
+    let mut inspect = run.arg("-o").arg("json").start_at_once();
+    inspect.exits_with(0);
+    let mut layered: serde_json::Value =
+        serde_json::from_str(&inspect.console.text()).expect("JSON");
+    assert_eq!(layered["format"], "qcow2");
+    layered["format"] = "raw".into();
+    assert_eq!(layered, json);
     let mut inspect = Run::with_arguments(["image", "inspect"])
         .arg("/nowhere")
         .start_at_once();

@@ -51,16 +51,6 @@ pub struct GivenDisk {
     pub layers: Vec<ImageFormat>,
 }
 
-impl GivenDisk {
-    /// A disk that is one file.
-    pub fn raw(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            layers: Vec::new(),
-        }
-    }
-}
-
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "answer", deny_unknown_fields)]
@@ -180,7 +170,7 @@ impl Disks {
 /// Reads what is there now: a guest has written since the last time.
 fn open(disk: &GivenDisk, files: &[Arc<File>]) -> Result<Disk, DiskError> {
     match (&disk.layers[..], files) {
-        ([], [file]) => Disk::new(file.clone()).map_err(DiskError::Read),
+        ([] | [ImageFormat::Raw], [file]) => Disk::new(file.clone()).map_err(DiskError::Read),
         (layers, files) => {
             let files = files.iter().map(|file| file.try_clone());
             let files = files.collect::<Result<_, _>>().map_err(DiskError::Read)?;

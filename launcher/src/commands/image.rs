@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use devices::virtio::block::ImageFormat;
 use serde_json::json;
 
 use super::{CommandError, output};
@@ -17,16 +18,17 @@ use crate::exit::Exit;
 use crate::resources::{self, BootDiskError};
 use crate::supervise;
 
-/// The only format that is read so far.
-const FORMAT: &str = "raw";
-
 /// Prints partitions, operating system and boot entries of a disk.
 pub(super) fn inspect(args: &ImageInspectArgs) -> Result<Exit, CommandError> {
-    let disk = resources::open_to_inspect(&args.disk)?;
-    let inspection = read(&disk, &args.disk)?;
+    let (files, formats) = resources::open_to_inspect(&args.disk)?;
+    let format = match formats.first() {
+        Some(ImageFormat::Qcow2) => "qcow2",
+        _ => "raw",
+    };
+    let inspection = read(&files, formats, &args.disk)?;
     match args.output {
         crate::logging::LogFormat::Json => {
-            let mut value = json!({"format": FORMAT});
+            let mut value = json!({"format": format});
             if let (Some(value), serde_json::Value::Object(more)) =
                 (value.as_object_mut(), json!(inspection))
             {
@@ -34,13 +36,13 @@ pub(super) fn inspect(args: &ImageInspectArgs) -> Result<Exit, CommandError> {
             }
             output::print_json(&value)?;
         }
-        crate::logging::LogFormat::Text => output::print(&text(&inspection))?,
+        crate::logging::LogFormat::Text => output::print(&text(format, &inspection))?,
     }
     Ok(Exit::Success)
 }
 
 /// Has it read by a process that can do nothing else.
-fn read(disk: &File, path: &Path) -> Result<Inspection, CommandError> {
+fn read(files: &[File], layers: Vec<ImageFormat>, path: &Path) -> Result<Inspection, CommandError> {
     let fail = |source| CommandError::Inspect {
         path: path.to_owned(),
         source,
@@ -48,8 +50,12 @@ fn read(disk: &File, path: &Path) -> Result<Inspection, CommandError> {
     let user = supervise::choose_user(None)?;
     let ask = || -> Result<_, BootDiskError> {
         let reader = Reader::spawn(user, false)?;
-        let disks = vec![GivenDisk::raw(path.to_string_lossy())];
-        reader.order(&Order::Disks { disks }, &[disk.as_fd()])?;
+        let disks = vec![GivenDisk {
+            name: path.to_string_lossy().into_owned(),
+            layers,
+        }];
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        reader.order(&Order::Disks { disks }, &files)?;
         reader.order(&Order::Inspect {}, &[])?;
         Ok(reader.wait()?)
     };
@@ -73,13 +79,13 @@ fn parse(mut file: File) -> io::Result<Inspection> {
 }
 
 /// What people read; words of the disk act on no terminal.
-fn text(found: &Inspection) -> String {
+fn text(format: &str, found: &Inspection) -> String {
     let mut text = String::new();
     let mut line = |words: std::fmt::Arguments<'_>| {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{words}");
     };
-    line(format_args!("format       {FORMAT}"));
+    line(format_args!("format       {format}"));
     line(format_args!("size         {} bytes", found.size));
     let table = found.partition_table.as_deref().unwrap_or("none");
     match found.sector_size {

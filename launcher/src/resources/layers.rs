@@ -13,7 +13,7 @@ use devices::virtio::block::{
 use super::disk;
 use super::scratch;
 use super::{ResourceError, lock};
-use crate::plan::{BaseFormat, DiskSource, ImagePath, Overlay};
+use crate::plan::{BaseFormat, DiskSource, ImagePath, ImageSource, Overlay};
 
 /// Most files below each other.
 const MAX_DEPTH: usize = 8;
@@ -114,6 +114,25 @@ pub(super) fn qcow2(
     };
     add_chain(source, image, &mut layers)?;
     settle_cache(options, source, &mut layers, path)?;
+    Ok(layers)
+}
+
+/// An image of either format, and what it lies over, to be looked at.
+pub(super) fn to_inspect(file: File, path: &Path) -> Result<Layers, ResourceError> {
+    let source = DiskSource {
+        device: path.to_string_lossy().into_owned(),
+        image: ImageSource::Qcow2(ImagePath {
+            candidates: vec![path.to_owned()],
+            trusted: true,
+            create: None,
+        }),
+        cache: None,
+    };
+    let mut layers = Layers {
+        files: Vec::new(),
+        formats: Vec::new(),
+    };
+    add_chain(&source, look(&source, file, path)?, &mut layers)?;
     Ok(layers)
 }
 
