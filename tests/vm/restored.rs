@@ -25,6 +25,7 @@ const PORT: u16 = 7777;
 fn start(network: &PodNetwork, image: &Path, more: &[&str]) -> (Guest, Terminal) {
     let vmi = Vmi::new("linux")
         .disk(Disk::new("root"))
+        .rng()
         .network()
         .grace_seconds(0);
     let run = Run::new(&vmi);
@@ -118,6 +119,9 @@ fn linux_goes_on_and_a_clone_becomes_another() {
     let first = terminal.wait_for_match(number("TICK cpu=0 n="));
     assert!(first > ticks, "{first} after {ticks}");
     knows_the_time(&terminal);
+    // By the generation ID.
+    terminal.type_line("dmesg | grep -c 'virtual machine fork' | sed s/^/FORKS-/");
+    terminal.wait_for("FORKS-1");
     let flushed = terminal.wait_for_match(number("FLUSHED "));
     guest.control().tell("stop");
     guest.exits_with(4);
