@@ -18,6 +18,7 @@ use vmm::arch::cpu::HostCpu;
 use vmm::arch::platform::Platform;
 use vmm::arch::state::{SavedMsrs, VcpuState, VmState};
 use vmm::pci::PciRoot;
+use vmm::plan::{BootPlan, CpuPlan, IdentityPlan, MachinePlan, MachineVersion, MemoryPlan};
 use vmm::snapshot::{FileIdentity, SavedMachine, compare};
 
 use crate::input::Input;
@@ -53,15 +54,7 @@ impl Machine {
         let msrs = SavedMsrs::of(&kvm).expect("MSRs");
         let disk = memfd("disk");
         let good = json!({
-            "plan": {
-                "version": "1",
-                "name": "default/fuzz",
-                "cpu": {"sockets": 1, "cores": 1, "threads": 1, "features": []},
-                "memory": {"bytes": 1 << 30, "hugepageSize": null},
-                "boot": {"linux": {"cmdline": ""}},
-                "devices": [],
-                "startPaused": false,
-            },
+            "plan": plan(),
             "cpu": HostCpu::from(&cpuid),
             "vcpus": [VcpuState::save(&vcpu, &msrs).expect("saved")],
             "vm": VmState::save(&vm).expect("saved"),
@@ -113,6 +106,30 @@ impl Machine {
             .clocks
             .restore_counters(std::slice::from_ref(&self.vcpu));
         saved.clocks.catch_up(&self.vm);
+    }
+}
+
+fn plan() -> MachinePlan {
+    MachinePlan {
+        version: MachineVersion::default(),
+        name: "default/fuzz".to_owned(),
+        identity: IdentityPlan::default(),
+        cpu: CpuPlan {
+            sockets: 1,
+            cores: 1,
+            threads: 1,
+            features: Vec::new(),
+        },
+        memory: MemoryPlan {
+            bytes: 1 << 30,
+            hugepage_size: None,
+        },
+        boot: BootPlan::Linux {
+            cmdline: String::new(),
+        },
+        devices: Vec::new(),
+        hotplug_slots: Vec::new(),
+        start_paused: false,
     }
 }
 
