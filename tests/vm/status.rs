@@ -141,7 +141,10 @@ fn a_kernel_that_is_none() {
     fs::write(&kernel, "not a kernel\n".repeat(1000)).expect("the file can be written");
     let mut podvisor = run.kernel(&kernel).start_at_once();
     podvisor.exits_with(2);
-    podvisor.log_has(&["The machine cannot be built", "not an x86-64 ELF file or bzImage"]);
+    podvisor.log_has(&[
+        "The machine cannot be built",
+        "not an x86-64 ELF file or bzImage",
+    ]);
 }
 
 #[test]
