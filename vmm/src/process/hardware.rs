@@ -2,7 +2,6 @@
 
 mod attached;
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -56,8 +55,6 @@ pub(super) struct Hardware {
     plan: MachinePlan,
     resources: Resources,
     hook: ThreadHook,
-    /// Names of devices that the guest is asked for.
-    leaving: BTreeSet<String>,
     /// `None` only while a kernel is waited for, after a reset that failed, and at the end.
     machine: Option<Machine>,
 }
@@ -76,7 +73,6 @@ impl Hardware {
             plan,
             resources,
             hook,
-            leaving: BTreeSet::new(),
             machine: Some(machine),
         };
         Ok((hardware, handles))
@@ -99,13 +95,13 @@ impl Hardware {
     /// Does a job from beginning to end.
     pub(super) fn work(&mut self, job: Job) -> Completion {
         let job = match job {
-            Job::Reset { run, boot } => {
+            Job::Reset { run, boot, without } => {
                 if let Some(boot) = boot {
                     self.resources.boot = boot.into_resource();
                 }
-                return match self.reset(run) {
-                    Ok((handles, gone)) => Completion {
-                        result: Ok(Outcome::Gone(gone)),
+                return match self.reset(run, &without) {
+                    Ok(handles) => Completion {
+                        result: Ok(Outcome::Done),
                         handles: Some(handles),
                     },
                     Err(error) => Err(JobError::Fatal(error.into_event())).into(),
@@ -137,7 +133,7 @@ impl Hardware {
                 options,
                 files,
             } => return self.attach(name, *options, files).into(),
-            Job::Ask { name } => return self.ask_for(name).into(),
+            Job::Ask { name } => return self.ask_for(&name).into(),
             Job::Keep { name } => return self.keep(name).into(),
             Job::RemoveEjected => return Ok(Outcome::Gone(self.remove_ejected())).into(),
         }
@@ -166,14 +162,12 @@ impl Hardware {
         Ok(Outcome::Done)
     }
 
-    /// Ends this machine and builds another from the same resources, without the devices that are on their
-    /// way out, whose names are told.
-    fn reset(&mut self, run: bool) -> Result<(Handles, Vec<String>), ProcessError> {
+    /// Ends this machine and builds another from the same resources, `without` these devices.
+    fn reset(&mut self, run: bool, without: &[String]) -> Result<Handles, ProcessError> {
         if let Some(machine) = self.machine.take() {
             machine.stop();
         }
-        let gone: Vec<_> = std::mem::take(&mut self.leaving).into_iter().collect();
-        gone.iter().for_each(|name| self.forget(name));
+        without.iter().for_each(|name| self.forget(name));
         // What the guest that is no more still asked for.
         self.resources.signals.take();
         self.resources.ram.clear()?;
@@ -184,7 +178,7 @@ impl Hardware {
             self.run();
         }
         tracing::info!("guest restarted in place");
-        Ok((handles, gone))
+        Ok(handles)
     }
 }
 

@@ -360,9 +360,7 @@ impl Life {
             self.begin(call, Job::Halt, Becomes::Halted, effects);
             return;
         }
-        let run = !self.paused;
-        let boot = None;
-        self.begin(call, Job::Reset { run, boot }, Becomes::New, effects);
+        self.build_anew(call, None, effects);
     }
 
     /// Goes on with the reset that waits for this kernel.
@@ -376,14 +374,22 @@ impl Life {
         let call = self.wants_boot.take().ok_or_else(|| Refusal::Failed {
             causes: vec!["no kernel is waited for".to_owned()],
         })?;
-        let run = !self.paused;
-        let boot = Some(NextBoot {
+        let boot = NextBoot {
             name,
             cmdline,
             files,
-        });
-        self.begin(call, Job::Reset { run, boot }, Becomes::New, effects);
+        };
+        self.build_anew(call, Some(boot), effects);
         Ok(())
+    }
+
+    fn build_anew(&mut self, call: Option<u64>, boot: Option<NextBoot>, effects: &mut Vec<Effect>) {
+        let job = Job::Reset {
+            run: !self.paused,
+            boot,
+            without: self.names_of_leaving(),
+        };
+        self.begin(call, job, Becomes::New, effects);
     }
 
     fn begin(&mut self, call: Option<u64>, job: Job, becomes: Becomes, effects: &mut Vec<Effect>) {
@@ -480,8 +486,10 @@ impl Life {
         if let Outcome::Gone(names) = outcome {
             self.gone(&names, effects);
         }
-        if becomes == Becomes::Last {
-            self.shut_down(Event::Stopped, effects);
+        match becomes {
+            Becomes::New => self.answer_leaving(Ok(()), effects),
+            Becomes::Last => self.shut_down(Event::Stopped, effects),
+            _ => {}
         }
     }
 
@@ -508,7 +516,7 @@ impl Life {
                 effects.push(self.reply(id, Err(Refusal::Ended)));
             }
         }
-        self.give_up_waiting(effects);
+        self.answer_leaving(Err(Refusal::Ended), effects);
         self.tear_down(effects);
     }
 

@@ -109,23 +109,19 @@ impl Hardware {
     }
 
     /// Asks the guest for a device.
-    pub(super) fn ask_for(&mut self, name: String) -> Result<Outcome, JobError> {
-        let slot = self.slot_of(&name)?;
+    pub(super) fn ask_for(&self, name: &str) -> Result<Outcome, JobError> {
+        let slot = self.slot_of(name)?;
         if let Some(machine) = &self.machine {
             machine.ask_for(slot);
         }
-        self.leaving.insert(name);
         Ok(Outcome::Done)
     }
 
     /// Takes that back: an error tells that the device stays.
-    pub(super) fn keep(&mut self, name: String) -> Result<Outcome, JobError> {
+    pub(super) fn keep(&self, name: String) -> Result<Outcome, JobError> {
         let slot = self.slot_of(&name)?;
         match &self.machine {
-            Some(machine) if machine.keep(slot) => {
-                self.leaving.remove(&name);
-                Err(AttachedError::Kept(name).into())
-            }
+            Some(machine) if machine.keep(slot) => Err(AttachedError::Kept(name).into()),
             // It is about to be removed.
             _ => Ok(Outcome::Done),
         }
@@ -139,10 +135,7 @@ impl Hardware {
         let devices = self.plan.devices.iter();
         let ejected = devices.filter(|device| slots.contains(&device.pci_slot));
         let gone: Vec<_> = ejected.map(|device| device.name.clone()).collect();
-        for name in &gone {
-            self.forget(name);
-            self.leaving.remove(name);
-        }
+        gone.iter().for_each(|name| self.forget(name));
         gone
     }
 

@@ -58,10 +58,20 @@ impl Life {
         }
     }
 
-    /// The machine ends.
-    pub(super) fn give_up_waiting(&mut self, effects: &mut Vec<Effect>) {
+    /// Devices that the next machine is built without.
+    pub(super) fn names_of_leaving(&self) -> Vec<String> {
+        let devices = self.leaving.values();
+        devices.map(|device| device.name.clone()).collect()
+    }
+
+    /// A machine without these devices is there, or none.
+    pub(super) fn answer_leaving(
+        &mut self,
+        result: Result<(), Refusal>,
+        effects: &mut Vec<Effect>,
+    ) {
         for id in std::mem::take(&mut self.leaving).into_keys() {
-            effects.push(self.reply(id, Err(Refusal::Ended)));
+            effects.push(self.reply(id, result.clone()));
         }
     }
 }

@@ -59,7 +59,7 @@ pub(in crate::process) enum Outcome {
     Done,
     /// The counters.
     Stats(Box<Stats>),
-    /// That too, and these devices are there no more.
+    /// These devices are there no more.
     Gone(Vec<String>),
 }
 
@@ -96,8 +96,12 @@ pub(in crate::process) enum Job {
     Pause,
     /// Let them go on.
     Resume,
-    /// Build the machine anew, of another kernel or the same, and let it run or not.
-    Reset { run: bool, boot: Option<NextBoot> },
+    /// Build the machine anew, of another kernel or the same, without some devices, and let it run or not.
+    Reset {
+        run: bool,
+        boot: Option<NextBoot>,
+        without: Vec<String>,
+    },
     /// Tear the machine down for a reset.
     Halt,
     /// Look at the counters.

@@ -121,11 +121,14 @@ impl Machine {
             Job::Pause => self.running = false,
             Job::Resume => self.running = true,
             Job::Halt => self.running = false,
-            Job::Reset { run, .. } => {
+            Job::Reset { run, without, .. } => {
                 self.running = run;
                 let mut gone = std::mem::take(&mut self.asked);
                 gone.append(&mut self.ejected);
-                return Outcome::Gone(gone);
+                gone.sort();
+                let mut without = without;
+                without.sort();
+                assert_eq!(without, gone, "what the guest was asked for is left out");
             }
             Job::Ask { name } => self.asked.push(name),
             _ => {}
@@ -455,7 +458,7 @@ fn a_reset_waits_for_the_kernel_on_the_disk() {
     machine.bring(5);
     assert_eq!(machine.state_of(5), Some(MachineState::Resetting));
     assert!(
-        matches!(&machine.job, Some(Job::Reset { run: true, boot: Some(boot) }) if boot.cmdline == "quiet")
+        matches!(&machine.job, Some(Job::Reset { run: true, boot: Some(boot), without }) if boot.cmdline == "quiet" && without.is_empty())
     );
     machine.finish(Ok(()));
     assert_eq!(machine.state_of(2), Some(MachineState::Running));
