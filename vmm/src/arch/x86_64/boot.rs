@@ -14,7 +14,7 @@ use devices::GuestMemory;
 use linux_loader::loader::elf::PvhBootCapability;
 use vm_memory::{Bytes, GuestAddress};
 
-pub use self::check::{KernelFault, check_kernel};
+pub use self::check::{CheckedKernel, Format, KernelFault, check_kernel};
 pub use self::error::BootError;
 use self::kernel::Limits;
 use super::cpu;
@@ -73,9 +73,9 @@ pub struct BootSource<'a> {
 
 /// Fills guest memory; the boot vCPU's entry point.
 pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, BootError> {
-    let kernel_end = check_kernel(source.kernel)?;
-    check_room(kernel_end, source.ram_bytes)?;
-    let kernel = kernel::load(memory, source.kernel)?;
+    let checked = check_kernel(source.kernel)?;
+    check_room(checked.end, source.ram_bytes)?;
+    let kernel = kernel::load(memory, source.kernel, checked)?;
     let limits = Limits::of(kernel.setup_header.as_ref());
     write_command_line(memory, source.cmdline, limits.command_line)?;
     let initrd = match source.initrd {
@@ -91,7 +91,7 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
     smbios::write_tables(memory, source.identity)?;
     let rsdp = acpi::write_tables(memory, &cpu::apic_ids(source.cpu), source.hotplug_slots)?;
     if let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap {
-        if !(layout::HIGH_RAM..kernel_end).contains(&entry.0) {
+        if !(layout::HIGH_RAM..checked.end).contains(&entry.0) {
             return Err(KernelFault::Entry(entry.0).into());
         }
         pvh::write(memory, source.ram_bytes, initrd, rsdp)?;

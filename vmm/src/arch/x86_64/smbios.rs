@@ -107,14 +107,13 @@ fn chassis(writer: &mut Writer, plan: &ChassisPlan) {
     let mut chassis = Structure::new(CHASSIS);
     chassis.text(plan.manufacturer.as_deref().unwrap_or(MANUFACTURER));
     chassis.raw(&[OTHER]);
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    chassis.text(&text(&plan.version));
-    chassis.text(&text(&plan.serial));
-    chassis.text(&text(&plan.asset));
+    chassis.text(plan.version.as_deref().unwrap_or_default());
+    chassis.text(plan.serial.as_deref().unwrap_or_default());
+    chassis.text(plan.asset.as_deref().unwrap_or_default());
     chassis.raw(&[SAFE, SAFE, SAFE, NO_SECURITY]);
     chassis.raw(&[0; 4]);
     chassis.raw(&[0, 0, 0, 0]); // Height, power cords, no contained elements.
-    chassis.text(&text(&plan.sku));
+    chassis.text(plan.sku.as_deref().unwrap_or_default());
     writer.put(chassis);
 }
 

@@ -77,18 +77,39 @@ const KNOWN: [(usize, &[u8], &str); 10] = [
     (0, b"MZ", "an EFI program"),
 ];
 
-/// Checks a kernel; the guest physical address where the memory ends that it needs at least.
-pub fn check_kernel(file: &mut (impl Read + Seek)) -> Result<u64, KernelFault> {
+/// What a kernel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// An ELF file.
+    Elf,
+    /// A bzImage.
+    BzImage,
+}
+
+/// A kernel that can be booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckedKernel {
+    /// What it is.
+    pub format: Format,
+    /// Guest physical address where the memory ends that it needs at least.
+    pub end: u64,
+}
+
+/// Checks a kernel.
+pub fn check_kernel(file: &mut (impl Read + Seek)) -> Result<CheckedKernel, KernelFault> {
     let len = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
     let mut head = Vec::new();
     file.by_ref().take(0x270).read_to_end(&mut head)?;
-    match Head(&head) {
-        _ if head.is_empty() => Err(KernelFault::Empty),
-        head if head.0.starts_with(b"\x7fELF") => check_elf(file, &head, len),
-        head if head.bytes(0x202, 4) == HEADER_MAGIC => check_bzimage(&head, len),
-        head => Err(KernelFault::Foreign(head.kind().to_owned())),
-    }
+    let (format, end) = match Head(&head) {
+        _ if head.is_empty() => return Err(KernelFault::Empty),
+        head if head.0.starts_with(b"\x7fELF") => (Format::Elf, check_elf(file, &head, len)?),
+        head if head.bytes(0x202, 4) == HEADER_MAGIC => {
+            (Format::BzImage, check_bzimage(&head, len)?)
+        }
+        head => return Err(KernelFault::Foreign(head.kind().to_owned())),
+    };
+    Ok(CheckedKernel { format, end })
 }
 
 /// The beginning of a file; what is behind its end is zero.
@@ -115,6 +136,7 @@ impl Head<'_> {
     }
 }
 
+/// Checks an ELF file; where its last segment ends.
 fn check_elf(file: &mut (impl Read + Seek), head: &Head<'_>, len: u64) -> Result<u64, KernelFault> {
     let (class, order, machine) = (head.number(4, 1), head.number(5, 1), head.word(18));
     if (class, order, machine) != (2, 1, EM_X86_64) {
@@ -190,6 +212,7 @@ fn segments(
     Ok(segments)
 }
 
+/// Checks a bzImage; where the memory ends that it needs to begin with.
 fn check_bzimage(head: &Head<'_>, len: u64) -> Result<u64, KernelFault> {
     let (version, flags) = (head.word(0x206), head.word(0x236));
     if version < 0x020c || flags & XLF_KERNEL_64 == 0 {

@@ -1,7 +1,6 @@
 //! The kernel image: where it goes, and what it says that it takes.
 
 use std::fs::File;
-use std::io::{Read, Seek};
 
 use devices::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;
@@ -9,29 +8,26 @@ use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult};
 use vm_memory::GuestAddress;
 
 use super::super::layout;
-use super::BootError;
+use super::check::Format;
+use super::{BootError, CheckedKernel};
 
 /// Highest initrd address for kernels that do not name one.
 const INITRD_ADDR_MAX: u64 = 0xffff_ffff;
 /// Longest command line of a kernel that does not name one (x86 `COMMAND_LINE_SIZE` less the NUL).
 const ELF_COMMAND_LINE_MAX: usize = 2047;
 
-/// Loads an ELF file or a bzImage that has been checked.
-pub(super) fn load(memory: &GuestMemory, file: &mut File) -> Result<KernelLoaderResult, BootError> {
-    const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
-    let read_error = |source| BootError::Read {
-        what: "kernel image",
-        source,
-    };
-    let mut magic = [0; 4];
-    file.rewind()
-        .and_then(|()| file.read_exact(&mut magic))
-        .map_err(read_error)?;
+/// Loads the file in which `checked` is.
+pub(super) fn load(
+    memory: &GuestMemory,
+    file: &mut File,
+    checked: CheckedKernel,
+) -> Result<KernelLoaderResult, BootError> {
     let high_ram = Some(GuestAddress(layout::HIGH_RAM));
-    if magic == ELF_MAGIC {
-        return Elf::load(memory, None, file, high_ram).map_err(BootError::Kernel);
-    }
-    BzImage::load(memory, None, file, high_ram).map_err(BootError::Kernel)
+    let loaded = match checked.format {
+        Format::Elf => Elf::load(memory, None, file, high_ram),
+        Format::BzImage => BzImage::load(memory, None, file, high_ram),
+    };
+    loaded.map_err(BootError::Kernel)
 }
 
 /// What a kernel takes.
