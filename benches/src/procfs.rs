@@ -55,15 +55,11 @@ impl std::ops::AddAssign for Memory {
 /// Memory of `pids`. Guest RAM does not count: mappings of at least `ram_kib`, and what is not to be
 /// dumped, as podvisor marks its own, which has two parts.
 pub fn memory(pids: &[u32], ram_kib: u64) -> Result<Memory> {
-    Ok(split(pids, ram_kib)?.0)
+    Ok(memory_and_ram(pids, ram_kib)?.0)
 }
 
-/// Guest RAM of `pids`, and nothing else.
-pub fn ram(pids: &[u32], ram_kib: u64) -> Result<Memory> {
-    Ok(split(pids, ram_kib)?.1)
-}
-
-fn split(pids: &[u32], ram_kib: u64) -> Result<(Memory, Memory)> {
+/// [`memory`] of `pids`, and their guest RAM.
+pub fn memory_and_ram(pids: &[u32], ram_kib: u64) -> Result<(Memory, Memory)> {
     let mut total = (Memory::default(), Memory::default());
     for pid in pids {
         let path = format!("/proc/{pid}/smaps");

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 
 use super::{Bench, Scale};
 use crate::guest::GuestSpec;
-use crate::procfs;
+use crate::procfs::{self, Memory};
 use crate::record::Values;
 use crate::vm::Vm;
 use crate::vmm::{Kind, Vmm};
@@ -47,9 +47,7 @@ fn once(vmm: &Vmm, wanted: usize) -> Result<Values> {
         ram_mib: 64,
         ..GuestSpec::payload("crash how=halt")
     };
-    let available = procfs::meminfo("MemAvailable")?;
-    let begin = Instant::now();
-    let mut machines = start_all(wanted, || {
+    let crowd = Crowd::start(wanted, || {
         let mut vm = Vm::start(vmm, &guest)?;
         match vmm.kind {
             Kind::Bare => vm.first_instruction(PATIENCE).map(drop)?,
@@ -57,31 +55,63 @@ fn once(vmm: &Vmm, wanted: usize) -> Result<Values> {
         }
         Ok(vm)
     })?;
-    let seconds = begin.elapsed().as_secs_f64();
-    let taken = available.saturating_sub(procfs::meminfo("MemAvailable")?);
+    let memory = procfs::memory(&crowd.pids(), guest.ram_mib * 1024)?;
+    Ok(crowd.values(memory, [("private_dirty_kib_per_vm", memory.private_dirty)]))
+}
 
-    let running = machines
-        .iter_mut()
-        .filter_map(|vm| vm.is_running().then_some(()));
-    let lost = wanted - running.count();
-    let pids: Vec<u32> = machines.iter().flat_map(Vm::pids).collect();
-    let memory = procfs::memory(&pids, guest.ram_mib * 1024)?;
-    Ok([
-        ("vms_per_s", wanted as f64 / seconds),
-        ("lost", lost as f64),
-        ("pss_kib_per_vm", memory.pss as f64 / wanted as f64),
-        (
-            "private_dirty_kib_per_vm",
-            memory.private_dirty as f64 / wanted as f64,
-        ),
-        ("host_memory_kib_per_vm", taken as f64 / wanted as f64),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into())
+/// Machines that run at the same time.
+pub(super) struct Crowd {
+    machines: Vec<Vm>,
+    lost: usize,
+    /// What it took to start them: seconds, KiB of the host's memory.
+    seconds: f64,
+    taken: u64,
+}
+
+impl Crowd {
+    /// Starts as many; some may be lost by the time when all were there.
+    pub(super) fn start(wanted: usize, start: impl Fn() -> Result<Vm> + Sync) -> Result<Self> {
+        let available = procfs::meminfo("MemAvailable")?;
+        let begin = Instant::now();
+        let mut machines = start_all(wanted, start)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let taken = available.saturating_sub(procfs::meminfo("MemAvailable")?);
+        let running = machines
+            .iter_mut()
+            .filter_map(|vm| vm.is_running().then_some(()));
+        let lost = wanted - running.count();
+        Ok(Self {
+            machines,
+            lost,
+            seconds,
+            taken,
+        })
+    }
+
+    /// Their processes.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.machines.iter().flat_map(Vm::pids).collect()
+    }
+
+    /// What all cases tell, of their memory without RAM, and `more` sums over all machines in KiB.
+    pub(super) fn values<const N: usize>(&self, memory: Memory, more: [(&str, u64); N]) -> Values {
+        let count = self.machines.len() as f64;
+        let per_vm = [
+            ("pss_kib_per_vm", memory.pss),
+            ("host_memory_kib_per_vm", self.taken),
+        ];
+        let per_vm = per_vm.into_iter().chain(more);
+        let per_vm = per_vm.map(|(name, kib)| (name.to_owned(), kib as f64 / count));
+        let whole = [
+            ("vms_per_s".to_owned(), count / self.seconds),
+            ("lost".to_owned(), self.lost as f64),
+        ];
+        per_vm.chain(whole).collect()
+    }
 }
 
 /// Starts as many, two for each processor at a time.
-pub(super) fn start_all(wanted: usize, start: impl Fn() -> Result<Vm> + Sync) -> Result<Vec<Vm>> {
+fn start_all(wanted: usize, start: impl Fn() -> Result<Vm> + Sync) -> Result<Vec<Vm>> {
     let jobs = 2 * std::thread::available_parallelism()?.get();
     let (next, machines) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || -> Result<()> {

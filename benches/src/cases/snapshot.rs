@@ -1,10 +1,11 @@
 //! Machines that go on from a snapshot: how soon their user space runs, and what many of one snapshot cost.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Bench, Scale, density, ms};
+use super::density::Crowd;
+use super::{Bench, Scale, ms};
 use crate::guest::GuestSpec;
 use crate::procfs::{self, CpuTimes};
 use crate::record::Values;
@@ -85,37 +86,16 @@ pub fn clones(bench: &mut Bench) {
 }
 
 fn clone(snapshot: &Snapshot, guest: &GuestSpec, wanted: usize) -> Result<Values> {
-    let available = procfs::meminfo("MemAvailable")?;
-    let begin = Instant::now();
-    let mut machines = density::start_all(wanted, || {
+    let crowd = Crowd::start(wanted, || {
         let mut vm = snapshot.restore()?;
         vm.wait_for("TICK", PATIENCE)?;
         Ok(vm)
     })?;
-    let seconds = begin.elapsed().as_secs_f64();
-    let taken = available.saturating_sub(procfs::meminfo("MemAvailable")?);
-    let running = machines
-        .iter_mut()
-        .filter_map(|vm| vm.is_running().then_some(()));
-    let lost = wanted - running.count();
-    let pids: Vec<u32> = machines.iter().flat_map(|vm| vm.pids()).collect();
-    let ram_kib = guest.ram_mib * 1024;
-    let (memory, ram) = (
-        procfs::memory(&pids, ram_kib)?,
-        procfs::ram(&pids, ram_kib)?,
-    );
-    Ok([
-        ("vms_per_s", wanted as f64 / seconds),
-        ("lost", lost as f64),
-        ("pss_kib_per_vm", memory.pss as f64 / wanted as f64),
-        // Pages of RAM that the clone has read or written, and those that are its own since it wrote.
-        ("ram_touched_kib_per_vm", ram.rss as f64 / wanted as f64),
-        (
-            "ram_own_kib_per_vm",
-            ram.private_dirty as f64 / wanted as f64,
-        ),
-        ("host_memory_kib_per_vm", taken as f64 / wanted as f64),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into())
+    let (memory, ram) = procfs::memory_and_ram(&crowd.pids(), guest.ram_mib * 1024)?;
+    // Pages of RAM that the clone has read or written, and those that are its own since it wrote.
+    let more = [
+        ("ram_touched_kib_per_vm", ram.rss),
+        ("ram_own_kib_per_vm", ram.private_dirty),
+    ];
+    Ok(crowd.values(memory, more))
 }
