@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -260,6 +260,23 @@ impl Guest {
     #[track_caller]
     pub fn control(&self) -> Control {
         Control::connect(&self.control)
+    }
+
+    /// `podvisor ctl` with these words.
+    pub fn ctl(&self, words: &[&str]) -> Output {
+        Command::new(guest::podvisor())
+            .arg("ctl")
+            .arg(&self.control)
+            .args(words)
+            .output()
+            .expect("podvisor can be run")
+    }
+
+    /// The same, which has to succeed.
+    #[track_caller]
+    pub fn ctl_does(&self, words: &[&str]) {
+        let output = self.ctl(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
     }
 
     /// Kills the launcher, if it has not ended, and its vm process, if there is one. Whether the

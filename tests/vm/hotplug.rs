@@ -1,10 +1,8 @@
 //! Disks that come and go while the machine runs.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use podvisor_tests::footprint::Footprint;
-use podvisor_tests::guest;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
@@ -17,26 +15,10 @@ const WARM: u32 = 1;
 /// What the vm process may grow by, KiB: what its allocator keeps.
 const MAX_GROWTH_KIB: u64 = 512;
 
-/// `podvisor ctl` with these words.
-fn ctl(guest: &Guest, words: &[&str]) -> Output {
-    Command::new(guest::podvisor())
-        .arg("ctl")
-        .arg(guest.control_path())
-        .args(words)
-        .output()
-        .expect("podvisor can be run")
-}
-
-#[track_caller]
-fn does(guest: &Guest, words: &[&str]) {
-    let output = ctl(guest, words);
-    assert!(output.status.success(), "{words:?}: {output:?}");
-}
-
 /// It says no, for this reason.
 #[track_caller]
 fn refuses(guest: &Guest, words: &[&str], reason: &str) {
-    let output = ctl(guest, words);
+    let output = guest.ctl(words);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{words:?}: {output:?}");
     assert!(text.contains(reason), "{words:?}: {reason:?} in {text}");
@@ -64,14 +46,14 @@ fn disks_come_and_go() {
     let look = || Footprint::of(vm).expect("the vm process runs");
     let mut warm = None;
     for round in 1..=rounds {
-        does(&guest, &["attach", "data", path(&image), "serial=PV-DATA"]);
+        guest.ctl_does(&["attach", "data", path(&image), "serial=PV-DATA"]);
         guest.says(&[("sectors", "4096"), ("wrote", &round.to_string())]);
         let disk = devices(&guest)["data"].take();
         assert!(disk["writeRequests"].as_u64() > Some(0), "{disk}");
         if round == 1 {
             assert_eq!(disk["engine"], "ioUring");
         }
-        does(&guest, &["detach", "data", "seconds=300"]);
+        guest.ctl_does(&["detach", "data", "seconds=300"]);
         assert_eq!(guest.next_result("gone"), round.to_string());
         assert_eq!(devices(&guest)["data"], Value::Null);
         let written = image::read(&image);
@@ -109,7 +91,7 @@ fn a_disk_that_is_not_given_back_stays() {
     let mut guest = run.payload("ticker secs=100000").start();
     guest.wait_for("TICK");
 
-    does(&guest, &["attach", "a", path(&a)]);
+    guest.ctl_does(&["attach", "a", path(&a)]);
     refuses(&guest, &["attach", "a", path(&b)], "already");
     refuses(&guest, &["attach", "c", path(&a)], "in use by another");
     // Another way to get there, with what `plan` prints.
@@ -130,7 +112,7 @@ fn a_disk_that_is_not_given_back_stays() {
     refuses(&guest, &["detach", "a", "seconds=1"], "did not give");
     let snapshot = guest.dir().join("snapshot");
     refuses(&guest, &["snapshot", path(&snapshot)], "\"a\" was added");
-    does(&guest, &["resume"]);
+    guest.ctl_does(&["resume"]);
     assert!(devices(&guest)["a"].is_object() && devices(&guest)["b"].is_object());
 
     let mut asking = guest.control();
@@ -143,7 +125,7 @@ fn a_disk_that_is_not_given_back_stays() {
     let left = devices(&guest);
     assert!(left["a"].is_null() && left["b"].is_object() && left["root"].is_object());
     // Its lock is free again, and its slot.
-    does(&guest, &["attach", "c", path(&a)]);
+    guest.ctl_does(&["attach", "c", path(&a)]);
     control.tell("stop");
     guest.exits_with(4);
 }

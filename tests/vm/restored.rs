@@ -95,13 +95,7 @@ fn linux_goes_on_and_a_clone_becomes_another() {
     terminal.type_line("guest flushloop /dev/vda & guest ticker 0 &");
     terminal.wait_for_match(number("FLUSHED "));
     let ticks = terminal.wait_for_match(number("TICK cpu=0 n="));
-    let output = Command::new(podvisor_tests::guest::podvisor())
-        .arg("ctl")
-        .arg(guest.control_path())
-        .args(["snapshot", snapshot, "--stop"])
-        .output()
-        .expect("podvisor can be run");
-    assert!(output.status.success(), "{output:?}");
+    guest.ctl_does(&["snapshot", snapshot, "--stop"]);
     guest.exits_with(4);
     let copy = directory.path().join("copy.img");
     let copied = Command::new("cp")

@@ -4,23 +4,16 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
-use podvisor_tests::guest;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
 
 /// `podvisor ctl … snapshot DIR` with more words.
 fn take(guest: &Guest, directory: &Path, more: &[&str]) -> Output {
-    Command::new(guest::podvisor())
-        .arg("ctl")
-        .arg(guest.control_path())
-        .arg("snapshot")
-        .arg(directory)
-        .args(more)
-        .output()
-        .expect("podvisor can be run")
+    let directory = directory.to_str().expect("UTF-8");
+    guest.ctl(&[&["snapshot", directory], more].concat())
 }
 
 #[track_caller]
