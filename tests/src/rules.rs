@@ -114,13 +114,12 @@ impl Rules {
         let text = fs::read_to_string(guest::repository().join(name)).expect("the filters");
         let file: Value = serde_json::from_str(&text).expect("JSON");
         let roles = file["roles"].as_object().into_iter().flatten();
-        let whole = [
-            "common", "launcher", "restorer", "opener", "bootdisk", "monitor", "service",
-        ];
-        let whole = whole.map(|group| (group, &file[group]));
+        let whole = file.as_object().into_iter().flatten();
+        // What a thread loses is no rule.
+        let whole = whole.filter(|(group, rules)| rules.is_array() && *group != "machine_loses");
         let groups = whole
-            .into_iter()
-            .chain(roles.map(|(role, rules)| (role.as_str(), rules)));
+            .chain(roles)
+            .map(|(group, rules)| (group.as_str(), rules));
         let libc = libc();
         let rules = groups.flat_map(|(group, rules)| {
             let rules = rules.as_array().into_iter().flatten();

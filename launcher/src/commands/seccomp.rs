@@ -30,12 +30,11 @@ fn describe(role: Option<&str>) -> String {
                     text.push_str("  else the rules of process\n");
                     continue;
                 }
-                seccomp::Role::Launcher
-                | seccomp::Role::Restorer
-                | seccomp::Role::Opener
-                | seccomp::Role::Monitor
-                | seccomp::Role::Service => &rules[known.name()],
-                role => &rules["roles"][role.name()],
+                // Those of the vm process stand together.
+                role => match &rules[role.name()] {
+                    Value::Null => &rules["roles"][role.name()],
+                    own => own,
+                },
             };
             for rule in list(&rules["common"]).chain(list(own)).filter(is_ours) {
                 let _ = writeln!(text, "  {}", line(rule));
@@ -100,5 +99,19 @@ mod tests {
             let title = format!("{}:", role.name());
             assert!(text.lines().any(|line| line == title), "{title}\n{text}");
         }
+    }
+
+    /// Those that a thread may have beside what all have.
+    #[test]
+    fn each_role_is_shown_with_rules_of_its_own() {
+        let rules: Value = serde_json::from_str(seccomp::RULES).expect("JSON");
+        let common = list(&rules["common"]).filter(is_ours).count();
+        for role in seccomp::Role::ALL {
+            let text = describe(Some(role.name()));
+            let shown = text.lines().filter(|line| line.starts_with("  ")).count();
+            let is_restriction = role == seccomp::Role::Machine;
+            assert!(is_restriction || shown > common, "{text}");
+        }
+        assert!(describe(Some("bootdisk")).contains("setitimer"));
     }
 }
