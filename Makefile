@@ -57,7 +57,7 @@ repo: ## What deny.toml says of dependencies, and the tests that documents name
 	tests/repo/promises.sh
 
 unit: ## Unit tests and tests without a VM
-	$(CARGO) test --workspace --exclude podvisor-tests --locked
+	$(CARGO) test --workspace --exclude podvisor-tests --locked --no-fail-fast
 
 vm-tests: build guest nested ## Whole-VM tests through the binary
 	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2

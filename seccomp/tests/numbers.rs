@@ -45,10 +45,10 @@ const HEADERS: [&str; 15] = [
 
 /// Constants that no header for programs has; the kernel's own, the same everywhere. Where a call
 /// takes a process, none is the caller.
-const UNPUBLISHED: [(&str, u64); 2] = [("AF_NETLINK", 16), ("itself", 0)];
+const UNPUBLISHED: [(&str, u64); 3] = [("AF_UNIX", 1), ("AF_NETLINK", 16), ("itself", 0)];
 
 /// Names of process IDs, which are no constants.
-const PROCESSES: [&str; 2] = ["self", "vm"];
+const PROCESSES: [&str; 3] = ["self", "vm", "launcher"];
 
 #[test]
 fn constants_are_those_of_the_kernels_headers() {
