@@ -21,7 +21,11 @@ const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 
 /// Process IDs are known only when a filter is installed. In the rules they are names, in the
 /// programs numbers that no process has, to be replaced.
-const PIDS: [(&str, u32); 2] = [("self", 0x7fff_fff1), ("vm", 0x7fff_fff2)];
+const PIDS: [(&str, u32); 3] = [
+    ("self", 0x7fff_fff1),
+    ("vm", 0x7fff_fff2),
+    ("launcher", 0x7fff_fff3),
+];
 
 /// The file: rules of every thread, of each role of the vm process beside them, what its threads lose
 /// once the machine is known, rules of the launcher, of a launcher that has to put the pod's network

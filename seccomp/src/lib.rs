@@ -139,9 +139,17 @@ pub struct InstallError {
     pub source: seccompiler::Error,
 }
 
-/// Restricts the calling thread, and those that it will make, for good. `vm_process` is the process
-/// that the launcher may kill; other roles have none.
-pub fn install(role: Role, vm_process: Option<u32>) -> Result<(), InstallError> {
+/// Processes that a role may kill, if it may kill any.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Others {
+    /// The vm process.
+    pub vm: Option<u32>,
+    /// The launcher of a KubeVirt pod.
+    pub launcher: Option<u32>,
+}
+
+/// Restricts the calling thread, and those that it will make, for good.
+pub fn install(role: Role, others: Others) -> Result<(), InstallError> {
     if role != Role::Machine {
         violation::set_role(role);
     }
@@ -153,19 +161,22 @@ pub fn install(role: Role, vm_process: Option<u32>) -> Result<(), InstallError> 
     if role == Role::Process {
         load(NO_CLONE3)?;
     }
-    load(&with_pids(role.program(), vm_process))
+    load(&with_pids(role.program(), others))
 }
 
 /// The program with the numbers of processes in place of their stand-ins.
-fn with_pids(program: &[sock_filter], vm_process: Option<u32>) -> Vec<sock_filter> {
+fn with_pids(program: &[sock_filter], others: Others) -> Vec<sock_filter> {
     let own = std::process::id();
     let mut program = program.to_vec();
     for instruction in &mut program {
-        match (instruction.k, vm_process) {
-            (SELF_PID, _) => instruction.k = own,
-            (VM_PID, Some(vm)) => instruction.k = vm,
-            _ => {}
-        }
+        let pid = match instruction.k {
+            SELF_PID => Some(own),
+            VM_PID => others.vm,
+            LAUNCHER_PID => others.launcher,
+            _ => None,
+        };
+        // No process has the number of a stand-in.
+        instruction.k = pid.unwrap_or(instruction.k);
     }
     program
 }

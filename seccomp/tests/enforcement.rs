@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use libc::c_long;
 use seccomp::violation::{self, Report};
-use seccomp::{Role, jail};
+use seccomp::{Others, Role, jail};
 
 const CHILD: &str = "PODVISOR_SECCOMP_CHILD";
 
@@ -29,7 +29,7 @@ const IORING_REGISTER_RESTRICTIONS: c_long = 11;
 /// No process has this number.
 const STRANGER: c_long = 1 << 30;
 
-/// What no thread of podvisor does, but that the reader of boot disks makes files in memory.
+/// What no thread of podvisor does, but [`ITS_OWN`].
 const FORBIDDEN: [Call; 40] = [
     ("truncate a path", libc::SYS_truncate, [0, 0, 0]),
     ("make a file in memory", libc::SYS_memfd_create, [0, 0, 0]),
@@ -291,10 +291,9 @@ const NOT_ITS_OWN: [(Role, Call); 29] = [
 ];
 
 /// What these roles are there for.
-const ITS_OWN: [(Role, &str); 5] = [
+const ITS_OWN: [(Role, &str); 4] = [
     (Role::Service, "connect"),
     (Role::Bootdisk, "make a file in memory"),
-    (Role::Monitor, "signal a process"),
     (Role::Service, "make a file in memory"),
     (Role::Service, "make a unix socket"),
 ];
@@ -415,9 +414,14 @@ fn child() {
     violation::report_to(report).expect("handler");
     rustix::thread::set_no_new_privs(true).expect("no_new_privs");
     if role == Role::Machine {
-        seccomp::install(Role::Process, None).expect("the filter that it stands on");
+        seccomp::install(Role::Process, Others::default()).expect("the filter that it stands on");
     }
-    seccomp::install(role, Some(std::process::id())).expect("filter");
+    let itself = Some(std::process::id());
+    let others = Others {
+        vm: itself,
+        launcher: itself,
+    };
+    seccomp::install(role, others).expect("filter");
     act(action, &numbers, &null);
     // SAFETY: ends the process; the test harness would make calls that the filter forbids.
     unsafe { libc::_exit(0) };

@@ -140,7 +140,10 @@ fn restrict(user: Option<User>, parent: Pid, json_log: bool) -> Result<(), Box<d
         json: json_log,
         name: syscall_name,
     })?;
-    Ok(seccomp::install(seccomp::Role::Bootdisk, None)?)
+    Ok(seccomp::install(
+        seccomp::Role::Bootdisk,
+        seccomp::Others::default(),
+    )?)
 }
 
 fn serve(socket: BorrowedFd<'_>) -> Result<(), Box<dyn Error>> {

@@ -118,7 +118,7 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     control::send(socket.as_fd(), &Word::Begin, &fds).map_err(MonitorError::Launcher)?;
     drop((vm_socket, to_preparer));
     let clean_up = clean_up::Sockets::open(&flags.container_disk_dir);
-    supervise::restrict_monitor(user, &flags.container_disk_dir)?;
+    supervise::restrict_monitor(user, vm, launcher, &flags.container_disk_dir)?;
     let mut monitor = Monitor {
         signals,
         socket,

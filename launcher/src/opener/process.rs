@@ -48,7 +48,10 @@ fn restrict(paths: &[PathBuf], json_log: bool) -> Result<(), Box<dyn Error>> {
         json: json_log,
         name: syscall_name,
     })?;
-    Ok(seccomp::install(seccomp::Role::Opener, None)?)
+    Ok(seccomp::install(
+        seccomp::Role::Opener,
+        seccomp::Others::default(),
+    )?)
 }
 
 fn serve(socket: BorrowedFd<'_>, directories: &Directories) -> Result<(), Box<dyn Error>> {

@@ -10,7 +10,7 @@ use rustix::process::Pid;
 use rustix::thread::CapabilitySet;
 use seccomp::jail::{self, JailError, Use, User};
 use seccomp::violation::{self, Report};
-use seccomp::{InstallError, Role};
+use seccomp::{InstallError, Others, Role};
 use thiserror::Error as ThisError;
 
 use super::VmProcess;
@@ -83,28 +83,42 @@ pub fn restrict_launcher(
         name: super::outcome::syscall_name,
     };
     violation::report_to(report).map_err(RestrictError::Report)?;
-    let pid = vm.pid().as_raw_nonzero().get().unsigned_abs();
-    Ok(seccomp::install(role, Some(pid))?)
+    let others = Others {
+        vm: Some(number(vm.pid())),
+        launcher: None,
+    };
+    Ok(seccomp::install(role, others)?)
 }
 
-/// Restricts the first process of a KubeVirt pod to watching the others and to removing files of
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
+}
+
+/// Restricts the first process of a KubeVirt pod to watching `vm` and `launcher` and to removing files of
 /// `container_disks`; as root it keeps the right to kill a vm process that is `user`.
 pub(crate) fn restrict_monitor(
     user: Option<User>,
+    vm: Pid,
+    launcher: Pid,
     container_disks: &Path,
 ) -> Result<(), RestrictError> {
     let removed = [(container_disks.to_owned(), Use::Remove)];
-    restrict_to(Role::Monitor, user, &removed)
+    let others = Others {
+        vm: Some(number(vm)),
+        launcher: Some(number(launcher)),
+    };
+    restrict_to(Role::Monitor, others, user, &removed)
 }
 
 /// Restricts the launcher of a KubeVirt pod to its clients and to sockets below `share_dir`.
 pub(crate) fn restrict_service(share_dir: &Path) -> Result<(), RestrictError> {
     let sockets = [(share_dir.to_owned(), Use::Connect)];
-    restrict_to(Role::Service, None, &sockets)
+    restrict_to(Role::Service, Others::default(), None, &sockets)
 }
 
 fn restrict_to(
     role: Role,
+    others: Others,
     user: Option<User>,
     paths: &[(PathBuf, Use)],
 ) -> Result<(), RestrictError> {
@@ -117,7 +131,7 @@ fn restrict_to(
         name: super::outcome::syscall_name,
     };
     violation::report_to(report).map_err(RestrictError::Report)?;
-    Ok(seccomp::install(role, None)?)
+    Ok(seccomp::install(role, others)?)
 }
 
 /// Restricts the calling thread of the vm process to what its role needs; the first one gives up
@@ -143,5 +157,5 @@ pub(super) fn restrict_thread(
         ThreadRole::Vcpu => Role::Vcpu,
         ThreadRole::Device(name) => Role::named(name).ok_or(UnknownRole(name))?,
     };
-    Ok(seccomp::install(role, None)?)
+    Ok(seccomp::install(role, Others::default())?)
 }
