@@ -32,7 +32,7 @@ pub use self::boot::{BootDiskError, BootReader, DiskKernel};
 pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::disk::open as open_image;
 pub use self::error::ResourceError;
-pub use self::file::{Kind, Unfit, fits, settle};
+pub use self::file::{Kind, Unfit, fits, open_below, settle};
 use self::layers::Layers;
 pub use self::lock::try_lock;
 pub use self::socket::ListenSocket;

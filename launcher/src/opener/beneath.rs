@@ -9,10 +9,10 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::OpenerError;
-use crate::resources::{Kind, Unfit, fits, settle, try_lock};
+use crate::resources::{Kind, Unfit, fits, open_below, settle, try_lock};
 
-/// How often a path is tried that is renamed all the time (`EAGAIN` of openat2(2)).
-const ATTEMPTS: u32 = 16;
+/// Tenants' links are not followed.
+const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
 
 /// A file cannot be opened.
 #[derive(Debug, Error)]
@@ -84,7 +84,7 @@ impl Directories {
             source,
         };
         // A look first, since to open some devices does something.
-        let seen = open_below(directory, below, OFlags::PATH).map_err(refused)?;
+        let seen = open_below(directory, below, OFlags::PATH, NO_LINKS).map_err(refused)?;
         fits(&seen, Kind::Disk).map_err(unfit)?;
         let access = match read_only {
             true => OFlags::RDONLY,
@@ -92,7 +92,7 @@ impl Directories {
         };
         // A FIFO that has come there meanwhile is not waited for.
         let flags = access | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let opened = open_below(directory, below, flags).map_err(refused)?;
+        let opened = open_below(directory, below, flags, NO_LINKS).map_err(refused)?;
         let file = settle(opened, Kind::Disk).map_err(unfit)?;
         match try_lock(&file, read_only) {
             Ok(true) => Ok(file),
@@ -118,19 +118,6 @@ impl Directories {
             Some((opened, rest))
         })
     }
-}
-
-fn open_below(directory: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let flags = flags | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let mut last = Errno::AGAIN;
-    for _ in 0..ATTEMPTS {
-        match rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve) {
-            Err(errno @ (Errno::AGAIN | Errno::INTR)) => last = errno,
-            result => return result,
-        }
-    }
-    Err(last)
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::ResourceError;
@@ -69,7 +70,7 @@ pub(super) fn open_boot_file(what: &str, file: &BootFile) -> Result<File, Resour
 /// there may be another thing a moment later, as a FIFO, whose opening waits for its other end: so
 /// nothing is waited for.
 pub(super) fn open(what: &str, path: &Path, access: Access) -> Result<File, ResourceError> {
-    let fail = |errno: rustix::io::Errno| ResourceError::Open {
+    let fail = |errno: Errno| ResourceError::Open {
         what: what.to_owned(),
         path: path.to_owned(),
         source: errno.into(),
@@ -87,7 +88,7 @@ pub(super) fn open(what: &str, path: &Path, access: Access) -> Result<File, Reso
     };
     let stat = stat.map_err(fail)?;
     if !access.follow && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-        return Err(fail(rustix::io::Errno::LOOP));
+        return Err(fail(Errno::LOOP));
     }
     check(&stat, access.kind).map_err(wrong)?;
     let mode = if access.write {
@@ -112,6 +113,28 @@ pub(super) fn open(what: &str, path: &Path, access: Access) -> Result<File, Reso
             source,
         }),
     }
+}
+
+/// How often a path is tried whose `..` cannot be told to stay below, since somebody on the host moves
+/// directories (`openat2(2)`, EAGAIN).
+const ATTEMPTS: usize = 16;
+
+/// Opens what is below `directory`, and nothing else, whatever links there are in `path`.
+pub fn open_below(
+    directory: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let (flags, resolve) = (flags | OFlags::CLOEXEC, resolve | ResolveFlags::BENEATH);
+    let mut last = Errno::AGAIN;
+    for _ in 0..ATTEMPTS {
+        match rustix::fs::openat2(&directory, path, flags, Mode::empty(), resolve) {
+            Err(errno @ (Errno::AGAIN | Errno::INTR)) => last = errno,
+            result => return result,
+        }
+    }
+    Err(last)
 }
 
 /// Takes what was opened without waiting (`O_NONBLOCK`) if it is of this kind; requests to it wait from

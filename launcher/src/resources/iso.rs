@@ -26,7 +26,7 @@ const PADDING: u64 = 64 * 1024;
 pub(super) fn make(volume: &str, plan: &IsoPlan) -> Result<File, ResourceError> {
     let mut tree = Tree::default();
     for file in &plan.files {
-        tree.add(file.path, file.content.reveal());
+        tree.add(file.path, file.content.reveal().to_vec());
     }
     if let Some(directory) = &plan.directory {
         directory::read(volume, directory, &mut tree)?;
@@ -93,9 +93,9 @@ mod tests {
 
     fn tree() -> Tree {
         let mut tree = Tree::default();
-        tree.add("openstack/latest/meta_data.json", b"{}");
-        tree.add("user-data", &[b'x'; 5000]);
-        tree.add("a key that is longer than 8.3.and.dots", b"1");
+        tree.add("openstack/latest/meta_data.json", b"{}".to_vec());
+        tree.add("user-data", vec![b'x'; 5000]);
+        tree.add("a key that is longer than 8.3.and.dots", b"1".to_vec());
         tree
     }
 

@@ -5,17 +5,17 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::tree::Tree;
 use crate::plan::{IsoDirectory, Take};
-use crate::resources::ResourceError;
+use crate::resources::{ResourceError, file};
 
 /// Most bytes that are taken; ConfigMaps and Secrets have 1 MiB at most.
 const MAX_BYTES: u64 = 64 << 20;
-/// Most files, and how deep directories may lie in each other (ECMA-119, 6.8.2.1).
-const MAX_FILES: usize = 4096;
+/// Most files and directories, and how deep directories may lie in each other (ECMA-119, 6.8.2.1).
+const MAX_ENTRIES: usize = 4096;
 const MAX_DEPTH: usize = 7;
 
 /// Names of answer files for Windows' setup, in any case.
@@ -35,7 +35,7 @@ pub(super) fn read(
         path,
         root: root.as_fd(),
         bytes: MAX_BYTES,
-        files: 0,
+        entries: 0,
         answers: false,
         tree,
     };
@@ -96,7 +96,8 @@ struct Reader<'a> {
     root: BorrowedFd<'a>,
     /// How many more are taken.
     bytes: u64,
-    files: usize,
+    /// Files and directories so far. A link may lead to a directory that has it.
+    entries: usize,
     /// There are answers for Windows' setup.
     answers: bool,
     tree: &'a mut Tree,
@@ -106,12 +107,10 @@ impl Reader<'_> {
     /// Takes everything of the directory at `at`, which is empty for the root. Names that begin with two
     /// dots are the kubelet's: copies of what the other names lead to.
     fn all(&mut self, at: &str, depth: usize) -> Result<(), ResourceError> {
-        let opened = match at {
-            "" => self.root.try_clone_to_owned(),
-            at => self.open_below(at, OFlags::DIRECTORY),
-        };
-        let fail = |error| cannot_open(self.volume, &self.path.join(at), error);
-        let list = Dir::read_from(opened.map_err(fail)?).map_err(|errno| fail(errno.into()))?;
+        let beginning = if at.is_empty() { "." } else { at };
+        let opened = self.open_below(beginning, OFlags::DIRECTORY);
+        let list = opened.and_then(Dir::read_from);
+        let list = list.map_err(|errno| cannot_open(self.volume, &self.place(at), errno))?;
         for entry in list {
             let entry = entry.map_err(|errno| cannot_open(self.volume, self.path, errno))?;
             let Ok(name) = entry.file_name().to_str() else {
@@ -134,9 +133,13 @@ impl Reader<'_> {
     }
 
     fn take(&mut self, path: &str, depth: usize) -> Result<(), ResourceError> {
+        self.entries += 1;
+        if self.entries > MAX_ENTRIES {
+            return Err(self.wrong("", "too much: more than 4096 files and directories"));
+        }
         let seen = self.open_below(path, OFlags::PATH);
-        let seen = seen.and_then(|fd| Ok(rustix::fs::fstat(fd)?));
-        let seen = seen.map_err(|error| cannot_open(self.volume, &self.path.join(path), error))?;
+        let seen = seen.and_then(rustix::fs::fstat);
+        let seen = seen.map_err(|errno| cannot_open(self.volume, &self.place(path), errno))?;
         match FileType::from_raw_mode(seen.st_mode) {
             FileType::RegularFile => self.file(path, path),
             FileType::Directory if depth + 1 < MAX_DEPTH => self.all(path, depth + 1),
@@ -150,10 +153,8 @@ impl Reader<'_> {
         for name in names {
             match self.open_below(name, OFlags::PATH) {
                 Ok(_) => return self.file(name, target),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(cannot_open(self.volume, &self.path.join(name), error));
-                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(cannot_open(self.volume, &self.place(name), errno)),
             }
         }
         Err(self.lacks(format!("{} or {}", names[0], names[1])))
@@ -161,38 +162,43 @@ impl Reader<'_> {
 
     /// Takes the file at `path` as `target`.
     fn file(&mut self, path: &str, target: &str) -> Result<(), ResourceError> {
-        self.files += 1;
-        let mut content = Vec::new();
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = self.open_below(path, flags);
-        let read = opened.and_then(|fd| {
-            let file = File::from(fd);
+        let read = || -> io::Result<Vec<u8>> {
+            let file = File::from(self.open_below(path, OFlags::NONBLOCK | OFlags::NOCTTY)?);
             if !file.metadata()?.is_file() {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
-            file.take(self.bytes + 1).read_to_end(&mut content)
-        });
-        let read = read.map_err(|error| cannot_open(self.volume, &self.path.join(path), error))?;
-        let left = self.bytes.checked_sub(read as u64);
-        let Some(left) = left.filter(|_| self.files <= MAX_FILES) else {
-            return Err(self.wrong("", "too much: more than 4096 files or 64 MiB"));
+            let mut content = Vec::new();
+            file.take(self.bytes + 1).read_to_end(&mut content)?;
+            Ok(content)
+        };
+        let content = read().map_err(|error| cannot_open(self.volume, &self.place(path), error))?;
+        let left = self.bytes.checked_sub(content.len() as u64);
+        let Some(left) = left else {
+            return Err(self.wrong("", "too much: more than 64 MiB"));
         };
         self.bytes = left;
-        self.tree.add(target, &content);
+        self.tree.add(target, content);
         Ok(())
     }
 
     /// Opens what is below the directory. Links are followed, as the kubelet makes some, but not out of it.
-    fn open_below(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(openat2(self.root, path, flags, Mode::empty(), resolve)?)
+    fn open_below(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlags::NO_MAGICLINKS;
+        file::open_below(self.root, Path::new(path), flags | OFlags::RDONLY, resolve)
+    }
+
+    /// A path below the directory, or its own.
+    fn place(&self, at: &str) -> PathBuf {
+        match at {
+            "" => self.path.to_owned(),
+            at => self.path.join(at),
+        }
     }
 
     fn wrong(&self, at: &str, found: &'static str) -> ResourceError {
         ResourceError::WrongKind {
             what: format!("part of volume {:?},", self.volume),
-            path: self.path.join(at),
+            path: self.place(at),
             found,
             accepted: "files and directories",
         }
@@ -280,6 +286,27 @@ mod tests {
         take(mount.path(), Take::Answers).expect("answers");
         let mount = mounted(&[("other.xml", "<>")]);
         take(mount.path(), Take::Answers).expect_err("no answers");
+    }
+
+    /// Each directory leads to the next in ten ways, and no file is anywhere.
+    #[test]
+    fn directories_are_counted() {
+        let mount = mounted(&[]);
+        let level = |number: usize| mount.path().join(format!("..{number}"));
+        for number in 0..MAX_DEPTH - 1 {
+            fs::create_dir(level(number)).expect("made");
+        }
+        for number in 1..MAX_DEPTH - 1 {
+            for way in 0..10 {
+                let link = level(number - 1).join(format!("way{way}"));
+                symlink(format!("../..{number}"), link).expect("linked");
+            }
+        }
+        symlink("..0", mount.path().join("first")).expect("linked");
+        let error = take(mount.path(), Take::All).expect_err("too much");
+        let path = mount.path().to_string_lossy();
+        let expected = format!("{path:?} is too much");
+        assert!(error.to_string().contains(&expected), "{error}");
     }
 
     #[test]

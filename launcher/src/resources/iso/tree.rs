@@ -15,12 +15,9 @@ enum Entry {
 
 impl Tree {
     /// Puts a file at `path`, whose parts are separated by slashes, in place of what was there.
-    pub(super) fn add(&mut self, path: &str, content: &[u8]) {
+    pub(super) fn add(&mut self, path: &str, content: Vec<u8>) {
         match path.split_once('/') {
-            None => drop(
-                self.0
-                    .insert(path.to_owned(), Entry::File(content.to_vec())),
-            ),
+            None => drop(self.0.insert(path.to_owned(), Entry::File(content))),
             Some((name, rest)) => self.directory(name).add(rest, content),
         }
     }
