@@ -1,6 +1,7 @@
 //! Errors in words: one paragraph that names the thing, the cause and the way out.
 
 use std::error::Error;
+use std::fmt::{self, Write};
 
 /// An error and all its causes in one line.
 pub fn chain(error: &dyn Error) -> String {
@@ -16,6 +17,20 @@ pub fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Words of a vm process or a disk, which are a guest's if it has taken the one over or has written the other:
+/// nothing in them acts on a terminal or begins a line.
+#[derive(Debug)]
+pub(crate) struct Plain<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c.is_control() {
+            true => write!(f, "{}", c.escape_default()),
+            false => f.write_char(c),
+        })
+    }
 }
 
 /// Prints a paragraph on standard error, as far as somebody reads it.

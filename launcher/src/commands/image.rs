@@ -11,10 +11,11 @@ use serde_json::json;
 
 use super::{CommandError, output};
 use crate::bootdisk::Inspection;
-use crate::bootdisk::process::Reader;
+use crate::bootdisk::process::{Reader, ReaderError};
 use crate::bootdisk::protocol::{Answer, GivenDisk, MAX_INSPECTION, Order};
 use crate::cli::ImageInspectArgs;
 use crate::exit::Exit;
+use crate::report::Plain;
 use crate::resources::{self, BootDiskError};
 use crate::supervise;
 
@@ -28,12 +29,8 @@ pub(super) fn inspect(args: &ImageInspectArgs) -> Result<Exit, CommandError> {
     let inspection = read(&files, formats, &args.disk)?;
     match args.output {
         crate::logging::LogFormat::Json => {
-            let mut value = json!({"format": format});
-            if let (Some(value), serde_json::Value::Object(more)) =
-                (value.as_object_mut(), json!(inspection))
-            {
-                value.extend(more);
-            }
+            let mut value = json!(inspection);
+            value["format"] = format.into();
             output::print_json(&value)?;
         }
         crate::logging::LogFormat::Text => output::print(&text(format, &inspection))?,
@@ -63,7 +60,7 @@ fn read(files: &[File], layers: Vec<ImageFormat>, path: &Path) -> Result<Inspect
     let file = match (answer, files.pop()) {
         (Answer::Inspected {}, Some(file)) => file,
         (Answer::Failed { causes }, _) => return Err(fail(BootDiskError::Nothing { causes })),
-        _ => return Err(fail(BootDiskError::Nothing { causes: Vec::new() })),
+        _ => return Err(fail(ReaderError::Nonsense("another answer").into())),
     };
     parse(file).map_err(|source| CommandError::System {
         what: "read what was found on the disk",
@@ -87,7 +84,7 @@ fn text(format: &str, found: &Inspection) -> String {
     };
     line(format_args!("format       {format}"));
     line(format_args!("size         {} bytes", found.size));
-    let table = found.partition_table.as_deref().unwrap_or("none");
+    let table = Plain(found.partition_table.as_deref().unwrap_or("none"));
     match found.sector_size {
         Some(size) => line(format_args!(
             "partitions   {table}, sectors of {size} bytes"
@@ -95,12 +92,12 @@ fn text(format: &str, found: &Inspection) -> String {
         None => line(format_args!("partitions   {table}")),
     }
     for part in &found.partitions {
-        let content = part.content.as_deref().unwrap_or("unknown");
+        let content = Plain(part.content.as_deref().unwrap_or("unknown")).to_string();
         let words = [&part.purpose, &part.uuid, &part.label, &part.unreadable];
         let words: Vec<_> = words
             .into_iter()
             .flatten()
-            .map(|word| plain(word))
+            .map(|word| Plain(word).to_string())
             .collect();
         let (number, size) = (part.number, part.size);
         line(format_args!(
@@ -109,30 +106,19 @@ fn text(format: &str, found: &Inspection) -> String {
         ));
     }
     if let Some(os) = &found.os {
-        line(format_args!("system       {}", plain(&os.name)));
+        line(format_args!("system       {}", Plain(&os.name)));
     }
     line(format_args!("boot entries {}", found.boot_entries.len()));
     for entry in &found.boot_entries {
         let is_default = found.default_boot_entry.as_ref() == Some(&entry.id);
         let mark = if is_default { "*" } else { " " };
-        line(format_args!("{mark} {}", plain(&entry.id)));
-        line(format_args!("    title    {}", plain(&entry.title)));
+        line(format_args!("{mark} {}", Plain(&entry.id)));
+        line(format_args!("    title    {}", Plain(&entry.title)));
         line(format_args!("    kernel   {}", entry.kernel));
         for initrd in &entry.initrds {
             line(format_args!("    initrd   {initrd}"));
         }
-        line(format_args!("    options  {}", plain(&entry.options)));
+        line(format_args!("    options  {}", Plain(&entry.options)));
     }
     text
-}
-
-fn plain(text: &str) -> String {
-    let escaped = text.chars().flat_map(|c| {
-        let c: Box<dyn Iterator<Item = char>> = match c.is_control() {
-            true => Box::new(c.escape_default()),
-            false => Box::new(std::iter::once(c)),
-        };
-        c
-    });
-    escaped.collect()
 }

@@ -8,6 +8,7 @@ use vmm::control::CrashReport;
 use vmm::shortage::Shortage;
 
 use crate::exit::Exit;
+use crate::report::Plain;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,19 +156,6 @@ impl fmt::Display for Outcome {
             Self::Died(death) => write_death(f, *death),
             Self::Lost => write!(f, "The vm process cannot be waited for."),
         }
-    }
-}
-
-/// Words of the vm process, which are its guest's if that has taken it over: nothing in them acts on
-/// a terminal or begins a line.
-struct Plain<'a>(&'a str);
-
-impl fmt::Display for Plain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c.is_control() {
-            true => write!(f, "{}", c.escape_default()),
-            false => f.write_char(c),
-        })
     }
 }
 
