@@ -35,7 +35,7 @@ pub use self::error::ResourceError;
 pub use self::file::{Kind, Unfit, fits, open_below, settle};
 use self::layers::Layers;
 pub use self::lock::try_lock;
-pub use self::socket::ListenSocket;
+pub use self::socket::{ListenSocket, bind_lasting};
 
 use crate::plan::{DiskSource, ImageSource, LaunchPlan, PORTS};
 
@@ -134,19 +134,24 @@ pub fn open_to_inspect(path: &Path) -> Result<(Vec<File>, Vec<ImageFormat>), Res
 
 /// Opens or makes the files of a disk, and says in its options what they are.
 fn open_disk(options: &mut BlockOptions, source: &DiskSource) -> Result<Layers, ResourceError> {
-    let file = match &source.image {
+    let DiskSource {
+        device: volume,
+        image,
+        cache,
+    } = source;
+    let file = match image {
         ImageSource::Raw(image) => {
-            let (file, cache) = disk::open(options, source, image)?;
+            let (file, cache) = disk::open(volume, options, *cache, image)?;
             options.cache = cache;
             file
         }
         ImageSource::Iso(plan) => {
             options.cache = CacheMode::Writeback;
-            iso::make(&source.device, plan)?
+            iso::make(volume, plan)?
         }
-        ImageSource::Qcow2(image) => return layers::qcow2(options, source, image),
-        ImageSource::Overlay(overlay) => return layers::overlay(options, source, overlay),
-        ImageSource::Empty { bytes } => return layers::empty_disk(options, source, *bytes),
+        ImageSource::Qcow2(image) => return layers::qcow2(volume, options, *cache, image),
+        ImageSource::Overlay(overlay) => return layers::overlay(volume, options, *cache, overlay),
+        ImageSource::Empty { bytes } => return layers::empty_disk(volume, options, *cache, *bytes),
     };
     Ok(Layers {
         files: vec![file],

@@ -47,16 +47,10 @@ pub fn block_spec(image: File, queues: u16) -> BlockSpec {
         backing: Vec::new(),
         rings: Arc::new(Rings::take(queues.into())),
         options: BlockOptions {
-            read_only: false,
             cache: CacheMode::Writeback,
-            serial: None,
-            logical_block_size: 512,
-            physical_block_size: 512,
-            discard_granularity: None,
-            discard: true,
             error_policy: ErrorPolicy::Report,
             queues,
-            layers: Vec::new(),
+            ..BlockOptions::default()
         },
     }
 }

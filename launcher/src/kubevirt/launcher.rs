@@ -21,7 +21,7 @@ use super::flags::Flags;
 use super::monitor::Word;
 use super::pod::{Limits, Pod};
 use crate::exit::Exit;
-use crate::resources::ListenSocket;
+use crate::resources::bind_lasting;
 use crate::supervise;
 
 /// The socket's name until the launcher is ready, and then; virt-handler looks for the second one.
@@ -54,7 +54,7 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
     directories::make(flags)?;
     let sockets = directories::of_sockets(flags);
     let before = sockets.join(BEFORE);
-    let listener = ListenSocket::bind("gRPC", &before)?.keep()?;
+    let listener = bind_lasting("gRPC", &before)?;
     let pod = Pod::new(
         Identity {
             name: flags.name.clone(),

@@ -13,6 +13,7 @@ use super::Descriptors;
 use crate::bootdisk::process::{Reader, ReaderError};
 use crate::bootdisk::protocol::{Answer, Booted, GivenDisk, Order};
 use crate::plan::BootDisks;
+use crate::report::Plain;
 
 /// No kernel of a disk can be had.
 #[derive(Debug, Error)]
@@ -21,7 +22,7 @@ pub enum BootDiskError {
     #[error(transparent)]
     Reader(#[from] ReaderError),
     /// What it found.
-    #[error("Nothing can be booted: {}", causes.join("; "))]
+    #[error("Nothing can be booted: {}", Plain(&causes.join("; ")))]
     Nothing {
         /// Why, for each disk.
         causes: Vec<String>,
@@ -38,10 +39,24 @@ pub struct BootReader {
 /// A kernel of a disk.
 #[derive(Debug)]
 pub struct DiskKernel {
-    /// What the vm process is told.
-    pub command: Command,
+    /// Its command line.
+    cmdline: String,
+    /// What it is called in messages.
+    name: String,
     /// Kernel, and initial RAM disk if there is one.
-    pub files: Vec<OwnedFd>,
+    files: Vec<OwnedFd>,
+}
+
+impl DiskKernel {
+    /// What the vm process is told at a reset, and what goes with it.
+    pub fn into_call(self) -> (Command, Vec<OwnedFd>) {
+        let command = Command::Boot {
+            cmdline: self.cmdline,
+            kernel: self.name,
+            initrd: self.files.len() > 1,
+        };
+        (command, self.files)
+    }
 }
 
 impl BootReader {
@@ -55,31 +70,20 @@ impl BootReader {
     ) -> Result<Self, BootDiskError> {
         let reader = Reader::spawn(user, json_log)?;
         let mut disks = Vec::new();
-        let mut images = Vec::new();
-        for device in devices
-            .iter()
-            .filter(|device| choice.devices.contains(&device.name))
-        {
-            let AnyOptions::Block(options) = &device.options else {
+        let mut files = Vec::new();
+        for name in &choice.devices {
+            let device = devices.iter().find(|device| device.name == *name);
+            let Some(AnyOptions::Block(options)) = device.map(|device| &device.options) else {
                 continue;
             };
+            disks.push(GivenDisk {
+                name: name.clone(),
+                layers: options.layers.clone(),
+            });
             let open = descriptors.roles.iter().zip(&descriptors.fds);
-            let is_it =
-                |role: &FdRole| matches!(role, FdRole::Device { name } if *name == device.name);
-            let files = open.filter(|(role, _)| is_it(role));
-            images.push((
-                GivenDisk {
-                    name: device.name.clone(),
-                    layers: options.layers.clone(),
-                },
-                files.map(|(_, image)| image.as_fd()).collect::<Vec<_>>(),
-            ));
-        }
-        images.sort_by_key(|(disk, _)| choice.devices.iter().position(|name| *name == disk.name));
-        let mut files = Vec::new();
-        for (disk, mut images) in images {
-            disks.push(disk);
-            files.append(&mut images);
+            let is_it = |role: &FdRole| matches!(role, FdRole::Device { name: of } if of == name);
+            let images = open.filter(|(role, _)| is_it(role));
+            files.extend(images.map(|(_, image)| image.as_fd()));
         }
         reader.order(&Order::Disks { disks }, &files)?;
         Ok(Self { reader, choice })
@@ -99,18 +103,12 @@ impl BootReader {
     /// Reads the kernel now and adds it to what the vm process gets; its command line.
     pub fn read(&self, descriptors: &mut Descriptors) -> Result<String, BootDiskError> {
         self.ask()?;
-        let DiskKernel { command, files } = self.kernel(self.reader.wait()?)?;
-        let Command::Boot {
-            cmdline, kernel, ..
-        } = command
-        else {
-            return Err(ReaderError::Nonsense("another command").into());
-        };
-        let roles = [FdRole::Kernel { name: kernel }, FdRole::Initrd];
-        for (role, file) in roles.into_iter().zip(files) {
+        let kernel = self.kernel(self.reader.wait()?)?;
+        let roles = [FdRole::Kernel { name: kernel.name }, FdRole::Initrd];
+        for (role, file) in roles.into_iter().zip(kernel.files) {
             descriptors.push(role, file);
         }
-        Ok(cmdline)
+        Ok(kernel.cmdline)
     }
 
     fn kernel(&self, (answer, files): (Answer, Vec<File>)) -> Result<DiskKernel, BootDiskError> {
@@ -126,13 +124,9 @@ impl BootReader {
             Answer::Inspected {} => return Err(ReaderError::Nonsense("another answer").into()),
         };
         tracing::info!("booting entry {entry:?} ({title:?}) of disk {disk:?}: {kernel:?}");
-        let cmdline = self.choice.cmdline.clone().unwrap_or(options);
         Ok(DiskKernel {
-            command: Command::Boot {
-                cmdline,
-                kernel: format!("{kernel:?} on disk {disk:?}"),
-                initrd: files.len() > 1,
-            },
+            cmdline: self.choice.cmdline.clone().unwrap_or(options),
+            name: format!("{kernel:?} on disk {disk:?}"),
             files: files.into_iter().map(OwnedFd::from).collect(),
         })
     }
@@ -141,5 +135,17 @@ impl BootReader {
 impl AsFd for BootReader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_disk_act_on_no_terminal() {
+        let causes = vec!["disk \"a\": no \u{1b}[2J".to_owned()];
+        let text = BootDiskError::Nothing { causes }.to_string();
+        assert_eq!(text, "Nothing can be booted: disk \"a\": no \\u{1b}[2J");
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use devices::virtio::block::{BlockOptions, CacheMode};
@@ -12,91 +13,110 @@ use rustix::io::Errno;
 use super::ResourceError;
 use super::file::{self, Access, Kind};
 use super::{layers, lock};
-use crate::plan::{DiskSource, ImagePath};
+use crate::plan::ImagePath;
 
-/// Opens and locks the image of a disk and settles its cache mode.
+/// Opens and locks the raw image of a disk and settles its cache mode.
 pub fn open(
+    volume: &str,
     options: &BlockOptions,
-    source: &DiskSource,
-    raw: &ImagePath,
+    cache: Option<CacheMode>,
+    image: &ImagePath,
 ) -> Result<(File, CacheMode), ResourceError> {
-    let (image, path) = find(options, source, raw)?;
-    lock(&image, path, source, options)?;
-    refuse_empty(&image, path, source)?;
-    layers::refuse_qcow2(&image, path, source)?;
-    let name = &source.device;
-    let cache = match source.cache {
-        Some(CacheMode::None) => {
-            use_direct_io(&image, options.logical_block_size).map_err(|source| {
-                ResourceError::DirectIo {
-                    name: name.clone(),
-                    path: path.clone(),
-                    source,
-                }
-            })?;
-            CacheMode::None
-        }
-        Some(cache) => cache,
-        None => match use_direct_io(&image, options.logical_block_size) {
-            Ok(()) => CacheMode::None,
-            Err(error) => {
-                tracing::info!(
-                    "disk {:?}: no O_DIRECT ({error}), so writethrough",
-                    source.device
-                );
-                CacheMode::Writethrough
-            }
-        },
-    };
-    Ok((image, cache))
+    let (file, path) = find(volume, image, options.read_only)?;
+    lock(volume, &file, path, options.read_only)?;
+    refuse_empty(volume, &file, path)?;
+    layers::refuse_qcow2(volume, &file, path)?;
+    let files = slice::from_ref(&file);
+    let fallback = CacheMode::Writethrough;
+    let cache = settle_cache(volume, path, files, options, cache, fallback)?;
+    Ok((file, cache))
 }
 
 /// A disk without a sector is no disk.
-fn refuse_empty(mut image: &File, path: &Path, disk: &DiskSource) -> Result<(), ResourceError> {
+pub(super) fn refuse_empty(
+    volume: &str,
+    mut image: &File,
+    path: &Path,
+) -> Result<(), ResourceError> {
     // The end of a block device is its size. One that cannot be told is the vm process's to complain of.
     match image.seek(SeekFrom::End(0)) {
         Ok(0) => Err(ResourceError::Empty {
-            name: disk.device.clone(),
+            name: volume.to_owned(),
             path: path.to_owned(),
         }),
         _ => Ok(()),
     }
 }
 
+/// Turns the host's page cache off for all files of a disk, or leaves it on for all: the cache mode asked for, or
+/// none where that works, else `fallback`.
+pub(super) fn settle_cache(
+    volume: &str,
+    path: &Path,
+    files: &[File],
+    options: &BlockOptions,
+    asked: Option<CacheMode>,
+    fallback: CacheMode,
+) -> Result<CacheMode, ResourceError> {
+    match asked {
+        None | Some(CacheMode::None) => {}
+        Some(cache) => return Ok(cache),
+    }
+    let block_size = options.logical_block_size;
+    let direct = |file| use_direct_io(file, block_size);
+    let Err(error) = files.iter().try_for_each(direct) else {
+        return Ok(CacheMode::None);
+    };
+    if asked.is_some() {
+        return Err(ResourceError::DirectIo {
+            name: volume.to_owned(),
+            path: path.to_owned(),
+            source: error,
+        });
+    }
+    for file in files {
+        // One without the flag keeps the others company.
+        let _ = use_page_cache(file);
+    }
+    let instead = format!("{fallback:?}").to_lowercase();
+    tracing::info!("disk {volume:?}: no O_DIRECT ({error}), so {instead}");
+    Ok(fallback)
+}
+
 /// Opens the first candidate that exists.
 pub(super) fn find<'a>(
-    options: &BlockOptions,
-    source: &DiskSource,
-    raw: &'a ImagePath,
-) -> Result<(File, &'a PathBuf), ResourceError> {
+    volume: &str,
+    image: &'a ImagePath,
+    read_only: bool,
+) -> Result<(File, &'a Path), ResourceError> {
     let access = Access {
         kind: Kind::Disk,
-        write: !options.read_only,
-        follow: raw.trusted,
+        write: !read_only,
+        follow: image.trusted,
     };
-    let what = format!("image of volume {:?},", source.device);
-    for path in &raw.candidates {
+    let what = format!("image of volume {volume:?},");
+    for path in &image.candidates {
         match file::open(&what, path, access) {
-            Ok(image) => return Ok((image, path)),
+            Ok(file) => return Ok((file, path)),
             Err(ResourceError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             }
             Err(error) => return Err(error),
         }
     }
-    if let (Some(bytes), Some(path)) = (raw.create, raw.candidates.first()) {
-        return Ok((create(source, path, bytes)?, path));
+    if let (Some(bytes), Some(path)) = (image.create, image.candidates.first()) {
+        return Ok((create(volume, path, bytes)?, path));
     }
-    let candidates = raw.candidates.clone();
     Err(ResourceError::NoVolume {
-        name: source.device.clone(),
-        candidates,
+        name: volume.to_owned(),
+        candidates: image.candidates.clone(),
     })
 }
 
-/// Makes a raw image that takes no space yet.
-fn create(source: &DiskSource, path: &Path, bytes: u64) -> Result<File, ResourceError> {
+/// Makes a raw image that takes no space yet. One that cannot be so large is not left behind: it would be taken for
+/// the disk the next time.
+fn create(volume: &str, path: &Path, bytes: u64) -> Result<File, ResourceError> {
     let fail = |error: io::Error| ResourceError::Open {
-        what: format!("new image of volume {:?},", source.device),
+        what: format!("new image of volume {volume:?},"),
         path: path.to_owned(),
         source: error,
     };
@@ -105,22 +125,22 @@ fn create(source: &DiskSource, path: &Path, bytes: u64) -> Result<File, Resource
     let file: File = rustix::fs::open(path, flags, mode)
         .map_err(|errno| fail(errno.into()))?
         .into();
-    file.set_len(bytes).map_err(fail)?;
+    if let Err(error) = file.set_len(bytes) {
+        // What cannot be removed either is found empty, and refused as such.
+        let _ = rustix::fs::unlink(path);
+        return Err(fail(error));
+    }
     Ok(file)
 }
 
 /// Opens what an image lies over, whose name its maker has chosen.
-pub(super) fn open_backing(source: &DiskSource, path: &Path) -> Result<File, ResourceError> {
+pub(super) fn open_backing(volume: &str, path: &Path) -> Result<File, ResourceError> {
     let access = Access {
         kind: Kind::File,
         write: false,
         follow: false,
     };
-    file::open(
-        &format!("image below volume {:?},", source.device),
-        path,
-        access,
-    )
+    file::open(&format!("image below volume {volume:?},"), path, access)
 }
 
 /// How long a lock may be held by a machine that has just ended: the kernel gives it back only when
@@ -130,19 +150,19 @@ const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// Locks the image, if that can be done on its file system.
 pub(super) fn lock(
+    volume: &str,
     image: &File,
     path: &Path,
-    source: &DiskSource,
-    options: &BlockOptions,
+    read_only: bool,
 ) -> Result<(), ResourceError> {
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {
-        match lock::try_lock(image, options.read_only) {
+        match lock::try_lock(image, read_only) {
             Ok(true) => return Ok(()),
             Ok(false) if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
             Ok(false) => {
                 return Err(ResourceError::Locked {
-                    name: source.device.clone(),
+                    name: volume.to_owned(),
                     path: path.to_owned(),
                 });
             }
@@ -160,7 +180,7 @@ struct Page([u8; 4096]);
 
 /// Turns O_DIRECT on if requests of one logical block work with it. The flag is changed on the
 /// open file, since a second open file would need a second lock.
-pub(super) fn use_direct_io(image: &File, logical_block_size: u32) -> io::Result<()> {
+fn use_direct_io(image: &File, logical_block_size: u32) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(image)?;
     rustix::fs::fcntl_setfl(image, flags | OFlags::DIRECT)?;
     let probe = probe(image, logical_block_size as usize);
@@ -171,7 +191,7 @@ pub(super) fn use_direct_io(image: &File, logical_block_size: u32) -> io::Result
 }
 
 /// Turns it off again.
-pub(super) fn use_page_cache(image: &File) -> io::Result<()> {
+fn use_page_cache(image: &File) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(image)?;
     Ok(rustix::fs::fcntl_setfl(image, flags - OFlags::DIRECT)?)
 }
@@ -189,50 +209,30 @@ fn probe(image: &File, block: usize) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-
-    use devices::virtio::block::ErrorPolicy;
+    use std::path::PathBuf;
 
     use super::*;
-    use crate::plan::ImageSource;
 
-    fn open(
-        options: &BlockOptions,
-        source: &DiskSource,
-    ) -> Result<(File, CacheMode), ResourceError> {
-        let ImageSource::Raw(raw) = &source.image else {
-            unreachable!("the tests' sources are raw");
-        };
-        super::open(options, source, raw)
+    fn open(options: &BlockOptions, image: &ImagePath) -> Result<(File, CacheMode), ResourceError> {
+        super::open("root", options, None, image)
     }
 
     fn disk(read_only: bool) -> BlockOptions {
         BlockOptions {
-            serial: None,
             read_only,
-            cache: CacheMode::None,
-            logical_block_size: 512,
-            physical_block_size: 512,
-            discard_granularity: None,
-            discard: true,
-            error_policy: ErrorPolicy::Report,
-            queues: 1,
-            layers: Vec::new(),
+            ..BlockOptions::default()
         }
     }
 
-    fn source(path: &Path) -> DiskSource {
+    fn source(path: &Path) -> ImagePath {
         source_of(&[path], false)
     }
 
-    fn source_of(candidates: &[&Path], trusted: bool) -> DiskSource {
-        DiskSource {
-            device: "root".to_owned(),
-            image: ImageSource::Raw(ImagePath {
-                candidates: candidates.iter().map(|path| path.into()).collect(),
-                trusted,
-                create: None,
-            }),
-            cache: None,
+    fn source_of(candidates: &[&Path], trusted: bool) -> ImagePath {
+        ImagePath {
+            candidates: candidates.iter().map(PathBuf::from).collect(),
+            trusted,
+            create: None,
         }
     }
 
@@ -315,14 +315,22 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("disk.img");
         let mut source = source(&path);
-        let ImageSource::Raw(raw) = &mut source.image else {
-            unreachable!("the tests' sources are raw");
-        };
-        raw.create = Some(1 << 30);
+        source.create = Some(1 << 30);
         for _ in 0..2 {
             let (file, _) = open(&disk(false), &source).expect("made, then there");
             assert_eq!(file.metadata().expect("open").len(), 1 << 30);
         }
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_so_large_is_not_left_behind() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("disk.img");
+        let mut source = source(&path);
+        // More than a file can have.
+        source.create = Some(u64::MAX);
+        open(&disk(false), &source).expect_err("too large");
+        assert!(!path.exists(), "an empty image was left");
     }
 
     #[test]
@@ -337,10 +345,10 @@ mod tests {
     #[test]
     fn explicit_modes_are_kept() {
         let image = image();
-        let mut source = source(image.path());
+        let source = source(image.path());
         for cache in [CacheMode::Writethrough, CacheMode::Writeback] {
-            source.cache = Some(cache);
-            let (file, found) = open(&disk(false), &source).expect("image");
+            let (file, found) =
+                super::open("root", &disk(false), Some(cache), &source).expect("image");
             assert_eq!(found, cache);
             let flags = rustix::fs::fcntl_getfl(&file).expect("flags");
             assert!(!flags.contains(OFlags::DIRECT));

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,8 @@ use devices::virtio::block::{
     Backing, BlockOptions, CacheMode, HEADER_BYTES, Header, ImageFormat, create, is_qcow2,
 };
 
-use super::disk;
-use super::scratch;
-use super::{ResourceError, lock};
-use crate::plan::{BaseFormat, DiskSource, ImagePath, ImageSource, Overlay};
+use super::{ResourceError, disk, scratch};
+use crate::plan::{BaseFormat, ImagePath, Overlay};
 
 /// Most files below each other.
 const MAX_DEPTH: usize = 8;
@@ -22,39 +20,37 @@ const MAX_DEPTH: usize = 8;
 const SECTOR: u64 = 512;
 
 /// The files of a disk, open.
+#[derive(Default)]
 pub(super) struct Layers {
     /// The one that is written to, then those below it.
     pub(super) files: Vec<File>,
+    /// Their formats; none for a raw image alone.
     pub(super) formats: Vec<ImageFormat>,
 }
 
 /// An image that is open, and what its beginning says.
-struct Opened<'a> {
+struct Opened {
     file: File,
-    path: &'a Path,
     /// None for a raw image.
     header: Option<Header>,
 }
 
 /// Makes an empty overlay over the image of `overlay`, which stays as it is.
 pub(super) fn overlay(
+    volume: &str,
     options: &mut BlockOptions,
-    source: &DiskSource,
+    cache: Option<CacheMode>,
     overlay: &Overlay,
 ) -> Result<Layers, ResourceError> {
-    let read_only = BlockOptions {
-        read_only: true,
-        ..options.clone()
-    };
-    let (base, path) = disk::find(&read_only, source, &overlay.base)?;
-    disk::lock(&base, path, source, &read_only)?;
-    let base = look(source, base, path)?;
+    let (file, path) = disk::find(volume, &overlay.base, true)?;
+    disk::lock(volume, &file, path, true)?;
+    let base = look(volume, file, path)?;
     match (overlay.format, &base.header) {
-        (BaseFormat::Raw, Some(_)) => return Err(not_raw(source, path)),
-        (BaseFormat::Qcow2, None) => return Err(not_qcow2(source, path)),
+        (BaseFormat::Raw, Some(_)) => return Err(not_raw(volume, path)),
+        (BaseFormat::Qcow2, None) => return Err(not_qcow2(volume, path)),
         (BaseFormat::Probed, Some(header)) if header.backing.is_some() => {
             return Err(refused(
-                source,
+                volume,
                 path,
                 "it lies over another image, which a container disk cannot have",
             ));
@@ -63,100 +59,81 @@ pub(super) fn overlay(
     }
     let bytes = match &base.header {
         Some(header) => header.size,
-        None => end(&base.file).map_err(|error| cannot_read(source, path, error))?,
+        None => {
+            disk::refuse_empty(volume, &base.file, path)?;
+            end(&base.file).map_err(|error| cannot_read(volume, path, error))?
+        }
     };
-    let mut layers = empty(source, bytes.next_multiple_of(SECTOR))?;
-    add_chain(source, base, &mut layers)?;
-    settle_cache(options, source, &mut layers, path)?;
+    let mut layers = empty(volume, bytes.next_multiple_of(SECTOR))?;
+    add_chain(volume, base, path, &mut layers)?;
+    settle(volume, path, options, cache, &layers)?;
     Ok(layers)
 }
 
 /// Makes an empty disk.
 pub(super) fn empty_disk(
+    volume: &str,
     options: &mut BlockOptions,
-    source: &DiskSource,
+    cache: Option<CacheMode>,
     bytes: u64,
 ) -> Result<Layers, ResourceError> {
-    let mut layers = empty(source, bytes)?;
-    settle_cache(options, source, &mut layers, Path::new(scratch::NOWHERE))?;
+    let layers = empty(volume, bytes)?;
+    settle(volume, Path::new(scratch::NOWHERE), options, cache, &layers)?;
     Ok(layers)
 }
 
 /// Opens a qcow2 image that is written to where it is.
 pub(super) fn qcow2(
+    volume: &str,
     options: &mut BlockOptions,
-    source: &DiskSource,
+    cache: Option<CacheMode>,
     image: &ImagePath,
 ) -> Result<Layers, ResourceError> {
-    let (file, path) = disk::find(options, source, image)?;
-    disk::lock(&file, path, source, options)?;
-    let image = look(source, file, path)?;
+    let (file, path) = disk::find(volume, image, options.read_only)?;
+    disk::lock(volume, &file, path, options.read_only)?;
+    let image = look(volume, file, path)?;
     let Some(header) = &image.header else {
-        return Err(not_qcow2(source, path));
+        return Err(not_qcow2(volume, path));
     };
     if let Some(error) = header.refuses_writes() {
-        return Err(refused(source, path, error));
+        return Err(refused(volume, path, error));
     }
-    if !image
-        .file
-        .metadata()
-        .is_ok_and(|metadata| metadata.is_file())
-    {
-        return Err(refused(
-            source,
-            path,
-            "only a file can grow as a qcow2 image does",
-        ));
+    let metadata = image.file.metadata();
+    if !metadata.is_ok_and(|metadata| metadata.is_file()) {
+        let why = "only a file can grow as a qcow2 image does";
+        return Err(refused(volume, path, why));
     }
-    let mut layers = Layers {
-        files: Vec::new(),
-        formats: Vec::new(),
-    };
-    add_chain(source, image, &mut layers)?;
-    settle_cache(options, source, &mut layers, path)?;
+    let mut layers = Layers::default();
+    add_chain(volume, image, path, &mut layers)?;
+    settle(volume, path, options, cache, &layers)?;
     Ok(layers)
 }
 
 /// An image of either format, and what it lies over, to be looked at.
 pub(super) fn to_inspect(file: File, path: &Path) -> Result<Layers, ResourceError> {
-    let source = DiskSource {
-        device: path.to_string_lossy().into_owned(),
-        image: ImageSource::Qcow2(ImagePath {
-            candidates: vec![path.to_owned()],
-            trusted: true,
-            create: None,
-        }),
-        cache: None,
-    };
-    let mut layers = Layers {
-        files: Vec::new(),
-        formats: Vec::new(),
-    };
-    add_chain(&source, look(&source, file, path)?, &mut layers)?;
+    let name = path.to_string_lossy();
+    let mut layers = Layers::default();
+    add_chain(&name, look(&name, file, path)?, path, &mut layers)?;
     Ok(layers)
 }
 
 /// Says no to a qcow2 image that is meant to be a raw one: the guest would see its tables, and whoever gave it
 /// has another disk in mind.
-pub(super) fn refuse_qcow2(
-    file: &File,
-    path: &Path,
-    source: &DiskSource,
-) -> Result<(), ResourceError> {
+pub(super) fn refuse_qcow2(volume: &str, file: &File, path: &Path) -> Result<(), ResourceError> {
     let mut beginning = [0; 4];
     // What cannot be read says so later.
     match file.read_exact_at(&mut beginning, 0) {
-        Ok(()) if is_qcow2(&beginning) => Err(not_raw(source, path)),
+        Ok(()) if is_qcow2(&beginning) => Err(not_raw(volume, path)),
         _ => Ok(()),
     }
 }
 
 /// A new image in a file without a name.
-fn empty(source: &DiskSource, bytes: u64) -> Result<Layers, ResourceError> {
-    let fail = |source_error| ResourceError::Scratch {
-        name: source.device.clone(),
+fn empty(volume: &str, bytes: u64) -> Result<Layers, ResourceError> {
+    let fail = |source| ResourceError::Scratch {
+        name: volume.to_owned(),
         directories: scratch::directories(),
-        source: source_error,
+        source,
     };
     let file = scratch::file().map_err(fail)?;
     create(&file, bytes, None).map_err(fail)?;
@@ -171,69 +148,68 @@ fn end(mut file: &File) -> io::Result<u64> {
 }
 
 /// Reads the beginning of an image.
-fn look<'a>(source: &DiskSource, file: File, path: &'a Path) -> Result<Opened<'a>, ResourceError> {
-    let mut beginning = vec![0; HEADER_BYTES];
-    let mut read = 0;
-    while read < beginning.len() {
-        match file.read_at(&mut beginning[read..], read as u64) {
-            Ok(0) => break,
-            Ok(count) => read += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(cannot_read(source, path, error)),
-        }
-    }
-    let beginning = &beginning[..read];
-    let header = match is_qcow2(beginning) {
-        true => Some(Header::parse(beginning).map_err(|error| refused(source, path, error))?),
+fn look(volume: &str, mut file: File, path: &Path) -> Result<Opened, ResourceError> {
+    let fail = |error| cannot_read(volume, path, error);
+    let mut beginning = Vec::with_capacity(HEADER_BYTES);
+    file.rewind().map_err(fail)?;
+    let mut start = (&file).take(HEADER_BYTES as u64);
+    start.read_to_end(&mut beginning).map_err(fail)?;
+    let header = match is_qcow2(&beginning) {
+        true => Some(Header::parse(&beginning).map_err(|error| refused(volume, path, error))?),
         false => None,
     };
-    Ok(Opened { file, path, header })
+    Ok(Opened { file, header })
 }
 
 /// Adds an image and all that it lies over.
 fn add_chain(
-    source: &DiskSource,
-    image: Opened<'_>,
+    volume: &str,
+    image: Opened,
+    path: &Path,
     layers: &mut Layers,
 ) -> Result<(), ResourceError> {
-    let Opened { file, path, header } = image;
-    let mut below = header.as_ref().and_then(|header| header.backing.clone());
     let mut path = path.to_owned();
-    layers.formats.push(format_of(&header));
-    layers.files.push(file);
-    while let Some(backing) = below {
-        if layers.files.len() >= MAX_DEPTH {
-            return Err(refused(source, &path, "it lies over too many others"));
-        }
-        path = backing_path(source, &path, &backing)?;
-        let file = disk::open_backing(source, &path)?;
-        if layers.files.iter().any(|other| is_same(other, &file)) {
-            return Err(refused(source, &path, "it lies over itself"));
-        }
-        if let Ok(false) = lock::try_lock(&file, true) {
-            return Err(ResourceError::Locked {
-                name: source.device.clone(),
-                path,
-            });
-        }
-        let opened = look(source, file, &path)?;
-        match (backing.format.as_deref(), &opened.header) {
-            (Some("raw"), None) | (Some("qcow2"), Some(_)) => {}
-            (Some("raw"), Some(_)) => return Err(not_raw(source, &path)),
-            (Some("qcow2"), None) => return Err(not_qcow2(source, &path)),
-            _ => {
-                let what = "what lies over it does not say that its format is raw or qcow2";
-                return Err(refused(source, &path, what));
-            }
-        }
-        below = opened
+    let mut image = image;
+    loop {
+        let backing = image
             .header
             .as_ref()
             .and_then(|header| header.backing.clone());
-        layers.formats.push(format_of(&opened.header));
-        layers.files.push(opened.file);
+        layers.formats.push(format_of(&image.header));
+        layers.files.push(image.file);
+        let Some(backing) = backing else {
+            return Ok(());
+        };
+        if layers.files.len() >= MAX_DEPTH {
+            return Err(refused(volume, &path, "it lies over too many others"));
+        }
+        path = backing_path(volume, &path, &backing)?;
+        image = open_backing(volume, &path, &backing, &layers.files)?;
     }
-    Ok(())
+}
+
+/// Opens and locks what the images `above` lie over.
+fn open_backing(
+    volume: &str,
+    path: &Path,
+    backing: &Backing,
+    above: &[File],
+) -> Result<Opened, ResourceError> {
+    let file = disk::open_backing(volume, path)?;
+    if above.iter().any(|other| is_same(other, &file)) {
+        return Err(refused(volume, path, "it lies over itself"));
+    }
+    disk::lock(volume, &file, path, true)?;
+    let image = look(volume, file, path)?;
+    match (backing.format.as_deref(), &image.header) {
+        (Some("raw"), None) | (Some("qcow2"), Some(_)) => Ok(image),
+        (Some("raw"), Some(_)) => Err(not_raw(volume, path)),
+        (Some("qcow2"), None) => Err(not_qcow2(volume, path)),
+        _ => {
+            let what = "what lies over it does not say that its format is raw or qcow2";
+            Err(refused(volume, path, what))
+        }
+    }
 }
 
 fn format_of(header: &Option<Header>) -> ImageFormat {
@@ -250,11 +226,7 @@ fn is_same(one: &File, other: &File) -> bool {
 
 /// Where a backing file is: beside the image, under the name that the image has for it. Names of other
 /// directories and of QEMU's other sources (`json:`, `nbd:`) could lead anywhere.
-fn backing_path(
-    source: &DiskSource,
-    image: &Path,
-    backing: &Backing,
-) -> Result<PathBuf, ResourceError> {
+fn backing_path(volume: &str, image: &Path, backing: &Backing) -> Result<PathBuf, ResourceError> {
     let directory = image.parent().unwrap_or(Path::new(""));
     let name = Path::new(&backing.name);
     let beside = match name.parent() {
@@ -265,74 +237,47 @@ fn backing_path(
         Some(name) if !name.contains(':') => Ok(directory.join(name)),
         _ => {
             let what = "the image that it lies over is not named as a file beside it";
-            Err(refused(source, image, what))
+            Err(refused(volume, image, what))
         }
     }
 }
 
-/// Turns the host's page cache off for all files, or leaves it on for all.
-fn settle_cache(
-    options: &mut BlockOptions,
-    source: &DiskSource,
-    layers: &mut Layers,
+/// Says in the options of a disk what its files are.
+fn settle(
+    volume: &str,
     path: &Path,
+    options: &mut BlockOptions,
+    cache: Option<CacheMode>,
+    layers: &Layers,
 ) -> Result<(), ResourceError> {
     options.layers = layers.formats.clone();
-    let wants_direct = matches!(source.cache, None | Some(CacheMode::None));
-    if let (Some(cache), false) = (source.cache, wants_direct) {
-        options.cache = cache;
-        return Ok(());
-    }
-    let block_size = options.logical_block_size;
-    let direct = layers
-        .files
-        .iter()
-        .try_for_each(|file| disk::use_direct_io(file, block_size));
-    let Err(error) = direct else {
-        options.cache = CacheMode::None;
-        return Ok(());
-    };
-    if source.cache.is_some() {
-        return Err(ResourceError::DirectIo {
-            name: source.device.clone(),
-            path: path.to_owned(),
-            source: error,
-        });
-    }
-    for file in &layers.files {
-        // One without the flag keeps the others company.
-        let _ = disk::use_page_cache(file);
-    }
-    tracing::info!(
-        "disk {:?}: no O_DIRECT ({error}), so writeback",
-        source.device
-    );
-    options.cache = CacheMode::Writeback;
+    let fallback = CacheMode::Writeback;
+    options.cache = disk::settle_cache(volume, path, &layers.files, options, cache, fallback)?;
     Ok(())
 }
 
-fn not_raw(source: &DiskSource, path: &Path) -> ResourceError {
+fn not_raw(volume: &str, path: &Path) -> ResourceError {
     ResourceError::NotRaw {
-        name: source.device.clone(),
+        name: volume.to_owned(),
         path: path.to_owned(),
     }
 }
 
-fn not_qcow2(source: &DiskSource, path: &Path) -> ResourceError {
-    refused(source, path, "it is not a qcow2 image")
+fn not_qcow2(volume: &str, path: &Path) -> ResourceError {
+    refused(volume, path, "it is not a qcow2 image")
 }
 
-fn refused(source: &DiskSource, path: &Path, why: impl ToString) -> ResourceError {
+fn refused(volume: &str, path: &Path, why: impl ToString) -> ResourceError {
     ResourceError::Image {
-        name: source.device.clone(),
+        name: volume.to_owned(),
         path: path.to_owned(),
         why: why.to_string(),
     }
 }
 
-fn cannot_read(source: &DiskSource, path: &Path, error: io::Error) -> ResourceError {
+fn cannot_read(volume: &str, path: &Path, error: io::Error) -> ResourceError {
     ResourceError::Open {
-        what: format!("image of volume {:?},", source.device),
+        what: format!("image of volume {volume:?},"),
         path: path.to_owned(),
         source: error,
     }
@@ -342,37 +287,14 @@ fn cannot_read(source: &DiskSource, path: &Path, error: io::Error) -> ResourceEr
 mod tests {
     use std::fs;
 
-    use devices::virtio::block::ErrorPolicy;
-
     use super::*;
 
-    fn options() -> BlockOptions {
-        BlockOptions {
-            serial: None,
-            read_only: false,
-            cache: CacheMode::None,
-            logical_block_size: 512,
-            physical_block_size: 512,
-            discard_granularity: None,
-            discard: true,
-            error_policy: ErrorPolicy::Report,
-            queues: 1,
-            layers: Vec::new(),
-        }
-    }
-
-    fn source(path: &Path) -> (DiskSource, ImagePath) {
-        let image = ImagePath {
+    fn source(path: &Path) -> ImagePath {
+        ImagePath {
             candidates: vec![path.to_owned()],
             trusted: true,
             create: None,
-        };
-        let source = DiskSource {
-            device: "root".to_owned(),
-            image: crate::plan::ImageSource::Qcow2(image.clone()),
-            cache: None,
-        };
-        (source, image)
+        }
     }
 
     fn image(directory: &Path, name: &str, backing: Option<(&str, &str)>) -> PathBuf {
@@ -383,13 +305,17 @@ mod tests {
     }
 
     fn open(path: &Path) -> Result<Layers, ResourceError> {
-        let (source, image) = source(path);
-        qcow2(&mut options(), &source, &image)
+        qcow2("root", &mut BlockOptions::default(), None, &source(path))
     }
 
     fn over(path: &Path, format: BaseFormat) -> Result<Layers, ResourceError> {
-        let (source, base) = source(path);
-        overlay(&mut options(), &source, &Overlay { base, format })
+        let base = source(path);
+        overlay(
+            "root",
+            &mut BlockOptions::default(),
+            None,
+            &Overlay { base, format },
+        )
     }
 
     #[track_caller]
@@ -441,6 +367,12 @@ mod tests {
         over(&plain, BaseFormat::Probed).expect("qcow2");
         assert_refused(over(&backed, BaseFormat::Probed), "container disk");
         over(&backed, BaseFormat::Qcow2).expect("a chain");
+        let nothing = at.join("nothing");
+        fs::write(&nothing, []).expect("written");
+        for format in [BaseFormat::Raw, BaseFormat::Probed] {
+            let error = over(&nothing, format).err().expect("refused");
+            assert!(matches!(error, ResourceError::Empty { .. }), "{error:?}");
+        }
         assert_refused(over(&plain, BaseFormat::Raw), "is a qcow2 image");
         assert_refused(over(&raw, BaseFormat::Qcow2), "not a qcow2 image");
         // Many read one base at the same time.
@@ -448,5 +380,25 @@ mod tests {
         let second = over(&raw, BaseFormat::Raw).expect("raw");
         assert!(!is_same(&first.files[0], &second.files[0]));
         assert!(is_same(&first.files[1], &second.files[1]));
+    }
+
+    #[test]
+    fn what_another_machine_writes_to_is_not_read_below() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = directory.path();
+        fs::write(at.join("base"), vec![0; 4096]).expect("written");
+        let top = image(at, "top", Some(("base", "raw")));
+        let writer = fs::OpenOptions::new().write(true).open(at.join("base"));
+        let writer = writer.expect("open");
+        assert!(super::super::try_lock(&writer, false).expect("locks"));
+        let error = open(&top).err().expect("locked");
+        assert!(matches!(error, ResourceError::Locked { .. }), "{error:?}");
+        // The kernel may give it back a moment after its owner is gone.
+        let owner = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            drop(writer);
+        });
+        open(&top).expect("given back");
+        owner.join().expect("ended");
     }
 }

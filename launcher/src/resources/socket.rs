@@ -23,26 +23,12 @@ pub struct ListenSocket {
 }
 
 impl ListenSocket {
-    /// Listens on `path` with mode 0600. A socket that nobody listens on any more is replaced.
+    /// Listens on `path` as [`bind_lasting`] does.
     pub fn bind(what: &'static str, path: &Path) -> Result<Self, ResourceError> {
-        let fail = |source| ResourceError::Listen {
-            what,
-            path: path.to_owned(),
-            source,
-        };
-        remove_stale(path).map_err(fail)?;
-        let listener = listen(path).map_err(|errno| fail(errno.into()))?;
         Ok(Self {
-            listener,
+            listener: bind_lasting(what, path)?,
             path: path.to_owned(),
         })
-    }
-
-    /// The socket alone: its path stays when it is closed.
-    pub fn keep(self) -> io::Result<UnixListener> {
-        let listener = self.listener.try_clone();
-        std::mem::forget(self);
-        listener
     }
 
     /// The socket itself.
@@ -68,6 +54,17 @@ impl Drop for ListenSocket {
             tracing::debug!("cannot remove {:?}: {error}", self.path);
         }
     }
+}
+
+/// Listens on `path` with mode 0600; the path stays. A socket that nobody listens on any more is replaced.
+pub fn bind_lasting(what: &'static str, path: &Path) -> Result<UnixListener, ResourceError> {
+    let fail = |source| ResourceError::Listen {
+        what,
+        path: path.to_owned(),
+        source,
+    };
+    remove_stale(path).map_err(fail)?;
+    listen(path).map_err(|errno| fail(errno.into()))
 }
 
 /// The path takes its mode from the socket, so nobody can connect before it is right.

@@ -198,7 +198,8 @@ impl Life {
                 self.force_stop(now, then);
             }
             Input::Call(call) => self.serve(now, call, then),
-            Input::Kernel(Ok(DiskKernel { command, files })) => {
+            Input::Kernel(Ok(kernel)) => {
+                let (command, files) = kernel.into_call();
                 self.send(command, files, then);
             }
             Input::Kernel(Err(cause)) => {

@@ -57,6 +57,24 @@ pub struct BlockOptions {
     pub layers: Vec<ImageFormat>,
 }
 
+/// A writable disk with sectors of 512 bytes and discard.
+impl Default for BlockOptions {
+    fn default() -> Self {
+        Self {
+            serial: None,
+            read_only: false,
+            cache: CacheMode::None,
+            logical_block_size: 512,
+            physical_block_size: 512,
+            discard_granularity: None,
+            discard: true,
+            error_policy: ErrorPolicy::default(),
+            queues: 1,
+            layers: Vec::new(),
+        }
+    }
+}
+
 impl DeviceOptions for BlockOptions {
     fn queues(&self) -> u32 {
         self.queues.into()

@@ -59,16 +59,11 @@ fn spec(image: &NamedTempFile) -> BlockSpec {
         backing: Vec::new(),
         rings: Arc::new(Rings::take(1)),
         options: BlockOptions {
-            read_only: false,
             cache: CacheMode::Writeback,
             serial: Some("serial-123".into()),
-            logical_block_size: 512,
             physical_block_size: 4096,
-            discard_granularity: None,
-            discard: true,
             error_policy: ErrorPolicy::Report,
-            queues: 1,
-            layers: Vec::new(),
+            ..BlockOptions::default()
         },
     }
 }

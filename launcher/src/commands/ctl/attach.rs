@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use devices::virtio::block::{BlockOptions, CacheMode, ErrorPolicy};
+use devices::virtio::block::{BlockOptions, CacheMode};
 use serde::de::Error;
 use serde_json::{Map, Value};
 use vmm::control::Command;
 
-use crate::plan::{DiskSource, ImagePath, ImageSource};
+use crate::plan::ImagePath;
 use crate::resources::{self, ResourceError};
 
 /// The disk.
@@ -28,20 +28,8 @@ impl NewDisk {
         image: String,
         fields: Map<String, Value>,
     ) -> serde_json::Result<Self> {
-        let usual = BlockOptions {
-            serial: None,
-            read_only: false,
-            cache: CacheMode::None,
-            logical_block_size: 512,
-            physical_block_size: 512,
-            discard_granularity: None,
-            discard: true,
-            error_policy: ErrorPolicy::default(),
-            queues: 1,
-            layers: Vec::new(),
-        };
         let is_asked = fields.contains_key("cache");
-        let mut options = serde_json::to_value(usual)?;
+        let mut options = serde_json::to_value(BlockOptions::default())?;
         for (name, value) in fields {
             match options.get_mut(&name) {
                 Some(option) => *option = value,
@@ -65,13 +53,8 @@ impl NewDisk {
             trusted: true,
             create: None,
         };
-        let source = DiskSource {
-            device: self.name.clone(),
-            image: ImageSource::Raw(image.clone()),
-            cache: self.cache,
-        };
         let mut options = self.options;
-        let (image, cache) = resources::open_image(&options, &source, &image)?;
+        let (image, cache) = resources::open_image(&self.name, &options, self.cache, &image)?;
         options.cache = cache;
         let command = Command::Attach {
             name: self.name,
