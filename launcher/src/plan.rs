@@ -24,7 +24,7 @@ pub use self::needs::needs;
 pub use self::nics::NicSource;
 pub use self::ports::PORTS;
 use self::slots::Slots;
-use crate::vmi::{RebootPolicy, Report, Vmi};
+use crate::vmi::{Disk, RebootPolicy, Report, Vmi};
 
 /// Where KubeVirt puts the files of `firmware.kernelBoot.container`.
 const KERNEL_BOOT_DIR: &str = "/var/run/kubevirt/container-disks/kernel-boot";
@@ -171,36 +171,21 @@ fn check_boot(vmi: &Vmi, options: &PlanOptions, plan: &LaunchPlan, report: &mut 
 }
 
 /// The disks to boot from: those with a boot order by it, or all as they come; CD-ROM drives boot by firmware only.
-fn boot_disks(vmi: &Vmi, options: &PlanOptions, disks: &[DiskSource]) -> BootDisks {
-    let has_volume = |disk: &&crate::vmi::Disk| {
-        vmi.spec
-            .volumes
-            .iter()
-            .any(|volume| volume.name == disk.name)
-    };
-    let sources = vmi.spec.devices.disks.iter().filter(has_volume);
-    let boots = |source: &DiskSource| {
-        !matches!(
-            source.image,
-            ImageSource::Iso(_) | ImageSource::Empty { .. }
-        )
-    };
-    let candidates = sources
-        .zip(disks)
-        .filter(|(disk, source)| !disk.cdrom && boots(source));
-    let mut candidates: Vec<_> = candidates.collect();
-    if candidates.iter().any(|(disk, _)| disk.boot_order.is_some()) {
-        candidates.retain(|(disk, _)| disk.boot_order.is_some());
-        candidates.sort_by_key(|(disk, _)| disk.boot_order);
+fn boot_disks(mut disks: Vec<(&Disk, String)>, options: &PlanOptions) -> BootDisks {
+    if disks.iter().any(|(disk, _)| disk.boot_order.is_some()) {
+        disks.retain(|(disk, _)| disk.boot_order.is_some());
+        disks.sort_by_key(|(disk, _)| disk.boot_order);
     }
     BootDisks {
-        devices: candidates
-            .into_iter()
-            .map(|(_, source)| source.device.clone())
-            .collect(),
+        devices: disks.into_iter().map(|(_, device)| device).collect(),
         entry: options.boot_entry.clone(),
         cmdline: options.cmdline.clone(),
     }
+}
+
+/// Whether there may be an operating system on the disk.
+fn may_boot(disk: &Disk, image: &ImageSource) -> bool {
+    !disk.cdrom && !matches!(image, ImageSource::Iso(_) | ImageSource::Empty { .. })
 }
 
 fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
@@ -209,12 +194,17 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     let mut slots = Slots::new(interfaces.filter_map(|nic| nic.pci_slot));
     let mut devices = Vec::new();
     let mut sources = Vec::new();
+    let mut bootable = Vec::new();
     for disk in &spec.devices.disks {
         let mut volumes = spec.volumes.iter();
         if let Some(volume) = volumes.find(|volume| volume.name == disk.name) {
             let block = disks::block_options(vmi, disk, volume);
             let device = slots.device(&disk.name, "disk", None, block);
-            sources.push(disks::source(vmi, disk, volume, &device.name, options));
+            let source = disks::source(vmi, disk, volume, &device.name, options);
+            if may_boot(disk, &source.image) {
+                bootable.push((disk, device.name.clone()));
+            }
+            sources.push(source);
             devices.push(device);
         }
     }
@@ -230,14 +220,16 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         devices.push(slots.device("balloon", "device", None, BalloonOptions {}));
     }
     let hotplug_slots = slots.later(options.hotplug_slots);
+    let kernel = kernel(vmi, options);
+    let boot = match kernel {
+        Some(_) => linux(vmi, options),
+        None => BootPlan::Disk,
+    };
     LaunchPlan {
-        machine: machine_plan(vmi, options, devices, hotplug_slots),
-        kernel: kernel(vmi, options),
+        machine: machine_plan(vmi, boot, devices, hotplug_slots),
+        boot_disks: kernel.is_none().then(|| boot_disks(bootable, options)),
+        kernel,
         initrd: initrd(vmi, options),
-        boot_disks: match kernel(vmi, options) {
-            Some(_) => None,
-            None => Some(boot_disks(vmi, options, &sources)),
-        },
         disks: sources,
         ports,
         nics,
@@ -259,7 +251,7 @@ fn hostname(vmi: &Vmi) -> String {
 
 fn machine_plan(
     vmi: &Vmi,
-    options: &PlanOptions,
+    boot: BootPlan,
     devices: Vec<DevicePlan>,
     hotplug_slots: Vec<u8>,
 ) -> MachinePlan {
@@ -278,17 +270,14 @@ fn machine_plan(
             bytes: spec.memory.bytes,
             hugepage_size: spec.memory.hugepage_size,
         },
-        boot: boot_plan(vmi, options),
+        boot,
         devices,
         hotplug_slots,
         start_paused: spec.start_paused,
     }
 }
 
-fn boot_plan(vmi: &Vmi, options: &PlanOptions) -> BootPlan {
-    if kernel(vmi, options).is_none() {
-        return BootPlan::Disk;
-    }
+fn linux(vmi: &Vmi, options: &PlanOptions) -> BootPlan {
     let args = vmi.spec.kernel_boot.as_ref().map(|boot| boot.args.clone());
     BootPlan::Linux {
         cmdline: options.cmdline.clone().or(args).unwrap_or_default(),

@@ -6,7 +6,7 @@ use super::Vmi;
 use super::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding};
 use super::networks::{Network, NetworkSource};
 use super::report::Report;
-use super::words::describe;
+use super::words::{describe, is_unset};
 
 /// Names of a list that an error shows.
 const MAX_NAMES: usize = 32;
@@ -38,7 +38,7 @@ pub(super) fn check(vmi: &Vmi, path: &str, report: &mut Report) {
 pub(super) fn match_names(spec: &Value, path: &str, report: &mut Report) {
     const DISKS: &str = "domain.devices.disks";
     const INTERFACES: &str = "domain.devices.interfaces";
-    let needs_volume = |disk: &Value| disk.get("cdrom").is_none_or(Value::is_null);
+    let needs_volume = |disk: &Value| disk.get("cdrom").is_none_or(is_unset);
     let any = |_: &Value| true;
     match_lists(report, spec, path, (DISKS, &needs_volume), "volumes");
     match_lists(report, spec, path, (INTERFACES, &any), "networks");

@@ -143,14 +143,7 @@ fn cache_of(word: &str) -> Option<CacheMode> {
 }
 
 fn read_serial(node: &Node<'_>) -> Option<String> {
-    let serial = node.string()?;
-    let printable = serial.bytes().all(|c| c == b' ' || c.is_ascii_graphic());
-    if !printable || serial.len() > MAX_GIVEN_SERIAL {
-        node.error(format_args!(
-            "at most {MAX_GIVEN_SERIAL} printable ASCII characters"
-        ));
-        return None;
-    }
+    let serial = node.printable(MAX_GIVEN_SERIAL)?;
     let told = serial.get(..MAX_SERIAL).unwrap_or(serial);
     if told.len() < serial.len() {
         node.note(format_args!(

@@ -64,16 +64,7 @@ fn read_chassis(node: &Node<'_>) -> ChassisPlan {
 }
 
 fn text(object: &Object<'_>, field: &'static str) -> Option<String> {
-    let node = object.get(field)?;
-    let text = node.string()?;
-    let printable = text.bytes().all(|c| c == b' ' || c.is_ascii_graphic());
-    if !printable || text.len() > MAX_TEXT {
-        node.error(format_args!(
-            "at most {MAX_TEXT} printable ASCII characters"
-        ));
-        return None;
-    }
-    Some(text.to_owned())
+    object.get(field)?.printable(MAX_TEXT).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -146,7 +146,10 @@ impl<'a> Object<'a> {
             return;
         }
         if self.node.is_of_cluster() {
-            return self.note(name, "not known to this podvisor: no effect");
+            let path = join(self.node.path(), name);
+            return self
+                .node
+                .report_note(path, "not known to this podvisor: no effect");
         }
         let found = match self.node.field().suggest(name) {
             Some(meant) => format!("an unknown field (did you mean {meant}?)"),

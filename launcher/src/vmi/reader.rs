@@ -182,6 +182,17 @@ impl<'a> Node<'a> {
         text
     }
 
+    /// A string of at most `max` ASCII characters that can be printed.
+    pub(super) fn printable(&self, max: usize) -> Option<&'a str> {
+        let text = self.string()?;
+        let printable = text.bytes().all(|c| c == b' ' || c.is_ascii_graphic());
+        if !printable || text.len() > max {
+            self.error(format_args!("at most {max} printable ASCII characters"));
+            return None;
+        }
+        Some(text)
+    }
+
     pub(super) fn boolean(&self) -> Option<bool> {
         let Some(value) = self.read().as_bool() else {
             self.error("true or false");

@@ -81,7 +81,6 @@ const SOURCES: [(&str, ReadSource); 13] = [
 
 pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
     let mut volumes: Vec<Volume> = Vec::new();
-    let mut has_cloud_init = false;
     for (index, item) in items.iter().enumerate() {
         let volume = item.object();
         let name = volume.require("name", "the name of its disk");
@@ -97,9 +96,8 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
             node.error("each volume name once");
             continue;
         }
-        if matches!(source, VolumeSource::CloudInit(_))
-            && std::mem::replace(&mut has_cloud_init, true)
-        {
+        let is_seed = |source: &VolumeSource| matches!(source, VolumeSource::CloudInit(_));
+        if is_seed(&source) && volumes.iter().any(|volume| is_seed(&volume.source)) {
             item.error_found("a second volume for cloud-init", "one, as in KubeVirt");
         }
         volumes.push(Volume {

@@ -96,15 +96,7 @@ fn files(kind: FilesKind, label: String) -> Files {
 }
 
 fn label(object: &Object<'_>) -> String {
-    let Some(node) = object.get("volumeLabel") else {
-        return DEFAULT_LABEL.to_owned();
-    };
-    let label = node.string().unwrap_or_default();
-    let printable = label.bytes().all(|c| c == b' ' || c.is_ascii_graphic());
-    if !printable || label.len() > MAX_LABEL {
-        node.error(format_args!(
-            "at most {MAX_LABEL} printable ASCII characters"
-        ));
-    }
-    label.to_owned()
+    let label = object.get("volumeLabel");
+    let label = label.and_then(|label| label.printable(MAX_LABEL));
+    label.unwrap_or(DEFAULT_LABEL).to_owned()
 }
