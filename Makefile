@@ -63,7 +63,7 @@ vm-tests: build guest nested ## Whole-VM tests through the binary
 	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2
 
 soak: build guest ## Add and remove a disk 1000 times in a running Linux
-	HOTPLUG_ROUNDS=1000 $(CARGO) test -p podvisor-tests --locked --test vm disks_come_and_go -- --nocapture
+	HOTPLUG_ROUNDS=1000 $(CARGO) test -p podvisor-tests --locked --test vm ports_balloon_and_disks_that_come_and_go -- --nocapture
 
 # Linked as the product is, so that the bare program starts no slower than it.
 bench-build: build guest

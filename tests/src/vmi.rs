@@ -20,11 +20,11 @@ pub struct Vmi {
 }
 
 impl Vmi {
-    /// A machine with one vCPU, 256 MiB and no devices.
+    /// A machine with one vCPU, 64 MiB and no devices.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            memory: "256Mi".to_owned(),
+            memory: "64Mi".to_owned(),
             topology: [1, 1, 1],
             features: Vec::new(),
             disks: Vec::new(),

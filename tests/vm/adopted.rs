@@ -14,6 +14,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::forged;
+
 /// User and group of KubeVirt's containers, and of the TAPs that its agent makes.
 const KUBEVIRT: u32 = 107;
 const SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
@@ -67,8 +69,13 @@ impl Agent {
         guest(run).within(wrapper).start()
     }
 
-    fn start_linux(&self, binding: &str) -> Guest {
+    fn start_linux(&self, binding: &str, options: &[&str]) -> Guest {
         let linux = |run: Run| run.linux("netcheck").cmdline("ipv6.disable=0");
+        let linux = |run| {
+            options
+                .iter()
+                .fold(linux(run), |run, option| run.arg(option))
+        };
         self.start(binding, |run| linux(run).with_input())
     }
 
@@ -108,7 +115,7 @@ fn a_masqueraded_guest_needs_no_capability() {
     let before = prepared(&agent.network);
     let mac = agent.network.mac();
 
-    let mut guest = agent.start_linux("masquerade");
+    let mut guest = agent.start_linux("masquerade", &[]);
     guest.says(&[("ip", "10.0.2.2"), ("gw", "10.0.2.1"), ("mtu", "1400")]);
     guest.wait_for("ECHOING");
     has_no_capability(&guest);
@@ -125,7 +132,7 @@ fn a_masqueraded_guest_needs_no_capability() {
 }
 
 /// The agent's file says what the pod's interface was: the placeholder has no routes, and not
-/// always the guest's addresses.
+/// always the guest's addresses. The check of addresses knows those of the file, too.
 #[test]
 fn a_bridged_guest_is_what_the_agents_file_says() {
     let agent = Agent::new();
@@ -145,7 +152,7 @@ fn a_bridged_guest_is_what_the_agents_file_says() {
     );
     let before = prepared(&agent.network);
 
-    let mut guest = agent.start_linux("bridge");
+    let mut guest = agent.start_linux("bridge", &["--mac-spoof-check"]);
     guest.says(&[
         ("ip", "10.244.1.9"),
         ("prefix", "24"),
@@ -164,6 +171,7 @@ fn a_bridged_guest_is_what_the_agents_file_says() {
         let seen = seen.expect("the guest answers").by_server.ip();
         assert_eq!(seen.to_string(), GATEWAY);
     }
+    forged::foreign_addresses_stay_inside(&mut guest, gateway);
     ends(guest);
     assert_eq!(prepared(&agent.network), before);
 }

@@ -5,16 +5,12 @@ use std::time::Instant;
 use podvisor_tests::PATIENCE;
 use podvisor_tests::control::Control;
 use podvisor_tests::image::MIB;
-use podvisor_tests::run::Run;
-use podvisor_tests::vmi::Vmi;
+use podvisor_tests::run::Guest;
 use serde_json::{Value, json};
 
-/// The guest gives memory away and takes it back, says how much it has, and reports what it frees.
-#[test]
-fn linux_gives_memory_back() {
-    let run = Run::new(&Vmi::new("balloon").memory("512Mi").balloon());
-    let guest = run.linux("ticker").start();
-    guest.wait_for("TICK");
+/// The guest, of so many MiB, gives memory away and takes it back, says how much it has, and reports what it frees.
+#[track_caller]
+pub fn linux_gives_memory_back(guest: &Guest, mebibytes: usize) {
     let mut control = guest.control();
     let target = 16 * MIB as u64;
     for bytes in [target, 0, target] {
@@ -31,7 +27,7 @@ fn linux_gives_memory_back() {
     let inflated = balloon["inflatedBytes"].as_u64().expect("a count");
     assert!(inflated >= 2 * target, "{balloon}");
     let free = balloon["guest"]["freeMemory"].as_u64().expect("a count");
-    assert!(free < 512 * MIB as u64 - target, "{balloon}");
+    assert!(free < (mebibytes * MIB) as u64 - target, "{balloon}");
     // Linux reports free blocks of 4 MiB, two seconds after they are there, as long as it has 128 MiB.
     wait_until(&mut control, |stats| {
         stats["devices"]["balloon"]["reportedBytes"].as_u64() > Some(0)

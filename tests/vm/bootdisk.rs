@@ -64,12 +64,12 @@ fn a_disk_that_cannot_be_booted_any_more() {
 }
 
 /// As Debian's images are: GPT, an ESP, GRUB's configuration and an initial RAM disk in ext4. The disk with the
-/// lower boot order is the second one.
+/// lower boot order is the second one. Linux reboots in place, by the same entry.
 #[test]
-fn linux_boots_from_its_own_grub_cfg() {
+fn linux_boots_and_reboots_from_its_own_grub_cfg() {
     let vmi = Vmi::new("grub").disk(Disk::new("data").boot_order(2));
     let run = Run::new(&vmi.disk(Disk::new("root").boot_order(1)));
-    let cmdline = guest::linux_cmdline("hello");
+    let cmdline = guest::linux_cmdline("reboot");
     let config = format!(
         "set default=0\nif [ -s $prefix/grubenv ]; then load_env; fi\n\
          if [ \"${{saved_entry}}\" ]; then set default=\"${{saved_entry}}\"; fi\n\
@@ -95,10 +95,12 @@ fn linux_boots_from_its_own_grub_cfg() {
     let data = image::zeros(&run.dir(), "data.img", MIB);
     let run = run.volume("root", &disk).volume("data", &data);
     let mut guest = run.start();
-    guest.wait_for("GUEST-INIT-READY");
-    guest.wait_for("GUEST-DONE");
+    guest.wait_for("RESULT boot=1");
+    let vm = guest.vm_pid();
+    guest.wait_for("RESULT boot=2");
+    assert_eq!(guest.vm_pid(), vm, "it restarts in the same process");
     guest.exits_with(0);
-    assert_eq!(guest.result("ro.vdb"), "0");
+    assert_eq!(image::read(&data)[..16], *b"000000000000002\n");
 }
 
 /// A disk with a GPT and the partition in it.

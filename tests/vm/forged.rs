@@ -5,9 +5,8 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use podvisor_tests::PATIENCE;
-use podvisor_tests::netns::{Namespace, PodNetwork};
-use podvisor_tests::run::Run;
-use podvisor_tests::vmi::{Nic, Vmi};
+use podvisor_tests::netns::Namespace;
+use podvisor_tests::run::Guest;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, recv, socket_with};
 
@@ -24,47 +23,36 @@ const IMPERSONATING: [&str; 3] = ["offer", "redirect", "advertise"];
 const OWN: [&str; 3] = [LAST, "own arp", "own neighbour"];
 
 /// A bridge hands on what the guest sends under any address, but for the words of servers and routers.
-#[test]
-fn words_of_servers_and_routers_stay_inside() {
+#[track_caller]
+pub fn words_of_servers_and_routers_stay_inside(guest: &mut Guest, gateway: &Namespace) {
     let passed = SPOOFED.into_iter().chain(OWN).collect();
-    assert_eq!(forge(&[]), (passed, 3, 0));
+    assert_eq!(forge(guest, gateway), (passed, 3, 0));
 }
 
 /// With the check of addresses, only what the guest sends under its own address gets out.
-#[test]
-fn foreign_addresses_stay_inside_if_they_are_checked() {
-    assert_eq!(forge(&["--mac-spoof-check"]), (OWN.into(), 3, 4));
+#[track_caller]
+pub fn foreign_addresses_stay_inside(guest: &mut Guest, gateway: &Namespace) {
+    assert_eq!(forge(guest, gateway), (OWN.into(), 3, 4));
 }
 
-/// Runs a guest that forges frames; which of them its gateway saw, and how many were dropped as
-/// impersonation and as spoofed.
-fn forge(options: &[&str]) -> (BTreeSet<&'static str>, u64, u64) {
-    let network = PodNetwork::new();
-    let mut run = Run::new(&Vmi::new("forge").nic(Nic::new("bridge")))
-        .linux("netcheck")
-        .within(network.wrapper())
-        .with_input();
-    for option in options {
-        run = run.arg(option);
-    }
-    let mut guest = run.start();
-    // DHCP is under the guest's own address.
-    guest.wait_for("READY");
-    let frames = Frames::of(&network.gateway);
+/// Lets a guest that runs `netcheck` forge frames on its first NIC; which of them its gateway saw, and how many were
+/// dropped as impersonation and as spoofed.
+#[track_caller]
+fn forge(guest: &mut Guest, gateway: &Namespace) -> (BTreeSet<&'static str>, u64, u64) {
+    let drops = |guest: &Guest| {
+        let nic = guest.control().stats()["devices"]["default"].take();
+        ["impersonationDrops", "spoofDrops"].map(|what| nic[what].as_u64().expect("a counter"))
+    };
+    let before = drops(guest);
+    let frames = Frames::of(gateway);
     guest.type_line("forge eth0");
     guest.wait_for("DID forge");
     let seen = frames.until_last();
-
-    let stats = guest.control().stats();
-    let nic = &stats["devices"]["default"];
-    let count = |what: &str| nic[what].as_u64().expect("a counter");
-    let drops = (count("impersonationDrops"), count("spoofDrops"));
+    let after = drops(guest);
     // The network is there for what is fine.
     guest.type_line("ping -c 1 -W 20 10.244.1.1");
     guest.wait_for("1 packets received");
-    guest.type_line("done");
-    guest.exits_with(0);
-    (seen, drops.0, drops.1)
+    (seen, after[0] - before[0], after[1] - before[1])
 }
 
 /// Every frame that reaches a namespace, from now on.

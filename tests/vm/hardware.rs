@@ -177,7 +177,12 @@ impl Drop for LoopDevice {
 #[test]
 #[ignore = "needs hardware virtualization"]
 fn the_tsc_stands_still_in_a_pause() {
-    let run = Run::new(&Vmi::new("tsc").topology(1, 2, 1).grace_seconds(600));
+    let run = Run::new(
+        &Vmi::new("tsc")
+            .memory("256Mi")
+            .topology(1, 2, 1)
+            .grace_seconds(600),
+    );
     let socket = run.dir().join("console.sock");
     let mut guest = run
         .stock_linux("shell")
@@ -200,7 +205,9 @@ fn the_tsc_stands_still_in_a_pause() {
 #[test]
 #[ignore = "needs hardware virtualization"]
 fn no_feature_is_shown_without_what_it_needs() {
-    let mut guest = Run::new(&Vmi::new("needs")).stock_linux("topology").start();
+    let mut guest = Run::new(&Vmi::new("needs").memory("256Mi"))
+        .stock_linux("topology")
+        .start();
     let flags = guest.result("flags");
     let has = |flag: &str| flags.split(' ').any(|other| other == flag);
     for flag in ["avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq"] {
@@ -244,6 +251,7 @@ fn passt_takes_all_ports() {
 #[ignore = "needs hardware virtualization"]
 fn cpu_features_are_as_the_vmi_says() {
     let vmi = Vmi::new("features")
+        .memory("256Mi")
         .feature("rdrand", "disable")
         .feature("smap", "disable")
         .feature("aes", "require")

@@ -34,28 +34,25 @@ fn devices(guest: &Guest) -> Value {
 
 /// Linux uses a disk that comes, gives it back while it reads, and uses the next; nothing of a disk that went is
 /// left.
-#[test]
-fn disks_come_and_go() {
+#[track_caller]
+pub fn disks_come_and_go(guest: &mut Guest) {
     let rounds = std::env::var("HOTPLUG_ROUNDS").ok();
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
-    let run = Run::new(&Vmi::new("hotplug")).arg("--hotplug-slots=2");
-    let image = image::filled(&run.dir(), "data.img", 2 * MIB);
-    let mut guest = run.linux("hotplug").with_input().start();
-    guest.wait_for("RESULT hotplug=ready");
+    let image = image::filled(&guest.dir(), "data.img", 2 * MIB);
     let vm = guest.child("podvisor-vm");
     let look = || Footprint::of(vm).expect("the vm process runs");
     let mut warm = None;
     for round in 1..=rounds {
         guest.ctl_does(&["attach", "data", path(&image), "serial=PV-DATA"]);
         guest.says(&[("sectors", "4096"), ("wrote", &round.to_string())]);
-        let disk = devices(&guest)["data"].take();
+        let disk = devices(guest)["data"].take();
         assert!(disk["writeRequests"].as_u64() > Some(0), "{disk}");
         if round == 1 {
             assert_eq!(disk["engine"], "ioUring");
         }
         guest.ctl_does(&["detach", "data", "seconds=300"]);
         assert_eq!(guest.next_result("gone"), round.to_string());
-        assert_eq!(devices(&guest)["data"], Value::Null);
+        assert_eq!(devices(guest)["data"], Value::Null);
         let written = image::read(&image);
         assert_eq!(written[..16], *format!("{round:015}\n").as_bytes());
         if round == WARM {
@@ -73,8 +70,6 @@ fn disks_come_and_go() {
     assert!(growth <= MAX_GROWTH_KIB, "{growth} KiB more");
     let pattern = image::pattern(2 * MIB);
     assert!(image::read(&image)[16..] == pattern[16..], "and no more");
-    guest.type_line("end");
-    guest.exits_with(0);
 }
 
 /// A guest without a driver for it keeps its disk, whatever is asked of it; a reset takes away what it was asked

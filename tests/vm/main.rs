@@ -10,6 +10,7 @@ mod bootdisk;
 mod channel;
 mod console;
 mod crash;
+mod devices;
 mod disk;
 mod forged;
 mod hardware;

@@ -7,6 +7,8 @@ use podvisor_tests::netns::{DNS, GATEWAY, POD_ADDRESS, PodNetwork};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Nic, Vmi};
 
+use crate::forged;
+
 /// The pod's interface on the network `red`.
 const RED: &str = "podb1f51a511f1";
 /// Addresses of pod and gateway on it.
@@ -68,7 +70,7 @@ fn subnets_addresses_and_the_state_of_links() {
 }
 
 /// A guest in the pod's place, told all that a lease can tell, and behind translation on a secondary
-/// network.
+/// network; it forges frames.
 #[test]
 fn leases_options_and_translation_on_a_secondary_network() {
     let network = PodNetwork::new();
@@ -120,6 +122,7 @@ fn leases_options_and_translation_on_a_secondary_network() {
         format!("{RED_ADDRESS} {own_port}"),
         "its port is kept"
     );
+    forged::words_of_servers_and_routers_stay_inside(&mut guest, &network.gateway);
     a_bridge_answers_its_own_card_only(&mut guest);
     ends(guest);
     network.pod.assert_is(&before);

@@ -5,24 +5,6 @@ use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Disk, Vmi};
 use rustix::process::Signal;
 
-#[test]
-fn linux_reboots_in_place() {
-    let vmi = Vmi::new("reboot").disk(Disk::new("root"));
-    let run = Run::new(&vmi);
-    let image = image::zeros(&run.dir(), "root.img", MIB);
-    let mut guest = run.volume("root", &image).linux("reboot").start();
-    guest.wait_for("RESULT boot=1");
-    let vm = guest.vm_pid();
-    guest.wait_for("RESULT boot=2");
-    assert_eq!(
-        guest.vm_pid(),
-        vm,
-        "the machine restarts in the same process"
-    );
-    guest.exits_with(0);
-    assert_eq!(image::read(&image)[..16], *b"000000000000002\n");
-}
-
 /// Many resets, then an orderly end: nothing of a machine stays behind in the next.
 #[test]
 fn resets_again_and_again() {
@@ -63,7 +45,7 @@ fn exit_on_reboot() {
 /// same, and powers off.
 #[test]
 fn a_press_before_the_guest_listens_is_heard() {
-    for milliseconds in [0, 700, 2000] {
+    for milliseconds in [0, 1500] {
         let vmi = Vmi::new("early").grace_seconds(3600);
         let mut guest = Run::new(&vmi).linux("shell").start();
         guest.wait_until_running();

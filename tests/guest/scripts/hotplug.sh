@@ -7,7 +7,7 @@ result "hotplug=ready"
 round=0
 while :; do
 	until [ -e "/sys/block/$disk/size" ]; do
-		read -r -t 1 word && finish
+		read -r -t 1 word && break 2
 	done
 	round=$((round + 1))
 	sysfs "/sys/block/$disk/size" && result "sectors=$value"
