@@ -11,6 +11,7 @@ packages=(
     qemu-utils                                                                                     # tests of qcow2
     podman runc netavark aardvark-dns fuse-overlayfs iptables catatonit                            # demo-pod
 )
+command -v gdb > /dev/null || packages+=(gdb-minimal) # dumps
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing+=("$package")

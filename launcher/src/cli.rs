@@ -190,6 +190,10 @@ pub struct RunArgs {
     /// others. The guest learns them when its driver looks, as Linux does when it is bound anew.
     #[arg(long, requires = "restore")]
     pub new_mac: bool,
+    /// Write the guest's memory and registers to this file if it crashes: an ELF core for gdb and crash. It is made
+    /// at the start, and stays empty if nothing crashes.
+    #[arg(long, value_name = "FILE")]
+    pub crash_dump: Option<PathBuf>,
     /// Write where the time of the start goes: a drawing if the name ends in .svg, else JSON.
     #[arg(long, value_name = "FILE")]
     pub boot_trace: Option<PathBuf>,
@@ -230,9 +234,10 @@ pub struct CtlArgs {
     pub socket: PathBuf,
     /// pause, resume, powerButton, reboot, reset, stop, stats, status, setLink nic=NAME up=true|false,
     /// device name=NAME order=JSON, attach NAME IMAGE [OPTION=VALUE...], detach NAME
-    /// [seconds=NUMBER], or snapshot DIR.
+    /// [seconds=NUMBER], snapshot DIR, or dump FILE.
     pub command: String,
-    /// What belongs to the command: NAME=VALUE, a device's name, an image, the directory of a snapshot.
+    /// What belongs to the command: NAME=VALUE, a device's name, an image, the directory of a snapshot, the file of
+    /// a dump.
     #[arg(value_name = "NAME=VALUE", value_parser = parse_argument)]
     pub arguments: Vec<CtlArgument>,
     /// End the machine once its snapshot is written.

@@ -48,6 +48,8 @@ pub struct Orders {
     pub grace: Duration,
     /// A guest reset ends the run.
     pub exit_on_reboot: bool,
+    /// A guest that crashes is dumped.
+    pub crash_dump: bool,
     /// Reads the kernel for a machine that boots from a disk.
     pub boot_reader: Option<BootReader>,
     /// Where the steps of the start are to be written.
@@ -82,7 +84,7 @@ pub fn supervise(
         opening: Opening::new(opener),
         boot_reader: orders.boot_reader,
         reads_boot: false,
-        life: Life::new(orders.grace, orders.exit_on_reboot),
+        life: Life::new(orders.grace, orders.exit_on_reboot).dumping(orders.crash_dump),
     };
     // A vm process that ended before signals were waited for.
     supervisor.reap();

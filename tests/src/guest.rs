@@ -60,6 +60,16 @@ fn existing(path: PathBuf, remedy: &str) -> PathBuf {
     found.unwrap_or_else(|error| panic!("{path:?}: {error}: run `{remedy}` first"))
 }
 
+/// What gdb says of a dump of a guest with this kernel.
+#[track_caller]
+pub fn gdb(kernel: &Path, dump: &Path, commands: &[&str]) -> String {
+    let mut words = vec!["-batch", "-nx"];
+    words.extend(commands.iter().flat_map(|command| ["-ex", command]));
+    let files = [kernel, dump].map(|path| path.to_str().expect("UTF-8"));
+    words.extend(files);
+    crate::host("gdb", &words)
+}
+
 /// The root of the repository.
 pub fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

@@ -19,7 +19,7 @@ fn four_mebibytes() {
 }
 
 /// Two vCPUs that are threads of one core, entered by the Linux 64-bit protocol; at last the
-/// kernel panics.
+/// kernel panics, and gdb finds registers and the kernel's memory in its dump.
 #[test]
 fn linux_sees_its_topology_and_reports_its_panic() {
     let vmi = Vmi::new("topology").topology(1, 1, 2);
@@ -28,6 +28,8 @@ fn linux_sees_its_topology_and_reports_its_panic() {
     let vmlinux = fs::read(guest::vmlinux()).expect("the kernel can be read");
     fs::write(&kernel, elf::without_notes(vmlinux)).expect("the kernel can be written");
     let run = run.kernel(&kernel).arg("--initrd").arg(guest::initrd());
+    let dump = run.dir().join("guest.core");
+    let run = run.arg("--crash-dump").arg(&dump);
     let mut guest = run
         .cmdline(&guest::linux_cmdline("hello,topology,panic"))
         .start();
@@ -53,6 +55,12 @@ fn linux_sees_its_topology_and_reports_its_panic() {
 
     guest.exits_with(3);
     guest.log_has(&["the guest kernel panicked (pvpanic)"]);
+    let commands = ["info threads", "x/s &linux_banner", "thread 1", "x/2i $pc"];
+    let text = guest::gdb(&kernel, &dump, &commands);
+    // Functions of the kernel have names.
+    for words in ["LWP 1", "LWP 2", "\"Linux version 6.1.", " ()"] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
 }
 
 #[test]

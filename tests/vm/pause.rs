@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use podvisor_tests::control::Control;
+use podvisor_tests::guest;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
@@ -104,6 +105,15 @@ fn paused_vcpus_stand_still() {
     guest.wait_for("TICK cpu=0");
     guest.wait_for("TICK cpu=1");
     assert_consecutive(&ticks(&guest));
+
+    // A dump is another pause.
+    let dump = guest.dir().join("guest.core");
+    guest.ctl_does(&["dump", dump.to_str().expect("UTF-8")]);
+    assert_eq!(control.status(), "running");
+    guest.console.skip();
+    guest.wait_for("TICK cpu=0");
+    let text = guest::gdb(&guest::payload(), &dump, &["info threads"]);
+    assert!(text.contains("LWP 1") && text.contains("LWP 2"), "{text}");
     control.tell("stop");
     guest.exits_with(4);
 }

@@ -50,6 +50,8 @@ pub struct Resources {
     pub devices: Vec<DeviceResource>,
     /// A machine from a snapshot may have other MAC addresses than its guest knows.
     pub new_mac: bool,
+    /// Empty file for RAM and registers of a guest that has crashed.
+    pub crash_dump: Option<File>,
     /// Console output queue.
     pub console: Arc<ConsoleQueue>,
     /// What the guest asks of the machine.

@@ -3,9 +3,11 @@
 mod attach;
 mod snapshot;
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +42,8 @@ enum Errand {
     Call(Command),
     /// One that comes with the files of a snapshot in this directory.
     Snapshot(Command, PathBuf),
+    /// One that comes with a new file.
+    Dump(Command, PathBuf),
     /// One that adds a disk, with its image.
     Attach(NewDisk),
 }
@@ -50,6 +54,7 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
     match errand(args).map_err(CommandError::NoSuchCommand)? {
         Errand::Call(command) => talk(args, command, &[]),
         Errand::Snapshot(command, directory) => snapshot(args, command, &directory),
+        Errand::Dump(command, path) => dump(args, command, &path),
         Errand::Attach(disk) => {
             let (command, image) = disk.open()?;
             talk(args, command, &[image.as_fd()])
@@ -67,6 +72,24 @@ fn snapshot(args: &CtlArgs, command: Command, directory: &Path) -> Result<Exit, 
     match done {
         Ok(_) => files.keep().map_err(fail)?,
         Err(_) => files.discard(),
+    }
+    done
+}
+
+fn dump(args: &CtlArgs, command: Command, path: &Path) -> Result<Exit, CommandError> {
+    let fail = |source| CommandError::Dump {
+        path: path.to_owned(),
+        source,
+    };
+    // The guest's memory: nobody else's to read.
+    let mut options = File::options();
+    let options = options.write(true).create_new(true).mode(0o600);
+    let file = options.open(path).map_err(fail)?;
+    let done = talk(args, command, &[file.as_fd()]);
+    match done {
+        Ok(_) => file.sync_all().map_err(fail)?,
+        // What cannot be removed is no whole dump and says so.
+        Err(_) => drop(std::fs::remove_file(path)),
     }
     done
 }
@@ -112,7 +135,7 @@ fn talk(
 fn patience(command: &Command) -> Duration {
     match command {
         // It writes its RAM to a file.
-        Command::Snapshot { .. } => SNAPSHOT_TIMEOUT,
+        Command::Snapshot { .. } | Command::Dump => SNAPSHOT_TIMEOUT,
         Command::Detach { seconds, .. } => TIMEOUT + Duration::from_secs((*seconds).into()),
         _ => TIMEOUT,
     }
@@ -161,6 +184,8 @@ fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
             Ok(Errand::Snapshot(command(args, fields)?, directory.into()))
         }
         ("snapshot", _) => Err(serde_json::Error::custom("a snapshot needs one directory")),
+        ("dump", [file]) => Ok(Errand::Dump(command(args, fields)?, file.into())),
+        ("dump", _) => Err(serde_json::Error::custom("a dump needs one file")),
         ("attach", [name, image]) => {
             let disk = NewDisk::new(name.clone(), image.clone(), fields)?;
             Ok(Errand::Attach(disk))
@@ -212,6 +237,8 @@ mod tests {
         let snapshot = parse(&["snapshot", "/tmp/x", "--stop"]).expect("a command");
         let expected = Command::Snapshot { stop: true };
         assert_eq!(snapshot, Errand::Snapshot(expected, "/tmp/x".into()));
+        let dump = parse(&["dump", "/tmp/x"]).expect("a command");
+        assert_eq!(dump, Errand::Dump(Command::Dump, "/tmp/x".into()));
         let attach = parse(&["attach", "data", "/tmp/x", "readOnly=true"]).expect("a command");
         let Errand::Attach(disk) = attach else {
             panic!("{attach:?}");
@@ -225,6 +252,7 @@ mod tests {
             &["pause", "--stop"],
             &["snapshot"],
             &["snapshot", "/tmp/x", "/tmp/y"],
+            &["dump"],
             &["attach", "data"],
             &["attach", "data", "/tmp/x", "colour=red"],
             &["detach"],

@@ -118,6 +118,15 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// The file of a dump cannot be made.
+    #[error("Cannot write a dump to {path:?}")]
+    Dump {
+        /// Where it should be.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A machine does not do what it was told.
     #[error("The machine refused: {0}")]
     ControlRefused(String),
@@ -169,6 +178,7 @@ impl CommandError {
             | Self::Restrict(_)
             | Self::System { .. }
             | Self::Snapshot { .. }
+            | Self::Dump { .. }
             | Self::ControlRefused(_)
             | Self::ControlVersion { .. } => Exit::Internal,
         }

@@ -1,7 +1,10 @@
 //! `podvisor run`: from a VMI to the end of its guest.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use devices::virtio::net::{BackendKind, NetOptions};
@@ -59,6 +62,9 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let host_cpu = resources::host_cpu(kvm)?;
     if let Some(directory) = &args.restore {
         descriptors.append(resources::snapshot::open_snapshot(directory)?);
+    }
+    if let Some(path) = &args.crash_dump {
+        descriptors.push(FdRole::CrashDump, open_crash_dump(path)?);
     }
     let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
@@ -178,6 +184,24 @@ fn open_boot_trace(args: &RunArgs) -> Result<Option<BootTrace>, CommandError> {
     })
 }
 
+/// Makes the file, since the machine's user may make none. A dump that is there already is not written over: where
+/// machines are started again and again, it is the one that shows the first crash.
+fn open_crash_dump(path: &Path) -> Result<File, CommandError> {
+    let open = || {
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(false).mode(0o600);
+        let file = file.open(path)?;
+        match file.metadata()? {
+            found if found.is_file() && found.len() == 0 => Ok(file),
+            _ => Err(io::ErrorKind::AlreadyExists.into()),
+        }
+    };
+    open().map_err(|source| CommandError::Dump {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 fn open_control(args: &RunArgs) -> Result<Option<ControlServer>, CommandError> {
     let Some(path) = &args.control else {
         return Ok(None);
@@ -283,6 +307,7 @@ fn run_machine(
     let orders = Orders {
         grace: Duration::from_secs(plan.grace_seconds),
         exit_on_reboot: plan.exit_on_reboot,
+        crash_dump: args.crash_dump.is_some(),
         boot_reader: inputs.boot_reader,
         boot_trace: inputs.boot_trace,
     };

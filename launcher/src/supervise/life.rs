@@ -32,6 +32,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// console get their last output.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long it may take where it writes the guest's memory before.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// Time between two presses of the power button: a guest whose user space is not there yet loses one.
 /// KubeVirt's node agent presses again, too, but a pod's SIGTERM comes once.
 const PRESS_AGAIN: Duration = Duration::from_secs(2);
@@ -106,6 +109,8 @@ pub(crate) struct Life {
     grace: Duration,
     /// A guest reset ends the run.
     exit_on_reboot: bool,
+    /// A guest that crashes is dumped before its vm process ends.
+    crash_dump: bool,
     /// As the vm process told last.
     machine: MachineState,
     stop: Stop,
@@ -131,6 +136,12 @@ impl Life {
             exit_on_reboot,
             ..Self::default()
         }
+    }
+
+    /// A guest that crashes is dumped.
+    pub(super) fn dumping(mut self, crash_dump: bool) -> Self {
+        self.crash_dump = crash_dump;
+        self
     }
 
     /// A reset of the guest ends the run, or does not.
@@ -280,8 +291,13 @@ impl Life {
                 place,
             },
         };
+        let is_dumped = matches!(last, Outcome::Crashed(_) | Outcome::Failed { .. });
+        let patience = match self.crash_dump && is_dumped {
+            true => DUMP_TIMEOUT,
+            false => END_TIMEOUT,
+        };
         self.outcome.get_or_insert(last);
-        self.expect_end(now + END_TIMEOUT);
+        self.expect_end(now + patience);
     }
 
     fn expect_end(&mut self, until: Instant) {

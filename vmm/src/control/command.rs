@@ -42,6 +42,8 @@ pub enum Command {
         #[serde(default)]
         stop: bool,
     },
+    /// Write RAM and registers as an ELF core to a descriptor, an empty file. The machine stands still meanwhile.
+    Dump,
     /// Tell the counters.
     Stats,
     /// Tell the state.
@@ -83,6 +85,7 @@ impl Command {
     pub fn descriptors(&self) -> Option<usize> {
         match self {
             Self::Snapshot { .. } => Some(2),
+            Self::Dump => Some(1),
             Self::Attach { .. } => None,
             Self::Boot { initrd, .. } => Some(1 + usize::from(*initrd)),
             _ => Some(0),

@@ -50,6 +50,8 @@ pub enum FdRole {
     SnapshotState,
     /// Its RAM file.
     SnapshotRam,
+    /// Empty file that gets RAM and registers of a guest that crashed.
+    CrashDump,
     /// The host's side of a device; repeated in the order that the device's options call for.
     Device {
         /// The device's name.

@@ -16,11 +16,10 @@ use super::{Kind, MemoryError, PAGE, Ram, advise, map};
 const CHUNK: usize = 256 * 1024;
 
 impl Ram {
-    /// Writes all RAM to `file`, which is empty. Nothing may write to RAM meanwhile.
-    pub fn write_to(&self, file: &mut File) -> io::Result<()> {
-        file.set_len(self.bytes)?;
+    /// Writes all RAM to `file`, which ends at `start` bytes or before. Nothing may write to RAM meanwhile.
+    pub fn write_to(&self, file: &mut File, mut start: u64) -> io::Result<()> {
+        file.set_len(start + self.bytes)?;
         let mut buffer = vec![0; CHUNK];
-        let mut start = 0;
         for region in self.memory.iter() {
             for offset in (0..region.len()).step_by(CHUNK) {
                 let len = (region.len() - offset).min(CHUNK as u64) as usize;
@@ -157,7 +156,7 @@ mod tests {
         put(&first, low, 11);
         put(&first, high, 22);
         let mut file = tempfile::tempfile().expect("temporary file");
-        first.write_to(&mut file).expect("written");
+        first.write_to(&mut file, 0).expect("written");
         let metadata = file.metadata().expect("metadata");
         assert_eq!(metadata.len(), bytes);
         assert!(metadata.blocks() * 512 <= 1 << 20, "{metadata:?}");

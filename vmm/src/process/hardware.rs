@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::life::{Files, Job, JobError, NextBoot, Outcome};
 use super::{ProcessError, causes};
 use crate::control::{Refusal, Stats};
+use crate::dump::{self, DumpError};
 use crate::machine::{Boot, Machine, Resources, Started};
 use crate::plan::MachinePlan;
 use crate::snapshot::{SavedMachine, SnapshotError};
@@ -107,7 +108,10 @@ impl Hardware {
                     Err(error) => Err(JobError::Fatal(error.into_event())).into(),
                 };
             }
-            Job::Halt | Job::TearDown => {
+            Job::Halt | Job::TearDown { .. } => {
+                if job == (Job::TearDown { crashed: true }) {
+                    self.dump_crash();
+                }
                 if let Some(machine) = self.machine.take() {
                     machine.stop();
                 }
@@ -119,7 +123,7 @@ impl Hardware {
             return Err(JobError::Refused(Refusal::Ended)).into();
         };
         match job {
-            Job::Reset { .. } | Job::Halt | Job::TearDown => {}
+            Job::Reset { .. } | Job::Halt | Job::TearDown { .. } => {}
             Job::Pause => machine.pause(),
             Job::Resume => machine.resume(self.resources.hypervisor.kvm()),
             Job::Stats => {
@@ -127,6 +131,24 @@ impl Hardware {
                 return Ok(Outcome::Stats(stats)).into();
             }
             Job::Snapshot(files) => return self.write_snapshot(files).into(),
+            Job::Dump { files, running } => {
+                if running {
+                    machine.pause();
+                }
+                let file = files.0.into_iter().next().map(File::from);
+                // There is one, for its number is checked.
+                let result = file.map_or(Ok(()), |file| dump(machine, &self.resources, file));
+                if running {
+                    machine.resume(self.resources.hypervisor.kvm());
+                }
+                return match result {
+                    Ok(()) => Ok(Outcome::Done).into(),
+                    Err(error) => {
+                        let causes = causes(&error);
+                        Err(JobError::Refused(Refusal::Failed { causes })).into()
+                    }
+                };
+            }
             Job::Device { name, order } => return device(machine, name, order).into(),
             Job::Attach {
                 name,
@@ -154,12 +176,27 @@ impl Hardware {
             return Err(failed(SnapshotError::NotPaused));
         };
         let saved = machine.save(&self.plan, &self.resources).map_err(failed)?;
-        (self.resources.ram.write_to(&mut ram))
+        (self.resources.ram.write_to(&mut ram, 0))
             .map_err(SnapshotError::file("write", "RAM"))
             .map_err(failed)?;
         // Last, so that a whole state file has its RAM.
         saved.write(&mut state).map_err(failed)?;
         Ok(Outcome::Done)
+    }
+
+    /// Dumps a machine that has crashed, if that is wanted.
+    fn dump_crash(&mut self) {
+        let (Some(machine), Some(file)) = (&self.machine, self.resources.crash_dump.take()) else {
+            return;
+        };
+        machine.vcpus().park();
+        match dump(machine, &self.resources, file) {
+            Ok(()) => tracing::info!("the guest's memory and registers are in the crash dump"),
+            Err(error) => {
+                let causes = causes(&error).join(": ");
+                tracing::error!("no whole crash dump: {causes}");
+            }
+        }
     }
 
     /// Ends this machine and builds another from the same resources, `without` these devices.
@@ -204,6 +241,11 @@ fn device(machine: &Machine, name: String, order: Value) -> Result<Outcome, JobE
         None => Refusal::UnknownDevice { name },
     };
     Err(JobError::Refused(refusal))
+}
+
+/// Writes RAM and registers of a machine that stands still.
+fn dump(machine: &Machine, resources: &Resources, mut file: File) -> Result<(), DumpError> {
+    dump::write(machine, &resources.ram, &mut file)
 }
 
 fn stats(machine: &Machine, resources: &Resources) -> Stats {

@@ -78,6 +78,7 @@ pub(super) fn sort_fds(
     let mut of_devices: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
     let mut console = ConsoleFds::default();
     let mut snapshot = SnapshotFds::default();
+    let mut crash_dump = None;
     for (role, fd) in create.fds.into_iter().zip(fds) {
         match role {
             FdRole::Kernel { name } => kernel = Some((name, File::from(fd))),
@@ -85,6 +86,7 @@ pub(super) fn sort_fds(
             FdRole::Device { name } => of_devices.entry(name).or_default().push(fd),
             FdRole::SnapshotState => snapshot.state = Some(fd.into()),
             FdRole::SnapshotRam => snapshot.ram = Some(fd.into()),
+            FdRole::CrashDump => crash_dump = Some(fd.into()),
             FdRole::ConsoleInput => console.input = Some(fd),
             FdRole::ConsoleOutput => console.output = Some(fd),
             FdRole::ConsoleListener => console.listener = Some(fd),
@@ -127,6 +129,7 @@ pub(super) fn sort_fds(
         boot,
         devices,
         new_mac: create.new_mac,
+        crash_dump,
         console: queue.clone(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
         host_errors: Arc::new(HostErrors::new().map_err(ProcessError::Epoll)?),

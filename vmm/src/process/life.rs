@@ -78,6 +78,8 @@ enum Becomes {
     Halted,
     /// No different.
     Same,
+    /// No different, but it stands still meanwhile.
+    Dumped,
     /// No different, and then it is to end.
     Last,
     /// No different yet; the call is answered when a device has left.
@@ -97,6 +99,8 @@ pub(super) struct Life {
     waiting: VecDeque<Waiting>,
     /// By the calls that wait for it.
     leaving: BTreeMap<u64, Leaving>,
+    /// It ends because of a crash.
+    crashed: bool,
     /// A reset waits for a kernel; the call to answer then, if there is one.
     wants_boot: Option<Option<u64>>,
     /// How often the machine was built anew.
@@ -128,6 +132,7 @@ impl Life {
             under_way: None,
             waiting: VecDeque::new(),
             leaving: BTreeMap::new(),
+            crashed: false,
             wants_boot: None,
             machine: 0,
             panic_noted: false,
@@ -145,6 +150,7 @@ impl Life {
             (Phase::ShuttingDown, _) => MachineState::ShuttingDown,
             (Phase::Ended, _) => MachineState::Ended,
             (Phase::Up, Some(Becomes::Paused)) => MachineState::Pausing,
+            (Phase::Up, Some(Becomes::Dumped)) => MachineState::Paused,
             (Phase::Up, Some(Becomes::New | Becomes::Halted)) => MachineState::Resetting,
             (Phase::Up, _) if self.wants_boot.is_some() => MachineState::Resetting,
             (Phase::Up, _) if self.paused => MachineState::Paused,
@@ -314,6 +320,11 @@ impl Life {
                 let becomes = if stop { Becomes::Last } else { Becomes::Same };
                 self.begin(Some(id), Job::Snapshot(files), becomes, effects);
             }
+            Command::Dump => {
+                let running = !self.paused;
+                let job = Job::Dump { files, running };
+                self.begin(Some(id), job, Becomes::Dumped, effects);
+            }
             Command::Reset => self.reset(Some(id), effects),
             Command::Stats => self.begin(Some(id), Job::Stats, Becomes::Same, effects),
             Command::SetLink { nic: name, up } => {
@@ -465,7 +476,9 @@ impl Life {
                 }
                 return;
             }
-            Becomes::Same | Becomes::Last | Becomes::Asked | Becomes::Awaited => None,
+            Becomes::Same | Becomes::Dumped | Becomes::Last | Becomes::Asked | Becomes::Awaited => {
+                None
+            }
         };
         if self.phase == Phase::Up {
             effects.extend(event.map(|event| self.tell(event)));
@@ -507,6 +520,7 @@ impl Life {
             return;
         }
         self.phase = Phase::ShuttingDown;
+        self.crashed = matches!(last, Event::GuestCrashed(_) | Event::InternalError { .. });
         effects.push(self.tell(last));
         if let Some(call) = self.wants_boot.take() {
             effects.extend(call.map(|id| self.reply(id, Err(Refusal::Ended))));
@@ -522,7 +536,8 @@ impl Life {
 
     fn tear_down(&mut self, effects: &mut Vec<Effect>) {
         if self.under_way.is_none() {
-            self.begin(None, Job::TearDown, Becomes::TornDown, effects);
+            let crashed = self.crashed;
+            self.begin(None, Job::TearDown { crashed }, Becomes::TornDown, effects);
         }
     }
 

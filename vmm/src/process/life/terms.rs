@@ -110,6 +110,8 @@ pub(in crate::process) enum Job {
     Device { name: String, order: Value },
     /// Write the machine, which is paused, to the state file and the RAM file.
     Snapshot(Files),
+    /// Write RAM and registers to a file, for which a machine that is running stands still.
+    Dump { files: Files, running: bool },
     /// Add a device.
     Attach {
         name: String,
@@ -122,8 +124,8 @@ pub(in crate::process) enum Job {
     Keep { name: String },
     /// Remove the devices that the guest has given back.
     RemoveEjected,
-    /// Complete requests in flight and tear the machine down.
-    TearDown,
+    /// Complete requests in flight and tear the machine down, of which there is a dump if it has crashed.
+    TearDown { crashed: bool },
 }
 
 /// Descriptors that came with a call.

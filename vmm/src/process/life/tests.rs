@@ -97,7 +97,7 @@ impl Machine {
     fn finish(&mut self, result: Result<(), JobError>) {
         let Some(job) = self.job.take() else { return };
         let result = match (result, job) {
-            (_, Job::TearDown) => Ok(Outcome::Done),
+            (_, Job::TearDown { .. }) => Ok(Outcome::Done),
             (_, Job::RemoveEjected) => Ok(Outcome::Gone(std::mem::take(&mut self.ejected))),
             (_, Job::Keep { name }) => self.keep(&name),
             (Err(error), _) => Err(error),
@@ -256,6 +256,51 @@ fn a_reset_leaves_a_paused_machine_paused() {
     assert!(machine.running);
 }
 
+/// It stands still for a dump, and goes on unless somebody had it stand still before or has meanwhile.
+#[test]
+fn a_dump_is_of_a_machine_that_stands_still() {
+    let mut machine = Machine::new(false, false);
+    let dump = |machine: &mut Machine, id| {
+        let file = tempfile::tempfile().expect("a file");
+        machine.input(Input::Call {
+            id,
+            command: Command::Dump,
+            descriptors: vec![file.into()],
+        });
+    };
+    let is_dump = |machine: &Machine, is: bool| matches!(machine.job, Some(Job::Dump { running, .. }) if running == is);
+    dump(&mut machine, 1);
+    assert!(is_dump(&machine, true));
+    assert_eq!(machine.life.state(), MachineState::Paused);
+    machine.call(2, Command::Pause);
+    machine.finish(Ok(()));
+    assert_eq!(machine.state_of(1), Some(MachineState::Running));
+    machine.finish_all();
+    dump(&mut machine, 3);
+    assert!(is_dump(&machine, false));
+    machine.finish_all();
+    let states = [2, 3].map(|id| machine.state_of(id));
+    assert_eq!(states, [Some(MachineState::Paused); 2]);
+    dump(&mut machine, 4);
+    let causes = Vec::new();
+    machine.finish(Err(JobError::Refused(Refusal::Failed { causes })));
+    assert_eq!(machine.state_of(4), None, "it failed");
+    machine.call(5, Command::Dump);
+    assert_eq!(machine.state_of(5), None, "it has no file");
+}
+
+#[test]
+fn a_machine_that_has_crashed_is_dumped_and_another_is_not() {
+    for (end, crashed) in [
+        (Input::GuestPanicked(Box::default()), true),
+        (Input::GuestPowerOff, false),
+    ] {
+        let mut machine = Machine::new(false, false);
+        machine.input(end);
+        assert_eq!(machine.job, Some(Job::TearDown { crashed }));
+    }
+}
+
 #[test]
 fn how_a_run_ended_is_decided_once() {
     let crash = || Input::GuestCrashed {
@@ -304,7 +349,7 @@ fn the_end_comes_while_a_job_takes_its_time_and_waits_for_it() {
     assert_eq!(machine.replies[&2], Verdict::Error(Refusal::Ended));
     assert_eq!(machine.job, Some(Job::Pause));
     machine.finish(Ok(()));
-    assert_eq!(machine.job, Some(Job::TearDown));
+    assert_eq!(machine.job, Some(Job::TearDown { crashed: false }));
     assert!(!machine.ended);
     machine.finish(Ok(()));
     assert!(machine.ended);
