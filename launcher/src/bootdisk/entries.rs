@@ -138,21 +138,27 @@ pub struct Entries {
     pub all: Vec<Entry>,
     /// Index of the default.
     pub default: usize,
+    /// A configuration without entries that was not read to its end, and why.
+    pub unread: Option<String>,
 }
 
 /// Finds the entries of a disk. Where it has several boot loaders: systemd-boot if the ESP has it, then GRUB, then
 /// entries of the Boot Loader Specification by themselves, then syslinux.
 pub fn entries(volumes: &Volumes) -> Entries {
-    let specified = bls::entries(volumes);
-    if bls::has_systemd_boot(volumes) && !specified.all.is_empty() {
-        return specified;
+    let mut loaders = [grub::entries, bls::entries, syslinux::entries];
+    if bls::has_systemd_boot(volumes) {
+        loaders.swap(0, 1);
     }
-    let found = grub::entries(volumes);
-    if !found.all.is_empty() {
-        return found;
+    let mut unread = None;
+    for entries in loaders {
+        let found = entries(volumes);
+        if !found.all.is_empty() {
+            return found;
+        }
+        unread = unread.or(found.unread);
     }
-    match specified.all.is_empty() {
-        false => specified,
-        true => syslinux::entries(volumes),
+    Entries {
+        unread,
+        ..Entries::default()
     }
 }

@@ -26,6 +26,7 @@ const FILES: [&str; 4] = [
 
 /// The entries of the first configuration that has some.
 pub(super) fn entries(volumes: &Volumes) -> Entries {
+    let mut unread = None;
     for (volume, files) in volumes.readable() {
         let mut paths: Vec<_> = FILES.map(str::to_owned).into();
         if volume.partition.kind == Kind::Esp {
@@ -41,9 +42,15 @@ pub(super) fn entries(volumes: &Volumes) -> Entries {
             if !found.all.is_empty() {
                 return found;
             }
+            let why = shell.stopped.take();
+            let told = |why| format!("{} is not read to its end: {why}", volume.place(path));
+            unread = unread.or(why.map(told));
         }
     }
-    Entries::default()
+    Entries {
+        unread,
+        ..Entries::default()
+    }
 }
 
 /// Distributions' first configuration, which leads to the other.
@@ -62,6 +69,7 @@ fn listed(menu: &[Item], default: &str) -> Entries {
     Entries {
         default: default.unwrap_or(0),
         all,
+        unread: None,
     }
 }
 

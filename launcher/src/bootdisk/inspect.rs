@@ -30,6 +30,9 @@ pub struct Inspection {
     pub os: Option<Release>,
     /// Boot entries in the order of the menu.
     pub boot_entries: Vec<Entry>,
+    /// Why there is none, where a configuration was not read to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread_configuration: Option<String>,
     /// The entry that is booted if none is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_boot_entry: Option<String>,
@@ -94,6 +97,7 @@ pub fn inspect(disk: &Disk) -> Result<Inspection, DiskError> {
         os: release(&volumes),
         default_boot_entry: found.all.get(found.default).map(|entry| entry.id.clone()),
         boot_entries: found.all,
+        unread_configuration: found.unread,
     })
 }
 

@@ -59,7 +59,9 @@ pub fn boot(disk: &Disk, wanted: Option<&str>) -> Result<Payload, DiskError> {
         })?,
     };
     if index >= found.all.len() {
-        let found = inspect::in_words(&volumes);
+        let words = inspect::in_words(&volumes);
+        let found = found.unread.into_iter().chain([words]);
+        let found = found.collect::<Vec<_>>().join("; ");
         return Err(DiskError::Nothing { found });
     }
     let entry = found.all.swap_remove(index);

@@ -109,6 +109,9 @@ fn text(format: &str, found: &Inspection) -> String {
         line(format_args!("system       {}", Plain(&os.name)));
     }
     line(format_args!("boot entries {}", found.boot_entries.len()));
+    if let Some(why) = &found.unread_configuration {
+        line(format_args!("  {}", Plain(why)));
+    }
     for entry in &found.boot_entries {
         let is_default = found.default_boot_entry.as_ref() == Some(&entry.id);
         let mark = if is_default { "*" } else { " " };

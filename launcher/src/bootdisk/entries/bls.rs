@@ -73,7 +73,11 @@ pub(super) fn entries(volumes: &Volumes) -> Entries {
     let all: Vec<_> = found.into_iter().map(|(_, entry)| entry).collect();
     let is_default = |entry: &Entry| matches(&pattern, &entry.id);
     let default = all.iter().position(is_default).unwrap_or(0);
-    Entries { all, default }
+    Entries {
+        all,
+        default,
+        unread: None,
+    }
 }
 
 /// The files of type 1 in a directory, in no order, of this architecture.

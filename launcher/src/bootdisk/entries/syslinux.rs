@@ -84,6 +84,7 @@ fn parse(volume: &Volume, files: &dyn FileSystem, path: &str, text: &str) -> Ent
     Entries {
         default: default.unwrap_or(0),
         all: found.into_iter().map(|(_, entry)| entry).collect(),
+        unread: None,
     }
 }
 

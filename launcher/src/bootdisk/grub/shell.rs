@@ -4,7 +4,7 @@ mod commands;
 
 use std::collections::BTreeMap;
 
-use super::super::entries::{Entry, Place, Volumes};
+use super::super::entries::{Entry, MAX_ENTRIES, Place, Volumes};
 use super::super::filesystem::FileSystem;
 use super::super::partitions::Scheme;
 use super::lexer::{Part, Word};
@@ -18,7 +18,7 @@ const MAX_STEPS: u32 = 100_000;
 /// How deep functions, files and menus may be in one another.
 const MAX_DEPTH: u32 = 24;
 
-/// Longest value of a variable or list of words, bytes, and how many variables there may be.
+/// Longest value of a variable and longest list of words, bytes, and how many variables and functions there may be.
 const MAX_VALUE: usize = 8 * 1024;
 const MAX_VARIABLES: usize = 1024;
 
@@ -66,11 +66,15 @@ pub(super) struct Shell<'a> {
     functions: BTreeMap<String, Block>,
     arguments: Vec<String>,
     pending: Vec<Pending>,
+    /// Entries that all menus together may have yet.
+    room: usize,
     loaded: Option<Loaded>,
     /// Whether the last command succeeded.
     status: bool,
-    /// A function is being left.
+    /// A function, a menu or an entry is being left.
     returns: bool,
+    /// Why it went no further, if it is more than any configuration that is meant to boot.
+    pub(super) stopped: Option<String>,
     steps: u32,
     depth: u32,
 }
@@ -89,9 +93,11 @@ impl<'a> Shell<'a> {
             functions: BTreeMap::new(),
             arguments: Vec::new(),
             pending: Vec::new(),
+            room: MAX_ENTRIES,
             loaded: None,
             status: true,
             returns: false,
+            stopped: None,
             steps: MAX_STEPS,
             depth: 0,
         };
@@ -122,6 +128,7 @@ impl<'a> Shell<'a> {
             path: path.to_owned(),
             ..source
         });
+        self.returns = false;
         self.menu = self.finish();
     }
 
@@ -130,12 +137,20 @@ impl<'a> Shell<'a> {
         self.variables.get(name).map_or("", String::as_str)
     }
 
-    fn set(&mut self, name: &str, mut value: String) {
-        if value.len() > MAX_VALUE || self.variables.len() >= MAX_VARIABLES {
-            value.clear();
-            self.steps = 0;
+    fn set(&mut self, name: &str, value: String) {
+        if value.len() > MAX_VALUE {
+            self.stop(format!("a value has more than {MAX_VALUE} bytes"));
+        } else if has_room(&self.variables, name) {
+            self.variables.insert(name.to_owned(), value);
+        } else {
+            self.stop(format!("it has more than {MAX_VARIABLES} variables"));
         }
-        self.variables.insert(name.to_owned(), value);
+    }
+
+    /// Runs nothing any more.
+    fn stop(&mut self, why: String) {
+        self.steps = 0;
+        self.stopped.get_or_insert(why);
     }
 
     /// GRUB's name of a partition.
@@ -182,35 +197,45 @@ impl<'a> Shell<'a> {
 
     fn run(&mut self, block: &Block) -> bool {
         if self.depth >= MAX_DEPTH {
-            self.steps = 0;
+            self.stop(format!("more than {MAX_DEPTH} blocks are in one another"));
             return false;
         }
         self.depth += 1;
-        self.status = true;
+        let mut status = true;
         for statement in block.iter() {
             let Some(left) = self.steps.checked_sub(1) else {
+                self.stop(format!("it takes more than {MAX_STEPS} commands"));
                 break;
             };
             self.steps = left;
-            self.status = self.statement(statement);
+            status = self.statement(statement);
+            self.status = status;
             if self.returns {
                 break;
             }
         }
         self.depth -= 1;
-        self.status
+        status
+    }
+
+    /// Runs a block that `return` leaves.
+    fn run_scope(&mut self, block: &Block) -> bool {
+        let status = self.run(block);
+        self.returns = false;
+        status
     }
 
     fn statement(&mut self, statement: &Statement) -> bool {
         match statement {
             Statement::Assign { name, value } => {
-                let value = self.expand(value).join(" ");
+                let value = self.expand_all([value]).join(" ");
                 self.set(name, value);
                 true
             }
             Statement::Function { name, body } => {
-                if self.functions.len() < MAX_VARIABLES {
-                    self.functions.insert(name.clone(), body.clone());
+                match has_room(&self.functions, name) {
+                    true => drop(self.functions.insert(name.clone(), body.clone())),
+                    false => self.stop(format!("it has more than {MAX_VARIABLES} functions")),
                 }
                 true
             }
@@ -219,17 +244,23 @@ impl<'a> Shell<'a> {
                 otherwise,
             } => {
                 for (condition, guarded) in branches {
-                    if self.run(condition) {
+                    let holds = self.run(condition);
+                    if self.returns {
+                        return holds;
+                    }
+                    if holds {
                         return self.run(guarded);
                     }
                 }
                 self.run(otherwise)
             }
             Statement::For { name, words, body } => {
-                let words: Vec<_> = words.iter().flat_map(|word| self.expand(word)).collect();
-                for word in words {
+                for word in self.expand_all(words) {
                     self.set(name, word);
                     self.run(body);
+                    if self.returns {
+                        return self.status;
+                    }
                 }
                 true
             }
@@ -238,21 +269,37 @@ impl<'a> Shell<'a> {
                 condition,
                 body,
             } => {
-                while self.steps > 0 && !self.returns && self.run(condition) != *until {
+                while self.steps > 0 && self.run(condition) != *until && !self.returns {
                     self.run(body);
+                    if self.returns {
+                        break;
+                    }
                 }
-                true
+                !self.returns || self.status
             }
             Statement::Command { words, block } => {
-                let words: Vec<_> = words.iter().flat_map(|word| self.expand(word)).collect();
+                let words = self.expand_all(words);
                 self.command(&words, block.as_ref())
             }
         }
     }
 
-    /// The words that a word becomes.
-    fn expand(&mut self, word: &Word) -> Vec<String> {
-        let mut words: Vec<String> = Vec::new();
+    /// What words become; nothing if that is longer than any command.
+    fn expand_all<'w>(&mut self, words: impl IntoIterator<Item = &'w Word>) -> Vec<String> {
+        let mut expanded = Vec::new();
+        let mut room = MAX_VALUE;
+        for word in words {
+            if self.expand(word, &mut expanded, &mut room).is_none() {
+                self.stop(format!("a command has more than {MAX_VALUE} bytes"));
+                return Vec::new();
+            }
+        }
+        expanded
+    }
+
+    /// Adds the words that a word becomes, as long as there is room: for their bytes, and one for each part, since
+    /// parts may be empty.
+    fn expand(&self, word: &Word, words: &mut Vec<String>, room: &mut usize) -> Option<()> {
         // Whether the next text belongs to the last word.
         let mut joins = false;
         let mut add = |text: &str, joins: &mut bool| {
@@ -262,16 +309,19 @@ impl<'a> Shell<'a> {
             }
             *joins = true;
         };
-        let mut len = 0;
         for part in word {
+            let mut take = |text: &str| {
+                *room = room.checked_sub(text.len() + 1)?;
+                Some(())
+            };
             match part {
                 Part::Text { text, .. } => {
-                    len += text.len();
+                    take(text)?;
                     add(text, &mut joins);
                 }
                 Part::Variable { name, quoted } => {
                     let value = self.parameter(name);
-                    len += value.len();
+                    take(&value)?;
                     if *quoted {
                         add(&value, &mut joins);
                         continue;
@@ -284,11 +334,7 @@ impl<'a> Shell<'a> {
                 }
             }
         }
-        if len > MAX_VALUE {
-            self.steps = 0;
-            words.clear();
-        }
-        words
+        Some(())
     }
 
     /// The value of a variable or of an argument.
@@ -315,7 +361,7 @@ impl<'a> Shell<'a> {
             Pending::Entry { title, id, block } => self.run_entry(title, id, &block),
             Pending::Submenu { title, id, block } => {
                 let variables = self.variables.clone();
-                self.run(&block);
+                self.run_scope(&block);
                 self.depth += 1;
                 let items = match self.depth < MAX_DEPTH {
                     true => self.finish(),
@@ -334,8 +380,7 @@ impl<'a> Shell<'a> {
         let variables = self.variables.clone();
         self.set("chosen", id.clone());
         self.loaded = None;
-        self.returns = false;
-        self.run(block);
+        self.run_scope(block);
         self.variables = variables;
         match self.loaded.take() {
             Some(loaded) => Item::Entry(Box::new(Entry {
@@ -350,6 +395,11 @@ impl<'a> Shell<'a> {
             None => Item::Other { title, id },
         }
     }
+}
+
+/// Whether there may be one more of this name.
+fn has_room<T>(all: &BTreeMap<String, T>, name: &str) -> bool {
+    all.len() < MAX_VARIABLES || all.contains_key(name)
 }
 
 impl test::Files for Shell<'_> {

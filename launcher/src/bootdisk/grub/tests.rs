@@ -277,6 +277,79 @@ menuentry "a>b" { linux (hd0,gpt1)//k/../$b "$b" $a "${all}" $got $negated $test
     assert_eq!(entry.options, expected);
 }
 
+/// `return` ends its function, menu or entry, out of whatever it stands in, and nothing else.
+#[test]
+fn what_returns_is_left() {
+    let script = r#"
+function from_for { for w in 1 2 3; do set for="$for$w"; return 1; set for=no; done; set for=no; }
+function from_while { while true; do set while="$while."; return; done; set while=no; }
+function from_condition { if return; then set condition=no; fi; set condition=no; }
+function from_file { source $prefix/more.cfg; set file=no; }
+from_for; if [ $? = 1 ]; then set status=y; fi
+from_while; from_condition; from_file
+submenu outer {
+  submenu inner {
+    menuentry a { for w in 1 2; do linux /k$w $for $while $status $condition $file; return; done; linux /no }
+    return
+    menuentry no { linux /no }
+  }
+  for w in 1 2; do return; done
+  menuentry no { linux /no }
+}
+menuentry b { linux /b }
+"#;
+    let files = vec![
+        ("/boot/grub/grub.cfg", script),
+        ("/boot/grub/more.cfg", "set file=y; return; set file=no"),
+    ];
+    let found = entries(&volumes(vec![(1, UUID, files)]));
+    let all: Vec<_> = found
+        .all
+        .iter()
+        .map(|entry| (entry.kernel.path.as_str(), entry.options.as_str()))
+        .collect();
+    assert_eq!(all, [("/k1", "1 . y y"), ("/b", "")]);
+}
+
+/// What is more than any configuration is told.
+#[test]
+fn a_script_that_is_too_much_is_told() {
+    let variables: String = (0..1200).map(|n| format!("set v{n}=x\n")).collect();
+    let functions: String = (0..1200)
+        .map(|n| format!("function f{n} {{ true; }}\n"))
+        .collect();
+    let long = format!("set a={}\n", "x".repeat(5000));
+    let word = format!("{long}set b=\"{}\"", "$a".repeat(2));
+    let words = format!("{long}for b in {}; do true; done", "$a ".repeat(2));
+    let empty = format!("true {}", "\"\" ".repeat(10_000));
+    for (script, why) in [
+        ("while true; do true; done", "more than 100000 commands"),
+        ("function f { f; }; f", "more than 24 blocks"),
+        (&variables, "more than 1024 variables"),
+        (&functions, "more than 1024 functions"),
+        (&word, "a command has more than 8192 bytes"),
+        (&words, "a command has more than 8192 bytes"),
+        (&empty, "a command has more than 8192 bytes"),
+    ] {
+        let script = format!("{script}\nmenuentry 'b' {{ linux /k }}");
+        let files = vec![("/boot/grub/grub.cfg", script.as_str())];
+        let found = entries(&volumes(vec![(1, UUID, files)]));
+        assert!(found.all.is_empty(), "{why}");
+        let unread = found.unread.unwrap_or_default();
+        assert!(
+            unread.contains("/boot/grub/grub.cfg") && unread.contains(why),
+            "{why}: {unread}"
+        );
+    }
+    // A variable that is there may change however many there are.
+    let many: String = (0..900).map(|n| format!("set v{n}=x\n")).collect();
+    let entry = default(
+        &format!("{many}{many}menuentry a {{ linux /k $v899 }}"),
+        Vec::new(),
+    );
+    assert_eq!(entry.expect("an entry").options, "x");
+}
+
 /// What a tenant may write: ends, and soon.
 #[test]
 fn endless_scripts_end() {
@@ -287,6 +360,7 @@ fn endless_scripts_end() {
     );
     let menus = format!("{}{}", "submenu a { ".repeat(5000), "}".repeat(5000));
     let brackets = format!("if [ {} a ]; then true; fi", "( ! ".repeat(5000));
+    let turned = format!("{}true", "! ".repeat(300_000));
     for script in [
         "while true; do set a=1; done",
         "function f { f; f; }; f",
@@ -305,6 +379,7 @@ fn endless_scripts_end() {
         &deep,
         &menus,
         &brackets,
+        &turned,
     ] {
         let script = format!("{script}\nmenuentry 'b' {{ linux /k }}");
         // That it returns is what counts.

@@ -1,10 +1,10 @@
 //! The commands that matter.
 
-use super::super::super::entries::{MAX_ENTRIES, Place, bls_entry, compare, snippets};
+use super::super::super::entries::{Place, bls_entry, compare, snippets};
 use super::super::menu::Item;
 use super::super::parser::Block;
 use super::super::test;
-use super::{Loaded, Pending, Shell};
+use super::{Loaded, MAX_VALUE, Pending, Shell};
 
 /// Initial RAM disks of one entry.
 const MAX_INITRDS: usize = 16;
@@ -37,8 +37,13 @@ const WITHOUT_EFFECT: [&str; 20] = [
 const ENTRY_OPTIONS: [&str; 5] = ["--class", "--users", "--hotkey", "--source", "--id"];
 
 impl Shell<'_> {
-    /// Whether it succeeds.
+    /// Whether it succeeds; each `!` before it turns that round.
     pub(super) fn command(&mut self, words: &[String], block: Option<&Block>) -> bool {
+        let turns = words.iter().take_while(|word| *word == "!").count();
+        self.run_command(&words[turns..], block) == turns.is_multiple_of(2)
+    }
+
+    fn run_command(&mut self, words: &[String], block: Option<&Block>) -> bool {
         let Some((name, arguments)) = words.split_first() else {
             return true;
         };
@@ -47,7 +52,6 @@ impl Shell<'_> {
         }
         match (name.as_str(), block) {
             ("menuentry" | "submenu", Some(block)) => self.menu_entry(name, arguments, block),
-            ("!", _) => !self.command(arguments, block),
             ("set", _) => self.set_all(arguments),
             ("unset", _) => {
                 arguments
@@ -90,9 +94,8 @@ impl Shell<'_> {
 
     fn call(&mut self, body: &Block, arguments: &[String]) -> bool {
         let outer = std::mem::replace(&mut self.arguments, arguments.to_vec());
-        let status = self.run(body);
+        let status = self.run_scope(body);
         self.arguments = outer;
-        self.returns = false;
         status
     }
 
@@ -106,7 +109,7 @@ impl Shell<'_> {
     }
 
     fn menu_entry(&mut self, name: &str, arguments: &[String], block: &Block) -> bool {
-        if self.pending.len() >= MAX_ENTRIES {
+        if !self.take_room() {
             return false;
         }
         let (mut title, mut id) = (None, None);
@@ -133,6 +136,13 @@ impl Shell<'_> {
             _ => Pending::Entry { title, id, block },
         });
         true
+    }
+
+    /// Whether there may be one more entry.
+    fn take_room(&mut self) -> bool {
+        let left = self.room.checked_sub(1);
+        self.room = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// Finds a file system and puts its name into a variable.
@@ -273,7 +283,7 @@ impl Shell<'_> {
                     ""
                 };
                 if let Some(entry) = bls_entry(volume, root, &snippet)
-                    && self.pending.len() < MAX_ENTRIES
+                    && self.take_room()
                 {
                     self.pending
                         .push(Pending::Ready(Item::Entry(Box::new(entry))));
@@ -303,8 +313,8 @@ impl Shell<'_> {
             }
             result.push_str(self.variable(name));
             left = rest;
-            if result.len() > super::MAX_VALUE {
-                self.steps = 0;
+            if result.len() > MAX_VALUE {
+                self.stop(format!("options have more than {MAX_VALUE} bytes"));
                 return String::new();
             }
         }
