@@ -160,6 +160,12 @@ impl Window {
         }
         self.disk.read_at(self.start + offset, buffer)
     }
+
+    /// Whether these bytes, few, are at an offset in bytes.
+    pub fn has(&self, offset: u64, mark: &[u8]) -> bool {
+        let mut found = vec![0; mark.len()];
+        self.read_at(offset, &mut found).is_ok() && found == mark
+    }
 }
 
 impl Read for Window {

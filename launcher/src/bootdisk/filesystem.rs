@@ -3,6 +3,7 @@
 mod btrfs;
 mod ext4;
 mod fat;
+mod inodes;
 mod links;
 mod xfs;
 
@@ -90,12 +91,8 @@ pub fn probe(window: &Window) -> Content {
             None => {}
         }
     }
-    let has_mark = |(_, place, mark): &&(&str, u64, &[u8])| {
-        let mut found = [0; 16];
-        let found = &mut found[..mark.len()];
-        window.read_at(*place, found).is_ok() && found == *mark
-    };
-    match MARKS.iter().find(has_mark) {
+    let mut marks = MARKS.iter();
+    match marks.find(|(_, place, mark)| window.has(*place, mark)) {
         Some((name, ..)) => Content::Known(name, NO_READER.to_owned()),
         None => Content::Unknown,
     }
@@ -103,15 +100,3 @@ pub fn probe(window: &Window) -> Content {
 
 /// What a reader says of a window: nothing if it is not its kind of file system.
 type Probed = Option<Result<Box<dyn FileSystem>, (&'static str, io::Error)>>;
-
-/// A UUID as `blkid` writes it.
-fn uuid_text(bytes: &[u8; 16]) -> String {
-    let mut text = String::new();
-    for (index, byte) in bytes.iter().enumerate() {
-        if [4, 6, 8, 10].contains(&index) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}

@@ -6,7 +6,7 @@ use std::io;
 const MAX_LINKS: u32 = 16;
 
 /// Longest path, bytes.
-const MAX_PATH: usize = 4096;
+pub(super) const MAX_PATH: usize = 4096;
 
 /// The path without links, `.` and `..`. `link` tells where a path leads if it is a link.
 pub(super) fn follow(
