@@ -37,6 +37,26 @@ impl Bench {
         self.0.path().join(name)
     }
 
+    /// An image of zeros.
+    fn empty(&self, name: &str, len: u64) -> PathBuf {
+        let image = self.path(name);
+        File::create(&image)
+            .and_then(|file| file.set_len(len))
+            .expect("writable");
+        image
+    }
+
+    /// Debian's files, with one kernel.
+    fn grub_root(&self) -> PathBuf {
+        let cfg = grub_cfg("/boot");
+        let files: [(&str, &[u8]); 3] = [
+            ("boot/grub/grub.cfg", cfg.as_bytes()),
+            ("boot/vmlinuz-2", &kernel(64, 2)),
+            ("boot/initrd-2", b"2"),
+        ];
+        self.ext4("root.img", &self.tree("root", &files), &[])
+    }
+
     /// A directory with these files.
     fn tree(&self, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
         let root = self.path(name);
@@ -69,10 +89,7 @@ impl Bench {
     }
 
     fn fat(&self, name: &str, tree: &Path, mib: u64, options: &[&str]) -> PathBuf {
-        let image = self.path(name);
-        File::create(&image)
-            .and_then(|file| file.set_len(mib * MIB))
-            .expect("writable");
+        let image = self.empty(name, mib * MIB);
         let mut args = vec!["-i", "1234abcd", "-n", "EFI"];
         args.extend(options);
         args.push(text(&image));
@@ -86,11 +103,8 @@ impl Bench {
 
     /// A disk with a GPT and these partitions: type and image.
     fn gpt(&self, name: &str, parts: &[(&str, &Path)]) -> PathBuf {
-        let disk = self.path(name);
         let total: u64 = parts.iter().map(|(_, part)| len(part)).sum();
-        File::create(&disk)
-            .and_then(|file| file.set_len(total + 4 * MIB))
-            .expect("writable");
+        let disk = self.empty(name, total + 4 * MIB);
         let mut start = MIB;
         for (number, (kind, part)) in (1..).zip(parts) {
             let (first, last) = (start / 512, (start + len(part)) / 512 - 1);
@@ -270,10 +284,7 @@ fn grub_in_a_boot_partition_of_an_mbr() {
         ],
     );
     let boot = bench.ext4("boot.img", &tree, &["-O", "^metadata_csum,^64bit,^extent"]);
-    let path = bench.path("disk.img");
-    File::create(&path)
-        .and_then(|file| file.set_len(40 * MIB))
-        .expect("writable");
+    let path = bench.empty("disk.img", 40 * MIB);
     // A small primary one, and a logical one that has /boot.
     let mut record = [0; 512];
     record[510..].copy_from_slice(&[0x55, 0xaa]);
@@ -342,6 +353,15 @@ fn systemd_boot() {
                 "loader/entries/arm.conf",
                 b"title Arm\narchitecture aa64\nlinux /arm\n",
             ),
+            (
+                "loader/entries/named.conf",
+                b"title Named\nuki /EFI/named.efi\n",
+            ),
+            (
+                "loader/entries/told.conf",
+                b"title Told\nefi /EFI/named.efi\noptions told\n",
+            ),
+            ("EFI/named.efi", &image),
             ("debian/6.1.9/linux", &kernel(64, 1)),
             ("debian/6.1.37/linux", &kernel(64, 2)),
             ("debian/6.1.37/initrd", b"i"),
@@ -357,11 +377,21 @@ fn systemd_boot() {
     assert_eq!(payload.options, "root=/dev/vda2 unified");
     assert!(content(&mut payload.kernel) == linux);
     assert_eq!(content(payload.initrd.as_mut().expect("an initrd")), initrd);
+    for (id, options) in [("named", "root=/dev/vda2 unified"), ("told", "told")] {
+        let mut payload = booted(&path, Some(id));
+        assert_eq!(payload.options, options, "{id}");
+        assert!(content(&mut payload.kernel) == linux, "{id}");
+    }
     let error = boot_error(&path, Some("debian-6.1.9"));
     assert!(error.contains("/debian/6.1.9/initrd"), "{error}");
     let found = inspect(&disk(&path)).expect("a disk");
-    assert_eq!(found.boot_entries.len(), 3, "{found:#?}");
-    assert_eq!(found.boot_entries[2].title, "Image 3");
+    assert_eq!(found.boot_entries.len(), 5, "{found:#?}");
+    let titles: Vec<_> = found
+        .boot_entries
+        .iter()
+        .map(|entry| entry.title.as_str())
+        .collect();
+    assert_eq!(titles[2..], ["Image 3", "Told", "Named"]);
 }
 
 fn boot_error(path: &Path, entry: Option<&str>) -> String {
@@ -445,14 +475,8 @@ fn xfs_and_btrfs() {
     ] {
         std::os::unix::fs::symlink(target, tree.join(link)).expect("a link");
     }
-    let image = |name: &str, mib: u64| {
-        let path = bench.path(name);
-        File::create(&path)
-            .and_then(|file| file.set_len(mib * MIB))
-            .expect("writable");
-        path
-    };
-    let (xfs, btrfs) = (image("xfs.img", 300), image("btrfs.img", 120));
+    let xfs = bench.empty("xfs.img", 300 * MIB);
+    let btrfs = bench.empty("btrfs.img", 120 * MIB);
     let prototype = bench.path("prototype");
     fs::write(
         &prototype,
@@ -528,18 +552,9 @@ fn entries_of(directory: &Path) -> String {
 #[test]
 fn sectors_of_4_kib() {
     let bench = Bench::new();
-    let cfg = grub_cfg("/boot");
-    let files: [(&str, &[u8]); 3] = [
-        ("boot/grub/grub.cfg", cfg.as_bytes()),
-        ("boot/vmlinuz-2", &kernel(64, 2)),
-        ("boot/initrd-2", b"2"),
-    ];
-    let root = bench.ext4("root.img", &bench.tree("root", &files), &[]);
-    let path = bench.path("disk.img");
+    let root = bench.grub_root();
     let total = len(&root) + 4 * MIB;
-    File::create(&path)
-        .and_then(|file| file.set_len(total))
-        .expect("writable");
+    let path = bench.empty("disk.img", total);
     gpt_of_4_kib(&path, total, MIB, len(&root));
     write_at(&path, &root, MIB);
     assert_eq!(booted(&path, None).entry.id, "new");
@@ -575,13 +590,7 @@ fn gpt_of_4_kib(path: &Path, total: u64, start: u64, len: u64) {
 #[test]
 fn a_journal_is_replayed_in_memory() {
     let bench = Bench::new();
-    let cfg = grub_cfg("/boot");
-    let files: [(&str, &[u8]); 3] = [
-        ("boot/grub/grub.cfg", cfg.as_bytes()),
-        ("boot/vmlinuz-2", &kernel(64, 2)),
-        ("boot/initrd-2", b"2"),
-    ];
-    let root = bench.ext4("root.img", &bench.tree("root", &files), &[]);
+    let root = bench.grub_root();
     // A transaction of debugfs that writes other bytes over a block of the kernel's.
     let block = bench.path("block");
     fs::write(&block, vec![0x5a; 1024]).expect("writable");
@@ -627,10 +636,7 @@ fn debugfs_script(image: &Path, script: &str) {
 #[test]
 fn refusals_say_what_was_found() {
     let bench = Bench::new();
-    let empty = bench.path("empty.img");
-    File::create(&empty)
-        .and_then(|file| file.set_len(MIB))
-        .expect("writable");
+    let empty = bench.empty("empty.img", MIB);
     assert!(boot_error(&empty, None).contains("the disk without partitions has nothing"));
     let small = bench.path("small.img");
     fs::write(&small, b"x").expect("writable");

@@ -23,17 +23,22 @@ fn extlinux(cmdline: &str) -> String {
     )
 }
 
+/// A disk in this folder with the payload, and a configuration that boots it.
+fn payload_disk(dir: &Path, config: &str, more: &[(&str, &[u8])]) -> PathBuf {
+    let payload = fs::read(guest::payload()).expect("the payload");
+    let mut files = vec![
+        ("extlinux.conf", config.as_bytes()),
+        ("payload.elf", &payload),
+    ];
+    files.extend(more);
+    image::ext4(dir, "root.img", &files, 16)
+}
+
 /// The kernel, or rather its command line, is another one by the time of the reset.
 #[test]
 fn the_kernel_is_read_again_for_a_reset() {
     let run = Run::new(&Vmi::new("boots").disk(Disk::new("root")));
-    let payload = fs::read(guest::payload()).expect("the payload");
-    let config = extlinux("ticker secs=100000");
-    let files = [
-        ("extlinux.conf", config.as_bytes()),
-        ("payload.elf", &payload),
-    ];
-    let disk = image::ext4(&run.dir(), "root.img", &files, 16);
+    let disk = payload_disk(&run.dir(), &extlinux("ticker secs=100000"), &[]);
     let mut guest = run.volume("root", &disk).start();
     guest.wait_for("TICK");
     guest.log_has(&["booting entry \"one\" (\"one\") of disk \"root\": \"/payload.elf\""]);
@@ -48,13 +53,8 @@ fn the_kernel_is_read_again_for_a_reset() {
 #[test]
 fn a_disk_that_cannot_be_booted_any_more() {
     let run = Run::new(&Vmi::new("broken").disk(Disk::new("root")));
+    let disk = payload_disk(&run.dir(), &extlinux("ticker secs=100000"), &[]);
     let payload = fs::read(guest::payload()).expect("the payload");
-    let config = extlinux("ticker secs=100000");
-    let files = [
-        ("extlinux.conf", config.as_bytes()),
-        ("payload.elf", &payload),
-    ];
-    let disk = image::ext4(&run.dir(), "root.img", &files, 16);
     let mut guest = run.volume("root", &disk).start();
     guest.wait_for("TICK");
     image::replace(&disk, "/payload.elf", &payload[..payload.len() / 2]);
@@ -130,14 +130,9 @@ fn partitioned(disk: &Path, part: &Path) {
 #[test]
 fn what_cannot_be_booted_is_refused() {
     let payload = fs::read(guest::payload()).expect("the payload");
-    let config = extlinux("hello");
-    let files = [
-        ("extlinux.conf", config.as_bytes()),
-        ("payload.elf", &payload),
-        ("truncated.elf", &payload[..5000]),
-    ];
+    let truncated: (&str, &[u8]) = ("truncated.elf", &payload[..5000]);
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let disk = image::ext4(directory.path(), "root.img", &files, 16);
+    let disk = payload_disk(directory.path(), &extlinux("hello"), &[truncated]);
     let empty = image::zeros(directory.path(), "empty.img", MIB);
     let vmi = Vmi::new("refused").disk(Disk::new("root"));
     let run = |disk: &Path| Run::new(&vmi).volume("root", disk);
@@ -198,13 +193,7 @@ fn overlay(disk: &Path) -> PathBuf {
 fn a_container_disk_boots_its_own_kernel() {
     let vmi = Vmi::new("golden").disk(Disk::new("root").from("containerDisk: {image: golden}"));
     let run = Run::new(&vmi.domain_field("firmware", "{bootloader: {efi: {secureBoot: false}}}"));
-    let config = extlinux("sane");
-    let payload = fs::read(guest::payload()).expect("the payload");
-    let files = [
-        ("extlinux.conf", config.as_bytes()),
-        ("payload.elf", &payload),
-    ];
-    let disk = image::ext4(&run.dir(), "base.img", &files, 16);
+    let disk = payload_disk(&run.dir(), &extlinux("sane"), &[]);
     let packed = disk.with_file_name("golden.qcow2");
     let status = Command::new("qemu-img")
         .args(["convert", "-O", "qcow2", "-c"])
