@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Read + Seek ─▶ disk ─▶ partitions ─▶ filesystem ─▶ entries ─▶ payload
-//!                 aligned   GPT, MBR     ext4, FAT     grub.cfg,   kernel, initrd,
-//!                 chunks                               BLS, UKI,   command line
+//!                 aligned   GPT, MBR     ext4, XFS,    grub.cfg,   kernel, initrd,
+//!                 chunks                 Btrfs, FAT    BLS, UKI,   command line
 //!                                                      syslinux
 //! ```
 //!

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::logging::{LogFormat, LogLevel};
 use crate::plan::PlanOptions;
 use crate::resources::ConsoleTarget;
-use crate::vmi::MAX_KERNEL_ARGS;
+use crate::vmi::{MAX_KERNEL_ARGS, is_kernel_args};
 
 /// Runs a KubeVirt VirtualMachineInstance as a KVM guest in this pod.
 #[derive(Debug, Parser)]
@@ -317,7 +317,7 @@ fn unix_path(text: &str) -> Result<PathBuf, &'static str> {
 }
 
 fn cmdline(text: &str) -> Result<String, String> {
-    if text.len() > MAX_KERNEL_ARGS || text.chars().any(char::is_control) {
+    if !is_kernel_args(text) {
         return Err(format!(
             "expected at most {MAX_KERNEL_ARGS} bytes without control characters"
         ));

@@ -38,7 +38,7 @@ pub use self::devices::Devices;
 pub use self::dhcp_options::DhcpOptions;
 pub use self::disks::{BlockSize, Disk};
 pub use self::document::ReadDocumentError;
-pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS};
+pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS, is_kernel_args};
 pub use self::hidden::Hidden;
 pub use self::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding, Port, Protocol};
 pub use self::memory::Memory;

@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::entries::{Entry, Place, Volumes, entries, sections};
 use super::error::DiskError;
 use super::inspect;
-use crate::vmi::MAX_KERNEL_ARGS;
+use crate::vmi::{MAX_KERNEL_ARGS, is_kernel_args};
 
 /// Most bytes of a kernel.
 pub const MAX_KERNEL: u64 = 256 << 20;
@@ -69,11 +69,11 @@ pub fn boot(disk: &Disk, wanted: Option<&str>) -> Result<Payload, DiskError> {
         volumes: &volumes,
         entry: &entry,
     };
-    let (kernel, initrd, options) = match entry.unified {
+    let (kernel, initrd) = match entry.unified {
         true => reader.unified()?,
-        false => (reader.kernel()?, reader.initrd()?, entry.options.clone()),
+        false => (reader.kernel()?, reader.initrd()?),
     };
-    let options = reader.options(&options)?;
+    let options = reader.options()?;
     Ok(Payload {
         entry,
         kernel,
@@ -138,17 +138,17 @@ impl Reader<'_> {
         let mut copy = Copy::new(c"initrd")?;
         for place in &self.entry.initrds {
             let (file, len) = self.open(place, MAX_INITRD)?;
+            copy.align()?;
             if copy.len + len > MAX_INITRD {
                 return Err(self.too_large(place, MAX_INITRD));
             }
-            copy.align()?;
             copy.add(file, len).map_err(self.failed(place))?;
         }
         copy.seal().map(Some)
     }
 
     /// The sections of a unified kernel image.
-    fn unified(&self) -> Result<(File, Option<File>, String), DiskError> {
+    fn unified(&self) -> Result<(File, Option<File>), DiskError> {
         let place = &self.entry.kernel;
         let (file, _) = self.open(place, MAX_KERNEL + MAX_INITRD)?;
         let sections = sections(file).map_err(self.failed(place))?;
@@ -159,10 +159,11 @@ impl Reader<'_> {
             if section.len > max {
                 return Err(self.too_large(place, max));
             }
-            let (mut file, _) = self.open(place, MAX_KERNEL + MAX_INITRD)?;
+            let (file, _) = self.open(place, MAX_KERNEL + MAX_INITRD)?;
             let mut copy = Copy::new(file_name)?;
-            io::copy(&mut file.by_ref().take(section.start), &mut io::sink())
-                .and_then(|_| copy.add(file, section.len))
+            let content = section.content(file);
+            content
+                .and_then(|content| copy.add(content, section.len))
                 .map_err(self.failed(place))?;
             copy.seal().map(Some)
         };
@@ -171,14 +172,13 @@ impl Reader<'_> {
             self.failed(place)(error)
         })?;
         let initrd = copied(".initrd", c"initrd", MAX_INITRD)?;
-        let options = self.entry.options.clone();
-        Ok((self.checked(kernel)?, initrd, options))
+        Ok((self.checked(kernel)?, initrd))
     }
 
     /// The command line as a kernel takes it.
-    fn options(&self, options: &str) -> Result<String, DiskError> {
-        let options = options.trim().replace(['\t', '\n'], " ");
-        match options.len() <= MAX_KERNEL_ARGS && !options.chars().any(char::is_control) {
+    fn options(&self) -> Result<String, DiskError> {
+        let options = self.entry.options.trim().replace(['\t', '\n'], " ");
+        match is_kernel_args(&options) {
             true => Ok(options),
             false => Err(DiskError::Options {
                 entry: self.entry.id.clone(),
@@ -190,13 +190,13 @@ impl Reader<'_> {
 }
 
 /// A file in memory.
-struct Copy {
+pub(super) struct Copy {
     file: File,
     len: u64,
 }
 
 impl Copy {
-    fn new(name: &std::ffi::CStr) -> Result<Self, DiskError> {
+    pub(super) fn new(name: &std::ffi::CStr) -> Result<Self, DiskError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create(name, flags).map_err(|errno| DiskError::Memory(errno.into()))?;
         Ok(Self {
@@ -217,7 +217,7 @@ impl Copy {
     }
 
     /// Adds so many bytes, no fewer.
-    fn add(&mut self, mut from: impl Read, len: u64) -> io::Result<()> {
+    pub(super) fn add(&mut self, mut from: impl Read, len: u64) -> io::Result<()> {
         let mut buffer = vec![0; COPY];
         let mut left = len;
         while left > 0 {
@@ -230,7 +230,7 @@ impl Copy {
         Ok(())
     }
 
-    fn seal(self) -> Result<File, DiskError> {
+    pub(super) fn seal(self) -> Result<File, DiskError> {
         fcntl_add_seals(&self.file, SEALS).map_err(|errno| DiskError::Memory(errno.into()))?;
         Ok(self.file)
     }

@@ -12,7 +12,7 @@
 //!
 //! It is forked when the machine is known to boot from a disk, and stays, since a guest that reboots may have another
 //! kernel by then. A disk that was made to take it over gains what is on that disk. Losing the socket ends it, and so does
-//! a disk that takes longer than [`PATIENCE`].
+//! an order that takes longer than [`PATIENCE`].
 
 use std::error::Error;
 use std::fs::File;
@@ -32,7 +32,7 @@ use vmm::footprint;
 use super::protocol::{self, Answer, Order};
 use crate::supervise::syscall_name;
 
-/// Time that a disk may take, far more than a network file system needs.
+/// Time that an order may take, for all its disks: far more than a network file system needs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Memory that it may map: code, and what a hostile disk can make a reader of file systems allocate.

@@ -3,19 +3,19 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::virtio::block::{DiskReader, ImageFormat};
-use rustix::fs::{MemfdFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::fs::fcntl_get_seals;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
-use super::payload::{MAX_INITRD, MAX_KERNEL, Payload, SEALS, boot};
+use super::payload::{Copy, MAX_INITRD, MAX_KERNEL, Payload, SEALS, boot};
 use super::process::ReaderError;
 use super::{DiskError, inspect};
-use crate::vmi::MAX_KERNEL_ARGS;
+use crate::vmi::is_kernel_args;
 
 /// Longest text that is told of a disk, bytes.
 const MAX_TEXT: usize = 4096;
@@ -94,17 +94,16 @@ pub(super) fn check(answer: &Answer, files: &[File]) -> Result<(), ReaderError> 
     for (file, max) in files.iter().zip(sizes) {
         let sealed = fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS));
         let len = rustix::fs::fstat(file).map(|stat| stat.st_size.unsigned_abs());
-        if !sealed || len.is_ok_and(|len| len > *max) {
+        if !sealed || !len.is_ok_and(|len| len <= *max) {
             return Err(ReaderError::Nonsense(
                 "a file that it can still change, or that is too large",
             ));
         }
     }
-    if let Answer::Booted(booted) = answer {
-        let options = &booted.options;
-        if options.len() > MAX_KERNEL_ARGS || options.chars().any(char::is_control) {
-            return Err(ReaderError::Nonsense("a command line that no kernel takes"));
-        }
+    if let Answer::Booted(booted) = answer
+        && !is_kernel_args(&booted.options)
+    {
+        return Err(ReaderError::Nonsense("a command line that no kernel takes"));
     }
     Ok(())
 }
@@ -151,11 +150,9 @@ impl Disks {
         let read = || -> Result<OwnedFd, Box<dyn Error>> {
             let (disk, files) = self.0.first().ok_or("there is no disk")?;
             let json = serde_json::to_vec(&inspect(&open(disk, files)?)?)?;
-            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-            let mut file = File::from(memfd_create(c"inspection", flags)?);
-            file.write_all(&json)?;
-            fcntl_add_seals(&file, SEALS)?;
-            Ok(file.into())
+            let mut copy = Copy::new(c"inspection")?;
+            copy.add(&json[..], json.len() as u64)?;
+            Ok(copy.seal()?.into())
         };
         match read() {
             Ok(file) => (Answer::Inspected {}, vec![file]),
@@ -199,21 +196,17 @@ fn in_words(error: &(dyn Error + 'static)) -> String {
 
 /// No more of a text than anybody reads.
 fn cut(text: &str) -> String {
-    let end = text
-        .char_indices()
-        .map(|(at, _)| at)
-        .take_while(|at| *at <= MAX_TEXT);
-    let end = if text.len() <= MAX_TEXT {
-        text.len()
-    } else {
-        end.last().unwrap_or(0)
-    };
-    text[..end].to_owned()
+    text[..text.floor_char_boundary(MAX_TEXT)].to_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use rustix::fs::{MemfdFlags, fcntl_add_seals, memfd_create};
+
     use super::*;
+    use crate::vmi::MAX_KERNEL_ARGS;
 
     fn file(bytes: &[u8], sealed: bool) -> File {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -266,6 +259,7 @@ mod tests {
     fn texts_are_cut() {
         assert_eq!(cut("short"), "short");
         let long = "ä".repeat(MAX_TEXT);
-        assert!(cut(&long).len() <= MAX_TEXT);
+        assert_eq!(cut(&long).len(), MAX_TEXT);
+        assert_eq!(cut(&format!("x{long}")).len(), MAX_TEXT - 1);
     }
 }

@@ -132,12 +132,12 @@ fn read_boot_disk(
     };
     let json_log = args.log_format == LogFormat::Json;
     let reader = BootReader::start(choice, &plan.machine.devices, descriptors, user, json_log)?;
-    let cmdline = match args.restore {
-        Some(_) => None,
-        None => Some(reader.read(descriptors)?),
-    };
+    if args.restore.is_some() {
+        return Ok((Some(reader), None));
+    }
+    let cmdline = reader.read(descriptors)?;
     trace::mark("kernel read from disk");
-    Ok((Some(reader), cmdline))
+    Ok((Some(reader), Some(cmdline)))
 }
 
 fn asked_user(args: &RunArgs) -> Option<User> {

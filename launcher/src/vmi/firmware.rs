@@ -16,6 +16,11 @@ pub struct KernelBoot {
 /// Longest kernel command line; x86 Linux itself takes 2047 bytes.
 pub const MAX_KERNEL_ARGS: usize = 2047;
 
+/// Whether a kernel takes it as its command line.
+pub fn is_kernel_args(text: &str) -> bool {
+    text.len() <= MAX_KERNEL_ARGS && !text.chars().any(char::is_control)
+}
+
 pub(super) fn read_firmware(firmware: &Object<'_>) -> Option<KernelBoot> {
     if let Some(bootloader) = firmware.get("bootloader") {
         read_bootloader(&bootloader.object());
@@ -45,7 +50,7 @@ fn read_bootloader(bootloader: &Object<'_>) {
 
 fn kernel_args<'a>(node: &Node<'a>) -> Option<&'a str> {
     let args = node.string()?;
-    if args.len() > MAX_KERNEL_ARGS || args.chars().any(char::is_control) {
+    if !is_kernel_args(args) {
         node.error(format_args!(
             "at most {MAX_KERNEL_ARGS} bytes without control characters"
         ));

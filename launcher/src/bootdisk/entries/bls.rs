@@ -97,7 +97,7 @@ pub fn snippets(files: &dyn FileSystem, directory: &str) -> Vec<Snippet> {
 }
 
 /// Keys and values; comments and empty lines left out.
-fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let lines = text.lines().map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(|line| {
@@ -180,6 +180,12 @@ pub fn entry(volume: &Volume, root: &str, snippet: &Snippet) -> Option<Entry> {
             false => volume.place(path),
         }
     };
+    let kernel = place(kernel);
+    let own_options = || uki::told(volume.files()?, &kernel.path).map(|told| told.options);
+    let options = match unified && snippet.options.is_empty() {
+        true => own_options().unwrap_or_default(),
+        false => snippet.options.clone(),
+    };
     Some(Entry {
         id: snippet.id.clone(),
         title: match snippet.title.is_empty() {
@@ -187,10 +193,10 @@ pub fn entry(volume: &Volume, root: &str, snippet: &Snippet) -> Option<Entry> {
             false => snippet.title.clone(),
         },
         source: volume.place(snippet.path.clone()),
-        kernel: place(kernel),
+        kernel,
         unified,
         initrds: snippet.initrds.iter().map(|path| place(path)).collect(),
-        options: snippet.options.clone(),
+        options,
     })
 }
 
@@ -204,26 +210,17 @@ fn images(volume: &Volume, files: &dyn FileSystem) -> Vec<(Snippet, Entry)> {
         let told = uki::told(files, &path)?;
         let (id, bad) = without_counter(&name[..name.len() - ".efi".len()]);
         let snippet = Snippet {
+            id,
+            bad,
+            title: told.title,
             version: told.version,
             sort_key: told.sort_key,
-            bad,
-            path: path.clone(),
-            id: id.clone(),
+            unified: path.clone(),
+            path,
+            options: told.options,
             ..Snippet::default()
         };
-        let entry = Entry {
-            title: if told.title.is_empty() {
-                id.clone()
-            } else {
-                told.title
-            },
-            id,
-            source: volume.place(path.clone()),
-            kernel: volume.place(path),
-            unified: true,
-            initrds: Vec::new(),
-            options: told.options,
-        };
+        let entry = entry(volume, "", &snippet)?;
         Some((snippet, entry))
     });
     read.collect()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::filesystem::FileSystem;
+use super::bls::lines;
 use super::{Entries, Entry, MAX_ENTRIES, Volume, Volumes};
 
 /// Where they are; paths in them count from their directory.
@@ -41,13 +42,8 @@ fn parse(volume: &Volume, files: &dyn FileSystem, path: &str, text: &str) -> Ent
     let mut global = BTreeMap::new();
     let mut labels: Vec<Label> = Vec::new();
     let mut menu_default = None;
-    for line in text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with('#'))
-    {
-        let (key, value) = line.split_once([' ', '\t']).unwrap_or((line, ""));
-        let (key, value) = (key.to_ascii_lowercase(), value.trim().to_owned());
+    for (key, value) in lines(text) {
+        let (key, value) = (key.to_ascii_lowercase(), value.to_owned());
         let lower = value.to_ascii_lowercase();
         let count = labels.len();
         match (key.as_str(), labels.last_mut()) {

@@ -26,6 +26,14 @@ pub struct Section {
     pub len: u64,
 }
 
+impl Section {
+    /// Its content, of the file from its beginning.
+    pub fn content(&self, mut file: impl Read) -> io::Result<impl Read> {
+        io::copy(&mut file.by_ref().take(self.start), &mut io::sink())?;
+        Ok(file.take(self.len))
+    }
+}
+
 /// The sections of a PE file, of which this is the beginning.
 pub fn sections(file: impl Read) -> io::Result<Vec<Section>> {
     let mut headers = Vec::new();
@@ -59,11 +67,10 @@ pub(super) fn told(files: &dyn FileSystem, path: &str) -> Option<Told> {
     sections.iter().find(|section| section.name == ".linux")?;
     let text = |name: &str| {
         let section = sections.iter().find(|section| section.name == name)?;
-        let (mut file, _) = files.open(path).ok()?;
+        let (file, _) = files.open(path).ok()?;
+        let content = section.content(file).ok()?;
         let mut bytes = Vec::new();
-        io::copy(&mut file.by_ref().take(section.start), &mut io::sink()).ok()?;
-        let len = section.len.min(MAX_SECTION);
-        file.take(len).read_to_end(&mut bytes).ok()?;
+        content.take(MAX_SECTION).read_to_end(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Some(text.trim_end_matches('\0').trim().to_owned())
     };
