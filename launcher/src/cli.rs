@@ -6,9 +6,10 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 
 use crate::logging::{LogFormat, LogLevel};
+use crate::network::Forward;
 use crate::plan::PlanOptions;
 use crate::resources::ConsoleTarget;
-use crate::vmi::{MAX_KERNEL_ARGS, is_kernel_args};
+use crate::vmi::{MAX_KERNEL_ARGS, Protocol, is_kernel_args};
 
 /// Runs a KubeVirt VirtualMachineInstance as a KVM guest in this pod.
 #[derive(Debug, Parser)]
@@ -39,6 +40,8 @@ pub enum CliCommand {
     },
     /// Print what `run` would open and build, as JSON.
     Plan(MachineArgs),
+    /// Print a VMI for a disk image, the one that `run DISK` runs.
+    New(NewArgs),
     /// Send a command to the control socket of a running machine.
     Ctl(CtlArgs),
     /// Look at disk images.
@@ -115,13 +118,53 @@ fn role(text: &str) -> Result<String, String> {
     Err(format!("expected one of {}", names.join(", ")))
 }
 
-/// A machine.
+/// Arguments of `new`.
 #[derive(Debug, Args)]
+pub struct NewArgs {
+    /// A disk image, a block device, or the directory of an unpacked container disk.
+    pub disk: PathBuf,
+    /// The machine.
+    #[command(flatten)]
+    pub extras: DiskArgs,
+}
+
+/// What a machine of a disk image has besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "For a disk image without a VMI")]
+pub struct DiskArgs {
+    /// Processors [default: 2].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: Option<u32>,
+    /// RAM [default: 2Gi].
+    #[arg(long, value_name = "QUANTITY")]
+    pub memory: Option<String>,
+    /// User that cloud-init makes in the guest, who may become root [default: the image's own].
+    #[arg(long, value_name = "NAME", conflicts_with = "cloud_init")]
+    pub user: Option<String>,
+    /// Public keys that this user can log in with; may be repeated.
+    #[arg(long, value_name = "FILE", conflicts_with = "cloud_init")]
+    pub ssh_key: Vec<PathBuf>,
+    /// User data for cloud-init, in place of user and keys.
+    #[arg(long, value_name = "FILE")]
+    pub cloud_init: Option<PathBuf>,
+    /// Write to the image: what the guest writes is gone with the machine otherwise.
+    #[arg(long)]
+    pub persistent: bool,
+    /// No network, for which passt is needed.
+    #[arg(long)]
+    pub no_network: bool,
+}
+
+/// A machine.
+#[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
     /// VirtualMachineInstance, VirtualMachine, replica set or pool in YAML or JSON, by itself, in a list or
     /// among several documents, or a directory of them; `-` for standard input; the environment variable
-    /// STANDALONE_VMI holds it if no file is given.
+    /// STANDALONE_VMI holds it if no file is given. Or a disk image, for which `podvisor new` prints the VMI.
     pub vmi: Option<PathBuf>,
+    /// What a disk image needs of a VMI.
+    #[command(flatten)]
+    pub extras: DiskArgs,
     /// The machine of this name, where the file has several.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -148,6 +191,9 @@ pub struct MachineArgs {
     /// The pod's interface for the pod network.
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     pub pod_interface: String,
+    /// Let a port of this host in behind passt, as that port of the guest; may be repeated.
+    #[arg(long, value_name = "HOST:GUEST[/udp]", value_parser = forward)]
+    pub publish: Vec<Forward>,
     /// Drop frames that the guest sends from another MAC address than its NIC's.
     #[arg(long)]
     pub mac_spoof_check: bool,
@@ -274,6 +320,7 @@ impl MachineArgs {
             boot_entry: self.boot_entry.clone(),
             volumes: self.volumes.clone(),
             pod_interface: self.pod_interface.clone(),
+            publish: self.publish.clone(),
             mac_spoof_check: self.mac_spoof_check,
             exit_on_reboot: self.exit_on_reboot,
             guest_agent: self.guest_agent.clone(),
@@ -303,6 +350,19 @@ fn volume(text: &str) -> Result<(String, PathBuf), &'static str> {
             Ok((name.to_owned(), path.into()))
         }
         _ => Err("expected NAME=PATH"),
+    }
+}
+
+fn forward(text: &str) -> Result<Forward, &'static str> {
+    let (ports, protocol) = match text.strip_suffix("/udp") {
+        Some(ports) => (ports, Protocol::Udp),
+        None => (text.strip_suffix("/tcp").unwrap_or(text), Protocol::Tcp),
+    };
+    let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+    let (from, to) = ports.split_once(':').ok_or("expected HOST:GUEST")?;
+    match (port(from), port(to)) {
+        (Some(from), Some(to)) => Ok(Forward { protocol, from, to }),
+        _ => Err("expected two numbers of ports"),
     }
 }
 

@@ -8,6 +8,7 @@ mod image;
 mod inherited;
 mod input;
 mod net;
+mod new;
 mod output;
 mod plan;
 mod run;
@@ -27,6 +28,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::Validate(args) => validate::validate(&args),
         CliCommand::Explain { field } => explain::explain(field.as_deref()),
         CliCommand::Plan(args) => plan::plan(&args),
+        CliCommand::New(args) => new::new(&args),
         CliCommand::Ctl(args) => ctl::ctl(&args),
         CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
         CliCommand::CheckHost { output } => check_host::check_host(output),

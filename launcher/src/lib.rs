@@ -15,6 +15,7 @@ pub mod bootdisk;
 pub mod cli;
 pub mod commands;
 pub mod exit;
+pub mod home;
 pub mod kubevirt;
 pub mod logging;
 pub mod network;

@@ -45,7 +45,7 @@ pub use self::lease::of_files as lease_of_files;
 pub use self::prepare::prepare;
 pub use self::record::{NicRecord, NicStatus, show};
 
-use crate::vmi::{DhcpOptions, Port, Subnet};
+use crate::vmi::{DhcpOptions, Port, Protocol, Subnet};
 
 /// Where KubeVirt's node agent says what the pod's interface was.
 const VIF_CACHE_DIR: &str = "/var/run/kubevirt-private";
@@ -64,8 +64,20 @@ pub enum Binding {
     /// `passt: {}`: the guest is behind a passt process.
     Passt {
         /// Ports that are let in; all if empty.
-        ports: Vec<Port>,
+        ports: Vec<Forward>,
     },
+}
+
+/// A port of the pod that is one of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forward {
+    /// Of which protocol.
+    pub protocol: Protocol,
+    /// The pod's.
+    pub from: u16,
+    /// The guest's.
+    pub to: u16,
 }
 
 /// The guest's side of network address translation. A family is used if the pod has a global

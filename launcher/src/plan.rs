@@ -24,6 +24,7 @@ pub use self::needs::needs;
 pub use self::nics::NicSource;
 pub use self::ports::PORTS;
 use self::slots::Slots;
+use crate::network::Forward;
 use crate::vmi::{Disk, RebootPolicy, Report, Vmi};
 
 /// Where KubeVirt puts the files of `firmware.kernelBoot.container`.
@@ -54,6 +55,8 @@ pub struct PlanOptions {
     pub volumes: Vec<(String, PathBuf)>,
     /// The pod's interface for the pod network.
     pub pod_interface: String,
+    /// Ports of the pod for NICs behind passt, besides those of the VMI.
+    pub publish: Vec<Forward>,
     /// Drop frames of the guest that do not come from its MAC address.
     pub mac_spoof_check: bool,
     /// Stands for `rebootPolicy: Terminate`.
@@ -125,6 +128,7 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     disks::check_options(vmi, options, &mut report);
     let plan = launch_plan(vmi, options);
     check_boot(vmi, options, &plan, &mut report);
+    nics::check_options(&plan.nics, options, &mut report);
     let count = plan.machine.devices.len() + plan.nics.len();
     if count > MAX_PCI_DEVICES {
         report.error(

@@ -15,7 +15,7 @@ use podvisor_tests::{guest, host};
 const MEMORY: u64 = 2048;
 
 /// A configuration of extlinux that boots the payload.
-fn extlinux(cmdline: &str) -> String {
+pub fn extlinux(cmdline: &str) -> String {
     format!(
         "default one\nlabel one\n  linux /payload.elf\n  append {cmdline}\n\
          label two\n  linux /payload.elf\n  append hello\n\
@@ -24,7 +24,7 @@ fn extlinux(cmdline: &str) -> String {
 }
 
 /// A disk in this folder with the payload, and a configuration that boots it.
-fn payload_disk(dir: &Path, config: &str, more: &[(&str, &[u8])]) -> PathBuf {
+pub fn payload_disk(dir: &Path, config: &str, more: &[(&str, &[u8])]) -> PathBuf {
     let payload = fs::read(guest::payload()).expect("the payload");
     let mut files = vec![
         ("extlinux.conf", config.as_bytes()),

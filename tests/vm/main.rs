@@ -14,6 +14,7 @@ mod devices;
 mod disk;
 mod forged;
 mod hardware;
+mod home;
 mod hostile;
 mod hotplug;
 mod jail;

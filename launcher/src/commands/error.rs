@@ -47,6 +47,15 @@ pub enum CommandError {
         /// All errors.
         report: Report,
     },
+    /// What should be a disk is none.
+    #[error("{0:?} is no disk image, block device or unpacked container disk")]
+    NoDisk(PathBuf),
+    /// Options that say what a VMI says.
+    #[error(
+        "--cpus, --memory, --user, --ssh-key, --cloud-init, --persistent and --no-network are for a disk image: \
+         a VMI says these things itself"
+    )]
+    OnlyForDisks,
     /// The table of fields has no such field.
     #[error("A VMI has no field {0:?}")]
     NoSuchField(String),
@@ -159,6 +168,8 @@ impl CommandError {
         match self {
             Self::NoVmi
             | Self::NoSuchField(_)
+            | Self::NoDisk(_)
+            | Self::OnlyForDisks
             | Self::WhichMachine { .. }
             | Self::Document { .. }
             | Self::Refused { .. }

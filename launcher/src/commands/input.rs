@@ -97,6 +97,24 @@ pub(super) struct Machine {
     pub(super) report: Report,
 }
 
+/// Reads the machine of a VMI that was made for a disk.
+pub(super) fn machine_of(vmi: &str, strict: bool) -> Result<Machine, CommandError> {
+    let input = Input {
+        name: "made for the disk".to_owned(),
+        path: None,
+        bytes: vmi.as_bytes().to_vec(),
+    };
+    let machines = input.machines(strict)?;
+    one_of(
+        machines
+            .into_iter()
+            .map(|machine| (&input, machine))
+            .collect(),
+        None,
+        &input.name,
+    )
+}
+
 /// Reads the one machine that there is, or the one with this name: of a file, a directory, standard input
 /// or the environment.
 pub(super) fn machine(
@@ -115,11 +133,20 @@ pub(super) fn machine(
         let machines = machines.filter(|machine| machine.is_known || inputs.len() == 1);
         found.extend(machines.map(|machine| (input, machine)));
     }
+    let file = path.map_or(format!("${VARIABLE}"), |path| format!("{path:?}"));
+    one_of(found, name, &file)
+}
+
+fn one_of(
+    mut found: Vec<(&Input, Manifest)>,
+    name: Option<&str>,
+    file: &str,
+) -> Result<Machine, CommandError> {
     let named = found.iter().filter_map(|(_, machine)| machine.name.clone());
     let names = named.collect();
     found.retain(|(_, machine)| name.is_none() || machine.name.as_deref() == name);
     let (Some((input, machine)), true) = (found.pop(), found.is_empty()) else {
-        let file = path.map_or(format!("${VARIABLE}"), |path| format!("{path:?}"));
+        let file = file.to_owned();
         return Err(CommandError::WhichMachine { file, names });
     };
     let file = input.name.clone();

@@ -1,6 +1,6 @@
 //! `podvisor plan`: the plan as JSON, for review and for tests.
 
-use super::{CommandError, input, output};
+use super::{CommandError, input, new, output};
 use crate::cli::MachineArgs;
 use crate::exit::Exit;
 use crate::plan::{self, LaunchPlan};
@@ -14,7 +14,14 @@ pub(super) fn plan(args: &MachineArgs) -> Result<Exit, CommandError> {
 
 /// Reads the VMI and plans its machine.
 pub(super) fn load(args: &MachineArgs) -> Result<LaunchPlan, CommandError> {
-    let machine = input::machine(args.vmi.as_deref(), args.name.as_deref(), args.strict)?;
+    let disk = new::of_disk(args)?;
+    let (machine, args) = match &disk {
+        Some((vmi, args)) => (input::machine_of(vmi, args.strict)?, args),
+        None => {
+            let (path, name) = (args.vmi.as_deref(), args.name.as_deref());
+            (input::machine(path, name, args.strict)?, args)
+        }
+    };
     for note in &machine.report.notes {
         tracing::info!("{note}");
     }

@@ -322,6 +322,7 @@ fn run_machine(
         new_mac: args.new_mac,
     };
     let terminal = if console.on_terminal {
+        report::print("this is the guest's serial console; Ctrl-A x stops the machine");
         RawTerminal::enter()
     } else {
         Ok(None)

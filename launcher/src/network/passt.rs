@@ -22,8 +22,8 @@ use rustix::process::{
 };
 use rustix::thread::CapabilitySet;
 
-use super::NetworkError;
-use crate::vmi::{GATEWAY_MAC, Port, Protocol};
+use super::{Forward, NetworkError};
+use crate::vmi::{GATEWAY_MAC, Protocol};
 
 /// Its name, and where it may be if not on the path of programs.
 const PROGRAM: &str = "passt";
@@ -51,7 +51,7 @@ pub(super) struct Spec<'a> {
     /// MTU for the guest, bytes.
     pub(super) mtu: u16,
     /// Ports that are let in; all if empty.
-    pub(super) ports: &'a [Port],
+    pub(super) ports: &'a [Forward],
 }
 
 /// A running passt; killed when dropped.
@@ -157,17 +157,18 @@ fn check_ports(spec: &Spec<'_>) -> Result<(), NetworkError> {
     for port in spec.ports {
         try_port(*port).map_err(|source| NetworkError::PasstPort {
             nic: spec.nic.to_owned(),
-            port: port.port,
+            port: port.from,
             source,
         })?;
     }
     Ok(())
 }
 
-fn try_port(Port { protocol, port }: Port) -> io::Result<()> {
+fn try_port(forward: Forward) -> io::Result<()> {
+    let port = forward.from;
     let any6 = (Ipv6Addr::UNSPECIFIED, port);
     let any4 = (Ipv4Addr::UNSPECIFIED, port);
-    match protocol {
+    match forward.protocol {
         Protocol::Tcp => TcpListener::bind(&[any6.into(), any4.into()][..]).map(drop),
         Protocol::Udp => UdpSocket::bind(&[any6.into(), any4.into()][..]).map(drop),
         // Refused with the VMI.
@@ -237,9 +238,13 @@ fn arguments(spec: &Spec<'_>, keeps_user: bool) -> Vec<String> {
     words
 }
 
-fn port_list(ports: &[Port], protocol: Protocol) -> String {
+fn port_list(ports: &[Forward], protocol: Protocol) -> String {
     let ours = ports.iter().filter(|port| port.protocol == protocol);
-    let numbers: Vec<_> = ours.map(|port| port.port.to_string()).collect();
+    let number = |port: &Forward| match port.from == port.to {
+        true => port.from.to_string(),
+        false => format!("{}:{}", port.from, port.to),
+    };
+    let numbers: Vec<_> = ours.map(number).collect();
     match (ports.is_empty(), numbers.is_empty()) {
         (true, _) => "all".to_owned(),
         (false, true) => "none".to_owned(),
@@ -261,16 +266,18 @@ fn is_ready(pipe: OwnedFd) -> bool {
 mod tests {
     use super::*;
 
-    const WEB: Port = Port {
+    const WEB: Forward = Forward {
         protocol: Protocol::Tcp,
-        port: 80,
+        from: 80,
+        to: 80,
     };
-    const DNS: Port = Port {
+    const DNS: Forward = Forward {
         protocol: Protocol::Udp,
-        port: 53,
+        from: 53,
+        to: 53,
     };
 
-    fn words(ports: &[Port], keeps_user: bool) -> String {
+    fn words(ports: &[Forward], keeps_user: bool) -> String {
         let spec = Spec {
             nic: "default",
             interface: "eth0",
@@ -284,8 +291,12 @@ mod tests {
     fn all_ports_are_forwarded_unless_some_are_listed() {
         assert!(words(&[], false).ends_with("--mtu 1400 --tcp-ports all --udp-ports all"));
         assert!(words(&[WEB], false).ends_with("--tcp-ports 80 --udp-ports none"));
-        let tls = Port { port: 443, ..WEB };
-        assert!(words(&[WEB, DNS, tls], false).ends_with("--tcp-ports 80,443 --udp-ports 53"));
+        let ssh = Forward {
+            from: 2222,
+            to: 22,
+            ..WEB
+        };
+        assert!(words(&[WEB, DNS, ssh], false).ends_with("--tcp-ports 80,2222:22 --udp-ports 53"));
     }
 
     #[test]
@@ -307,7 +318,7 @@ mod tests {
     fn a_port_in_use_is_named() {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let taken = Port { port, ..WEB };
+        let taken = Forward { from: port, ..WEB };
         let spec = Spec {
             nic: "default",
             interface: "eth0",

@@ -8,6 +8,7 @@ use devices::pod_net::dhcp::DhcpLease;
 use devices::pod_net::ipv6::Ipv6Lease;
 use devices::tap;
 
+use super::Forward;
 use super::guard::{Changed, NetworkGuard, forget, runtime};
 use super::lease::{Common, Resolver};
 use super::names::Names;
@@ -16,7 +17,6 @@ use super::passt::{self, Passt};
 use super::record::{self, NicRecord};
 use super::state::{Place, SavedInterface};
 use super::{Binding, NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork};
-use crate::vmi::Port;
 
 /// How long to wait for the TAP of a killed run to vanish with its last holder.
 const STALE_TAP_PATIENCE: Duration = Duration::from_secs(5);
@@ -280,7 +280,7 @@ impl<'a> Task<'a> {
     fn start_passt(
         &self,
         link: &Link,
-        ports: &[Port],
+        ports: &[Forward],
         guard: &mut NetworkGuard,
     ) -> Result<PreparedNetwork, NetworkError> {
         let prepared = self.prepared(link)?;

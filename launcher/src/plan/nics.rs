@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 
 use super::slots::Slots;
 use super::{PlanOptions, queues};
-use crate::network::{Binding, Masquerade};
-use crate::vmi::{DhcpOptions, Interface, InterfaceBinding, Network, NetworkSource, Subnet, Vmi};
+use crate::network::{Binding, Forward, Masquerade};
+use crate::vmi::{
+    DhcpOptions, Interface, InterfaceBinding, Network, NetworkSource, Report, Subnet, Vmi,
+};
 
 /// The guest's subnet under the masquerade binding.
 const DEFAULT_IPV4: Subnet<Ipv4Addr> = Subnet {
@@ -61,7 +63,7 @@ pub(super) fn nics(vmi: &Vmi, options: &PlanOptions, slots: &mut Slots) -> Vec<N
             device: slots.name(&nic.name, "nic"),
             pod_interfaces: pod_interfaces(network, &vmi.spec.networks, options),
             primary: network.is_primary(),
-            binding: binding(nic, network),
+            binding: binding(nic, network, options),
             mac: nic.mac,
             // There is one stream to passt.
             queue_pairs: match nic.binding {
@@ -97,12 +99,18 @@ fn hashed_name(network: &str) -> String {
     format!("pod{digits}")
 }
 
-fn binding(nic: &Interface, network: &Network) -> Binding {
+fn binding(nic: &Interface, network: &Network, options: &PlanOptions) -> Binding {
     match nic.binding {
         InterfaceBinding::Bridge => Binding::Bridge,
-        InterfaceBinding::Passt => Binding::Passt {
-            ports: nic.ports.clone(),
-        },
+        InterfaceBinding::Passt => {
+            let own = nic.ports.iter().map(|port| Forward {
+                protocol: port.protocol,
+                from: port.port,
+                to: port.port,
+            });
+            let ports = own.chain(options.publish.iter().copied()).collect();
+            Binding::Passt { ports }
+        }
         InterfaceBinding::Masquerade => {
             let (ipv4, ipv6) = match network.source {
                 NetworkSource::Pod { ipv4, ipv6 } => (ipv4, ipv6),
@@ -114,6 +122,16 @@ fn binding(nic: &Interface, network: &Network) -> Binding {
                 ports: nic.ports.clone(),
             })
         }
+    }
+}
+
+/// Published ports are those of the one NIC behind passt.
+pub(super) fn check_options(nics: &[NicSource], options: &PlanOptions, report: &mut Report) {
+    let is_passt = |nic: &&NicSource| matches!(nic.binding, Binding::Passt { .. });
+    let count = nics.iter().filter(is_passt).count();
+    if !options.publish.is_empty() && count != 1 {
+        let found = format_args!("{count} interfaces behind passt");
+        report.error("--publish", found, "one, with `passt: {}`");
     }
 }
 

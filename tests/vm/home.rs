@@ -1,0 +1,82 @@
+//! A disk image without a VMI, as on a laptop.
+
+use std::fs;
+use std::net::TcpStream;
+
+use podvisor_tests::netns::{POD_ADDRESS, PodNetwork};
+use podvisor_tests::run::Run;
+use podvisor_tests::{host, image};
+use rustix::process::Signal;
+
+use crate::bootdisk::{extlinux, payload_disk};
+
+/// In an unpacked container disk, by a user without any capability: its own kernel boots, a port of the host is one of
+/// the guest's and no other is let in, and the image stays as it was.
+#[test]
+fn a_disk_image_runs_without_a_vmi() {
+    let network = PodNetwork::new();
+    let run = Run::with_arguments(["run"]);
+    let unpacked = run.dir().join("golden");
+    fs::create_dir_all(unpacked.join("disk")).expect("a directory");
+    let disk = unpacked.join("disk/disk.img");
+    let made = payload_disk(&run.dir(), &extlinux("ticker secs=100000"), &[]);
+    fs::rename(made, &disk).expect("moved");
+    let before = image::read(&disk);
+    let run = run.arg(&unpacked).arg("--memory=64Mi");
+    let run = run.arg("--publish=7001:7000").arg("--user=joe");
+    let mut guest = run.within(network.pod.powerless()).start();
+    guest.wait_for("TICK");
+    let devices = guest.control().stats()["devices"].take();
+    for name in ["root", "seed", "default"] {
+        assert!(devices[name].is_object(), "{name}: {devices}");
+    }
+    let connect = |port| {
+        network
+            .gateway
+            .enter(|| TcpStream::connect((POD_ADDRESS, port)))
+    };
+    connect(7001).expect("the port is let in");
+    connect(7000).expect_err("the guest's port is not the host's");
+    guest.control().tell("stop");
+    guest.exits_with(4);
+    assert!(image::read(&disk) == before, "the image is not written to");
+}
+
+/// What `new` prints is what `run` runs; what is no disk is told.
+#[test]
+fn a_vmi_is_made_for_a_disk() {
+    let run = Run::with_arguments(["run"]);
+    let disk = run.dir().join("Debian 12.qcow2");
+    let path = disk.to_str().expect("UTF-8");
+    host("qemu-img", &["create", "-q", "-f", "qcow2", path, "1M"]);
+    let mut new = Run::with_arguments(["new"])
+        .arg(&disk)
+        .arg("--no-network")
+        .arg("--memory=64Mi")
+        .start_at_once();
+    new.exits_with(0);
+    let vmi = run.dir().join("vmi.yaml");
+    fs::write(&vmi, new.console.text()).expect("written");
+    let volume = format!("qcow2:{path}");
+    let run = run.arg(&vmi).volume("root", volume.as_ref());
+    let mut guest = run.payload("ticker").start();
+    guest.wait_for("TICK");
+    let devices = guest.control().stats()["devices"].take();
+    assert!(devices["root"].is_object() && devices["default"].is_null());
+    guest.signal(Signal::TERM);
+    guest.signal(Signal::INT);
+    guest.exits_with(4);
+
+    for (words, reason) in [
+        (&["new", "/dev/null"][..], "no disk image"),
+        (&["run", "-", "--cpus=2"], "for a disk image"),
+    ] {
+        let mut refused = Run::with_arguments([words[0]]);
+        for word in &words[1..] {
+            refused = refused.arg(word);
+        }
+        let mut refused = refused.start_at_once();
+        refused.exits_with(2);
+        refused.log_has(&[reason]);
+    }
+}
