@@ -68,6 +68,8 @@ pub enum CliCommand {
 pub enum ImageCommand {
     /// Print format, size, partitions, file systems, operating system and boot entries of a disk.
     Inspect(ImageInspectArgs),
+    /// List the images of a directory by age, and remove those that are old and that nobody uses.
+    Gc(ImageGcArgs),
 }
 
 /// Arguments of `image inspect`.
@@ -75,6 +77,22 @@ pub enum ImageCommand {
 pub struct ImageInspectArgs {
     /// A disk image or block device.
     pub disk: PathBuf,
+    /// Form of the answer.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: LogFormat,
+}
+
+/// Arguments of `image gc`.
+#[derive(Debug, Args)]
+pub struct ImageGcArgs {
+    /// Where the images, or unpacked container disks, are.
+    pub directory: PathBuf,
+    /// How many of the newest stay.
+    #[arg(long, value_name = "NUMBER")]
+    pub keep: usize,
+    /// Remove the others. Images that a machine has open or that another image there lies over stay.
+    #[arg(long)]
+    pub delete: bool,
     /// Form of the answer.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: LogFormat,

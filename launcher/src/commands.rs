@@ -31,6 +31,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::New(args) => new::new(&args),
         CliCommand::Ctl(args) => ctl::ctl(&args),
         CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
+        CliCommand::Image(ImageCommand::Gc(args)) => image::gc(&args),
         CliCommand::CheckHost { output } => check_host::check_host(output),
         CliCommand::Net(NetCommand::Show(args)) => net::show(&args),
         CliCommand::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),

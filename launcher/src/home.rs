@@ -78,6 +78,11 @@ impl DiskImage {
         }))
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the VMI's volume is, as `--volume` says it.
     pub fn volume(&self) -> (String, PathBuf) {
         let mut place = PathBuf::new();

@@ -42,7 +42,7 @@ fn a_disk_image_runs_without_a_vmi() {
     assert!(image::read(&disk) == before, "the image is not written to");
 }
 
-/// What `new` prints is what `run` runs; what is no disk is told.
+/// What `new` prints is what `run` runs, and no image that runs is removed; what is no disk is told.
 #[test]
 fn a_vmi_is_made_for_a_disk() {
     let run = Run::with_arguments(["run"]);
@@ -63,9 +63,19 @@ fn a_vmi_is_made_for_a_disk() {
     guest.wait_for("TICK");
     let devices = guest.control().stats()["devices"].take();
     assert!(devices["root"].is_object() && devices["default"].is_null());
+    let images = guest.dir();
+    let remove = || {
+        let gc = Run::with_arguments(["image", "gc", "--keep=0", "--delete"]);
+        let mut gc = gc.arg(&images).start_at_once();
+        gc.exits_with(0);
+        gc.console.text()
+    };
+    assert!(remove().contains("in use") && disk.exists());
     guest.signal(Signal::TERM);
     guest.signal(Signal::INT);
     guest.exits_with(4);
+    let text = remove();
+    assert!(text.contains("removed") && !disk.exists(), "{text}");
 
     for (words, reason) in [
         (&["new", "/dev/null"][..], "no disk image"),

@@ -1,5 +1,7 @@
 //! `podvisor image`: what is on a disk image.
 
+mod gc;
+
 use std::fmt::Write;
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,6 +20,8 @@ use crate::exit::Exit;
 use crate::report::Plain;
 use crate::resources::{self, BootDiskError};
 use crate::supervise;
+
+pub(super) use self::gc::gc;
 
 /// Prints partitions, operating system and boot entries of a disk.
 pub(super) fn inspect(args: &ImageInspectArgs) -> Result<Exit, CommandError> {
