@@ -3,7 +3,6 @@
 //! several tests in one; the bare-metal payload does for the rest.
 
 mod adopted;
-mod answers;
 mod balloon;
 mod boot;
 mod bootdisk;

@@ -20,6 +20,9 @@ const THIRD: [&str; 2] = ["10.244.1.8", "fd00:10:244:1::8"];
 const BRIDGED: [&str; 2] = ["10.244.1.9", "fd00:10:244:1::9"];
 const INSIDE_GATEWAY: [&str; 2] = ["10.0.2.1", "fd10:0:2::1"];
 
+/// 999 days, in seconds.
+const LEASE: &str = "86313600";
+
 /// Bytes of IP and UDP headers.
 const HEADERS: [usize; 2] = [28, 48];
 
@@ -85,11 +88,13 @@ fn two_guests_and_their_neighbours() {
         ip("192.168.7.1")
     );
 
+    leases_of_both_families(&mut masqueraded);
     for guest in [&mut masqueraded, &mut bridged] {
         names_are_found(guest);
         leases_are_renewed(guest);
         links_go_down_and_up(guest);
     }
+    answers_are_counted(&masqueraded);
     for mut guest in [masqueraded, bridged] {
         guest.type_line("done");
         guest.exits_with(0);
@@ -229,9 +234,40 @@ fn names_are_found(guest: &mut Guest) {
     assert_eq!(found, THIRD.map(ip));
 }
 
+/// A guest that knows nothing but DHCP and DHCPv6 has KubeVirt's addresses, and renews them.
+fn leases_of_both_families(guest: &mut Guest) {
+    for (key, value) in [
+        ("lease", LEASE),
+        ("prefix", "24"),
+        ("server", INSIDE_GATEWAY[0]),
+    ] {
+        assert_eq!(guest.result(key), value, "{key}");
+    }
+    guest.type_line("dhcp6 eth0");
+    for key in ["dhcp6.ip", "dhcp6.renewed"] {
+        assert_eq!(ip(&guest.next_result(key)), ip("fd10:0:2::2"), "{key}");
+    }
+}
+
+/// DISCOVER, REQUEST and the renewal; SOLICIT, REQUEST and RENEW. Slow clients ask twice. No frame of an honest
+/// guest is dropped.
+fn answers_are_counted(guest: &Guest) {
+    let nic = guest.control().stats()["devices"]["default"].take();
+    let count = |what: &str| nic[what].as_u64().expect("a counter");
+    assert!(count("dhcpReplies") >= 3, "{nic}");
+    assert!(count("dhcpv6Replies") >= 3, "{nic}");
+    assert!(count("routerAdvertisements") > 0, "{nic}");
+    assert_eq!(
+        count("impersonationDrops") + count("spoofDrops"),
+        0,
+        "{nic}"
+    );
+    assert_eq!(nic["linkUp"], true);
+}
+
 fn leases_are_renewed(guest: &mut Guest) {
     guest.type_line("renew eth0");
-    assert_eq!(guest.next_result("lease"), "86313600");
+    assert_eq!(guest.next_result("lease"), LEASE);
 }
 
 fn links_go_down_and_up(guest: &mut Guest) {
