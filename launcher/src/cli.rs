@@ -186,6 +186,10 @@ pub struct MachineArgs {
     /// The machine of this name, where the file has several.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Instance types and preferences that VirtualMachines refer to, in YAML or JSON, or a directory of them; may be
+    /// repeated.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub beside: Vec<PathBuf>,
     /// Refuse what would be adapted, such as a SATA disk that becomes a virtio one.
     #[arg(long)]
     pub strict: bool,
@@ -283,6 +287,10 @@ pub struct ValidateArgs {
     /// VirtualMachineInstances in YAML or JSON, `-` for standard input.
     #[arg(required = true)]
     pub vmis: Vec<PathBuf>,
+    /// Instance types and preferences that VirtualMachines refer to, in YAML or JSON, or a directory of them; may be
+    /// repeated.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub beside: Vec<PathBuf>,
     /// Refuse what would be adapted, such as a SATA disk that becomes a virtio one.
     #[arg(long)]
     pub strict: bool,

@@ -241,7 +241,8 @@ mod tests {
                 ..extras()
             };
             let text = image.vmi(&extras);
-            let machines = vmi::parse(text.as_bytes(), true).expect("YAML");
+            let machines =
+                vmi::parse(text.as_bytes(), true, &vmi::Beside::default()).expect("YAML");
             let [machine] = machines.as_slice() else {
                 panic!("{text}");
             };

@@ -4,6 +4,7 @@
 //! [`document`] (bytes to values, bounded) → `reader` (strict, every field claimed or reported) →
 //! the types here → `check` (what fields say together). What becomes of each field is in [`fields`].
 
+mod access_credentials;
 mod check;
 mod cpu;
 mod devices;
@@ -14,6 +15,7 @@ pub mod fields;
 mod firmware;
 mod hidden;
 mod identity;
+mod instancetype;
 mod interfaces;
 mod manifest;
 mod memory;
@@ -33,6 +35,7 @@ mod words;
 
 use serde_json::Value;
 
+pub use self::access_credentials::AccessKeys;
 pub use self::cpu::Cpu;
 pub use self::devices::Devices;
 pub use self::dhcp_options::DhcpOptions;
@@ -40,6 +43,7 @@ pub use self::disks::{BlockSize, Disk};
 pub use self::document::ReadDocumentError;
 pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS, is_kernel_args};
 pub use self::hidden::Hidden;
+pub use self::instancetype::Beside;
 pub use self::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding, Port, Protocol};
 pub use self::memory::Memory;
 pub use self::metadata::Metadata;
@@ -81,13 +85,20 @@ pub struct Manifest {
 
 /// Reads the machines of YAML or JSON, at least one: of VMIs, VirtualMachines, replica sets and pools,
 /// in several documents and in lists. Where everything must be honoured as it stands, `strict` refuses
-/// what would be adapted.
+/// what would be adapted. What VirtualMachines refer to is looked for among the documents, and then `beside` them.
 ///
 /// The error means that there is no document to speak about.
-pub fn parse(bytes: &[u8], strict: bool) -> Result<Vec<Manifest>, ReadDocumentError> {
+pub fn parse(
+    bytes: &[u8],
+    strict: bool,
+    beside: &Beside,
+) -> Result<Vec<Manifest>, ReadDocumentError> {
     let documents = document::parse(bytes)?;
     let found = manifest::find(&documents);
-    let mut manifests: Vec<_> = found.iter().map(|found| judge(found, strict)).collect();
+    let mut own = Beside::default();
+    own.add(&documents);
+    let judge = |found| judge(found, strict, &[&own, beside]);
+    let mut manifests: Vec<_> = found.iter().map(judge).collect();
     // Most often there is one machine, nothing is wrong with it, and nobody asks where it is.
     if manifests.len() > 1 || manifests.iter().any(|manifest| manifest.verdict.is_err()) {
         let places = document::places(bytes);
@@ -100,14 +111,19 @@ pub fn parse(bytes: &[u8], strict: bool) -> Result<Vec<Manifest>, ReadDocumentEr
     Ok(manifests)
 }
 
-fn judge(found: &manifest::Found<'_>, strict: bool) -> Manifest {
+fn judge(found: &manifest::Found<'_>, strict: bool, beside: &[&Beside]) -> Manifest {
     let name = found.value.pointer("/metadata/name");
     Manifest {
         kind: Kind::of(found.value).name(),
         name: name.and_then(|name| name.as_str()).map(str::to_owned),
         line: None,
         is_known: found.is_known,
-        verdict: from_value(found.path.clone(), found.value, strict),
+        verdict: read_all(
+            found.path.clone(),
+            found.value,
+            beside,
+            Reading::strict(strict),
+        ),
     }
 }
 
@@ -125,11 +141,7 @@ impl Manifest {
 
 /// Reads the machine of an object at `path` of its document.
 pub fn from_value(path: String, value: &Value, strict: bool) -> Result<(Vmi, Report), Report> {
-    let reading = Reading {
-        strict,
-        ..Reading::default()
-    };
-    read_all(path, value, reading)
+    read_all(path, value, &[], Reading::strict(strict))
 }
 
 /// Reads the machine of an object as a cluster's API server has it, where a field that is not known is one of a
@@ -139,11 +151,20 @@ pub fn from_cluster(value: &Value) -> Result<(Vmi, Report), Report> {
         of_cluster: true,
         ..Reading::default()
     };
-    read_all(String::new(), value, reading)
+    read_all(String::new(), value, &[], reading)
 }
 
-fn read_all(path: String, value: &Value, reading: Reading) -> Result<(Vmi, Report), Report> {
+fn read_all(
+    path: String,
+    value: &Value,
+    beside: &[&Beside],
+    reading: Reading,
+) -> Result<(Vmi, Report), Report> {
     let kind = Kind::of(value);
+    let mut report = Report::default();
+    let expanded = instancetype::expand(kind, &path, value, (beside, reading.strict), &mut report);
+    reading.report.replace(report);
+    let value = &*expanded;
     let vmi = read(
         &Node::root(path.clone(), kind.field(), value, &reading),
         kind,
@@ -182,7 +203,8 @@ fn read(root: &Node<'_>, kind: Kind) -> Vmi {
     let spec = object.require("spec", "an object");
     let spec = spec.and_then(|node| match kind {
         Kind::Instance => Some(spec::read(&node)),
-        Kind::VirtualMachine | Kind::ReplicaSet => read_template(&node.object()),
+        Kind::VirtualMachine => read_machine(&node.object()),
+        Kind::ReplicaSet => read_template(&node.object()),
         Kind::Pool => read_pool(&node.object()),
     });
     // What the cluster says about an earlier state; nothing in it asks for anything.
@@ -215,7 +237,22 @@ fn read_pool(pool: &Object<'_>) -> Option<Spec> {
         metadata::read_template(&metadata);
     }
     let spec = template.require("spec", "an object")?.object();
-    read_template(&spec)
+    read_machine(&spec)
+}
+
+/// The VMI's spec in a VirtualMachine, into which its instance type and preference have been written.
+fn read_machine(machine: &Object<'_>) -> Option<Spec> {
+    for reference in ["instancetype", "preference"] {
+        let Some(reference) = machine.get(reference) else {
+            continue;
+        };
+        let reference = reference.object();
+        for field in ["kind", "name", "inferFromVolume"] {
+            reference.get(field).map(|node| node.string().is_some());
+        }
+        reference.word("inferFromVolumeFailurePolicy");
+    }
+    read_template(machine)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::CommandError;
-use crate::vmi::{self, Manifest, Report, Vmi, document::MAX_DOCUMENT};
+use crate::vmi::{self, Beside, Manifest, Report, Vmi, document, document::MAX_DOCUMENT};
 
 /// Holds a VMI in a pod without an argument (KubeVirt's stand-alone mode).
 const VARIABLE: &str = "STANDALONE_VMI";
@@ -82,11 +82,45 @@ impl Input {
     }
 
     /// Reads its machines, at least one.
-    pub(super) fn machines(&self, strict: bool) -> Result<Vec<Manifest>, CommandError> {
-        vmi::parse(&self.bytes, strict).map_err(|source| CommandError::Document {
+    pub(super) fn machines(
+        &self,
+        strict: bool,
+        beside: &Beside,
+    ) -> Result<Vec<Manifest>, CommandError> {
+        vmi::parse(&self.bytes, strict, beside).map_err(|source| self.fail(source))
+    }
+
+    /// Adds its instance types and preferences.
+    fn add_to(&self, beside: &mut Beside) -> Result<(), CommandError> {
+        beside.add(&document::parse(&self.bytes).map_err(|source| self.fail(source))?);
+        Ok(())
+    }
+
+    fn fail(&self, source: vmi::ReadDocumentError) -> CommandError {
+        CommandError::Document {
             file: self.name.clone(),
             source,
-        })
+        }
+    }
+}
+
+/// Reads the instance types and preferences of files and directories.
+pub(super) fn beside(paths: &[PathBuf]) -> Result<Beside, CommandError> {
+    let mut beside = Beside::default();
+    for path in paths {
+        for input in Input::all(path)? {
+            input.add_to(&mut beside)?;
+        }
+    }
+    Ok(beside)
+}
+
+/// Adds those of a directory's files, as far as they can be read; reading their machines says if not.
+pub(super) fn add_directory(inputs: &[Input], beside: &mut Beside) {
+    if inputs.len() > 1 {
+        for input in inputs {
+            let _ = input.add_to(beside);
+        }
     }
 }
 
@@ -104,7 +138,7 @@ pub(super) fn machine_of(vmi: &str, strict: bool) -> Result<Machine, CommandErro
         path: None,
         bytes: vmi.as_bytes().to_vec(),
     };
-    let machines = input.machines(strict)?;
+    let machines = input.machines(strict, &Beside::default())?;
     one_of(
         machines
             .into_iter()
@@ -121,14 +155,17 @@ pub(super) fn machine(
     path: Option<&Path>,
     name: Option<&str>,
     strict: bool,
+    beside: &[PathBuf],
 ) -> Result<Machine, CommandError> {
     let inputs = match path {
         Some(path) => Input::all(path)?,
         None => vec![Input::read_variable()?],
     };
+    let mut beside = self::beside(beside)?;
+    add_directory(&inputs, &mut beside);
     let mut found = Vec::new();
     for input in &inputs {
-        let machines = input.machines(strict)?.into_iter();
+        let machines = input.machines(strict, &beside)?.into_iter();
         // Other files of a directory have no machine.
         let machines = machines.filter(|machine| machine.is_known || inputs.len() == 1);
         found.extend(machines.map(|machine| (input, machine)));

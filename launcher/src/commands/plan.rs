@@ -19,7 +19,7 @@ pub(super) fn load(args: &MachineArgs) -> Result<LaunchPlan, CommandError> {
         Some((vmi, args)) => (input::machine_of(vmi, args.strict)?, args),
         None => {
             let (path, name) = (args.vmi.as_deref(), args.name.as_deref());
-            (input::machine(path, name, args.strict)?, args)
+            (input::machine(path, name, args.strict, &args.beside)?, args)
         }
     };
     for note in &machine.report.notes {

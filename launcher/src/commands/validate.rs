@@ -2,16 +2,16 @@
 
 use std::error::Error;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::input::Input;
+use super::input::{self, Input};
 use super::{CommandError, output};
 use crate::cli::ValidateArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
-use crate::vmi::{Manifest, Report};
+use crate::vmi::{Beside, Manifest, Report};
 use crate::{plan, report};
 
 /// Characters of a name that are shown; DNS allows fewer.
@@ -42,7 +42,9 @@ struct Verdict {
 
 /// Prints a verdict on each document.
 pub(super) fn validate(args: &ValidateArgs) -> Result<Exit, CommandError> {
-    let judged = args.vmis.iter().flat_map(|path| judge(path, args.strict));
+    let beside = input::beside(&args.beside)?;
+    let judge = |path: &PathBuf| judge(path, args.strict, &beside);
+    let judged = args.vmis.iter().flat_map(judge);
     let verdicts: Vec<_> = judged.collect();
     match args.output {
         LogFormat::Json => output::print_json(&verdicts)?,
@@ -55,19 +57,21 @@ pub(super) fn validate(args: &ValidateArgs) -> Result<Exit, CommandError> {
 }
 
 /// The verdicts on all machines of a file, or of the files of a directory.
-fn judge(path: &Path, strict: bool) -> Vec<Verdict> {
+fn judge(path: &Path, strict: bool, beside: &Beside) -> Vec<Verdict> {
     match Input::all(path) {
-        Ok(inputs) => inputs
-            .iter()
-            .flat_map(|input| judge_input(input, path, strict))
-            .collect(),
+        Ok(inputs) => {
+            let mut beside = beside.clone();
+            input::add_directory(&inputs, &mut beside);
+            let judge = |input| judge_input(input, path, strict, &beside);
+            inputs.iter().flat_map(judge).collect()
+        }
         Err(error) => vec![Verdict::unreadable(path, error.exit(), error.paragraph())],
     }
 }
 
-fn judge_input(input: &Input, path: &Path, strict: bool) -> Vec<Verdict> {
+fn judge_input(input: &Input, path: &Path, strict: bool, beside: &Beside) -> Vec<Verdict> {
     let file = input.path.as_deref().unwrap_or(path);
-    match input.machines(strict) {
+    match input.machines(strict, beside) {
         // Other files of a directory have no machine.
         Ok(machines) => machines
             .into_iter()

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::iso::{self, IsoPlan};
 use super::{PlanOptions, queues};
-use crate::vmi::{Disk, Report, Vmi, Volume, VolumeSource};
+use crate::vmi::{Disk, FilesKind, Report, Vmi, Volume, VolumeSource};
 
 /// Where KubeVirt mounts volumes with a file system.
 const VOLUME_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
@@ -148,7 +148,9 @@ pub(super) fn source(
         }
         VolumeSource::Ephemeral => over(claim(), named, BaseFormat::Raw),
         VolumeSource::EmptyDisk { bytes } => ImageSource::Empty { bytes: *bytes },
-        VolumeSource::CloudInit(seed) => ImageSource::Iso(iso::cloud_init(vmi, name, seed, named)),
+        VolumeSource::CloudInit(seed) => {
+            ImageSource::Iso(iso::cloud_init(vmi, name, seed, options, named))
+        }
         VolumeSource::Files(files) => ImageSource::Iso(iso::files(name, files, named)),
     };
     DiskSource {
@@ -208,12 +210,34 @@ fn takes_path(source: &VolumeSource) -> bool {
     }
 }
 
+/// Whether nothing but the command line says where a volume's data is.
+pub(super) fn needs_path(source: &VolumeSource) -> bool {
+    matches!(source, VolumeSource::Files(files) if files.kind == FilesKind::ContainerPath)
+}
+
 pub(super) fn check_options(vmi: &Vmi, options: &PlanOptions, report: &mut Report) {
     let volumes = &vmi.spec.volumes;
+    for (index, volume) in volumes.iter().enumerate() {
+        let is_named = options.volumes.iter().any(|(name, _)| *name == volume.name);
+        if needs_path(&volume.source) && !is_named {
+            report.error(
+                format!("spec.volumes[{index}].containerPath.path"),
+                "a path that the VMI names",
+                format_args!(
+                    "one that the command line names: --volume {}=DIR",
+                    volume.name
+                ),
+            );
+        }
+    }
     let known: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
     for (index, (name, _)) in options.volumes.iter().enumerate() {
         let mut named = volumes.iter().filter(|volume| volume.name == *name);
+        let is_secret = vmi.spec.access_keys.iter().any(|keys| keys.secret == *name);
         let Some(volume) = named.next() else {
+            if is_secret {
+                continue;
+            }
             let accepted = format!("a name in spec.volumes ({})", known.join(", "));
             report.error("--volume", format_args!("{name:?}"), accepted);
             continue;

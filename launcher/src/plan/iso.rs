@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::hostname;
+use super::{PlanOptions, hostname};
 use crate::vmi::{CloudInit, CloudInitData, CloudInitLayout, Files, FilesKind, Hidden, Vmi};
 
 /// Where KubeVirt mounts what volumes are made of.
@@ -30,6 +30,20 @@ pub struct IsoPlan {
     /// Where the others come from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<IsoDirectory>,
+    /// What is added to a file about who the guest is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PublicKeys>,
+}
+
+/// Public SSH keys, which become a field of a JSON file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PublicKeys {
+    /// The file.
+    pub path: &'static str,
+    /// The field: an object of keys by number.
+    pub field: &'static str,
+    /// What has them, each in a file of its own.
+    pub directories: Vec<IsoDirectory>,
 }
 
 /// A file.
@@ -93,11 +107,12 @@ pub(super) fn needs_secret(seed: &CloudInit) -> bool {
 pub(super) fn files(volume: &str, files: &Files, named: Option<&Path>) -> IsoPlan {
     let below = |kind: &str| PathBuf::from(format!("{PRIVATE_DIR}/{kind}/{volume}"));
     let place = match files.kind {
-        FilesKind::ConfigMap => below("config-map"),
-        FilesKind::Secret => below("secret"),
-        FilesKind::DownwardApi => below("downwardapi"),
-        FilesKind::Sysprep => below("sysprep"),
-        FilesKind::ServiceAccount => PathBuf::from(SERVICE_ACCOUNT_DIR),
+        FilesKind::ConfigMap => Some(below("config-map")),
+        FilesKind::Secret => Some(below("secret")),
+        FilesKind::DownwardApi => Some(below("downwardapi")),
+        FilesKind::Sysprep => Some(below("sysprep")),
+        FilesKind::ServiceAccount => Some(PathBuf::from(SERVICE_ACCOUNT_DIR)),
+        FilesKind::ContainerPath => None,
     };
     let take = match files.kind {
         FilesKind::Sysprep => Take::Answers,
@@ -107,12 +122,18 @@ pub(super) fn files(volume: &str, files: &Files, named: Option<&Path>) -> IsoPla
         label: files.label.clone(),
         files: Vec::new(),
         directory: Some(directory(place, named, files.optional, take)),
+        keys: None,
     }
 }
 
-fn directory(place: PathBuf, named: Option<&Path>, optional: bool, take: Take) -> IsoDirectory {
+fn directory(
+    place: Option<PathBuf>,
+    named: Option<&Path>,
+    optional: bool,
+    take: Take,
+) -> IsoDirectory {
     IsoDirectory {
-        candidates: vec![named.map_or(place, Path::to_owned)],
+        candidates: named.map(Path::to_owned).or(place).into_iter().collect(),
         trusted: named.is_some(),
         optional,
         take,
@@ -124,6 +145,7 @@ pub(super) fn cloud_init(
     vmi: &Vmi,
     volume: &str,
     seed: &CloudInit,
+    options: &PlanOptions,
     named: Option<&Path>,
 ) -> IsoPlan {
     let layout = Layout::of(seed.layout);
@@ -154,8 +176,39 @@ pub(super) fn cloud_init(
     IsoPlan {
         label: layout.label.to_owned(),
         files,
-        directory: has_secret.then(|| directory(place, named, false, Take::Named(secret))),
+        directory: has_secret.then(|| directory(Some(place), named, false, Take::Named(secret))),
+        keys: public_keys(vmi, seed.layout, options),
     }
+}
+
+/// The keys of `accessCredentials` for a layout, if there are any.
+fn public_keys(vmi: &Vmi, layout: CloudInitLayout, options: &PlanOptions) -> Option<PublicKeys> {
+    let keys = vmi
+        .spec
+        .access_keys
+        .iter()
+        .filter(|keys| keys.layout == layout);
+    let directories: Vec<_> = keys
+        .map(|keys| {
+            let named = options
+                .volumes
+                .iter()
+                .find(|(name, _)| *name == keys.secret);
+            let named = named.map(|(_, path)| path.as_path());
+            directory(Some(access_secret(&keys.secret)), named, false, Take::All)
+        })
+        .collect();
+    let layout = Layout::of(layout);
+    (!directories.is_empty()).then_some(PublicKeys {
+        path: layout.meta_data,
+        field: layout.public_keys,
+        directories,
+    })
+}
+
+/// Where KubeVirt mounts a Secret with keys.
+pub(super) fn access_secret(name: &str) -> PathBuf {
+    PathBuf::from(format!("{PRIVATE_DIR}/secret/{name}-access-cred"))
 }
 
 /// Where cloud-init looks for what.
@@ -164,6 +217,8 @@ struct Layout {
     user_data: &'static str,
     meta_data: &'static str,
     network_data: &'static str,
+    /// Field of the meta-data with SSH keys.
+    public_keys: &'static str,
 }
 
 impl Layout {
@@ -174,12 +229,14 @@ impl Layout {
                 user_data: "user-data",
                 meta_data: "meta-data",
                 network_data: "network-config",
+                public_keys: "public-keys",
             },
             CloudInitLayout::ConfigDrive => Self {
                 label: "config-2",
                 user_data: "openstack/latest/user_data",
                 meta_data: "openstack/latest/meta_data.json",
                 network_data: "openstack/latest/network_data.json",
+                public_keys: "public_keys",
             },
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{PlanOptions, launch_plan};
+use super::{PlanOptions, disks, iso, launch_plan};
 use crate::vmi::Vmi;
 
 /// In words: the kernel, and each volume with the places where it is looked for.
@@ -15,6 +15,17 @@ pub fn needs(vmi: &Vmi) -> Vec<String> {
     if let Some(initrd) = &plan.initrd {
         let path = shown(&initrd.path);
         needs.push(format!("an initial RAM disk at {path}, or --initrd FILE"));
+    }
+    let volumes = vmi.spec.volumes.iter();
+    for volume in volumes.filter(|volume| disks::needs_path(&volume.source)) {
+        let name = &volume.name;
+        needs.push(format!("volume {name}: --volume {name}=DIR"));
+    }
+    for keys in &vmi.spec.access_keys {
+        let (name, place) = (&keys.secret, shown(&iso::access_secret(&keys.secret)));
+        needs.push(format!(
+            "SSH keys {name} at {place}, or --volume {name}=DIR"
+        ));
     }
     for (disk, source) in vmi.spec.devices.disks.iter().zip(&plan.disks) {
         let places: Vec<_> = source

@@ -2,6 +2,7 @@
 //! change any more.
 
 mod directory;
+mod keys;
 mod tree;
 
 use std::fs::File;
@@ -26,7 +27,12 @@ const PADDING: u64 = 64 * 1024;
 pub(super) fn make(volume: &str, plan: &IsoPlan) -> Result<File, ResourceError> {
     let mut tree = Tree::default();
     for file in &plan.files {
-        tree.add(file.path, file.content.reveal().to_vec());
+        let content = file.content.reveal().to_vec();
+        let content = match &plan.keys {
+            Some(keys) if keys.path == file.path => keys::add(volume, keys, content)?,
+            _ => content,
+        };
+        tree.add(file.path, content);
     }
     if let Some(directory) = &plan.directory {
         directory::read(volume, directory, &mut tree)?;

@@ -37,10 +37,12 @@ pub(super) fn check(vmi: &Vmi, path: &str, report: &mut Report) {
 /// no volume, and a volume needs no disk: KubeVirt adds one.
 pub(super) fn match_names(spec: &Value, path: &str, report: &mut Report) {
     const DISKS: &str = "domain.devices.disks";
+    const FILESYSTEMS: &str = "domain.devices.filesystems";
     const INTERFACES: &str = "domain.devices.interfaces";
     let needs_volume = |disk: &Value| disk.get("cdrom").is_none_or(is_unset);
     let any = |_: &Value| true;
     match_lists(report, spec, path, (DISKS, &needs_volume), "volumes");
+    match_lists(report, spec, path, (FILESYSTEMS, &any), "volumes");
     match_lists(report, spec, path, (INTERFACES, &any), "networks");
     match_lists(report, spec, path, ("networks", &any), INTERFACES);
 }

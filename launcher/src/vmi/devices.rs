@@ -2,6 +2,7 @@
 
 use super::disks::{self, Disk};
 use super::interfaces::{self, Interface};
+use super::networks::unique_name;
 use super::reader::Node;
 
 /// Devices of the machine.
@@ -11,6 +12,8 @@ pub struct Devices {
     pub disks: Vec<Disk>,
     /// NICs in the order of the VMI.
     pub interfaces: Vec<Interface>,
+    /// Volumes that the guest is to find under their names.
+    pub filesystems: Vec<String>,
     /// Give the guest the pod network even if it names no interface.
     pub autoattach_pod_interface: bool,
     /// A virtio-rng device.
@@ -30,6 +33,7 @@ impl Default for Devices {
         Self {
             disks: Vec::new(),
             interfaces: Vec::new(),
+            filesystems: Vec::new(),
             autoattach_pod_interface: true,
             rng: false,
             balloon: false,
@@ -64,6 +68,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
     Devices {
         disks: disks::read(&object.items("disks")),
         interfaces: interfaces::read(&object.items("interfaces")),
+        filesystems: read_filesystems(&object.items("filesystems")),
         autoattach_pod_interface: flag("autoattachPodInterface", true),
         rng: object.get("rng").is_some(),
         balloon: flag("autoattachMemBalloon", false),
@@ -71,4 +76,17 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         block_multi_queue: flag("blockMultiQueue", false),
         network_multi_queue: flag("networkInterfaceMultiqueue", false),
     }
+}
+
+fn read_filesystems(items: &[Node<'_>]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for item in items {
+        let filesystem = item.object();
+        if let Some(virtiofs) = filesystem.require("virtiofs", "{}") {
+            virtiofs.object();
+        }
+        let known: Vec<_> = names.iter().map(String::as_str).collect();
+        names.extend(unique_name(&filesystem, "the name of a volume", &known));
+    }
+    names
 }

@@ -74,14 +74,15 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Disk> {
 }
 
 fn read_disk(object: &Object<'_>) -> Disk {
-    let cdrom = object.get("cdrom");
-    let target = object.get("disk");
-    if let (Some(_), Some(cdrom)) = (&target, &cdrom) {
-        cdrom.error_found("a second kind of disk", "disk or cdrom");
+    let kinds = ["disk", "lun", "cdrom"].map(|kind| object.get(kind));
+    for second in kinds.iter().flatten().skip(1) {
+        second.error_found("a second kind of disk", "one of disk, lun, cdrom");
     }
-    let read_only = match &cdrom {
-        Some(cdrom) => read_cdrom(object, &cdrom.object()),
-        None => read_target(object, target.as_ref()),
+    let [target, lun, cdrom] = kinds;
+    let read_only = match (&lun, &cdrom) {
+        (_, Some(cdrom)) => read_cdrom(object, &cdrom.object()),
+        (Some(lun), None) => read_lun(&lun.object()),
+        (None, None) => read_target(object, target.as_ref()),
     };
     let policy = object.word("errorPolicy").and_then(error_policy_of);
     let cache = object.word("cache");
@@ -110,6 +111,12 @@ fn read_target(disk: &Object<'_>, target: Option<&Node<'_>>) -> bool {
     }
     let read_only = target.and_then(|target| target.boolean("readonly"));
     read_only.unwrap_or(false)
+}
+
+/// Whether writes are refused.
+fn read_lun(lun: &Object<'_>) -> bool {
+    lun.word("bus");
+    lun.boolean("readonly").unwrap_or(false)
 }
 
 /// Writes to CD-ROMs are always refused.

@@ -115,21 +115,33 @@ fn read_binding(item: &Node<'_>, interface: &Object<'_>) -> Option<InterfaceBind
         ("masquerade", InterfaceBinding::Masquerade),
         ("passt", InterfaceBinding::Passt),
         ("passtBinding", InterfaceBinding::Passt),
+        ("binding", InterfaceBinding::Passt),
     ];
     let mut found = known
         .into_iter()
         .filter_map(|(name, binding)| Some((name, interface.get(name)?, binding)));
-    let Some((_, node, binding)) = found.next() else {
+    let Some((kind, node, binding)) = found.next() else {
         if !interface.is_explained() {
             interface.missing("bridge", format!("{{}}, or one of {BINDINGS}").as_str());
         }
         return None;
     };
-    node.object();
+    let plugin = node.object();
+    if kind == "binding" {
+        read_plugin(&plugin);
+    }
     if let Some((name, _, _)) = found.next() {
         item.error_found(format_args!("a second binding, {name}"), "one binding");
     }
     Some(binding)
+}
+
+/// Of the plugins that clusters register, one is known by its name.
+fn read_plugin(binding: &Object<'_>) {
+    let name = binding.require("name", "passt");
+    if let Some(name) = name.filter(|name| name.string().is_some_and(|name| name != "passt")) {
+        name.error("passt, no other plugin is supported: use bridge, masquerade or passt");
+    }
 }
 
 /// What passt cannot do.

@@ -54,6 +54,15 @@ impl Kind {
         }
     }
 
+    /// Where in the object the spec of a VirtualMachine is.
+    pub(super) fn machine_path(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Instance | Self::ReplicaSet => None,
+            Self::VirtualMachine => Some(&["spec"]),
+            Self::Pool => Some(&["spec", "virtualMachineTemplate", "spec"]),
+        }
+    }
+
     /// The table's entry for the object as a whole.
     pub(super) fn field(self) -> &'static Field {
         match self {

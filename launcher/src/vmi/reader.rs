@@ -31,6 +31,16 @@ pub(super) struct Reading {
     pub(super) of_cluster: bool,
 }
 
+impl Reading {
+    /// Reading with or without adapting what can be.
+    pub(super) fn strict(strict: bool) -> Self {
+        Self {
+            strict,
+            ..Self::default()
+        }
+    }
+}
+
 /// A value in the document, where it is, and what the table says about it.
 #[derive(Clone)]
 pub(super) struct Node<'a> {

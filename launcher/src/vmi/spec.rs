@@ -1,5 +1,6 @@
 //! `spec` and the parts of `spec.domain` that are not a file of their own.
 
+use super::access_credentials::{self, AccessKeys};
 use super::cpu::{self, Cpu};
 use super::devices::{self, Devices};
 use super::disks::Disk;
@@ -9,7 +10,7 @@ use super::memory::{self, Memory};
 use super::networks::{self, Network};
 use super::reader::{Node, Object};
 use super::resources;
-use super::volumes::{self, Volume};
+use super::volumes::{self, MAX_LABEL, Volume, VolumeSource};
 
 /// What the VMI is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Spec {
     pub hostname: Option<String>,
     /// DNS subdomain for the guest.
     pub subdomain: Option<String>,
+    /// SSH keys for the guest's first user.
+    pub access_keys: Vec<AccessKeys>,
     /// Who the machine is to its guest.
     pub identity: Identity,
     /// vCPUs.
@@ -60,6 +63,7 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
     }
     let grace = spec.get("terminationGracePeriodSeconds");
     let start = spec.word("startStrategy");
+    let (volumes, left_out) = volumes::read(&spec.items("volumes"));
     let mut read = Spec {
         grace_seconds: grace.and_then(|grace| grace.integer(0..=u64::from(u32::MAX))),
         start_paused: start.is_some(),
@@ -67,13 +71,17 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
         subdomain: spec
             .get("subdomain")
             .and_then(|node| node.dns_name().map(str::to_owned)),
+        access_keys: access_credentials::read(&spec.items("accessCredentials"), &volumes),
         networks: networks::read(&spec.items("networks")),
-        volumes: volumes::read(&spec.items("volumes")),
+        volumes,
         ..Spec::default()
     };
     if let Some(domain) = spec.require("domain", "an object") {
         read_domain(&domain, &mut read);
     }
+    let disks = &mut read.devices.disks;
+    disks.retain(|disk| !left_out.contains(&disk.name));
+    add_file_systems(node, &mut read);
     leave_out_empty_drives(node, &mut read);
     add_disks(node, &mut read);
     let has_networks = !read.networks.is_empty();
@@ -101,6 +109,31 @@ fn leave_out_empty_drives(node: &Node<'_>, spec: &mut Spec) {
         }
         !is_empty
     });
+}
+
+/// A file system of files becomes a disk with its name as a label.
+fn add_file_systems(node: &Node<'_>, spec: &mut Spec) {
+    let Spec {
+        devices, volumes, ..
+    } = spec;
+    for (index, name) in devices.filesystems.iter().enumerate() {
+        let Some(volume) = volumes.iter_mut().find(|volume| volume.name == *name) else {
+            // Names that do not match are found later.
+            continue;
+        };
+        if let VolumeSource::Files(files) = &mut volume.source {
+            files.label = name.get(..MAX_LABEL).unwrap_or(name).to_owned();
+            devices.disks.push(Disk {
+                name: name.clone(),
+                ..Disk::default()
+            });
+        } else {
+            let path = format!("{}.domain.devices.filesystems[{index}]", node.path());
+            let accepted = "a volume of configMap, secret, downwardAPI, serviceAccount or containerPath, no other \
+                directory is shared: use a disk, or a network file system";
+            node.report_error(path, format_args!("the volume {name:?}"), accepted);
+        }
+    }
 }
 
 /// KubeVirt adds a disk for a volume that none names.

@@ -6,6 +6,7 @@ mod files;
 use super::reader::{Node, Object};
 
 pub use self::cloud_init::{CloudInit, CloudInitData, CloudInitLayout};
+pub(super) use self::files::MAX_LABEL;
 pub use self::files::{Files, FilesKind};
 
 /// Where a disk's data is.
@@ -55,7 +56,7 @@ const NAME_MAX: usize = 255;
 type ReadSource = fn(&Node<'_>) -> Option<(VolumeSource, bool)>;
 
 /// The sources that there are; exactly one is accepted.
-const SOURCES: [(&str, ReadSource); 13] = [
+const SOURCES: [(&str, ReadSource); 14] = [
     ("persistentVolumeClaim", read_claim),
     ("dataVolume", read_data_volume),
     ("hostDisk", read_host_disk),
@@ -77,25 +78,42 @@ const SOURCES: [(&str, ReadSource); 13] = [
         read_files(files::read_service_account(node))
     }),
     ("sysprep", |node| read_files(files::read_sysprep(node))),
+    ("containerPath", |node| {
+        read_files(files::read_container_path(node))
+    }),
 ];
 
-pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
+/// Reads the volumes, and the names of those that are left out.
+pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
     let mut volumes: Vec<Volume> = Vec::new();
+    let mut left_out = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let volume = item.object();
         let name = volume.require("name", "the name of its disk");
-        let mut source = read_source(item, &volume);
-        if let Some((VolumeSource::ContainerDisk { index: position }, _)) = &mut source {
-            *position = index;
-        }
-        let (Some(node), Some((source, read_only))) = (name, source) else {
-            continue;
+        let metrics = volume.get("downwardMetrics").map(|node| node.object());
+        let mut source = match &metrics {
+            Some(_) => None,
+            None => read_source(item, &volume),
         };
-        let Some(name) = node.label() else { continue };
-        if volumes.iter().any(|volume| volume.name == name) {
+        let name = name.and_then(|node| Some((node.label()?, node)));
+        let is_taken = |name: &str| {
+            volumes.iter().any(|volume| volume.name == name)
+                || left_out.iter().any(|other| other == name)
+        };
+        if let Some((_, node)) = name.as_ref().filter(|(name, _)| is_taken(name)) {
             node.error("each volume name once");
             continue;
         }
+        if metrics.is_some() {
+            left_out.extend(name.map(|(name, _)| name.to_owned()));
+            continue;
+        }
+        if let Some((VolumeSource::ContainerDisk { index: position }, _)) = &mut source {
+            *position = index;
+        }
+        let (Some((name, _)), Some((source, read_only))) = (name, source) else {
+            continue;
+        };
         let is_seed = |source: &VolumeSource| matches!(source, VolumeSource::CloudInit(_));
         if is_seed(&source) && volumes.iter().any(|volume| is_seed(&volume.source)) {
             item.error_found("a second volume for cloud-init", "one, as in KubeVirt");
@@ -106,7 +124,7 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Volume> {
             read_only,
         });
     }
-    volumes
+    (volumes, left_out)
 }
 
 /// The source and whether it is read-only.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use devices::virtio::registry::AnyOptions;
 use launcher::plan::{self, PlanOptions};
 use launcher::vmi::quantity::{ParseQuantityError, Quantity};
-use launcher::vmi::{self, Report, document};
+use launcher::vmi::{self, Beside, Report, document};
 use serde_json::Value;
 use vmm::layout::{MAX_PCI_DEVICES, MAX_RAM, MAX_VCPUS, MIN_RAM};
 use vmm::plan::MachinePlan;
@@ -18,7 +18,7 @@ pub fn run(bytes: &[u8]) {
         Ok(documents) => documents.iter().for_each(read),
         Err(error) => return printable(&error.to_string()),
     }
-    let manifests = vmi::parse(bytes, true).expect("the same documents");
+    let manifests = vmi::parse(bytes, true, &Beside::default()).expect("the same documents");
     assert!(!manifests.is_empty());
 }
 
@@ -34,7 +34,7 @@ fn read(value: &Value) {
         Err(report) => return complete(&report),
     };
     let json = serde_json::to_vec(value).expect("JSON");
-    let mut again = vmi::parse(&json, false).expect("JSON is readable");
+    let mut again = vmi::parse(&json, false, &Beside::default()).expect("JSON is readable");
     let again = again.remove(0).verdict.expect("valid");
     assert_eq!(vmi, again.0, "another machine by its JSON form");
     let options = PlanOptions {

@@ -38,6 +38,15 @@ impl Tree {
         }
     }
 
+    /// What is in the files of this directory, by their names.
+    pub(super) fn into_contents(self) -> impl Iterator<Item = Vec<u8>> {
+        let content = |entry| match entry {
+            Entry::File(content) => Some(content),
+            Entry::Directory(_) => None,
+        };
+        self.0.into_values().filter_map(content)
+    }
+
     /// What the library takes: root's files, which everybody in the guest may read as in KubeVirt.
     pub(super) fn into_entries(self) -> Vec<InputEntry> {
         let entry = |(name, entry)| match entry {

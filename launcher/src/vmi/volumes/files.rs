@@ -27,6 +27,8 @@ pub enum FilesKind {
     ServiceAccount,
     /// Answer files for Windows' setup.
     Sysprep,
+    /// A directory of the pod; the command line says which.
+    ContainerPath,
 }
 
 /// Label of the file system where the VMI names none, as in KubeVirt.
@@ -34,7 +36,7 @@ const DEFAULT_LABEL: &str = "cfgdata";
 const SYSPREP_LABEL: &str = "unattendCD";
 
 /// Longest label of an ISO 9660 volume, bytes (ECMA-119, 8.4.7).
-const MAX_LABEL: usize = 32;
+pub(in crate::vmi) const MAX_LABEL: usize = 32;
 
 pub(super) fn read_config_map(node: &Node<'_>) -> Files {
     let map = node.object();
@@ -78,6 +80,14 @@ pub(super) fn read_sysprep(node: &Node<'_>) -> Files {
         _ => node.error_found("more than one source", accepted),
     }
     files(FilesKind::Sysprep, SYSPREP_LABEL.to_owned())
+}
+
+/// A path of the VMI's is not looked at: it may be of a file that is not meant for the guest.
+pub(super) fn read_container_path(node: &Node<'_>) -> Files {
+    let container = node.object();
+    require_name(&container, "path", "the path of a directory");
+    container.boolean("readOnly");
+    files(FilesKind::ContainerPath, DEFAULT_LABEL.to_owned())
 }
 
 fn optional(kind: FilesKind, object: &Object<'_>) -> Files {

@@ -1,0 +1,438 @@
+//! What a preference gives: values for fields that the template leaves open, and what it requires.
+
+use serde_json::{Value, json};
+
+use super::super::quantity::Quantity;
+use super::super::report::Report;
+use super::super::words::describe;
+use super::Found;
+use super::tree::{at, at_mut, parts, prefer, set};
+
+/// Preferred values and where they go in the template's spec.
+const FIELDS: [(&str, &str); 35] = [
+    ("preferredArchitecture", "architecture"),
+    ("preferredSubdomain", "subdomain"),
+    (
+        "preferredTerminationGracePeriodSeconds",
+        "terminationGracePeriodSeconds",
+    ),
+    ("preferredLaunchSecurity", "domain.launchSecurity"),
+    ("machine.preferredMachineType", "domain.machine.type"),
+    ("clock.preferredTimer", "domain.clock.timer"),
+    ("features.preferredApic", "domain.features.apic"),
+    ("features.preferredKvm", "domain.features.kvm"),
+    ("features.preferredPvspinlock", "domain.features.pvspinlock"),
+    ("features.preferredSmm", "domain.features.smm"),
+    (
+        "features.preferredHyperv.evmcs",
+        "domain.features.hyperv.evmcs",
+    ),
+    (
+        "features.preferredHyperv.frequencies",
+        "domain.features.hyperv.frequencies",
+    ),
+    ("features.preferredHyperv.ipi", "domain.features.hyperv.ipi"),
+    (
+        "features.preferredHyperv.reenlightenment",
+        "domain.features.hyperv.reenlightenment",
+    ),
+    (
+        "features.preferredHyperv.relaxed",
+        "domain.features.hyperv.relaxed",
+    ),
+    (
+        "features.preferredHyperv.reset",
+        "domain.features.hyperv.reset",
+    ),
+    (
+        "features.preferredHyperv.runtime",
+        "domain.features.hyperv.runtime",
+    ),
+    (
+        "features.preferredHyperv.spinlocks",
+        "domain.features.hyperv.spinlocks",
+    ),
+    (
+        "features.preferredHyperv.synic",
+        "domain.features.hyperv.synic",
+    ),
+    (
+        "features.preferredHyperv.synictimer",
+        "domain.features.hyperv.synictimer",
+    ),
+    (
+        "features.preferredHyperv.tlbflush",
+        "domain.features.hyperv.tlbflush",
+    ),
+    (
+        "features.preferredHyperv.vapic",
+        "domain.features.hyperv.vapic",
+    ),
+    (
+        "features.preferredHyperv.vpindex",
+        "domain.features.hyperv.vpindex",
+    ),
+    (
+        "features.preferredHyperv.vendorid",
+        "domain.features.hyperv.vendorid",
+    ),
+    (
+        "devices.preferredUseVirtioTransitional",
+        "domain.devices.useVirtioTransitional",
+    ),
+    (
+        "devices.preferredBlockMultiQueue",
+        "domain.devices.blockMultiQueue",
+    ),
+    (
+        "devices.preferredNetworkInterfaceMultiQueue",
+        "domain.devices.networkInterfaceMultiqueue",
+    ),
+    ("devices.preferredRng", "domain.devices.rng"),
+    ("devices.preferredTPM", "domain.devices.tpm"),
+    ("devices.preferredVideoType", "domain.devices.video.type"),
+    (
+        "devices.preferredAutoattachGraphicsDevice",
+        "domain.devices.autoattachGraphicsDevice",
+    ),
+    (
+        "devices.preferredAutoattachMemBalloon",
+        "domain.devices.autoattachMemBalloon",
+    ),
+    (
+        "devices.preferredAutoattachPodInterface",
+        "domain.devices.autoattachPodInterface",
+    ),
+    (
+        "devices.preferredAutoattachSerialConsole",
+        "domain.devices.autoattachSerialConsole",
+    ),
+    (
+        "devices.preferredAutoattachInputDevice",
+        "domain.devices.autoattachInputDevice",
+    ),
+];
+
+/// KubeVirt cannot tell whether the template gives these, and lets the preference win.
+const REPLACED: [(&str, &str); 2] = [
+    ("features.preferredAcpi", "domain.features.acpi"),
+    (
+        "devices.preferredDisableHotplug",
+        "domain.devices.disableHotplug",
+    ),
+];
+
+/// Others that are known.
+const OTHERS: [&str; 28] = [
+    "annotations",
+    "requirements",
+    "preferSpreadSocketToCoreRatio",
+    "clock.preferredClockOffset",
+    "cpu.preferredCPUFeatures",
+    "cpu.preferredCPUTopology",
+    "cpu.spreadOptions.across",
+    "cpu.spreadOptions.ratio",
+    "devices.preferredCdromBus",
+    "devices.preferredDiskBlockSize",
+    "devices.preferredDiskBus",
+    "devices.preferredDiskCache",
+    "devices.preferredDiskDedicatedIoThread",
+    "devices.preferredDiskIO",
+    "devices.preferredInputBus",
+    "devices.preferredInputType",
+    "devices.preferredInterfaceMasquerade",
+    "devices.preferredInterfaceModel",
+    "devices.preferredLunBus",
+    "devices.preferredPanicDeviceModel",
+    "devices.preferredSoundModel",
+    "devices.preferredVirtualGPUOptions",
+    "firmware.preferredEfi",
+    "firmware.preferredUseBios",
+    "firmware.preferredUseBiosSerial",
+    "firmware.preferredUseEfi",
+    "firmware.preferredUseSecureBoot",
+    "volumes.preferredStorageClassName",
+];
+
+/// How a preference wants vCPUs arranged.
+pub(super) struct Topology {
+    kind: String,
+    across: String,
+    ratio: u64,
+}
+
+pub(super) fn topology(spec: Option<&Value>) -> Topology {
+    let text = |path: &[&str], default: &str| {
+        let text = spec.and_then(|spec| at(spec, path)?.as_str());
+        text.unwrap_or(default).to_owned()
+    };
+    let number = |path: &[&str]| spec.and_then(|spec| at(spec, path)?.as_u64());
+    let ratio = number(&["cpu", "spreadOptions", "ratio"])
+        .or_else(|| number(&["preferSpreadSocketToCoreRatio"]));
+    Topology {
+        kind: text(&["cpu", "preferredCPUTopology"], "sockets"),
+        across: text(&["cpu", "spreadOptions", "across"], "SocketsCores"),
+        ratio: ratio.filter(|ratio| *ratio != 0).unwrap_or(2),
+    }
+}
+
+impl Topology {
+    /// Sockets, cores and threads of so many vCPUs. KubeVirt has one vCPU less where the ratio does not divide
+    /// them, which its preferences' validation refuses.
+    pub(super) fn of(&self, vcpus: u64) -> (u64, u64, u64) {
+        let ratio = self.ratio;
+        match (self.kind.as_str(), self.across.as_str()) {
+            _ if vcpus <= 1 => (1, 1, 1),
+            ("cores" | "preferCores", _) => (1, vcpus, 1),
+            ("threads" | "preferThreads", _) => (1, 1, vcpus),
+            ("spread" | "preferSpread", "CoresThreads") => (1, vcpus / ratio, ratio),
+            ("spread" | "preferSpread", "SocketsCoresThreads") => (vcpus / 2 / ratio, ratio, 2),
+            ("spread" | "preferSpread", _) => (vcpus / ratio, ratio, 1),
+            _ => (vcpus, 1, 1),
+        }
+    }
+}
+
+/// Writes a preference into the template of the machine at `path`.
+pub(super) fn apply(
+    machine: &mut Value,
+    found: &Found<'_>,
+    path: &str,
+    strict: bool,
+    report: &mut Report,
+) {
+    let known = FIELDS.iter().chain(&REPLACED).map(|(field, _)| *field);
+    let known: Vec<_> = known.chain(OTHERS).collect();
+    found.check_names(&known, report);
+    let mut spec = machine
+        .pointer("/template/spec")
+        .cloned()
+        .unwrap_or_default();
+    let preferred = found.spec;
+    for (from, to) in FIELDS {
+        prefer(&mut spec, &parts(to), at(preferred, &parts(from)));
+    }
+    for (from, to) in REPLACED {
+        if let Some(value) = at(preferred, &parts(from)) {
+            set(&mut spec, &parts(to), value.clone());
+        }
+    }
+    prefer_clock(&mut spec, preferred);
+    prefer_features(&mut spec, preferred);
+    prefer_firmware(&mut spec, preferred);
+    prefer_sound_and_panic(&mut spec, preferred);
+    for list in ["disks", "interfaces", "inputs"] {
+        let networks = spec.get("networks").cloned().unwrap_or_default();
+        let items = at_mut(&mut spec, &["domain", "devices", list]).and_then(Value::as_array_mut);
+        for item in items.into_iter().flatten().filter(|item| item.is_object()) {
+            match list {
+                "disks" => prefer_disk(item, preferred),
+                "interfaces" => prefer_interface(item, preferred, &networks),
+                _ => {
+                    prefer(item, &["bus"], device(preferred, "preferredInputBus"));
+                    prefer(item, &["type"], device(preferred, "preferredInputType"));
+                }
+            }
+        }
+    }
+    check_requirements(&spec, found, path, report);
+    if !strict {
+        do_without(&mut spec, machine, found, path, report);
+    }
+    set(machine, &["template", "spec"], spec);
+    let annotations = preferred.get("annotations").and_then(Value::as_object);
+    for (name, value) in annotations.into_iter().flatten() {
+        let place = ["template", "metadata", "annotations", name];
+        prefer(machine, &place, Some(value));
+    }
+}
+
+fn device<'a>(preferred: &'a Value, name: &str) -> Option<&'a Value> {
+    at(preferred, &["devices", name])
+}
+
+/// Both ways to say an offset, or none of them.
+fn prefer_clock(spec: &mut Value, preferred: &Value) {
+    let offset = at(preferred, &["clock", "preferredClockOffset"]).and_then(Value::as_object);
+    let clock = ["domain", "clock"];
+    let given = |field| at(spec, &[clock[0], clock[1], field]).is_some();
+    if given("utc") || given("timezone") {
+        return;
+    }
+    for (name, value) in offset.into_iter().flatten() {
+        set(spec, &[clock[0], clock[1], name], value.clone());
+    }
+}
+
+/// CPU features that the template does not name.
+fn prefer_features(spec: &mut Value, preferred: &Value) {
+    let features = at(preferred, &["cpu", "preferredCPUFeatures"]).and_then(Value::as_array);
+    for feature in features.into_iter().flatten() {
+        let place = ["domain", "cpu", "features"];
+        prefer(spec, &place, Some(&json!([])));
+        if let Some(list) = at_mut(spec, &place).and_then(Value::as_array_mut)
+            && list.iter().all(|known| known["name"] != feature["name"])
+        {
+            list.push(feature.clone());
+        }
+    }
+}
+
+fn prefer_firmware(spec: &mut Value, preferred: &Value) {
+    let Some(firmware) = at(preferred, &["firmware"]) else {
+        return;
+    };
+    let is = |name: &str| firmware.get(name).and_then(Value::as_bool) == Some(true);
+    let boots_by =
+        |spec: &Value, name| at(spec, &["domain", "firmware", "bootloader", name]).is_some();
+    let bios = ["domain", "firmware", "bootloader", "bios"];
+    let efi = ["domain", "firmware", "bootloader", "efi"];
+    if is("preferredUseBios") && !boots_by(spec, "efi") {
+        prefer(spec, &bios, Some(&json!({})));
+    }
+    if boots_by(spec, "bios") {
+        let serial = [bios[0], bios[1], bios[2], bios[3], "useSerial"];
+        return prefer(spec, &serial, firmware.get("preferredUseBiosSerial"));
+    }
+    if !boots_by(spec, "efi")
+        && let Some(preferred) = at(firmware, &["preferredEfi"])
+    {
+        return set(spec, &efi, preferred.clone());
+    }
+    if is("preferredUseEfi") {
+        prefer(spec, &efi, Some(&json!({})));
+    }
+    if boots_by(spec, "efi") {
+        let secure = [efi[0], efi[1], efi[2], efi[3], "secureBoot"];
+        prefer(spec, &secure, firmware.get("preferredUseSecureBoot"));
+    }
+}
+
+fn prefer_sound_and_panic(spec: &mut Value, preferred: &Value) {
+    if at(spec, &["domain", "devices", "sound"]).is_some() {
+        let model = device(preferred, "preferredSoundModel");
+        prefer(spec, &["domain", "devices", "sound", "model"], model);
+    }
+    if let Some(model) = device(preferred, "preferredPanicDeviceModel") {
+        let panics = json!([{"model": model}]);
+        prefer(spec, &["domain", "devices", "panicDevices"], Some(&panics));
+    }
+}
+
+fn prefer_disk(disk: &mut Value, preferred: &Value) {
+    let has = |disk: &Value, kind| at(disk, &[kind]).is_some();
+    if has(disk, "cdrom") {
+        return prefer(
+            disk,
+            &["cdrom", "bus"],
+            device(preferred, "preferredCdromBus"),
+        );
+    }
+    if has(disk, "lun") {
+        return prefer(disk, &["lun", "bus"], device(preferred, "preferredLunBus"));
+    }
+    prefer(
+        disk,
+        &["disk", "bus"],
+        device(preferred, "preferredDiskBus"),
+    );
+    for (field, name) in [
+        ("blockSize", "preferredDiskBlockSize"),
+        ("cache", "preferredDiskCache"),
+        ("io", "preferredDiskIO"),
+        ("dedicatedIOThread", "preferredDiskDedicatedIoThread"),
+    ] {
+        prefer(disk, &[field], device(preferred, name));
+    }
+}
+
+fn prefer_interface(nic: &mut Value, preferred: &Value, networks: &Value) {
+    const BINDINGS: [&str; 8] = [
+        "bridge",
+        "masquerade",
+        "passt",
+        "passtBinding",
+        "slirp",
+        "sriov",
+        "macvtap",
+        "binding",
+    ];
+    prefer(
+        nic,
+        &["model"],
+        device(preferred, "preferredInterfaceModel"),
+    );
+    let networks = networks.as_array().into_iter().flatten();
+    let mut own = networks.filter(|network| network["name"] == nic["name"]);
+    let is_unbound = BINDINGS.iter().all(|binding| nic.get(binding).is_none());
+    if is_unbound && own.any(|network| network.get("pod").is_some()) {
+        let masquerade = device(preferred, "preferredInterfaceMasquerade");
+        prefer(nic, &["masquerade"], masquerade);
+    }
+}
+
+/// What is only preferred, and not asked for by the template, need not be there.
+fn do_without(
+    spec: &mut Value,
+    machine: &Value,
+    found: &Found<'_>,
+    path: &str,
+    report: &mut Report,
+) {
+    let without = [
+        (
+            ["domain", "firmware", "bootloader", "efi", "secureBoot"].as_slice(),
+            "Secure Boot: kernels are booted unchecked",
+        ),
+        (&["domain", "devices", "tpm"], "a TPM: there is none"),
+    ];
+    for (place, what) in without {
+        let asked = [&["template", "spec"], place].concat();
+        let is_on = at(spec, place).is_some_and(|value| *value != json!(false));
+        if is_on && at(machine, &asked).is_none() {
+            set(spec, place, Value::Null);
+            let name = describe(&json!(found.name));
+            let note = format_args!("the preference {name} prefers {what}");
+            report.note(format!("{path}.preference"), note);
+        }
+    }
+}
+
+/// Refuses a machine that has less than the preference requires, as KubeVirt does.
+fn check_requirements(spec: &Value, found: &Found<'_>, path: &str, report: &mut Report) {
+    let required = |part| at(found.spec, &["requirements", part, "guest"]);
+    let number = |field| at(spec, &["domain", "cpu", field]).and_then(Value::as_u64);
+    let counts = ["sockets", "cores", "threads"].map(|field| number(field).unwrap_or(1).max(1));
+    let vcpus = counts.into_iter().fold(1, u64::saturating_mul);
+    let at_preference = || format!("{path}.preference");
+    let by = |what: &Value, unit| {
+        let name = describe(&json!(found.name));
+        format!(
+            "at least {}{unit}, which the preference {name} requires",
+            plain(what)
+        )
+    };
+    if let Some(least) = required("cpu")
+        && least.as_u64().is_some_and(|least| vcpus < least)
+    {
+        report.error(
+            at_preference(),
+            format_args!("{vcpus} vCPUs"),
+            by(least, " vCPUs"),
+        );
+    }
+    let memory = at(spec, &["domain", "memory", "guest"]);
+    let size = |value: &Value| plain(value).parse::<Quantity>().ok();
+    if let (Some(least), Some(memory)) = (required("memory"), memory)
+        && size(memory) < size(least)
+    {
+        let found = format_args!("{} of memory", describe(memory));
+        report.error(at_preference(), found, by(least, ""));
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| describe(value), |text| text.chars().take(30).collect())
+}
