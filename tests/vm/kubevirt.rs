@@ -236,6 +236,17 @@ fn what_cannot_be_is_told_with_its_field() {
     *later.pointer_mut(path).expect("a kernel") = json!("/boot/later");
     let answer = handler.cmd("SyncVirtualMachine", vmi_request(&later));
     answer.is_refused("/var/run/kubevirt/container-disks/kernel-boot/later");
+    // As often as it is asked, with the same answer: nothing is left of the attempt before.
+    let mut later = vmi(ENDLESS);
+    later["spec"]["networks"] = json!([{"name": "red", "pod": {}}]);
+    let interface = json!([{"name": "red", "masquerade": {}}]);
+    later["spec"]["domain"]["devices"]["interfaces"] = interface;
+    let mut refused = || {
+        let answer = handler.cmd("SyncVirtualMachine", vmi_request(&later));
+        answer.is_refused("");
+        answer
+    };
+    assert_eq!(refused(), refused());
     assert_eq!(handler.domain(), json!(null));
     let mut wrong = vmi(ENDLESS);
     wrong["spec"]["domain"]["cpu"]["cores"] = json!(100_000);

@@ -15,7 +15,7 @@ pub(super) struct Facts {
     pub(super) memory: u64,
     /// NICs.
     pub(super) interfaces: Vec<InterfaceFacts>,
-    /// Disks.
+    /// All disks, in the order in which the guest numbers them.
     pub(super) disks: Vec<DiskFacts>,
 }
 
@@ -36,11 +36,9 @@ pub(super) struct InterfaceFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DiskFacts {
-    /// Its name in the VMI, which is its volume's.
+    /// Its name in the VMI, which is its volume's and its device's.
     pub(super) name: String,
-    /// Its device in the machine.
-    pub(super) device: String,
-    /// Where the image is.
+    /// Where the image is; empty where it is made of nothing.
     pub(super) path: String,
     /// The image is a block device.
     pub(super) is_block: bool,
@@ -411,12 +409,18 @@ mod tests {
                 queues: 1,
                 link_up: true,
             }],
-            disks: vec![DiskFacts {
-                name: "root".to_owned(),
-                device: "root".to_owned(),
-                path: "/dev/root".to_owned(),
-                is_block: true,
-            }],
+            disks: vec![
+                DiskFacts {
+                    name: "seed".to_owned(),
+                    path: String::new(),
+                    is_block: false,
+                },
+                DiskFacts {
+                    name: "root".to_owned(),
+                    path: "/dev/root".to_owned(),
+                    is_block: true,
+                },
+            ],
         };
         let grace = GracePeriod {
             deletion_grace_period_seconds: 30,
@@ -458,9 +462,13 @@ mod tests {
                         "LinkState": {"State": "up"},
                     }],
                     "Disks": [{
+                        "Alias": {"Name": "seed", "UserDefined": true},
+                        "Source": {"File": "", "Dev": ""},
+                        "Target": {"Device": "vda", "Bus": "virtio"},
+                    }, {
                         "Alias": {"Name": "root", "UserDefined": true},
                         "Source": {"File": "", "Dev": "/dev/root"},
-                        "Target": {"Device": "vda", "Bus": "virtio"},
+                        "Target": {"Device": "vdb", "Bus": "virtio"},
                     }],
                 },
             },

@@ -1,8 +1,9 @@
 //! What virt-handler is told without asking: one queue in order, over a pipe that it makes once it has found
 //! the launcher, and makes anew when it starts again.
 //!
-//! Each event has the whole domain. One that cannot be delivered for [`PATIENCE`] is dropped if there is a
-//! newer one; the newest is kept for as long as it takes.
+//! Each event of the domain has the whole of it. One that cannot be delivered for [`PATIENCE`] is dropped if
+//! there is a newer one; the newest is kept for as long as it takes. How the machine ended is in the last but one:
+//! that the domain is gone replaces nothing.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -34,7 +35,12 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     /// Of the domain: `ADDED` or `MODIFIED`.
-    Domain { kind: &'static str, json: Bytes },
+    Domain {
+        kind: &'static str,
+        json: Bytes,
+        /// It is gone.
+        is_last: bool,
+    },
     /// For people.
     Cluster { json: Bytes },
 }
@@ -117,9 +123,20 @@ impl Queue {
             while let Ok(event) = self.receiver.try_recv() {
                 self.add(event);
             }
-            if since.elapsed() > PATIENCE && !self.waiting.is_empty() {
+            if since.elapsed() > PATIENCE && self.is_replaced(&event) {
                 tracing::warn!("an event for virt-handler is dropped: {error}");
                 return;
+            }
+        }
+    }
+
+    /// Whether something newer waits that makes the event needless.
+    fn is_replaced(&self, event: &Event) -> bool {
+        let mut waiting = self.waiting.iter().map(|(event, _)| event);
+        match event {
+            Event::Cluster { .. } => waiting.next().is_some(),
+            Event::Domain { .. } => {
+                waiting.any(|newer| matches!(newer, Event::Domain { is_last: false, .. }))
             }
         }
     }
@@ -130,7 +147,7 @@ impl Queue {
             none => none.insert(connect(&self.path).await?),
         };
         let response: Response = match event {
-            Event::Domain { kind, json } => {
+            Event::Domain { kind, json, .. } => {
                 let event = DomainEvent {
                     domain: json.clone(),
                     kind: (*kind).to_owned(),
@@ -162,4 +179,37 @@ async fn connect(path: &std::path::Path) -> Result<Connection, CallError> {
         tracing::warn!("virt-handler takes events of versions {theirs:?}, these are of {VERSION}");
     }
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody listens for longer than an event may take.
+    #[test]
+    fn how_a_machine_ended_is_told_however_late() {
+        let domain = |is_last| Event::Domain {
+            kind: "MODIFIED",
+            json: Bytes::new(),
+            is_last,
+        };
+        let cluster = || Event::Cluster { json: Bytes::new() };
+        let waiting = |events: Vec<Event>| {
+            let (_, receiver) = channel(1);
+            Queue {
+                path: PathBuf::new(),
+                receiver,
+                waiting: events
+                    .into_iter()
+                    .map(|event| (event, Instant::now()))
+                    .collect(),
+                connection: None,
+            }
+        };
+        assert!(waiting(vec![domain(false)]).is_replaced(&domain(false)));
+        assert!(waiting(vec![domain(true)]).is_replaced(&cluster()));
+        for kept in [vec![], vec![domain(true)], vec![cluster(), domain(true)]] {
+            assert!(!waiting(kept).is_replaced(&domain(false)));
+        }
+    }
 }

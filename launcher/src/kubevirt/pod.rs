@@ -389,7 +389,12 @@ impl Pod {
                 Some(_) => "MODIFIED",
             };
             self.published = Some(domain.clone());
-            then.push(Effect::Publish { kind, domain });
+            let is_last = matches!(self.phase, Phase::Leaving { .. });
+            then.push(Effect::Publish {
+                kind,
+                domain,
+                is_last,
+            });
         }
     }
 

@@ -73,7 +73,7 @@ fn net(facts: &Facts, stats: &Stats) -> Vec<Value> {
 
 fn block(facts: &Facts, stats: &Stats) -> Vec<Value> {
     let disk = |(index, disk): (usize, &super::domain::DiskFacts)| {
-        let counter = |name| counter(stats, &disk.device, name);
+        let counter = |name| counter(stats, &disk.name, name);
         let mut counters = object([
             ("Name", json!(target(index))),
             ("Path", json!(disk.path)),

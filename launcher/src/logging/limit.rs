@@ -15,7 +15,13 @@ const MOST: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Modules whose messages a guest can cause. What is said of a VMI or a network is bounded by itself.
-const AT_RUN_TIME: [&str; 3] = ["devices", "vmm", "launcher::supervise"];
+const AT_RUN_TIME: [&str; 5] = [
+    "devices",
+    "vmm",
+    "launcher::supervise",
+    "launcher::kubevirt::launcher",
+    "launcher::kubevirt::notify",
+];
 
 /// Leaves messages out, and says so. Those for debugging are all written, which somebody asked for.
 #[derive(Debug, Default)]

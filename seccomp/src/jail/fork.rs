@@ -32,7 +32,7 @@ pub fn fork(socket: OwnedFd, child: impl FnOnce() -> bool) -> io::Result<Pid> {
                     // Nobody is left to tell if it is closed.
                     let _ = writeln!(
                         stderr,
-                        "podvisor: The vm process cannot keep to itself: {error}"
+                        "podvisor: A new process cannot keep to itself: {error}"
                     );
                 })
                 .is_ok_and(|()| child());

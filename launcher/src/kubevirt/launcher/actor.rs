@@ -163,10 +163,15 @@ impl Actor {
                 }
             }
             Effect::Vm(effect) => self.apply_to_vm(effect),
-            Effect::Publish { kind, domain } => {
-                let json = domain.into();
-                self.notifier.tell(Event::Domain { kind, json });
-            }
+            Effect::Publish {
+                kind,
+                domain,
+                is_last,
+            } => self.notifier.tell(Event::Domain {
+                kind,
+                json: domain.into(),
+                is_last,
+            }),
             Effect::Warn { reason, message } => {
                 tracing::warn!("{reason}: {message}");
                 self.events += 1;

@@ -128,6 +128,7 @@ impl Pod {
             .get_or_insert_with(|| rfc3339(time));
         // One that is paused could not power off.
         if self.life.machine() == MachineState::Paused {
+            self.paused_by_user = false;
             self.order(now, Command::Resume, then);
         }
         self.call(now, Command::PowerButton, Pending::Answer(token), then);

@@ -118,7 +118,7 @@ impl Rig {
     /// Kind, status and reason of what virt-handler was told.
     fn told(&self) -> Vec<String> {
         let told = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Publish { kind, domain } => {
+            Effect::Publish { kind, domain, .. } => {
                 let domain: Value = serde_json::from_str(domain).expect("JSON");
                 let status = |name: &str| domain["Status"][name].as_str().unwrap_or("").to_owned();
                 let gone = match domain["ObjectMeta"]["deletionTimestamp"].is_string() {
@@ -403,6 +403,21 @@ fn shutdown_presses_the_button_each_time_and_says_when_it_began() {
     assert!(
         domain.contains(r#""DeletionTimestamp":"1970-01-01T00:00:00Z""#),
         "{domain}"
+    );
+}
+
+/// A guest that was resumed for its shutdown and stands still again does so for another reason.
+#[test]
+fn a_shutdown_undoes_a_pause() {
+    let mut rig = Rig::up();
+    rig.ask(Ask::Pause);
+    rig.notice(Event::Paused, MachineState::Paused);
+    rig.ask(Ask::Shutdown);
+    rig.notice(Event::Running, MachineState::Running);
+    rig.notice(Event::Paused, MachineState::Paused);
+    assert_eq!(
+        rig.told().last().map(String::as_str),
+        Some("MODIFIED Paused/Unknown")
     );
 }
 

@@ -91,7 +91,12 @@ pub(in super::super) enum Effect {
     /// For the vm process.
     Vm(LifeEffect),
     /// Tell virt-handler of the domain.
-    Publish { kind: &'static str, domain: String },
+    Publish {
+        kind: &'static str,
+        domain: String,
+        /// It is gone.
+        is_last: bool,
+    },
     /// Have virt-handler tell people.
     Warn {
         reason: &'static str,

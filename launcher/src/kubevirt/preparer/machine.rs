@@ -15,7 +15,7 @@ use crate::commands::{CommandError, machine_network};
 use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
 use crate::kubevirt::rpc::MAX_MESSAGE;
 use crate::plan::{self, LaunchPlan, PlanOptions};
-use crate::resources::{self, ConsoleTarget, Descriptors, ResourceError};
+use crate::resources::{self, Console, ConsoleTarget, Descriptors, ResourceError};
 use crate::vmi::{self, Report};
 
 /// The pod's interface of the first network.
@@ -101,14 +101,14 @@ impl Maker {
         self.greet(vm, &kvm)?;
         let mut descriptors = resources::open(&mut plan)?;
         let host_cpu = resources::host_cpu(kvm)?;
-        if plan.serial_console {
-            let logs = !order.no_serial_log && wants_log(&value);
-            self.open_serial(logs, &mut descriptors)?;
-        }
+        let logs = !order.no_serial_log && wants_log(&value);
+        // Its path goes again if there will be no machine this time.
+        let console = match plan.serial_console {
+            true => Some(self.open_serial(logs, &mut descriptors)?),
+            false => None,
+        };
         drop(value);
         let guard = machine_network(&mut plan, &mut descriptors, false)?;
-        // What it made goes with the pod.
-        std::mem::forget(guard);
         let facts = facts(&plan);
         let exit_on_reboot = plan.exit_on_reboot;
         let create = Create {
@@ -121,6 +121,8 @@ impl Maker {
             plan: plan.machine,
         };
         hand_over(control::send(vm, &create, &descriptors.fds()))?;
+        // Both go with the pod.
+        std::mem::forget((guard, console));
         Ok(Done::Machine {
             facts,
             exit_on_reboot,
@@ -136,7 +138,7 @@ impl Maker {
         Ok(())
     }
 
-    fn open_serial(&self, logs: bool, descriptors: &mut Descriptors) -> Result<(), MakeError> {
+    fn open_serial(&self, logs: bool, descriptors: &mut Descriptors) -> Result<Console, MakeError> {
         let target = ConsoleTarget::Unix(self.directory.join(SERIAL));
         let mut console = resources::open_console(&target)?;
         descriptors.append(std::mem::take(&mut console.descriptors));
@@ -151,9 +153,7 @@ impl Maker {
             })?;
             descriptors.push(FdRole::ConsoleLog, log);
         }
-        // The socket stays when this process ends.
-        std::mem::forget(console);
-        Ok(())
+        Ok(console)
     }
 }
 
@@ -211,22 +211,22 @@ fn facts(plan: &LaunchPlan) -> Facts {
         })
     };
     let disk = |source: &plan::DiskSource| {
-        let path = source.image.places().iter().find(|path| path.exists())?;
-        let is_block = path
-            .metadata()
-            .is_ok_and(|file| file.file_type().is_block_device());
-        Some(DiskFacts {
+        let path = source.image.places().iter().find(|path| path.exists());
+        let is_block = |path: &PathBuf| {
+            path.metadata()
+                .is_ok_and(|file| file.file_type().is_block_device())
+        };
+        DiskFacts {
             name: source.device.clone(),
-            device: source.device.clone(),
-            path: path.to_string_lossy().into_owned(),
-            is_block,
-        })
+            is_block: path.is_some_and(is_block),
+            path: path.map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
+        }
     };
     let cpu = &plan.machine.cpu;
     Facts {
         topology: [cpu.sockets, cpu.cores, cpu.threads],
         memory: plan.machine.memory.bytes,
         interfaces: plan.nics.iter().filter_map(interface).collect(),
-        disks: plan.disks.iter().filter_map(disk).collect(),
+        disks: plan.disks.iter().map(disk).collect(),
     }
 }
