@@ -25,7 +25,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use seccomp::jail;
 use thiserror::Error;
 use vmm::control::{self, ControlError};
@@ -62,13 +61,7 @@ impl Opener {
     pub fn spawn(directories: &[PathBuf], json_log: bool) -> Result<Self, OpenerError> {
         // What is wrong with them is said here; the new process opens its own.
         Directories::open(directories)?;
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|errno| OpenerError::Socket(errno.into()))?;
+        let (ours, theirs) = control::pair().map_err(OpenerError::Socket)?;
         jail::fork(theirs, || process::enter(directories, json_log)).map_err(OpenerError::Fork)?;
         Ok(Self(ours))
     }

@@ -12,24 +12,23 @@ mod signals;
 mod vm_process;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::WaitOptions;
 use tracing::Level;
-use vmm::control::{Call, ControlError, Refusal, Reply, Verdict};
+use vmm::control::{self as wire, Call, ControlError, Refusal, Reply, Verdict};
 use vmm::footprint;
 
 pub use self::control::ControlServer;
 pub(crate) use self::control::{Asker, ClientCall};
 pub use self::identity::{ChooseUserError, choose_user};
 pub(crate) use self::life::{Effect as LifeEffect, Input as LifeInput, Life};
-pub(crate) use self::outcome::syscall_name;
 pub use self::outcome::{Death, Outcome};
 pub use self::restrict::{Remains, RestrictError, restrict_launcher};
-pub(crate) use self::restrict::{restrict_monitor, restrict_service};
+pub(crate) use self::restrict::{filter, restrict_monitor, restrict_service};
 pub(crate) use self::signals::Signal;
 pub use self::signals::Signals;
 pub use self::vm_process::{VmProcess, VmProcessError};
@@ -302,17 +301,27 @@ impl Supervisor<'_> {
 
     /// Never waits: a vm process that does not read must not keep the launcher from ending it.
     fn send(&mut self, call: &Call, descriptors: &[OwnedFd]) {
-        let fds: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
-        let refusal = match self.vm.send(call, &fds) {
-            Ok(()) => return,
-            Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                Refusal::Busy
-            }
-            // Its end will be seen by the loop.
-            Err(_) => Refusal::Ended,
-        };
-        let id = call.id;
-        self.step(Input::NotSent { id, refusal });
+        if let Err(refusal) = send_call(self.vm.socket(), call, descriptors) {
+            let id = call.id;
+            self.step(Input::NotSent { id, refusal });
+        }
+    }
+}
+
+/// Sends the vm process a call if there is room for it.
+pub(crate) fn send_call(
+    socket: BorrowedFd<'_>,
+    call: &Call,
+    descriptors: &[OwnedFd],
+) -> Result<(), Refusal> {
+    let fds: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+    match wire::try_send(socket, call, &fds) {
+        Ok(()) => Ok(()),
+        Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(Refusal::Busy)
+        }
+        // Its end will be seen by the loop.
+        Err(_) => Err(Refusal::Ended),
     }
 }
 

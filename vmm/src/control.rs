@@ -29,7 +29,7 @@ mod wire;
 pub use self::command::{Answer, Call, Command, MachineState, Refusal, Reply, Stats, Verdict};
 pub use self::event::{DiskError, Event, Notice, Report};
 pub use self::start::{Create, FdRole, Hello};
-pub use self::wire::{ControlError, MAX_FDS, MAX_MESSAGE, receive, send, try_send};
+pub use self::wire::{ControlError, MAX_FDS, MAX_MESSAGE, pair, receive, send, try_send};
 pub use crate::crash::CrashReport;
 
 /// Version of the protocol. Changed with whatever an older side would misunderstand.

@@ -21,16 +21,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::Pid;
 use seccomp::jail::{self, User};
-use seccomp::violation::{self, Report};
+use seccomp::{Others, Role};
 use thiserror::Error as ThisError;
 use vmm::control::{self, ControlError};
 use vmm::footprint;
 
 use super::protocol::{self, Answer, Order};
-use crate::supervise::syscall_name;
+use crate::supervise;
 
 /// Time that an order may take, for all its disks: far more than a network file system needs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -65,13 +64,7 @@ pub struct Reader(OwnedFd);
 impl Reader {
     /// Starts one that will be `user`, or what this process is, which has one thread.
     pub fn spawn(user: Option<User>, json_log: bool) -> Result<Self, ReaderError> {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|errno| ReaderError::Socket(errno.into()))?;
+        let (ours, theirs) = control::pair().map_err(ReaderError::Socket)?;
         let parent = rustix::process::getpid();
         jail::fork(theirs, || enter(user, parent, json_log)).map_err(ReaderError::Fork)?;
         Ok(Self(ours))
@@ -136,13 +129,10 @@ fn restrict(user: Option<User>, parent: Pid, json_log: bool) -> Result<(), Box<d
     jail::enter(user)?;
     jail::limit_memory(MAX_MEMORY)?;
     jail::die_with(parent)?;
-    violation::report_to(Report::Message {
-        json: json_log,
-        name: syscall_name,
-    })?;
-    Ok(seccomp::install(
-        seccomp::Role::Bootdisk,
-        seccomp::Others::default(),
+    Ok(supervise::filter(
+        Role::Bootdisk,
+        Others::default(),
+        json_log,
     )?)
 }
 
@@ -160,9 +150,7 @@ fn serve(socket: BorrowedFd<'_>) -> Result<(), Box<dyn Error>> {
         if let Some((answer, files)) = answered {
             let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
             match control::send(socket, &answer, &files) {
-                Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                    return Ok(());
-                }
+                Err(ControlError::Closed) => return Ok(()),
                 sent => sent?,
             }
             drop(files);

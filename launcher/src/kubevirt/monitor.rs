@@ -17,7 +17,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal as Number, WaitOptions, WaitStatus};
 use seccomp::jail;
 use serde::{Deserialize, Serialize};
@@ -78,11 +77,9 @@ pub(super) enum MonitorError {
     Launcher(#[source] ControlError),
 }
 
-fn system(what: &'static str) -> impl FnOnce(Errno) -> MonitorError {
-    move |errno| MonitorError::System {
-        what,
-        source: errno.into(),
-    }
+fn no_pair(source: io::Error) -> MonitorError {
+    let what = "make a socket pair";
+    MonitorError::System { what, source }
 }
 
 /// The processes of the pod.
@@ -107,12 +104,12 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     // Nobody asked for another one, so there is nothing to refuse.
     let user = supervise::choose_user(None).ok().flatten();
     let (vm_socket, vm) = VmProcess::spawn(user)?.into_parts();
-    let (to_preparer, preparer_socket) = pair()?;
+    let (to_preparer, preparer_socket) = control::pair().map_err(no_pair)?;
     let directory = super::directories::of_machine(&flags.uid);
     fork("the preparer", preparer_socket, || {
         preparer::enter(directory)
     })?;
-    let (socket, launcher_socket) = pair()?;
+    let (socket, launcher_socket) = control::pair().map_err(no_pair)?;
     let launcher = fork("the launcher", launcher_socket, || launcher::enter(flags))?;
     let fds = [vm_socket.as_fd(), to_preparer.as_fd()];
     control::send(socket.as_fd(), &Word::Begin, &fds).map_err(MonitorError::Launcher)?;
@@ -134,16 +131,6 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
         monitor.wait_to_be_ended();
     }
     Ok(code)
-}
-
-fn pair() -> Result<(OwnedFd, OwnedFd), MonitorError> {
-    rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(system("make a socket pair"))
 }
 
 fn fork(

@@ -6,13 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::thread::CapabilitySet;
-use seccomp::jail;
-use seccomp::violation::{self, Report};
+use seccomp::{Others, Role, jail};
 use vmm::control::{self, ControlError};
 use vmm::footprint;
 
 use super::{Directories, protocol};
-use crate::supervise::syscall_name;
+use crate::supervise;
 
 /// The main function: whether it ended as it should.
 pub(super) fn enter(directories: &[PathBuf], json_log: bool) -> bool {
@@ -44,13 +43,10 @@ fn restrict(paths: &[PathBuf], json_log: bool) -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     jail::open_below(CapabilitySet::DAC_OVERRIDE, paths)?;
-    violation::report_to(Report::Message {
-        json: json_log,
-        name: syscall_name,
-    })?;
-    Ok(seccomp::install(
-        seccomp::Role::Opener,
-        seccomp::Others::default(),
+    Ok(supervise::filter(
+        Role::Opener,
+        Others::default(),
+        json_log,
     )?)
 }
 
@@ -65,9 +61,7 @@ fn serve(socket: BorrowedFd<'_>, directories: &Directories) -> Result<(), Box<dy
         let (answer, file) = protocol::answer(&order, directories);
         let file: Vec<_> = file.iter().map(OwnedFd::as_fd).collect();
         match control::send(socket, &answer, &file) {
-            Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return Ok(());
-            }
+            Err(ControlError::Closed) => return Ok(()),
             sent => sent?,
         }
     }

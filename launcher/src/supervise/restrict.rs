@@ -22,7 +22,7 @@ pub enum RestrictError {
     #[error(transparent)]
     Jail(#[from] JailError),
     /// The handler of violations.
-    #[error("Cannot report violations of the launcher's seccomp filter")]
+    #[error("Cannot report violations of the seccomp filter")]
     Report(#[source] std::io::Error),
     /// The filter.
     #[error(transparent)]
@@ -78,16 +78,11 @@ pub fn restrict_launcher(
         None => (Role::Launcher, CapabilitySet::empty()),
     };
     jail::shrink(vm.user(), kept, &remains.paths())?;
-    let report = Report::Message {
-        json: json_log,
-        name: super::outcome::syscall_name,
-    };
-    violation::report_to(report).map_err(RestrictError::Report)?;
     let others = Others {
         vm: Some(number(vm.pid())),
         launcher: None,
     };
-    Ok(seccomp::install(role, others)?)
+    filter(role, others, json_log)
 }
 
 fn number(pid: Pid) -> u32 {
@@ -126,8 +121,13 @@ fn restrict_to(
         return Ok(());
     }
     jail::shrink(user, CapabilitySet::empty(), paths)?;
+    filter(role, others, true)
+}
+
+/// Installs a filter whose violations are told in the log.
+pub(crate) fn filter(role: Role, others: Others, json_log: bool) -> Result<(), RestrictError> {
     let report = Report::Message {
-        json: true,
+        json: json_log,
         name: super::outcome::syscall_name,
     };
     violation::report_to(report).map_err(RestrictError::Report)?;

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use devices::thread::ThreadSetupError;
 use rustix::net::sockopt::{self, Timeout};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 use seccomp::jail::{self, User};
 use serde::Serialize;
 use thiserror::Error as ThisError;
-use vmm::control::{self, Call, ControlError, Create, Hello, Report, VERSION};
+use vmm::control::{self, ControlError, Create, Hello, Report, VERSION};
 use vmm::process::Setup;
 
 use super::restrict::restrict_thread;
@@ -46,12 +45,9 @@ pub struct VmProcess {
 impl VmProcess {
     /// Starts a vm process that will be `user`, or what the launcher is.
     pub fn spawn(user: Option<User>) -> Result<Self, VmProcessError> {
-        let fail = |errno: rustix::io::Errno| VmProcessError::Socket(errno.into());
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-                .map_err(fail)?;
-        sockopt::set_socket_timeout(&ours, Timeout::Send, Some(SEND_TIMEOUT)).map_err(fail)?;
+        let (ours, theirs) = control::pair().map_err(VmProcessError::Socket)?;
+        sockopt::set_socket_timeout(&ours, Timeout::Send, Some(SEND_TIMEOUT))
+            .map_err(|errno| VmProcessError::Socket(errno.into()))?;
         let parent = rustix::process::getpid();
         let pid = jail::fork(theirs, || enter(user, parent)).map_err(VmProcessError::Fork)?;
         Ok(Self {
@@ -84,14 +80,9 @@ impl VmProcess {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), VmProcessError> {
         match control::send(self.socket.as_fd(), message, fds) {
-            Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(ControlError::Closed) => Ok(()),
             sent => sent.map_err(VmProcessError::Create),
         }
-    }
-
-    /// Sends a call if there is room for it.
-    pub(super) fn send(&self, call: &Call, fds: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
-        control::try_send(self.socket.as_fd(), call, fds)
     }
 
     /// The next report; none when the vm process closed its end.

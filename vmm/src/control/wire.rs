@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,6 +37,16 @@ pub enum ControlError {
     /// A message is not what this version understands.
     #[error("Control message not understood")]
     Format(#[source] serde_json::Error),
+}
+
+/// Two ends that messages go between, both close-on-exec.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 /// Sends one message with descriptors; waits for room.
@@ -81,7 +91,7 @@ fn send_with<T: Serialize>(
         rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, flags)
     })
     .map(drop)
-    .map_err(|errno| ControlError::Socket(errno.into()))
+    .map_err(failure)
 }
 
 /// Waits for a message and tells its length in bytes; 0 at the end.
@@ -92,12 +102,13 @@ fn next_len(socket: BorrowedFd<'_>) -> Result<usize, ControlError> {
         rustix::net::recvmsg(socket, &mut [], none, flags)
     })
     .map(|message| message.bytes)
-    .map_err(receive_error)
+    .map_err(failure)
 }
 
-fn receive_error(errno: Errno) -> ControlError {
+/// A peer that closed its end is told from a socket that does not work.
+fn failure(errno: Errno) -> ControlError {
     match errno {
-        Errno::CONNRESET => ControlError::Closed,
+        Errno::CONNRESET | Errno::PIPE => ControlError::Closed,
         errno => ControlError::Socket(errno.into()),
     }
 }
@@ -118,7 +129,7 @@ pub fn receive<T: DeserializeOwned>(
             RecvFlags::CMSG_CLOEXEC,
         )
     })
-    .map_err(receive_error)?;
+    .map_err(failure)?;
     if received.bytes == 0 {
         return Err(ControlError::Closed);
     }
@@ -146,19 +157,12 @@ mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
 
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
     use super::super::{Call, Command};
     use super::*;
 
-    fn pair() -> (OwnedFd, OwnedFd) {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        socketpair(family, kind, SocketFlags::CLOEXEC, None).expect("socket pair")
-    }
-
     #[test]
     fn a_descriptor_arrives_with_its_message() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair().expect("socket pair");
         let (mut reader, writer) = io::pipe().expect("pipe");
         let call = Call {
             id: 1,
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn messages_are_bounded_on_both_sides() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair().expect("socket pair");
         let long = "x".repeat(MAX_MESSAGE);
         let sent = send(ours.as_fd(), &long, &[]);
         assert!(matches!(sent, Err(ControlError::TooLong)), "{sent:?}");
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_full_socket_does_not_hold_up_who_does_not_want_to_wait() {
-        let (ours, _theirs) = pair();
+        let (ours, _theirs) = pair().expect("socket pair");
         let text = "x".repeat(1000);
         let error = loop {
             if let Err(error) = try_send(ours.as_fd(), &text, &[]) {
@@ -212,8 +216,10 @@ mod tests {
 
     #[test]
     fn the_end_is_told_from_a_failure() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair().expect("socket pair");
         drop(ours);
+        let sent = send(theirs.as_fd(), &"late", &[]);
+        assert!(matches!(sent, Err(ControlError::Closed)), "{sent:?}");
         let received = receive::<Call>(theirs.as_fd());
         assert!(
             matches!(received, Err(ControlError::Closed)),

@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 use rustix::fs::MemfdFlags;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
-use vmm::control::{self, Call, ControlError, Refusal, Report};
+use vmm::control::{self, Call, ControlError, Report};
 use vmm::footprint;
 
 use super::super::events;
@@ -25,7 +25,7 @@ use super::super::preparer::{Done, Order};
 use super::packets::Packets;
 use super::service::Commands;
 use crate::exit::Exit;
-use crate::supervise::{LifeEffect, LifeInput};
+use crate::supervise::{self, LifeEffect, LifeInput};
 
 /// Inputs that wait. Who would add one more waits itself.
 const MAX_WAITING: usize = 64;
@@ -203,7 +203,7 @@ impl Actor {
                     tracing::debug!("the monitor does not listen: {error}");
                 }
             }
-            LifeEffect::Log(level, text) => crate::supervise::log(level, &text),
+            LifeEffect::Log(level, text) => supervise::log(level, &text),
             // Said by others, or only without KubeVirt.
             LifeEffect::Reply { .. }
             | LifeEffect::Broadcast(_)
@@ -216,17 +216,10 @@ impl Actor {
 
     /// Never waits: a vm process that does not read must not keep virt-handler from ending it.
     fn send(&mut self, call: &Call, descriptors: &[OwnedFd]) {
-        let fds: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
-        let refusal = match control::try_send(self.vm.as_fd(), call, &fds) {
-            Ok(()) => return,
-            Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                Refusal::Busy
-            }
-            // Its end will be seen by the loop.
-            Err(_) => Refusal::Ended,
-        };
-        let id = call.id;
-        self.step(Input::Vm(LifeInput::NotSent { id, refusal }));
+        if let Err(refusal) = supervise::send_call(self.vm.as_fd(), call, descriptors) {
+            let id = call.id;
+            self.step(Input::Vm(LifeInput::NotSent { id, refusal }));
+        }
     }
 }
 

@@ -160,7 +160,7 @@ impl Maker {
 /// A vm process that has ended said why, and the launcher hears of it.
 fn hand_over(sent: Result<(), ControlError>) -> Result<(), MakeError> {
     match sent {
-        Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(ControlError::Closed) => Ok(()),
         sent => sent.map_err(MakeError::HandOver),
     }
 }
