@@ -26,17 +26,19 @@ const NAME: &str = "testvm";
 const NAMESPACE: &str = "default";
 
 /// A `/run` of the pod's own, as kubelet and virt-handler make it for user 107, who gets no capability at all.
-/// `$0` is the program, `$KERNEL` what kernelBoot names.
+/// `$0` is the program, `$KERNEL` what kernelBoot names, `$DISK` what is in the first container disk, if there is one.
 const SCRIPT: &str = r#"
 set -e
 mount --make-rprivate /
-program=$(mktemp) kernel=$(mktemp)
-cp "$0" "$program"; cp "$KERNEL" "$kernel"
+program=$(mktemp) kernel=$(mktemp) disk=$(mktemp)
+cp "$0" "$program"; cp "$KERNEL" "$kernel"; cp "${DISK:-/dev/null}" "$disk"
 mount -t tmpfs none /run
 mkdir -p /run/bin /run/kubevirt/sockets /run/kubevirt/container-disks/kernel-boot \
     /run/kubevirt-private /run/kubevirt-ephemeral-disks
 mv "$program" /run/bin/podvisor; chmod 755 /run/bin/podvisor
 mv "$kernel" /run/kubevirt/container-disks/kernel-boot/kernel
+mv "$disk" /run/kubevirt/container-disks/disk_0.img
+chmod 444 /run/kubevirt/container-disks/disk_0.img
 touch /run/kubevirt/container-disks/disk_0.sock
 chown -R 107:107 /run/kubevirt /run/kubevirt-private /run/kubevirt-ephemeral-disks
 mknod -m 600 /run/kvm c 10 232
@@ -66,6 +68,11 @@ const UNPRIVILEGED: [&str; 9] = [
 /// A pod whose kernel is the bare-metal guest; `grace` is `--grace-period-seconds`, and `words` are put before
 /// podvisor.
 pub fn pod(grace: u32, words: Vec<String>) -> Run {
+    pod_with(grace, words, None)
+}
+
+/// The same with an image as its first container disk.
+pub fn pod_with(grace: u32, words: Vec<String>, disk: Option<&Path>) -> Run {
     let arguments = [
         "launcher",
         "--qemu-timeout=120s",
@@ -83,7 +90,9 @@ pub fn pod(grace: u32, words: Vec<String>) -> Run {
     let kernel = format!("KERNEL={}", crate::guest::payload().display());
     let program = crate::guest::podvisor().display().to_string();
     let namespace = ["unshare", "--mount", "sh", "-c", SCRIPT, &program].map(str::to_owned);
-    let wrapper = ["env".to_owned(), kernel].into_iter().chain(namespace);
+    let disk = disk.map(|path| format!("DISK={}", path.display()));
+    let variables = ["env".to_owned(), kernel].into_iter().chain(disk);
+    let wrapper = variables.chain(namespace);
     let wrapper = wrapper.chain(words).chain(UNPRIVILEGED.map(str::to_owned));
     Run::with_arguments(arguments)
         .arg(format!("--grace-period-seconds={grace}"))
@@ -123,6 +132,17 @@ pub fn vmi(cmdline: &str) -> Value {
         },
         "status": {"phase": "Scheduled", "nodeName": "node"},
     })
+}
+
+/// A VMI that boots the kernel on its container disk.
+pub fn disk_vmi() -> Value {
+    let mut vmi = vmi("");
+    let spec = &mut vmi["spec"];
+    spec["volumes"] = serde_json::json!([{"name": "root", "containerDisk": {"image": "golden"}}]);
+    let domain = &mut spec["domain"];
+    domain["firmware"] = serde_json::json!({"bootloader": {"efi": {"secureBoot": false}}});
+    domain["devices"]["disks"] = serde_json::json!([{"name": "root", "disk": {"bus": "virtio"}}]);
+    vmi
 }
 
 /// `VMIRequest` with options that podvisor does not look at.

@@ -3,8 +3,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use podvisor_tests::PATIENCE;
 use podvisor_tests::handler::{self, Handler, Pipe};
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::PodNetwork;
@@ -95,19 +96,23 @@ fn writes_without_io_uring(rules: &mut Rules) {
     traced.end(0, rules);
 }
 
-/// A machine that virt-handler starts, asks and ends.
+/// A machine that virt-handler starts, asks, has boot again and ends.
 fn under_kubevirt(rules: &mut Rules) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let trace = directory.path().join("trace");
-    let mut pod = handler::pod(30, strace(&trace, &[])).start();
+    let disk = boot_disk(directory.path());
+    let mut pod = handler::pod_with(30, strace(&trace, &[]), Some(&disk)).start();
     handler::wait_until_ready(&pod);
     let mut handler = Handler::connect(&pod);
     let pipe = Pipe::listen(&pod);
-    let vmi = handler::vmi("ticker secs=100000");
-    let sync = handler.cmd("SyncVirtualMachine", handler::vmi_request(&vmi));
+    let vmi = handler::vmi_request(&handler::disk_vmi());
+    let sync = handler.cmd("SyncVirtualMachine", vmi);
     sync.is_done();
     pipe.wait_for("ADDED Running/Unknown");
+    pod.log.wait_for("booting entry", PATIENCE);
     drop(Handler::connect(&pod));
+    handler.ask("ResetVirtualMachine").is_done();
+    pod.log.wait_for("booting entry", PATIENCE);
     handler.ask("KillVirtualMachine").is_done();
     pipe.wait_for("MODIFIED Shutoff/Destroyed");
     handler.ask("DeleteVirtualMachine").is_done();
@@ -115,16 +120,21 @@ fn under_kubevirt(rules: &mut Rules) {
     rules.mark(&trace, "podvisor");
 }
 
-/// Twice: the reset has the kernel read again.
-fn boots_from_a_disk(rules: &mut Rules) {
-    let run = Run::new(&Vmi::new("boots").disk(Disk::new("root")));
+/// A disk with a guest that goes on until it is ended.
+fn boot_disk(directory: &Path) -> PathBuf {
     let payload = fs::read(podvisor_tests::guest::payload()).expect("the payload");
     let config = "label one\nlinux /payload.elf\nappend ticker secs=100000\n";
     let files = [
         ("extlinux.conf", config.as_bytes()),
         ("payload.elf", &payload),
     ];
-    let disk = image::ext4(&run.dir(), "root.img", &files, 16);
+    image::ext4(directory, "root.img", &files, 16)
+}
+
+/// Twice: the reset has the kernel read again.
+fn boots_from_a_disk(rules: &mut Rules) {
+    let run = Run::new(&Vmi::new("boots").disk(Disk::new("root")));
+    let disk = boot_disk(&run.dir());
     let traced = Traced::start(run.volume("root", &disk), None, &[]);
     traced.guest.wait_for("TICK");
     let mut control = traced.guest.control();

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! It is forked when the machine is known to boot from a disk, and stays, since a guest that reboots may have another
-//! kernel by then. A disk that was made to take it over gains what is on that disk. Losing the socket ends it, and so does
-//! an order that takes longer than [`PATIENCE`].
+//! kernel by then. A disk that was made to take it over gains what is on that disk. Losing the socket ends it, and so do
+//! the death of the process that it belongs to, where that is the one that forked it, and an order that takes longer than
+//! [`PATIENCE`].
 
 use std::error::Error;
 use std::fs::File;
@@ -62,10 +63,11 @@ pub enum ReaderError {
 pub struct Reader(OwnedFd);
 
 impl Reader {
-    /// Starts one that will be `user`, or what this process is, which has one thread.
-    pub fn spawn(user: Option<User>, json_log: bool) -> Result<Self, ReaderError> {
+    /// Starts one that will be `user`, or what this process is, which has one thread. One that is `lent` is for another
+    /// process, which gets its socket.
+    pub fn spawn(user: Option<User>, lent: bool, json_log: bool) -> Result<Self, ReaderError> {
         let (ours, theirs) = control::pair().map_err(ReaderError::Socket)?;
-        let parent = rustix::process::getpid();
+        let parent = (!lent).then(rustix::process::getpid);
         jail::fork(theirs, || enter(user, parent, json_log)).map_err(ReaderError::Fork)?;
         Ok(Self(ours))
     }
@@ -99,6 +101,19 @@ impl Reader {
     }
 }
 
+impl From<OwnedFd> for Reader {
+    /// The socket of one that another process has started.
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl From<Reader> for OwnedFd {
+    fn from(reader: Reader) -> Self {
+        reader.0
+    }
+}
+
 impl AsFd for Reader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -106,7 +121,7 @@ impl AsFd for Reader {
 }
 
 /// The main function: whether it ended as it should.
-fn enter(user: Option<User>, parent: Pid, json_log: bool) -> bool {
+fn enter(user: Option<User>, parent: Option<Pid>, json_log: bool) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-boot");
     vmm::early::leave_to_launcher();
     let run = || -> Result<(), Box<dyn Error>> {
@@ -122,13 +137,15 @@ fn enter(user: Option<User>, parent: Pid, json_log: bool) -> bool {
         .is_ok()
 }
 
-fn restrict(user: Option<User>, parent: Pid, json_log: bool) -> Result<(), Box<dyn Error>> {
+fn restrict(user: Option<User>, parent: Option<Pid>, json_log: bool) -> Result<(), Box<dyn Error>> {
     if cfg!(feature = "bench-unrestricted") {
         return Ok(());
     }
     jail::enter(user)?;
     jail::limit_memory(MAX_MEMORY)?;
-    jail::die_with(parent)?;
+    if let Some(parent) = parent {
+        jail::die_with(parent)?;
+    }
     Ok(supervise::filter(
         Role::Bootdisk,
         Others::default(),

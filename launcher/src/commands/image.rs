@@ -50,7 +50,7 @@ fn read(files: &[File], layers: Vec<ImageFormat>, path: &Path) -> Result<Inspect
     };
     let user = supervise::choose_user(None)?;
     let ask = || -> Result<_, BootDiskError> {
-        let reader = Reader::spawn(user, false)?;
+        let reader = Reader::spawn(user, false, false)?;
         let disks = vec![GivenDisk {
             name: path.to_string_lossy().into_owned(),
             layers,

@@ -16,6 +16,7 @@ use vmm::{panics, trace};
 
 use super::{CommandError, inherited};
 use crate::boot_trace::BootTrace;
+use crate::bootdisk::process::Reader;
 use crate::cli::RunArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
@@ -23,7 +24,7 @@ use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::opener::Opener;
 use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::ConsoleTarget;
-use crate::resources::{self, BootReader, Console, Descriptors, ListenSocket};
+use crate::resources::{self, BootDiskError, BootReader, Console, Descriptors, ListenSocket};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, VmProcess};
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
@@ -131,7 +132,8 @@ fn read_boot_disk(
         return Ok((None, None));
     };
     let json_log = args.log_format == LogFormat::Json;
-    let reader = BootReader::start(choice, &plan.machine.devices, descriptors, user, json_log)?;
+    let reader = Reader::spawn(user, false, json_log).map_err(BootDiskError::from)?;
+    let reader = BootReader::start(reader, choice, &plan.machine.devices, descriptors)?;
     if args.restore.is_some() {
         return Ok((Some(reader), None));
     }

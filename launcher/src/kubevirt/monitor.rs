@@ -107,7 +107,7 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     let (to_preparer, preparer_socket) = control::pair().map_err(no_pair)?;
     let directory = super::directories::of_machine(&flags.uid);
     fork("the preparer", preparer_socket, || {
-        preparer::enter(directory)
+        preparer::enter(directory, user)
     })?;
     let (socket, launcher_socket) = control::pair().map_err(no_pair)?;
     let launcher = fork("the launcher", launcher_socket, || launcher::enter(flags))?;

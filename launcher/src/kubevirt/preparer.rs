@@ -2,7 +2,8 @@
 //!
 //! Forked beside it before anything is heard, with all that the container may do. It reads the VMI, opens what
 //! it names, prepares the network and hands the machine to the vm process, which no guest has been in yet;
-//! then it ends. What fails can be asked for again.
+//! then it ends. What fails can be asked for again. For a machine that boots the kernel on its disk it forks the
+//! process that reads disks ([`bootdisk`](crate::bootdisk)), which from then on is the launcher's.
 //!
 //! ```text
 //!   virt-handler            launcher                        preparer            vm process
@@ -23,6 +24,7 @@ use std::io::{self, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use seccomp::jail::User;
 use serde::{Deserialize, Serialize};
 use vmm::control::{self, ControlError};
 
@@ -47,7 +49,12 @@ pub(super) struct Order {
 )]
 pub(super) enum Done {
     /// The vm process has the machine. The last answer.
-    Machine { facts: Facts, exit_on_reboot: bool },
+    Machine {
+        facts: Facts,
+        exit_on_reboot: bool,
+        /// The socket of the process comes with this that reads the kernel again when the guest reboots.
+        boots_from_disk: bool,
+    },
     /// There is none.
     Failed {
         text: String,
@@ -56,11 +63,12 @@ pub(super) enum Done {
     },
 }
 
-/// The main function: whether it ended as it should. Sockets of consoles go to `directory`.
-pub(super) fn enter(directory: PathBuf) -> bool {
+/// The main function: whether it ended as it should. Sockets of consoles go to `directory`; who reads disks becomes
+/// `user`.
+pub(super) fn enter(directory: PathBuf, user: Option<User>) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-make");
     vmm::early::leave_to_launcher();
-    serve(Maker::new(directory))
+    serve(Maker::new(directory, user))
         .inspect_err(|error| tracing::error!("no machine can be made: {error}"))
         .is_ok()
 }
@@ -74,23 +82,30 @@ fn serve(mut maker: Maker) -> Result<(), Box<dyn Error>> {
             Err(ControlError::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let done = obey(&mut maker, &order, fds)?;
-        control::send(socket.as_fd(), &done, &[])?;
+        let (done, fds) = obey(&mut maker, &order, fds)?;
+        let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
+        control::send(socket.as_fd(), &done, &fds)?;
         if matches!(done, Done::Machine { .. }) {
             return Ok(());
         }
     }
 }
 
-fn obey(maker: &mut Maker, order: &Order, fds: Vec<OwnedFd>) -> Result<Done, Box<dyn Error>> {
+/// The answer, and the descriptor that comes with it.
+type Answered = (Done, Option<OwnedFd>);
+
+fn obey(maker: &mut Maker, order: &Order, fds: Vec<OwnedFd>) -> Result<Answered, Box<dyn Error>> {
     let [vmi, vm]: [OwnedFd; 2] = fds.try_into().map_err(|_| "an order has two descriptors")?;
     let mut vmi = File::from(vmi);
     vmi.rewind()?;
     Ok(match maker.make(&mut vmi, vm.as_fd(), order) {
         Ok(done) => done,
-        Err(error) => Done::Failed {
-            text: error.paragraph(),
-            is_final: error.is_final(),
-        },
+        Err(error) => {
+            let failed = Done::Failed {
+                text: error.paragraph(),
+                is_final: error.is_final(),
+            };
+            (failed, None)
+        }
     })
 }

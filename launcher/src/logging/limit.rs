@@ -15,9 +15,10 @@ const MOST: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Modules whose messages a guest can cause. What is said of a VMI or a network is bounded by itself.
-const AT_RUN_TIME: [&str; 5] = [
+const AT_RUN_TIME: [&str; 6] = [
     "devices",
     "vmm",
+    "launcher::resources::boot",
     "launcher::supervise",
     "launcher::kubevirt::launcher",
     "launcher::kubevirt::notify",

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use devices::virtio::registry::AnyOptions;
-use seccomp::jail::User;
 use thiserror::Error;
 use vmm::control::{Command, FdRole};
 use vmm::plan::DevicePlan;
@@ -60,15 +59,13 @@ impl DiskKernel {
 }
 
 impl BootReader {
-    /// Starts the process, as `user`, and gives it the disks, which are open.
+    /// Gives the process the disks, which are open.
     pub fn start(
+        reader: Reader,
         choice: BootDisks,
         devices: &[DevicePlan],
         descriptors: &Descriptors,
-        user: Option<User>,
-        json_log: bool,
     ) -> Result<Self, BootDiskError> {
-        let reader = Reader::spawn(user, json_log)?;
         let mut disks = Vec::new();
         let mut files = Vec::new();
         for name in &choice.devices {
@@ -87,6 +84,19 @@ impl BootReader {
         }
         reader.order(&Order::Disks { disks }, &files)?;
         Ok(Self { reader, choice })
+    }
+
+    /// One that has its disks and boots what is the default there.
+    pub(crate) fn given(socket: OwnedFd) -> Self {
+        Self {
+            reader: socket.into(),
+            choice: BootDisks::default(),
+        }
+    }
+
+    /// Its socket, for [`BootReader::given`] in another process.
+    pub(crate) fn give(self) -> OwnedFd {
+        self.reader.into()
     }
 
     /// Has the kernel read; [`BootReader::answer`] has it when there is something to read here.

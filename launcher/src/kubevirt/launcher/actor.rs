@@ -22,9 +22,11 @@ use super::super::monitor::{Wish, Word};
 use super::super::notify::{Event, Notifier};
 use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Wanted};
 use super::super::preparer::{Done, Order};
-use super::packets::Packets;
+use super::packets::{Packets, readable};
 use super::service::Commands;
+use crate::bootdisk::process::ReaderError;
 use crate::exit::Exit;
+use crate::resources::{BootDiskError, BootReader, DiskKernel};
 use crate::supervise::{self, LifeEffect, LifeInput};
 
 /// Inputs that wait. Who would add one more waits itself.
@@ -47,6 +49,8 @@ pub(super) struct Wires {
 pub(super) enum News {
     /// A client asks.
     Ask(Ask, oneshot::Sender<Answer>),
+    /// There is a machine, and perhaps who reads its boot disk.
+    Machine(Prepared, Option<OwnedFd>),
     /// Anything else.
     Input(Input),
     /// The monitor is gone.
@@ -64,6 +68,9 @@ pub(super) struct Actor {
     vm: OwnedFd,
     /// Until the machine is made.
     preparer: Option<OwnedFd>,
+    /// Of a machine that boots from its disk.
+    boot_reader: Option<Rc<BootReader>>,
+    sender: Sender<News>,
     notifier: Notifier,
     released: bool,
     exit: Option<Exit>,
@@ -81,7 +88,8 @@ impl Actor {
         listen_to_monitor(wires.monitor.try_clone()?, sender.clone())?;
         listen_to_vm(wires.vm.try_clone()?, sender.clone())?;
         listen_to_preparer(wires.preparer.try_clone()?, sender.clone())?;
-        serve(wires.listener, Commands::new(sender, wires.stats_collector))?;
+        let commands = Commands::new(sender.clone(), wires.stats_collector);
+        serve(wires.listener, commands)?;
         let mut actor = Self {
             pod,
             inbox,
@@ -91,6 +99,8 @@ impl Actor {
             monitor: wires.monitor,
             vm: wires.vm,
             preparer: Some(wires.preparer),
+            boot_reader: None,
+            sender: sender.clone(),
             notifier,
             released: false,
             exit: None,
@@ -124,6 +134,10 @@ impl Actor {
                 self.step(Input::Ask { token, ask });
             }
             Some(News::Input(input)) => self.step(input),
+            Some(News::Machine(prepared, boot_reader)) => {
+                self.boot_reader = boot_reader.map(BootReader::given).map(Rc::new);
+                self.step(Input::Prepared(Ok(prepared)));
+            }
             Some(News::Alone) | None => self.exit = Some(Exit::Internal),
         }
         // An endless stream of other things must not hold up time.
@@ -204,14 +218,30 @@ impl Actor {
                 }
             }
             LifeEffect::Log(level, text) => supervise::log(level, &text),
+            LifeEffect::ReadBoot => self.read_boot(),
             // Said by others, or only without KubeVirt.
             LifeEffect::Reply { .. }
             | LifeEffect::Broadcast(_)
             | LifeEffect::Running
-            // No machine of its boots from a disk.
-            | LifeEffect::ReadBoot
             | LifeEffect::BootTrace(_) => {}
         }
+    }
+
+    /// Has the kernel read for a guest that reboots. It takes as long as the disk does, and nobody waits.
+    fn read_boot(&self) {
+        let (reader, inbox) = (self.boot_reader.clone(), self.sender.clone());
+        tokio::task::spawn_local(async move {
+            let kernel = match reader {
+                Some(reader) => {
+                    let kernel = read_kernel(&reader).await;
+                    kernel.map_err(|error| crate::report::chain(&error))
+                }
+                None => Err("this machine does not boot from a disk".to_owned()),
+            };
+            let input = Input::Vm(LifeInput::Kernel(kernel));
+            // Nobody is there any more only at the end.
+            let _ = inbox.send(News::Input(input)).await;
+        });
     }
 
     /// Never waits: a vm process that does not read must not keep virt-handler from ending it.
@@ -221,6 +251,14 @@ impl Actor {
             self.step(Input::Vm(LifeInput::NotSent { id, refusal }));
         }
     }
+}
+
+async fn read_kernel(reader: &BootReader) -> Result<DiskKernel, BootDiskError> {
+    let failed = |error| BootDiskError::Reader(ReaderError::Talk(ControlError::Socket(error)));
+    reader.ask()?;
+    let socket = reader.as_fd().try_clone_to_owned().map_err(failed)?;
+    readable(socket).await.map_err(failed)?;
+    reader.answer()
 }
 
 /// A file that is nowhere, with these bytes: a message between processes has room for fewer.
@@ -274,32 +312,47 @@ fn listen_to_preparer(socket: OwnedFd, inbox: Sender<News>) -> io::Result<()> {
     let packets = Packets::new(socket)?;
     tokio::task::spawn_local(async move {
         loop {
-            let (result, is_last) = match packets.next::<Done>().await {
-                Ok(Done::Machine {
-                    facts,
-                    exit_on_reboot,
-                }) => {
-                    let prepared = Prepared {
-                        facts,
-                        exit_on_reboot,
-                    };
-                    (Ok(prepared), true)
-                }
-                Ok(Done::Failed { text, is_final }) => (Err(Failure { text, is_final }), false),
+            let (failure, is_last) = match packets.next_with_descriptors::<Done>().await {
+                Ok((done, descriptors)) => match made(done, descriptors) {
+                    Ok(machine) => {
+                        let _ = inbox.send(machine).await;
+                        return;
+                    }
+                    Err(failure) => (failure, false),
+                },
                 Err(error) => {
                     let text = crate::report::chain(&error);
                     let text = format!("The process that makes machines has ended: {text}");
                     let is_final = true;
-                    (Err(Failure { text, is_final }), true)
+                    (Failure { text, is_final }, true)
                 }
             };
-            let input = News::Input(Input::Prepared(result));
+            let input = News::Input(Input::Prepared(Err(failure)));
             if inbox.send(input).await.is_err() || is_last {
                 return;
             }
         }
     });
     Ok(())
+}
+
+fn made(done: Done, descriptors: Vec<OwnedFd>) -> Result<News, Failure> {
+    match done {
+        Done::Machine {
+            facts,
+            exit_on_reboot,
+            boots_from_disk,
+        } => {
+            let mut descriptors = descriptors.into_iter();
+            let boot_reader = descriptors.next().filter(|_| boots_from_disk);
+            let prepared = Prepared {
+                facts,
+                exit_on_reboot,
+            };
+            Ok(News::Machine(prepared, boot_reader))
+        }
+        Done::Failed { text, is_final } => Err(Failure { text, is_final }),
+    }
 }
 
 /// Serves clients, each in a task of its own.

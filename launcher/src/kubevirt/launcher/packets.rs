@@ -12,6 +12,11 @@ use vmm::control::{self, ControlError};
 /// The reading side of a packet socket; the runtime asks no more of it than of a stream's.
 pub(super) struct Packets(UnixStream);
 
+/// Waits until there is something to read from a socket, or its end.
+pub(super) async fn readable(socket: OwnedFd) -> io::Result<()> {
+    Packets::new(socket)?.0.readable().await
+}
+
 impl Packets {
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(socket);
@@ -19,8 +24,15 @@ impl Packets {
         UnixStream::from_std(socket).map(Self)
     }
 
-    /// The next message, or the end.
+    /// The next message, or the end. Descriptors that come with it are closed.
     pub(super) async fn next<T: DeserializeOwned>(&self) -> Result<T, ControlError> {
+        Ok(self.next_with_descriptors().await?.0)
+    }
+
+    /// The next message and its descriptors, or the end.
+    pub(super) async fn next_with_descriptors<T: DeserializeOwned>(
+        &self,
+    ) -> Result<(T, Vec<OwnedFd>), ControlError> {
         loop {
             self.0.readable().await.map_err(ControlError::Socket)?;
             let receive = || match control::receive(self.0.as_fd()) {
@@ -30,8 +42,7 @@ impl Packets {
                 received => Ok(received),
             };
             match self.0.try_io(Interest::READABLE, receive) {
-                // Descriptors have no business here and are closed.
-                Ok(received) => return received.map(|(message, _)| message),
+                Ok(received) => return received,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(ControlError::Socket(error)),
             }

@@ -6,16 +6,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use seccomp::jail::User;
 use serde_json::Value;
 use thiserror::Error;
 use vmm::control::{self, ControlError, Create, FdRole, Hello, VERSION};
 
 use super::{Done, Order};
+use crate::bootdisk::process::Reader;
 use crate::commands::{CommandError, machine_network};
 use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
 use crate::kubevirt::rpc::MAX_MESSAGE;
 use crate::plan::{self, LaunchPlan, PlanOptions};
-use crate::resources::{self, Console, ConsoleTarget, Descriptors, ResourceError};
+use crate::resources::{
+    self, BootDiskError, BootReader, Console, ConsoleTarget, Descriptors, ResourceError,
+};
 use crate::vmi::{self, Report};
 
 /// The pod's interface of the first network.
@@ -51,10 +55,21 @@ impl From<ResourceError> for MakeError {
     }
 }
 
+impl From<BootDiskError> for MakeError {
+    fn from(error: BootDiskError) -> Self {
+        Self::Command(error.into())
+    }
+}
+
 impl MakeError {
     /// Another attempt will end alike.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Json(_) | Self::Refused(_) | Self::HandOver(_))
+        match self {
+            Self::Json(_) | Self::Refused(_) | Self::HandOver(_) => true,
+            // The disks are there, and nothing on them can be booted.
+            Self::Command(CommandError::BootDisk(BootDiskError::Nothing { .. })) => true,
+            Self::Read(_) | Self::Command(_) => false,
+        }
     }
 
     /// What people are told.
@@ -70,14 +85,17 @@ impl MakeError {
 pub(super) struct Maker {
     /// Where sockets of consoles go.
     directory: PathBuf,
+    /// Whom processes become that read what others wrote.
+    user: Option<User>,
     /// The vm process has the hypervisor.
     greeted: bool,
 }
 
 impl Maker {
-    pub(super) fn new(directory: PathBuf) -> Self {
+    pub(super) fn new(directory: PathBuf, user: Option<User>) -> Self {
         Self {
             directory,
+            user,
             greeted: false,
         }
     }
@@ -88,7 +106,7 @@ impl Maker {
         vmi: &mut File,
         vm: BorrowedFd<'_>,
         order: &Order,
-    ) -> Result<Done, MakeError> {
+    ) -> Result<(Done, Option<OwnedFd>), MakeError> {
         let mut bytes = Vec::new();
         let limited = vmi.take(MAX_MESSAGE as u64);
         { limited }
@@ -100,6 +118,7 @@ impl Maker {
         let kvm = resources::open_kvm()?;
         self.greet(vm, &kvm)?;
         let mut descriptors = resources::open(&mut plan)?;
+        let (boot_reader, cmdline) = self.read_boot_disk(&plan, &mut descriptors)?;
         let host_cpu = resources::host_cpu(kvm)?;
         let logs = !order.no_serial_log && wants_log(&value);
         // Its path goes again if there will be no machine this time.
@@ -116,17 +135,34 @@ impl Maker {
             host_cpu,
             exit_on_reboot,
             boot_trace: false,
-            cmdline: None,
+            cmdline,
             new_mac: false,
             plan: plan.machine,
         };
         hand_over(control::send(vm, &create, &descriptors.fds()))?;
         // Both go with the pod.
         std::mem::forget((guard, console));
-        Ok(Done::Machine {
+        let done = Done::Machine {
             facts,
             exit_on_reboot,
-        })
+            boots_from_disk: boot_reader.is_some(),
+        };
+        Ok((done, boot_reader.map(BootReader::give)))
+    }
+
+    /// Reads the kernel from the disk, if it is there, and keeps who read it for the guest's reboots.
+    fn read_boot_disk(
+        &self,
+        plan: &LaunchPlan,
+        descriptors: &mut Descriptors,
+    ) -> Result<(Option<BootReader>, Option<String>), BootDiskError> {
+        let Some(choice) = plan.boot_disks.clone() else {
+            return Ok((None, None));
+        };
+        let reader = Reader::spawn(self.user, true, true)?;
+        let reader = BootReader::start(reader, choice, &plan.machine.devices, descriptors)?;
+        let cmdline = reader.read(descriptors)?;
+        Ok((Some(reader), Some(cmdline)))
     }
 
     fn greet(&mut self, vm: BorrowedFd<'_>, kvm: &OwnedFd) -> Result<(), MakeError> {
@@ -175,14 +211,7 @@ fn plan(value: &Value) -> Result<LaunchPlan, MakeError> {
         pod_interface: POD_INTERFACE.to_owned(),
         ..PlanOptions::default()
     };
-    let plan = plan::plan(&vmi, &options).map_err(MakeError::Refused)?;
-    if plan.boot_disks.is_none() {
-        return Ok(plan);
-    }
-    let mut report = Report::default();
-    let accepted = "a kernel: under KubeVirt that of a disk is not booted yet";
-    report.error("spec.domain.firmware.kernelBoot", "nothing", accepted);
-    Err(MakeError::Refused(report))
+    plan::plan(&vmi, &options).map_err(MakeError::Refused)
 }
 
 /// Whether the VMI wants a log of its serial console, which it does by default.
