@@ -24,6 +24,7 @@ mod pod;
 mod preparer;
 mod rpc;
 mod stats;
+pub mod tools;
 
 use std::ffi::OsString;
 use std::path::Path;

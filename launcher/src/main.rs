@@ -15,6 +15,9 @@ static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
     vmm::trace::mark("start");
+    if let Some(status) = kubevirt::tools::main(std::env::args_os()) {
+        return status;
+    }
     if let Some(arguments) = kubevirt::arguments(std::env::args_os()) {
         return kubevirt::main(arguments);
     }

@@ -33,4 +33,5 @@ mod rules;
 mod snapshot;
 mod status;
 mod stop;
+mod tools;
 mod volumes;

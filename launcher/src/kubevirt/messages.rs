@@ -71,6 +71,43 @@ pub(super) struct TextResponse {
     pub(super) text: String,
 }
 
+/// `FreezeRequest`.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct FreezeRequest {
+    /// When the guest is thawed if nobody else does it; 0 is never.
+    #[prost(int32, tag = "2")]
+    pub(super) limit_seconds: i32,
+}
+
+/// `ExecRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ExecRequest {
+    #[prost(string, tag = "2")]
+    pub(super) program: String,
+    #[prost(string, repeated, tag = "3")]
+    pub(super) arguments: Vec<String>,
+    #[prost(int32, tag = "4")]
+    pub(super) timeout_seconds: i32,
+}
+
+/// `ExecResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ExecResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) response: Option<Response>,
+    #[prost(int32, tag = "2")]
+    pub(super) code: i32,
+    #[prost(string, tag = "3")]
+    pub(super) output: String,
+}
+
+/// `GuestPingRequest`.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct GuestPingRequest {
+    #[prost(int32, tag = "2")]
+    pub(super) timeout_seconds: i32,
+}
+
 /// `VMStatsRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct VmStatsRequest {

@@ -1,0 +1,78 @@
+//! `virt-probe`, `virt-freezer` and `virt-tail` in the pod of a running machine.
+
+use std::process::{Command, Output, Stdio};
+
+use podvisor_tests::handler::{self, Handler};
+use podvisor_tests::run::Guest;
+
+/// Runs a program of the pod's image in the pod's mounts, under its name.
+fn run(pod: &Guest, name: &str, arguments: &[&str]) -> Output {
+    let link = format!("/run/bin/{name}");
+    let mut inside = Command::new("nsenter");
+    let pid = pod.pid().as_raw_nonzero().to_string();
+    inside.args(["--target", &pid, "--mount", "sh", "-c"]);
+    inside
+        .arg("ln -sf podvisor \"$0\" && exec \"$0\" \"$@\"")
+        .arg(link);
+    inside.args(arguments).stdin(Stdio::null());
+    inside.output().expect("nsenter")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Without a guest agent: a probe fails, a backup goes on.
+#[test]
+fn programs_of_the_pod_ask_the_launcher() {
+    let pod = handler::pod(30, Vec::new()).start();
+    handler::wait_until_ready(&pod);
+    let mut handler = Handler::connect(&pod);
+    let vmi = handler::vmi("ticker secs=100000");
+    handler
+        .cmd("SyncVirtualMachine", handler::vmi_request(&vmi))
+        .is_done();
+
+    let domain = ["--domainName", "default_testvm", "--timeoutSeconds", "1"];
+    let ping = run(
+        &pod,
+        "virt-probe",
+        &[&domain[..], &["--guestAgentPing"]].concat(),
+    );
+    let said = text(&ping.stderr);
+    assert!(
+        ping.status.code() == Some(1) && said.contains("GuestPing"),
+        "{said}"
+    );
+    let exec = run(
+        &pod,
+        "virt-probe",
+        &[&domain[..], &["--command", "true", "--", "-x"]].concat(),
+    );
+    let said = text(&exec.stderr);
+    assert!(
+        exec.status.code() == Some(255) && said.contains("Exec"),
+        "{said}"
+    );
+
+    let names = ["--name", "testvm", "--namespace", "default"];
+    let freeze = run(&pod, "virt-freezer", &[&["--freeze"][..], &names].concat());
+    let said = text(&freeze.stdout);
+    assert!(
+        freeze.status.success() && said.contains("nothing to freeze"),
+        "{said}"
+    );
+
+    let log = format!(
+        "/var/run/kubevirt-private/{}/virt-serial0-log",
+        handler::UID
+    );
+    let tail = "timeout 60 /run/bin/virt-tail --logfile \"$0\" | grep -m 1 TICK";
+    let link = run(&pod, "virt-tail", &["--logfile"]);
+    assert!(!link.status.success(), "no file is named");
+    let mut inside = Command::new("nsenter");
+    let pid = pod.pid().as_raw_nonzero().to_string();
+    inside.args(["--target", &pid, "--mount", "sh", "-c", tail, &log]);
+    let printed = inside.output().expect("nsenter");
+    assert!(text(&printed.stdout).contains("TICK"), "{printed:?}");
+}
