@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell examples/target.sh)
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy repo unit vm-tests soak clean
+.PHONY: help deps build image guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy repo unit vm-tests soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ STATIC = CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C targe
 build: ## Build the static release binary: target/podvisor
 	$(STATIC) $(CARGO) build --release --locked -p podvisor --target $(TARGET)
 	cp target/$(TARGET)/release/podvisor target/podvisor
+
+image: build ## Build the container image: target/image (OCI layout, bill of materials, checksums)
+	TARGET=$(TARGET) deploy/image.sh
 
 guest: deps ## Build the test guest: Linux kernel, initrd, bare-metal payload (cached)
 	tests/guest/build.sh

@@ -19,6 +19,7 @@ pub mod handler;
 pub mod image;
 pub mod netns;
 pub mod node;
+pub mod podman;
 pub mod proc;
 pub mod rules;
 pub mod run;

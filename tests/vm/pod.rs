@@ -7,6 +7,7 @@ use std::process::Command;
 
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::PodNetwork;
+use podvisor_tests::podman::CONFIGURATION;
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Nic, Vmi};
 use podvisor_tests::{guest, host};
@@ -18,15 +19,6 @@ const KUBEVIRT: u32 = 107;
 
 /// Where a container finds the volume `root`, in the way of KubeVirt.
 const VOLUME: &str = "/run/kubevirt-private/vmi-disks/root";
-
-/// What podman has to be told where no systemd runs and hard limits cannot be raised.
-const CONFIGURATION: &str = r#"
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-[containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
-"#;
 
 /// A container; removed when dropped.
 struct Container {
