@@ -58,6 +58,14 @@ pub enum CliCommand {
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: LogFormat,
     },
+    /// Print the labels by which KubeVirt's scheduler would choose this node.
+    ///
+    /// Exit status: 0 there is KVM; 5 there is not.
+    NodeInfo {
+        /// Form of the answer.
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: LogFormat,
+    },
     /// Print the system call filters of the vm process and of the launcher.
     #[command(subcommand)]
     Seccomp(SeccompCommand),

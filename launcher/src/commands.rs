@@ -9,6 +9,7 @@ mod inherited;
 mod input;
 mod net;
 mod new;
+mod node_info;
 mod output;
 mod plan;
 mod run;
@@ -33,6 +34,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
         CliCommand::Image(ImageCommand::Gc(args)) => image::gc(&args),
         CliCommand::CheckHost { output } => check_host::check_host(output),
+        CliCommand::NodeInfo { output } => node_info::node_info(output),
         CliCommand::Net(NetCommand::Show(args)) => net::show(&args),
         CliCommand::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),
     }

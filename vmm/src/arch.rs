@@ -7,6 +7,7 @@
 //! | [`vm`] | what KVM must offer, and what a VM gets before devices and vCPUs |
 //! | [`cpu`] | the host's processor, features, vCPUs and their first registers |
 //! | [`boot`] | kernel, initrd, tables and entry point in guest memory |
+//! | [`node`] | what a cluster wants to know of this host |
 //! | [`platform`] | devices at fixed addresses |
 //! | [`irq`] | routes of lines and messages |
 //! | [`clock`] | guest clocks over a pause |
@@ -17,9 +18,9 @@
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{boot, clock, cpu, crash, dump, irq, layout, platform, state, vm};
+pub use x86_64::{boot, clock, cpu, crash, dump, irq, layout, node, platform, state, vm};
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "aarch64")]
-pub use aarch64::{boot, clock, cpu, crash, dump, irq, layout, platform, state, vm};
+pub use aarch64::{boot, clock, cpu, crash, dump, irq, layout, node, platform, state, vm};

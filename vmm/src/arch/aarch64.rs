@@ -9,6 +9,7 @@ pub mod crash;
 pub mod dump;
 pub mod irq;
 pub mod layout;
+pub mod node;
 pub mod platform;
 pub mod state;
 pub mod vm;

@@ -7,6 +7,7 @@ pub mod crash;
 pub mod dump;
 pub mod irq;
 pub mod layout;
+pub mod node;
 pub mod platform;
 pub mod state;
 pub mod vm;

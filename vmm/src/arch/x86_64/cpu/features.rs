@@ -170,6 +170,26 @@ pub fn find(name: &str) -> Option<FeatureBit> {
     })
 }
 
+/// Where each feature is, and its name: the first one, which is libvirt's, of those that have two.
+pub fn all() -> impl Iterator<Item = (FeatureBit, &'static str)> {
+    GROUPS.iter().flat_map(|(leaf, subleaf, register, bits)| {
+        let first =
+            |(index, (bit, _)): &(usize, &(u8, _))| *index == 0 || bits[index - 1].0 != *bit;
+        bits.iter()
+            .enumerate()
+            .filter(first)
+            .map(|(_, (bit, name))| {
+                let bit = FeatureBit {
+                    leaf: *leaf,
+                    subleaf: *subleaf,
+                    register: *register,
+                    bit: *bit,
+                };
+                (bit, *name)
+            })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,8 @@ use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 
 use super::CpuError;
+use super::bits::bit_of;
+use super::features::{self, FeatureBit};
 use crate::kvm::KvmError;
 
 /// The table.
@@ -28,6 +30,38 @@ impl HostCpu {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::call(call))?;
         Ok(Self::from(&cpuid))
+    }
+
+    /// The processor's maker as libvirt calls it (SDM and APM, CPUID leaf 0: EBX, EDX, ECX); nothing if the table
+    /// has none.
+    pub fn vendor(&self) -> Option<String> {
+        let [_, ebx, ecx, edx] = self.leaf(0, 0)?;
+        let bytes = [ebx, edx, ecx].map(u32::to_le_bytes).concat();
+        let name = String::from_utf8(bytes).ok()?;
+        Some(match name.as_str() {
+            "GenuineIntel" => "Intel".to_owned(),
+            "AuthenticAMD" => "AMD".to_owned(),
+            "HygonGenuine" => "Hygon".to_owned(),
+            _ => name,
+        })
+    }
+
+    /// Names of the features that guests can have.
+    pub fn features(&self) -> Vec<&'static str> {
+        let has = |bit: FeatureBit| {
+            let words = self.leaf(bit.leaf, bit.subleaf);
+            words.is_some_and(|words| bit_of(words, bit))
+        };
+        let there = features::all().filter(|(bit, _)| has(*bit));
+        there.map(|(_, name)| name).collect()
+    }
+
+    /// EAX, EBX, ECX and EDX of a leaf.
+    fn leaf(&self, function: u32, index: u32) -> Option<[u32; 4]> {
+        let mut leaves = self.0.iter();
+        leaves.find_map(|CpuidLeaf([at, sub, _, words @ ..])| {
+            ((*at, *sub) == (function, index)).then_some(*words)
+        })
     }
 
     /// The table as KVM takes it.

@@ -6,6 +6,7 @@ use kvm_bindings::CpuId;
 use serde_json::Value;
 
 use super::cpuid::CpuidTemplate;
+use super::features;
 use super::host::{CpuidLeaf, HostCpu};
 use super::testing::plan;
 use super::topology::Topology;
@@ -40,6 +41,22 @@ fn leaf(words: &Value) -> CpuidLeaf {
         })
         .collect();
     CpuidLeaf(numbers.try_into().expect("seven words"))
+}
+
+#[test]
+fn what_a_node_has_by_libvirt_s_names() {
+    for (table, vendor, has, lacks) in [
+        (INTEL, "Intel", "tsc-deadline", "sse4a"),
+        (AMD, "AMD", "sse4a", "avx512f"),
+    ] {
+        let host = recorded(table);
+        assert_eq!(host.vendor().as_deref(), Some(vendor));
+        let features = host.features();
+        let is_right = features.contains(&has) && !features.contains(&lacks);
+        assert!(is_right, "{features:?}");
+    }
+    let names: Vec<_> = features::all().map(|(_, name)| name).collect();
+    assert!(names.contains(&"pni") && !names.contains(&"sse3"));
 }
 
 /// Where a processor is, as its guest finds out.
