@@ -62,6 +62,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         rng.object();
     }
     // Nothing but what the table says about them follows from these.
+    object.boolean("autoattachVSOCK");
     object.boolean_or("autoattachGraphicsDevice", true);
     object.boolean("logSerialConsole");
     let flag = |name, default| object.boolean_or(name, default);

@@ -115,12 +115,13 @@ fn read_binding(item: &Node<'_>, interface: &Object<'_>) -> Option<InterfaceBind
         ("masquerade", InterfaceBinding::Masquerade),
         ("passt", InterfaceBinding::Passt),
         ("passtBinding", InterfaceBinding::Passt),
+        // Which it is the plugin's name says.
         ("binding", InterfaceBinding::Passt),
     ];
     let mut found = known
         .into_iter()
         .filter_map(|(name, binding)| Some((name, interface.get(name)?, binding)));
-    let Some((kind, node, binding)) = found.next() else {
+    let Some((kind, node, mut binding)) = found.next() else {
         if !interface.is_explained() {
             interface.missing("bridge", format!("{{}}, or one of {BINDINGS}").as_str());
         }
@@ -128,7 +129,7 @@ fn read_binding(item: &Node<'_>, interface: &Object<'_>) -> Option<InterfaceBind
     };
     let plugin = node.object();
     if kind == "binding" {
-        read_plugin(&plugin);
+        binding = read_plugin(&plugin)?;
     }
     if let Some((name, _, _)) = found.next() {
         item.error_found(format_args!("a second binding, {name}"), "one binding");
@@ -136,11 +137,11 @@ fn read_binding(item: &Node<'_>, interface: &Object<'_>) -> Option<InterfaceBind
     Some(binding)
 }
 
-/// Of the plugins that clusters register, one is known by its name.
-fn read_plugin(binding: &Object<'_>) {
-    let name = binding.require("name", "passt");
-    if let Some(name) = name.filter(|name| name.string().is_some_and(|name| name != "passt")) {
-        name.error("passt, no other plugin is supported: use bridge, masquerade or passt");
+/// Of the plugins that clusters register, those of KubeVirt's own are known by their names.
+fn read_plugin(binding: &Object<'_>) -> Option<InterfaceBinding> {
+    match binding.require("name", "the name of a plugin")?.word()? {
+        "passt" | "slirp" => Some(InterfaceBinding::Passt),
+        _ => Some(InterfaceBinding::Bridge),
     }
 }
 
@@ -221,7 +222,44 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
 }
 #[cfg(test)]
 mod tests {
-    use super::parse_mac;
+    use serde_json::json;
+
+    use super::super::{Report, Vmi, from_value};
+    use super::{InterfaceBinding, parse_mac};
+
+    /// A VMI with one NIC whose binding is a plugin.
+    fn with_plugin(name: &str) -> Result<(Vmi, Report), Report> {
+        let vmi = json!({
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachineInstance",
+            "metadata": {"name": "plugin"},
+            "spec": {
+                "domain": {
+                    "memory": {"guest": "256Mi"},
+                    "devices": {"interfaces": [{"name": "net", "binding": {"name": name}}]},
+                },
+                "networks": [{"name": "net", "pod": {}}],
+            },
+        });
+        from_value(String::new(), &vmi, false)
+    }
+
+    #[test]
+    fn plugins_of_kubevirts_own_are_known() {
+        for (name, binding, noted) in [
+            ("passt", InterfaceBinding::Passt, false),
+            ("slirp", InterfaceBinding::Passt, true),
+            ("l2bridge", InterfaceBinding::Bridge, true),
+        ] {
+            let (vmi, report) = with_plugin(name).expect(name);
+            assert_eq!(vmi.spec.devices.interfaces[0].binding, binding, "{name}");
+            let mut notes = report.notes.iter();
+            let is_noted = notes.any(|note| note.path.ends_with("binding.name"));
+            assert_eq!(is_noted, noted, "{report:?}");
+        }
+        let report = with_plugin("mine").expect_err("not known");
+        assert_eq!(report.errors[0].accepted, "passt, l2bridge, macvtap, slirp");
+    }
 
     #[test]
     fn macs() {
