@@ -103,6 +103,58 @@ fn linux_boots_and_reboots_from_its_own_grub_cfg() {
     assert_eq!(image::read(&data)[..16], *b"000000000000002\n");
 }
 
+/// Debian's configuration as `grub-mkconfig` writes it, of two kernels (`tests/debian`).
+#[test]
+fn a_configuration_that_grub_mkconfig_wrote() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let boot = directory.path().join("boot");
+    fs::create_dir(&boot).expect("writable");
+    let names = ["6.1.0-9-cloud-amd64", "6.1.0-37-cloud-amd64"].map(|version| {
+        [
+            format!("vmlinuz-{version}"),
+            format!("initrd.img-{version}"),
+        ]
+    });
+    for name in names.as_flattened() {
+        fs::write(boot.join(name), b"x").expect("writable");
+    }
+    let script = guest::repository().join("tests/debian/mkconfig.sh");
+    let (script, path) = (script.to_string_lossy(), boot.to_string_lossy());
+    host(&script, &["/", &path]);
+    let config = fs::read(boot.join("grub/grub.cfg")).expect("a configuration");
+    let files: [(&str, &[u8]); 1] = [("boot/grub/grub.cfg", &config)];
+    let disk = image::ext4(directory.path(), "root.img", &files, 16);
+    let run = Run::with_arguments(["image", "inspect"]).arg(&disk);
+    let mut inspect = run.arg("-o").arg("json").start_at_once();
+    inspect.exits_with(0);
+    let text = inspect.console.text();
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let entries = found["bootEntries"].as_array().expect("entries");
+    let id = format!("gnulinux-simple-{}", image::UUID);
+    assert_eq!(found["defaultBootEntry"], id, "{text}");
+    let simple = entries.iter().find(|entry| entry["id"] == id);
+    let simple = simple.expect("the default is there");
+    assert_eq!(
+        simple["kernel"]["path"],
+        "/boot/vmlinuz-6.1.0-37-cloud-amd64"
+    );
+    let initrds = simple["initrds"].as_array().expect("initial RAM disks");
+    let initrds: Vec<_> = initrds.iter().map(|initrd| &initrd["path"]).collect();
+    assert_eq!(initrds, ["/boot/initrd.img-6.1.0-37-cloud-amd64"]);
+    let options = simple["options"].as_str().expect("options");
+    let expected = format!("root=UUID={} ro", image::UUID);
+    assert!(options.starts_with(&expected), "{options}");
+    // Each kernel in the submenu, as it is and for recovery.
+    let of = |kernel: &str| {
+        let path = format!("/boot/vmlinuz-{kernel}-cloud-amd64");
+        entries
+            .iter()
+            .filter(|entry| entry["kernel"]["path"] == path)
+            .count()
+    };
+    assert_eq!((of("6.1.0-37"), of("6.1.0-9")), (3, 2), "{text}");
+}
+
 /// A disk with a GPT and the partition in it.
 fn partitioned(disk: &Path, part: &Path) {
     let bytes = part.metadata().expect("there").len();
