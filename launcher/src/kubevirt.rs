@@ -10,6 +10,7 @@
 //! All four processes (with the [`monitor`] that forks them) are there from the start; nothing of the host is
 //! touched before virt-handler asks for a machine.
 
+mod agent;
 mod clock;
 mod directories;
 mod disk_name;

@@ -153,6 +153,11 @@ pub fn vmi_request(vmi: &Value) -> Bytes {
         .into()
 }
 
+/// A field of a number below 128.
+fn number(number: u8, value: u8) -> Vec<u8> {
+    vec![number << 3, value]
+}
+
 /// A field of bytes.
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![number << 3 | 2];
@@ -326,6 +331,40 @@ impl Handler {
             return Value::Null;
         }
         serde_json::from_str(&text).expect("a domain")
+    }
+
+    /// Runs a program in the guest: gRPC's status, exit status and standard output.
+    #[track_caller]
+    pub fn exec(&mut self, program: &str, arguments: &[&str], seconds: u8) -> (u32, u8, String) {
+        let mut request = field(2, program.as_bytes());
+        for argument in arguments {
+            request.extend(field(3, argument.as_bytes()));
+        }
+        request.extend(number(4, seconds));
+        let path = "/kubevirt.cmd.v1.Cmd/Exec";
+        let (status, message, _) = self.call(path, request.into());
+        let code = get(&message, 2).first().copied().unwrap_or(0);
+        (status, code, text(get(&message, 3)))
+    }
+
+    /// gRPC's status of a ping of the guest's agent.
+    #[track_caller]
+    pub fn guest_ping(&mut self, seconds: u8) -> u32 {
+        let request = number(2, seconds).into();
+        self.call("/kubevirt.cmd.v1.Cmd/GuestPing", request).0
+    }
+
+    /// Freezes the guest's file systems, for so many seconds at most.
+    #[track_caller]
+    pub fn freeze(&mut self, seconds: u8) -> Answer {
+        self.cmd("FreezeVirtualMachine", number(2, seconds).into())
+    }
+
+    /// What a method says in JSON.
+    #[track_caller]
+    pub fn json(&mut self, method: &str) -> Value {
+        let text = self.ask(method).is_done().text;
+        serde_json::from_str(&text).expect("JSON")
     }
 
     fn call(&mut self, path: &str, request: Bytes) -> (u32, Vec<u8>, String) {

@@ -17,6 +17,9 @@ use serde_json::json;
 /// A guest that goes on until it is ended.
 const ENDLESS: &str = "ticker secs=100000";
 
+/// gRPC's status of what the guest's agent is wanted for, and cannot be.
+const CANNOT: u32 = 9;
+
 /// PSS that the launcher and its parts may have, KiB, beside the vm process.
 const MEMORY: u64 = 8 * 1024;
 
@@ -208,6 +211,8 @@ fn how_a_guest_ends_is_told() {
 
     // Who asks for a shutdown is answered, and the grace begins.
     let (pod, mut handler, pipe) = running(30, ENDLESS);
+    without_an_agent(&mut handler);
+    nobody_else_finds_the_port(&pod);
     handler.ask("ShutdownVirtualMachine").is_done();
     let metadata = &handler.domain()["Spec"]["Metadata"]["KubeVirt"]["GracePeriod"];
     assert_eq!(metadata["DeletionGracePeriodSeconds"], 30);
@@ -217,10 +222,32 @@ fn how_a_guest_ends_is_told() {
     delete(pod, handler, &pipe);
 }
 
+/// What is asked of a guest that has no agent is answered at once.
+fn without_an_agent(handler: &mut Handler) {
+    assert_eq!(handler.json("GetGuestInfo"), json!({}));
+    assert_eq!(handler.json("GetUsers"), json!([]));
+    assert_eq!(handler.exec("/bin/true", &[], 5).0, CANNOT);
+    assert_eq!(handler.guest_ping(5), CANNOT);
+    handler.freeze(0).is_refused("not connected");
+    let thaw = handler.ask("UnfreezeVirtualMachine");
+    thaw.is_refused("not connected");
+    let channel = "/Spec/Devices/Channels/0/Target";
+    let target = json!({"Name": "org.qemu.guest_agent.0", "State": "disconnected"});
+    assert_eq!(handler.domain().pointer(channel), Some(&target));
+}
+
+fn nobody_else_finds_the_port(pod: &Guest) {
+    let directory = in_pod(pod, &format!("kubevirt-private/{}", handler::UID));
+    assert!(directory.join("virt-serial0").exists());
+    assert!(!directory.join("agent").exists());
+}
+
 #[test]
 fn what_cannot_be_is_told_with_its_field() {
     // Nothing has begun: the pod just ends.
     let mut pod = start(30);
+    let mut handler = Handler::connect(&pod);
+    assert_eq!(handler.exec("/bin/true", &[], 5).0, CANNOT);
     pod.signal(Signal::TERM);
     pod.exits_with(0);
 

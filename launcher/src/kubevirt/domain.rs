@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::agent::{AgentView, Interface as GuestInterface, Os, PORT};
 use super::disk_name::target;
 
 /// What of a machine does not change while it is there, as far as virt-handler reads it.
@@ -13,6 +14,8 @@ pub(super) struct Facts {
     pub(super) topology: [u32; 3],
     /// Guest RAM, bytes.
     pub(super) memory: u64,
+    /// The guest has a port for its agent.
+    pub(super) agent_port: bool,
     /// NICs.
     pub(super) interfaces: Vec<InterfaceFacts>,
     /// All disks, in the order in which the guest numbers them.
@@ -108,6 +111,7 @@ pub(super) struct GracePeriod {
 pub(super) struct Domain<'a> {
     pub(super) identity: &'a Identity,
     pub(super) facts: &'a Facts,
+    pub(super) agent: &'a AgentView,
     pub(super) grace: &'a GracePeriod,
     pub(super) condition: Condition,
     /// When it went.
@@ -124,7 +128,7 @@ struct Object<'a> {
     #[serde(rename = "Spec")]
     spec: Spec<'a>,
     #[serde(rename = "Status")]
-    status: Status,
+    status: Status<'a>,
 }
 
 #[derive(Serialize)]
@@ -210,6 +214,21 @@ struct KubeVirt<'a> {
 struct Devices<'a> {
     interfaces: Vec<Interface<'a>>,
     disks: Vec<Disk<'a>>,
+    channels: Vec<Channel>,
+}
+
+/// A port of the guest.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Channel {
+    target: ChannelTarget,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ChannelTarget {
+    name: &'static str,
+    state: &'static str,
 }
 
 /// virt-handler takes alias and MAC address for granted.
@@ -281,9 +300,20 @@ struct Target {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Status {
+struct Status<'a> {
     status: &'static str,
     reason: &'static str,
+    interfaces: &'a [GuestInterface],
+    #[serde(rename = "OSInfo")]
+    os: &'a Os,
+    #[serde(rename = "FSFreezeStatus")]
+    freeze: FreezeStatus<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct FreezeStatus<'a> {
+    status: &'a str,
 }
 
 impl<'a> Domain<'a> {
@@ -335,10 +365,30 @@ impl<'a> Domain<'a> {
                 },
                 devices: self.devices(),
             },
-            status: Status { status, reason },
+            status: Status {
+                status,
+                reason,
+                interfaces: &self.agent.interfaces,
+                os: &self.agent.os,
+                freeze: FreezeStatus {
+                    status: &self.agent.freeze,
+                },
+            },
         };
         // Plain data, which JSON always has words for.
         serde_json::to_string(&object).unwrap_or_default()
+    }
+
+    fn channels(&self) -> Vec<Channel> {
+        let state = match self.agent.connected {
+            true => "connected",
+            false => "disconnected",
+        };
+        let target = ChannelTarget { name: PORT, state };
+        match self.facts.agent_port {
+            true => vec![Channel { target }],
+            false => Vec::new(),
+        }
     }
 
     fn devices(&self) -> Devices<'a> {
@@ -381,112 +431,10 @@ impl<'a> Domain<'a> {
         Devices {
             interfaces: self.facts.interfaces.iter().map(interface).collect(),
             disks: self.facts.disks.iter().enumerate().map(disk).collect(),
+            channels: self.channels(),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_domain_as_virt_handler_reads_it() {
-        let identity = Identity {
-            name: "vm".to_owned(),
-            namespace: "ns".to_owned(),
-            uid: "u-1".to_owned(),
-            firmware_uuid: "f-1".to_owned(),
-        };
-        let facts = Facts {
-            topology: [2, 3, 1],
-            memory: 64 << 20,
-            interfaces: vec![InterfaceFacts {
-                name: "default".to_owned(),
-                device: "nic-default".to_owned(),
-                mac: [2, 0, 0, 0xab, 0, 1],
-                queues: 1,
-                link_up: true,
-            }],
-            disks: vec![
-                DiskFacts {
-                    name: "seed".to_owned(),
-                    path: String::new(),
-                    is_block: false,
-                },
-                DiskFacts {
-                    name: "root".to_owned(),
-                    path: "/dev/root".to_owned(),
-                    is_block: true,
-                },
-            ],
-        };
-        let grace = GracePeriod {
-            deletion_grace_period_seconds: 30,
-            ..GracePeriod::default()
-        };
-        let domain = Domain {
-            identity: &identity,
-            facts: &facts,
-            grace: &grace,
-            condition: Condition::PausedByUser,
-            gone_since: None,
-        };
-        let expected = json!({
-            "kind": "Domain",
-            "apiVersion": "1.2.2",
-            "ObjectMeta": {"name": "vm", "namespace": "ns", "uid": "u-1"},
-            "Spec": {
-                "Name": "ns_vm",
-                "UUID": "f-1",
-                "Type": "kvm",
-                "Memory": {"Value": 67_108_864, "Unit": "b"},
-                "CurrentMemory": {"Value": 67_108_864, "Unit": "b"},
-                "VCPU": {"CPUs": 6},
-                "CPU": {"Topology": {"Sockets": 2, "Cores": 3, "Threads": 1}},
-                "Features": {"ACPI": {}},
-                "Metadata": {"KubeVirt": {
-                    "UID": "u-1",
-                    "GracePeriod": {
-                        "DeletionGracePeriodSeconds": 30,
-                        "DeletionTimestamp": null,
-                        "MarkedForGracefulShutdown": null,
-                    },
-                }},
-                "Devices": {
-                    "Interfaces": [{
-                        "Alias": {"Name": "default", "UserDefined": true},
-                        "MAC": {"MAC": "02:00:00:ab:00:01"},
-                        "Driver": {"Queues": 1},
-                        "LinkState": {"State": "up"},
-                    }],
-                    "Disks": [{
-                        "Alias": {"Name": "seed", "UserDefined": true},
-                        "Source": {"File": "", "Dev": ""},
-                        "Target": {"Device": "vda", "Bus": "virtio"},
-                    }, {
-                        "Alias": {"Name": "root", "UserDefined": true},
-                        "Source": {"File": "", "Dev": "/dev/root"},
-                        "Target": {"Device": "vdb", "Bus": "virtio"},
-                    }],
-                },
-            },
-            "Status": {"Status": "Paused", "Reason": "User"},
-        });
-        let read = |domain: Domain<'_>| {
-            serde_json::from_str::<serde_json::Value>(&domain.to_json()).expect("JSON")
-        };
-        assert_eq!(read(domain), expected);
-        let gone = read(Domain {
-            condition: Condition::Gone,
-            gone_since: Some("2026-11-26T16:00:00Z"),
-            ..domain
-        });
-        assert_eq!(
-            gone["ObjectMeta"]["deletionTimestamp"],
-            "2026-11-26T16:00:00Z"
-        );
-        assert_eq!(gone["Status"]["Status"], "NoState");
-    }
-}
+mod tests;

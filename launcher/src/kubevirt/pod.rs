@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use vmm::control::{Event, MachineState, Verdict};
 
 pub(super) use self::words::{Answer, Ask, Effect, Failure, Input, Prepared, Wanted};
+use super::agent::AgentView;
 use super::clock::rfc3339;
 use super::domain::{Condition, Domain, Facts, GracePeriod, Identity};
 use crate::exit::Exit;
@@ -82,6 +83,8 @@ pub(super) struct Pod {
     /// The vm process is gone, and `life` stands for nothing.
     alone: bool,
     facts: Facts,
+    agent: AgentView,
+    pause_probes: bool,
     grace: GracePeriod,
     /// Virt-handler paused the machine, or wanted it so from the start.
     paused_by_user: bool,
@@ -113,6 +116,8 @@ impl Pod {
             life: Life::default(),
             alone: false,
             facts: Facts::default(),
+            agent: AgentView::default(),
+            pause_probes: false,
             grace: GracePeriod::default(),
             paused_by_user: false,
             failing_disk: false,
@@ -138,6 +143,11 @@ impl Pod {
         self.phase == Phase::Up
     }
 
+    /// Its guest runs, as far as is known.
+    pub(super) fn guest_runs(&self) -> bool {
+        self.is_up() && self.life.machine() == MachineState::Running
+    }
+
     /// When [`Input::Tick`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let of_phase = match self.phase {
@@ -158,6 +168,11 @@ impl Pod {
             Input::Prepared(Ok(prepared)) => self.prepared(prepared),
             Input::Prepared(Err(failure)) => self.not_prepared(now, failure, then),
             Input::Vm(input) => self.live(now, input, then),
+            Input::Agent(view) => {
+                if self.phase == Phase::Up {
+                    self.agent = *view;
+                }
+            }
             Input::Stop(signal) => self.stop(now, &signal, then),
             Input::Delivered => {
                 if matches!(self.phase, Phase::Leaving { .. }) {
@@ -338,6 +353,7 @@ impl Pod {
 
     fn ended(&mut self, now: Instant, outcome: &Outcome, then: &mut Vec<Effect>) {
         let message = outcome.to_string();
+        self.agent = AgentView::default();
         answer_all(&mut self.stats, &Err(message.clone()), then);
         self.pending.clear();
         match self.phase {
@@ -402,6 +418,7 @@ impl Pod {
         let domain = Domain {
             identity: &self.identity,
             facts: &self.facts,
+            agent: &self.agent,
             grace: &self.grace,
             condition,
             gone_since: self.gone_since.as_deref(),

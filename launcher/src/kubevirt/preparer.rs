@@ -52,7 +52,8 @@ pub(super) enum Done {
     Machine {
         facts: Facts,
         exit_on_reboot: bool,
-        /// The socket of the process comes with this that reads the kernel again when the guest reboots.
+        /// The socket of the process comes with this that reads the kernel again when the guest reboots; then that of
+        /// the guest's agent, if it has a port.
         boots_from_disk: bool,
     },
     /// There is none.
@@ -91,8 +92,8 @@ fn serve(mut maker: Maker) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// The answer, and the descriptor that comes with it.
-type Answered = (Done, Option<OwnedFd>);
+/// The answer, and the descriptors that come with it.
+type Answered = (Done, Vec<OwnedFd>);
 
 fn obey(maker: &mut Maker, order: &Order, fds: Vec<OwnedFd>) -> Result<Answered, Box<dyn Error>> {
     let [vmi, vm]: [OwnedFd; 2] = fds.try_into().map_err(|_| "an order has two descriptors")?;
@@ -105,7 +106,7 @@ fn obey(maker: &mut Maker, order: &Order, fds: Vec<OwnedFd>) -> Result<Answered,
                 text: error.paragraph(),
                 is_final: error.is_final(),
             };
-            (failed, None)
+            (failed, Vec::new())
         }
     })
 }

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use vmm::control::{self, Call, ControlError, Report};
 use vmm::footprint;
 
+use super::super::agent::Agent;
 use super::super::events;
 use super::super::monitor::{Wish, Word};
 use super::super::notify::{Event, Notifier};
@@ -49,12 +50,21 @@ pub(super) struct Wires {
 pub(super) enum News {
     /// A client asks.
     Ask(Ask, oneshot::Sender<Answer>),
-    /// There is a machine, and perhaps who reads its boot disk.
-    Machine(Prepared, Option<OwnedFd>),
+    /// There is a machine.
+    Machine(Prepared, MachineWires),
     /// Anything else.
     Input(Input),
     /// The monitor is gone.
     Alone,
+}
+
+/// Who else there is with a machine.
+#[derive(Default)]
+pub(super) struct MachineWires {
+    /// The process that reads its boot disk.
+    boot_reader: Option<OwnedFd>,
+    /// The port of the guest's agent.
+    agent: Option<OwnedFd>,
 }
 
 /// The loop and all it owns.
@@ -70,6 +80,7 @@ pub(super) struct Actor {
     preparer: Option<OwnedFd>,
     /// Of a machine that boots from its disk.
     boot_reader: Option<Rc<BootReader>>,
+    agent: Rc<Agent>,
     sender: Sender<News>,
     notifier: Notifier,
     released: bool,
@@ -88,7 +99,8 @@ impl Actor {
         listen_to_monitor(wires.monitor.try_clone()?, sender.clone())?;
         listen_to_vm(wires.vm.try_clone()?, sender.clone())?;
         listen_to_preparer(wires.preparer.try_clone()?, sender.clone())?;
-        let commands = Commands::new(sender.clone(), wires.stats_collector);
+        let agent = Rc::new(Agent::default());
+        let commands = Commands::new(sender.clone(), agent.clone(), wires.stats_collector);
         serve(wires.listener, commands)?;
         let mut actor = Self {
             pod,
@@ -100,7 +112,8 @@ impl Actor {
             vm: wires.vm,
             preparer: Some(wires.preparer),
             boot_reader: None,
-            sender: sender.clone(),
+            agent,
+            sender,
             notifier,
             released: false,
             exit: None,
@@ -134,8 +147,9 @@ impl Actor {
                 self.step(Input::Ask { token, ask });
             }
             Some(News::Input(input)) => self.step(input),
-            Some(News::Machine(prepared, boot_reader)) => {
-                self.boot_reader = boot_reader.map(BootReader::given).map(Rc::new);
+            Some(News::Machine(prepared, wires)) => {
+                self.boot_reader = wires.boot_reader.map(BootReader::given).map(Rc::new);
+                self.listen_to_agent(wires.agent);
                 self.step(Input::Prepared(Ok(prepared)));
             }
             Some(News::Alone) | None => self.exit = Some(Exit::Internal),
@@ -154,6 +168,7 @@ impl Actor {
         for effect in self.pod.step(Instant::now(), SystemTime::now(), input) {
             self.apply(effect);
         }
+        self.agent.set_runs(self.pod.guest_runs());
         if self.pod.is_up() && !self.released {
             self.released = true;
             footprint::release_start_code();
@@ -224,6 +239,18 @@ impl Actor {
             | LifeEffect::Broadcast(_)
             | LifeEffect::Running
             | LifeEffect::BootTrace(_) => {}
+        }
+    }
+
+    /// A guest whose agent cannot be heard is a guest all the same.
+    fn listen_to_agent(&self, port: Option<OwnedFd>) {
+        let inbox = self.sender.clone();
+        let tell = async move |view| {
+            let _ = inbox.send(News::Input(Input::Agent(Box::new(view)))).await;
+        };
+        let listening = port.map(|port| self.agent.listen(port, tell));
+        if let Some(Err(error)) = listening {
+            tracing::warn!("the guest's agent cannot be heard: {error}");
         }
     }
 
@@ -344,12 +371,16 @@ fn made(done: Done, descriptors: Vec<OwnedFd>) -> Result<News, Failure> {
             boots_from_disk,
         } => {
             let mut descriptors = descriptors.into_iter();
-            let boot_reader = descriptors.next().filter(|_| boots_from_disk);
+            let mut wire = |is_there: bool| is_there.then(|| descriptors.next()).flatten();
+            let wires = MachineWires {
+                boot_reader: wire(boots_from_disk),
+                agent: wire(facts.agent_port),
+            };
             let prepared = Prepared {
                 facts,
                 exit_on_reboot,
             };
-            Ok(News::Machine(prepared, boot_reader))
+            Ok(News::Machine(prepared, wires))
         }
         Done::Failed { text, is_final } => Err(Failure { text, is_final }),
     }

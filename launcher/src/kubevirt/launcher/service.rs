@@ -2,15 +2,21 @@
 
 mod methods;
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
 use self::methods::{Method, Shape, find};
+use super::super::agent::{Agent, AgentError, Freezer, Ran};
 use super::super::domain::Identity;
 use super::super::messages::{
-    Empty, Response, TextResponse, Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
+    Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest, Response, TextResponse,
+    Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
 };
 use super::super::pod::{Answer, Ask, Wanted};
 use super::super::rpc::{Code, Service, Status, decode, encode};
@@ -22,9 +28,14 @@ const VERSION: u32 = 1;
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: u64 = 30;
 
+/// Time that the guest has for what nobody says a time for.
+const DEFAULT_GUEST_SECONDS: u64 = 5;
+
 /// The services of the launcher's socket.
 pub(super) struct Commands {
     inbox: Sender<News>,
+    agent: Rc<Agent>,
+    freezer: Freezer,
     stats_collector: bool,
 }
 
@@ -43,6 +54,15 @@ struct HeadMetadata {
     name: String,
     namespace: String,
     uid: String,
+    annotations: Option<HeadAnnotations>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HeadAnnotations {
+    /// Users can have probes of the guest's agent succeed for a while.
+    #[serde(rename = "kubevirt.io/pause-guest-agent-probes")]
+    pause_probes: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -92,10 +112,11 @@ impl Service for Commands {
             Method::Ask(ask) => self.ask(ask.clone()).await,
             Method::Text(text) => Ok((*text).to_owned()),
             Method::VmStats => return self.vm_stats(request).await,
+            Method::Exec => return self.exec(request).await,
+            Method::GuestPing => return self.guest_ping(request).await,
+            Method::Freeze => self.freeze(request).await,
+            Method::Unfreeze => done(self.freezer.thaw().await),
             Method::Refused(reason) => Err((*reason).to_owned()),
-            Method::Failing(reason) => {
-                return Err(Status::new(Code::FailedPrecondition, *reason));
-            }
         };
         Ok(match shape {
             Shape::Plain => encode(&result.map_or_else(Response::refused, |_| Response::done())),
@@ -105,9 +126,11 @@ impl Service for Commands {
 }
 
 impl Commands {
-    pub(super) fn new(inbox: Sender<News>, stats_collector: bool) -> Self {
+    pub(super) fn new(inbox: Sender<News>, agent: Rc<Agent>, stats_collector: bool) -> Self {
         Self {
             inbox,
+            freezer: Freezer::new(agent.clone()),
+            agent,
             stats_collector,
         }
     }
@@ -118,6 +141,44 @@ impl Commands {
         let sent = self.inbox.send(News::Ask(ask, client)).await;
         sent.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    async fn freeze(&self, request: Bytes) -> Answer {
+        let request: FreezeRequest = decode(request).map_err(|status| status.message)?;
+        let limit = u64::try_from(request.limit_seconds).ok();
+        let limit = limit.filter(|seconds| *seconds > 0);
+        done(self.freezer.freeze(limit.map(Duration::from_secs)).await)
+    }
+
+    /// As probes have it, a program that cannot be run is a call that fails.
+    async fn exec(&self, request: Bytes) -> Result<Bytes, Status> {
+        let request: ExecRequest = decode(request)?;
+        let patience = patience(request.timeout_seconds);
+        let ran = self
+            .agent
+            .run(&request.program, &request.arguments, patience);
+        let Ran { code, output } = ran.await.map_err(failed)?;
+        Ok(encode(&ExecResponse {
+            response: Some(Response::done()),
+            code,
+            output,
+        }))
+    }
+
+    /// Users pause guests, and do not want them restarted for it.
+    async fn guest_ping(&self, request: Bytes) -> Result<Bytes, Status> {
+        let request: GuestPingRequest = decode(request)?;
+        let answer = self.ask(Ask::ProbesArePaused).await;
+        let is_wanted = answer.is_ok_and(|reason| reason.is_empty());
+        if is_wanted {
+            let patience = patience(request.timeout_seconds);
+            if let Err(error) = self.agent.ask("guest-ping", Value::Null, patience).await {
+                // People are told, too.
+                let _ = self.ask(Ask::PingFailed(error.to_string())).await;
+                return Err(failed(error));
+            }
+        }
+        Ok(encode(&TextResponse::new(Ok(String::new()))))
     }
 
     async fn vm_stats(&self, request: Bytes) -> Result<Bytes, Status> {
@@ -137,6 +198,27 @@ impl Commands {
     }
 }
 
+fn patience(seconds: i32) -> Duration {
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+    Duration::from_secs(seconds.unwrap_or(DEFAULT_GUEST_SECONDS))
+}
+
+fn done(result: Result<(), AgentError>) -> Answer {
+    result
+        .map(|()| String::new())
+        .map_err(|error| error.to_string())
+}
+
+fn failed(error: AgentError) -> Status {
+    let code = match error {
+        AgentError::Silent => Code::DeadlineExceeded,
+        AgentError::NotConnected | AgentError::Paused | AgentError::Refused(_) => {
+            Code::FailedPrecondition
+        }
+    };
+    Status::new(code, error.to_string())
+}
+
 /// What a SyncVirtualMachine wants.
 fn wanted(request: Bytes) -> Result<Wanted, String> {
     let request: VmiRequest = decode(request).map_err(|status| status.message)?;
@@ -144,6 +226,7 @@ fn wanted(request: Bytes) -> Result<Wanted, String> {
     let head: Head = serde_json::from_slice(&vmi)
         .map_err(|error| format!("The VMI is not understood: {error}"))?;
     let cluster = request.options.and_then(|options| options.cluster);
+    let annotations = head.metadata.annotations.unwrap_or_default();
     let firmware = head.spec.domain.firmware.unwrap_or_default();
     let grace_seconds = head.spec.termination_grace_period_seconds;
     Ok(Wanted {
@@ -159,6 +242,7 @@ fn wanted(request: Bytes) -> Result<Wanted, String> {
             .and_then(|status| status.phase)
             .unwrap_or_default(),
         vmi,
+        pause_probes: annotations.pause_probes.as_deref() == Some("true"),
         no_serial_log: cluster.is_some_and(|cluster| cluster.serial_console_log_disabled),
     })
 }

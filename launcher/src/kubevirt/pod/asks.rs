@@ -29,6 +29,19 @@ impl Pod {
                 .map(|now| self.domain(now))
                 .unwrap_or_default()),
             Ask::Stats if running => return self.count(now, token, then),
+            Ask::GuestInfo => Ok(self.agent.info().to_string()),
+            Ask::Users => Ok(self.agent.users().to_string()),
+            Ask::Filesystems => Ok(self.agent.filesystems().to_string()),
+            Ask::ProbesArePaused => Ok(match self.condition() {
+                Some(Condition::PausedByUser) => "a user paused the machine".to_owned(),
+                _ if self.pause_probes => "the VMI says so".to_owned(),
+                _ => String::new(),
+            }),
+            Ask::PingFailed(message) => {
+                let reason = "GuestAgentPingFailed";
+                then.push(Effect::Warn { reason, message });
+                done()
+            }
             // A report without a name is dropped.
             Ask::Stats => Ok("{}".to_owned()),
             Ask::Pause | Ask::Unpause | Ask::Reset | Ask::SoftReboot if !running => {
@@ -66,7 +79,11 @@ impl Pod {
 
     /// The same as often as it is asked: there is one machine.
     fn sync(&mut self, now: Instant, token: u64, wanted: Wanted, then: &mut Vec<Effect>) {
-        let answer = match (self.is_ours(&wanted), self.phase) {
+        let is_ours = self.is_ours(&wanted);
+        if is_ours.is_ok() {
+            self.pause_probes = wanted.pause_probes;
+        }
+        let answer = match (is_ours, self.phase) {
             (Err(reason), _) => Err(reason),
             (Ok(()), Phase::Idle) => {
                 self.identity = wanted.identity.clone();

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::super::agent::AgentView;
 use super::super::domain::{Facts, Identity};
 use crate::exit::Exit;
 use crate::supervise::{LifeEffect, LifeInput};
@@ -29,6 +30,16 @@ pub(in super::super) enum Ask {
     Domain,
     /// GetDomainStats.
     Stats,
+    /// GetGuestInfo.
+    GuestInfo,
+    /// GetUsers.
+    Users,
+    /// GetFilesystems.
+    Filesystems,
+    /// Why a probe of the guest's agent is to succeed whatever the agent does.
+    ProbesArePaused,
+    /// One did not succeed, for this reason.
+    PingFailed(String),
 }
 
 /// The VMI of a SyncVirtualMachine.
@@ -41,6 +52,8 @@ pub(in super::super) struct Wanted {
     pub(in super::super) phase: String,
     /// The whole of it.
     pub(in super::super) vmi: Bytes,
+    /// Probes of the guest's agent are to succeed.
+    pub(in super::super) pause_probes: bool,
     /// The cluster wants no log of the serial console.
     pub(in super::super) no_serial_log: bool,
 }
@@ -65,6 +78,8 @@ pub(in super::super) enum Input {
     Prepared(Result<Prepared, Failure>),
     /// Of the vm process.
     Vm(LifeInput),
+    /// Of the guest's agent.
+    Agent(Box<AgentView>),
     /// The pod is to end; the signal's name.
     Stop(String),
     /// Virt-handler knows all that was published, or will not.

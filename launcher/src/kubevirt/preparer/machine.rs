@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use seccomp::jail::User;
 use serde_json::Value;
@@ -28,6 +29,9 @@ const POD_INTERFACE: &str = "eth0";
 /// The serial console's socket, and its log, as virt-handler and the log's container know them.
 const SERIAL: &str = "virt-serial0";
 const SERIAL_LOG: &str = "virt-serial0-log";
+
+/// The socket of the agent's port, for a moment.
+const AGENT: &str = "agent";
 
 /// No machine can be made.
 #[derive(Debug, Error)]
@@ -106,7 +110,7 @@ impl Maker {
         vmi: &mut File,
         vm: BorrowedFd<'_>,
         order: &Order,
-    ) -> Result<(Done, Option<OwnedFd>), MakeError> {
+    ) -> Result<(Done, Vec<OwnedFd>), MakeError> {
         let mut bytes = Vec::new();
         let limited = vmi.take(MAX_MESSAGE as u64);
         { limited }
@@ -114,12 +118,14 @@ impl Maker {
             .map_err(MakeError::Read)?;
         let value: Value = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
         drop(bytes);
-        let mut plan = plan(&value)?;
+        let agent = self.directory.join(AGENT);
+        let mut plan = plan(&value, &agent)?;
         let kvm = resources::open_kvm()?;
         self.greet(vm, &kvm)?;
         let mut descriptors = resources::open(&mut plan)?;
         let (boot_reader, cmdline) = self.read_boot_disk(&plan, &mut descriptors)?;
         let host_cpu = resources::host_cpu(kvm)?;
+        let agent = open_agent(&plan, &agent, &mut descriptors)?;
         let logs = !order.no_serial_log && wants_log(&value);
         // Its path goes again if there will be no machine this time.
         let console = match plan.serial_console {
@@ -147,7 +153,8 @@ impl Maker {
             exit_on_reboot,
             boots_from_disk: boot_reader.is_some(),
         };
-        Ok((done, boot_reader.map(BootReader::give)))
+        let boot_reader = boot_reader.map(BootReader::give);
+        Ok((done, boot_reader.into_iter().chain(agent).collect()))
     }
 
     /// Reads the kernel from the disk, if it is there, and keeps who read it for the guest's reboots.
@@ -193,6 +200,24 @@ impl Maker {
     }
 }
 
+/// The port of the guest's agent. Its first and only client is the launcher: nobody else finds the socket.
+fn open_agent(
+    plan: &LaunchPlan,
+    path: &Path,
+    descriptors: &mut Descriptors,
+) -> Result<Option<OwnedFd>, MakeError> {
+    let ports = resources::open_ports(plan, descriptors)?;
+    if ports.is_empty() {
+        return Ok(None);
+    }
+    let connected = UnixStream::connect(path).map_err(|source| ResourceError::Listen {
+        what: "port",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(connected.into()))
+}
+
 /// A vm process that has ended said why, and the launcher hears of it.
 fn hand_over(sent: Result<(), ControlError>) -> Result<(), MakeError> {
     match sent {
@@ -201,8 +226,9 @@ fn hand_over(sent: Result<(), ControlError>) -> Result<(), MakeError> {
     }
 }
 
-/// What is to be opened and built, of a VMI as a cluster's API server has it.
-fn plan(value: &Value) -> Result<LaunchPlan, MakeError> {
+/// What is to be opened and built, of a VMI as a cluster's API server has it. The port for the guest's agent is left out
+/// where the VMI's devices leave no room.
+fn plan(value: &Value, agent: &Path) -> Result<LaunchPlan, MakeError> {
     let (vmi, report) = vmi::from_cluster(value).map_err(MakeError::Refused)?;
     for note in &report.notes {
         tracing::info!("{note}");
@@ -211,7 +237,12 @@ fn plan(value: &Value) -> Result<LaunchPlan, MakeError> {
         pod_interface: POD_INTERFACE.to_owned(),
         ..PlanOptions::default()
     };
-    plan::plan(&vmi, &options).map_err(MakeError::Refused)
+    let with_agent = PlanOptions {
+        guest_agent: Some(agent.to_owned()),
+        ..options.clone()
+    };
+    let plan = plan::plan(&vmi, &with_agent).or_else(|_| plan::plan(&vmi, &options));
+    plan.map_err(MakeError::Refused)
 }
 
 /// Whether the VMI wants a log of its serial console, which it does by default.
@@ -255,6 +286,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
     Facts {
         topology: [cpu.sockets, cpu.cores, cpu.threads],
         memory: plan.machine.memory.bytes,
+        agent_port: !plan.ports.is_empty(),
         interfaces: plan.nics.iter().filter_map(interface).collect(),
         disks: plan.disks.iter().map(disk).collect(),
     }

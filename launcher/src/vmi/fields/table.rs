@@ -8,7 +8,7 @@ const AS_VIRTIO_BLK: &str = "virtio-blk: the guest sees /dev/vda where it would 
 const AS_VIRTIO_NET: &str = "virtio-net: the guest needs the driver for that";
 const CDROM: &str =
     "a read-only virtio-blk disk: the guest sees /dev/vda where it would see /dev/sr0";
-const NO_AGENT: &str = "there is no guest agent that would do it";
+const NO_AGENT: &str = "podvisor does not probe; under KubeVirt the guest's agent is asked";
 const NO_FIRMWARE: &str = "there is no firmware: podvisor boots the kernel that the disk's boot entries name, or that of kernelBoot or --kernel";
 const NO_HYPERV: &str = "Hyper-V enlightenments are not offered: Windows runs slower";
 const NO_DEVICE: &str = "leave it out, or run the VMI on KubeVirt";

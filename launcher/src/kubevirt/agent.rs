@@ -1,0 +1,132 @@
+//! The guest's agent (qemu-guest-agent, `org.qemu.guest_agent.0`): one task speaks to it, a request at a time, and asks
+//! regularly for what virt-handler wants to know. Nobody waits for a guest: who asks says for how long, and what is
+//! shown of the guest is what was heard last.
+//!
+//! ```text
+//!   exec, ping, freeze ──▶ requests ──▶ session ◀──▶ channel ◀──▶ port of the guest
+//!                                          │ what changed
+//!                                          └──▶ the pod's step
+//! ```
+
+mod channel;
+mod exec;
+mod freeze;
+mod polls;
+mod session;
+mod view;
+
+use std::cell::OnceCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::Value;
+use thiserror::Error;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::{oneshot, watch};
+
+pub(super) use self::exec::Ran;
+pub(super) use self::freeze::Freezer;
+pub(super) use self::view::{AgentView, Interface, Os};
+
+use self::channel::Channel;
+use self::session::Session;
+
+/// Name of the agent's port.
+pub(super) const PORT: &str = "org.qemu.guest_agent.0";
+
+/// Requests that wait for the one before.
+const MAX_WAITING: usize = 64;
+
+/// The agent cannot be asked, or does not do it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum AgentError {
+    /// Nobody has the port open, or answers there.
+    #[error("The guest agent is not connected")]
+    NotConnected,
+    /// The guest does not run.
+    #[error("The machine is paused, and its guest agent with it")]
+    Paused,
+    /// It takes too long.
+    #[error("The guest agent did not answer in time")]
+    Silent,
+    /// It says no.
+    #[error("The guest agent refused: {0}")]
+    Refused(String),
+}
+
+/// Something to ask.
+#[derive(Debug)]
+struct Request {
+    command: &'static str,
+    arguments: Value,
+    patience: Duration,
+    answer: oneshot::Sender<Result<Value, AgentError>>,
+}
+
+impl Request {
+    fn answer(self, answer: Result<Value, AgentError>) {
+        // Who asked may have had no patience.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// The agent of the pod's guest, if there is one.
+#[derive(Debug, Default)]
+pub(super) struct Agent {
+    session: OnceCell<Sender<Request>>,
+    runs: watch::Sender<bool>,
+}
+
+impl Agent {
+    /// Begins to listen at the agent's port; `tell` hears of each change.
+    pub(super) fn listen(
+        self: &Rc<Self>,
+        port: OwnedFd,
+        tell: impl AsyncFn(AgentView) + 'static,
+    ) -> io::Result<()> {
+        let channel_of_port = Channel::new(port)?;
+        let (sender, requests) = channel(MAX_WAITING);
+        if self.session.set(sender).is_ok() {
+            let session = Session::new(channel_of_port, requests, self.runs.subscribe());
+            tokio::task::spawn_local(session.serve(tell));
+        }
+        Ok(())
+    }
+
+    /// Whether the guest runs: one that stands still is not asked, and not expected to answer.
+    pub(super) fn set_runs(&self, runs: bool) {
+        self.runs.send_if_modified(|known| {
+            let changed = *known != runs;
+            *known = runs;
+            changed
+        });
+    }
+
+    /// Asks for something; the answer's `return`.
+    pub(super) async fn ask(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        patience: Duration,
+    ) -> Result<Value, AgentError> {
+        let session = self.session.get().ok_or(AgentError::NotConnected)?;
+        let (answer, answered) = oneshot::channel();
+        let request = Request {
+            command,
+            arguments,
+            patience,
+            answer,
+        };
+        let ask = async {
+            let sent = session.send(request).await;
+            sent.map_err(|_| AgentError::NotConnected)?;
+            answered.await.map_err(|_| AgentError::NotConnected)?
+        };
+        match tokio::time::timeout(patience, ask).await {
+            Ok(answer) => answer,
+            Err(_) => Err(AgentError::Silent),
+        }
+    }
+}

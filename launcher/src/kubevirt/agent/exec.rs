@@ -1,0 +1,102 @@
+//! Programs in the guest.
+
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{Agent, AgentError};
+
+/// Time between two looks at a program: at first, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// What a shell adds to the number of a signal that ended a program.
+const SIGNALLED: i32 = 128;
+
+/// How a program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Ran {
+    /// Its exit status.
+    pub(in super::super) code: i32,
+    /// Its standard output.
+    pub(in super::super) output: String,
+}
+
+#[derive(Deserialize)]
+struct Started {
+    pid: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Status {
+    exited: bool,
+    /// Without the hyphen, in QEMU's schema.
+    exitcode: Option<i32>,
+    signal: Option<i32>,
+    out_data: Option<String>,
+}
+
+impl Status {
+    fn ran(self) -> Ran {
+        let output = self.out_data.unwrap_or_default();
+        let output = BASE64.decode(output.as_bytes()).unwrap_or_default();
+        let signalled = self.signal.map(|signal| SIGNALLED.saturating_add(signal));
+        Ran {
+            code: self.exitcode.or(signalled).unwrap_or(-1),
+            output: String::from_utf8_lossy(&output).into_owned(),
+        }
+    }
+}
+
+impl Agent {
+    /// Runs a program in the guest to its end, or for as long as `patience` lasts; it goes on then.
+    pub(in super::super) async fn run(
+        &self,
+        program: &str,
+        arguments: &[String],
+        patience: Duration,
+    ) -> Result<Ran, AgentError> {
+        let end = Instant::now() + patience;
+        let left = || match end.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(AgentError::Silent),
+            left => Ok(left),
+        };
+        let what = json!({"path": program, "arg": arguments, "capture-output": true});
+        let Started { pid } = read(self.ask("guest-exec", what, left()?).await?)?;
+        let mut pause = FIRST_LOOK;
+        loop {
+            let which = json!({"pid": pid});
+            let status: Status = read(self.ask("guest-exec-status", which, left()?).await?)?;
+            if status.exited {
+                return Ok(status.ran());
+            }
+            sleep(pause.min(left()?)).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, AgentError> {
+    serde_json::from_value(answer)
+        .map_err(|error| AgentError::Refused(format!("its answer is not understood: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_program_ended() {
+        let ran = |status: Value| read::<Status>(status).expect("understood").ran();
+        let status = json!({"exited": true, "exitcode": 3, "out-data": "aGk=", "err-data": "eA=="});
+        assert_eq!((ran(status.clone()).code, &*ran(status).output), (3, "hi"));
+        assert_eq!(ran(json!({"exited": true, "signal": 9})).code, 137);
+        let broken = json!({"exited": true, "exitcode": 0, "out-data": "?"});
+        assert_eq!(ran(broken).output, "");
+        read::<Status>(json!({"exited": "yes"})).expect_err("not understood");
+    }
+}
