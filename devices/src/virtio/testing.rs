@@ -45,6 +45,7 @@ pub fn block_spec(image: File, queues: u16) -> BlockSpec {
         name: "root".into(),
         file: image,
         backing: Vec::new(),
+        lost: Arc::default(),
         rings: Arc::new(Rings::take(queues.into())),
         options: BlockOptions {
             cache: CacheMode::Writeback,

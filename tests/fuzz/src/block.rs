@@ -10,7 +10,6 @@ use std::sync::Arc;
 use devices::virtio::VirtioDevice;
 use devices::virtio::block::{Block, BlockOptions, BlockSpec, CacheMode, ErrorPolicy, Rings};
 use devices::virtio::testing::Buffer;
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::input::Input;
 use crate::memory::{self, HEAP};
@@ -53,8 +52,7 @@ fn direct_image() -> Option<(File, File)> {
 }
 
 fn memory_image(read_only: bool) -> (File, File) {
-    let image = File::from(memfd_create("image", MemfdFlags::CLOEXEC).expect("memfd"));
-    image.set_len(IMAGE_LEN as u64).expect("memfd of 64 KiB");
+    let image = memory::file(IMAGE_LEN as u64);
     let path = format!("/proc/self/fd/{}", image.as_raw_fd());
     let opened = OpenOptions::new()
         .read(true)
@@ -75,6 +73,7 @@ impl Disk {
             name: "root".into(),
             file,
             backing: Vec::new(),
+            lost: Arc::default(),
             rings: Arc::new(Rings::take(2)),
             options: BlockOptions {
                 read_only,

@@ -1,9 +1,11 @@
 //! Guest memory whose neighbourhood nobody may touch.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::sync::Arc;
 
 use devices::GuestMemory;
+use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MmapRegion};
 
 use crate::input::Input;
@@ -71,6 +73,13 @@ fn clear(memory: &GuestMemory) {
             .write_slice(&ZEROS[..size], GuestAddress(base))
             .expect("in memory");
     }
+}
+
+/// A file in memory, of `bytes` zeros.
+pub fn file(bytes: u64) -> File {
+    let file = File::from(memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("a memfd"));
+    file.set_len(bytes).expect("room");
+    file
 }
 
 /// An address: mostly in memory, often at an edge.

@@ -5,10 +5,9 @@
 //! at the first of them.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use crate::virtio::block::file::AlignedBuffer;
-use crate::virtio::block::image::{Access, Image, Place, resolve};
+use crate::virtio::block::image::{self, Image};
 use crate::virtio::chain::Chain;
 
 /// Size of the buffer; larger requests take several turns.
@@ -36,7 +35,7 @@ impl Bounce {
         let buffer = self.bytes();
         for (at, count) in pieces(len) {
             let piece = &mut buffer[..count];
-            read(image, piece, offset + u64::from(at))?;
+            image::read(image, piece, offset + u64::from(at))?;
             chain.write_at(at, piece);
         }
         Ok(())
@@ -55,43 +54,10 @@ impl Bounce {
         for (at, count) in pieces(len) {
             let piece = &mut buffer[..count];
             chain.read_at(skip + at, piece);
-            write(image, piece, offset + u64::from(at))?;
+            image::write(image, piece, offset + u64::from(at))?;
         }
         Ok(())
     }
-}
-
-/// Reads `bytes` at `offset` of the disk, from wherever they are.
-fn read(image: &dyn Image, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let extent = resolve(image, Access::Read, offset, bytes.len() as u64)?;
-        let (part, rest) = bytes.split_at_mut(extent.len as usize);
-        match extent.place {
-            Place::File { file, offset } => {
-                image.files()[usize::from(file)]
-                    .file()
-                    .read_exact_at(part, offset)?;
-            }
-            _ => part.fill(0),
-        }
-        (bytes, offset) = (rest, offset + extent.len);
-    }
-    Ok(())
-}
-
-/// Writes `bytes` at `offset` of the disk, to wherever they belong.
-fn write(image: &dyn Image, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let extent = resolve(image, Access::Write, offset, bytes.len() as u64)?;
-        let (part, rest) = bytes.split_at(extent.len as usize);
-        if let Place::File { file, offset } = extent.place {
-            image.files()[usize::from(file)]
-                .file()
-                .write_all_at(part, offset)?;
-        }
-        (bytes, offset) = (rest, offset + extent.len);
-    }
-    Ok(())
 }
 
 /// Cuts `len` bytes into pieces of at most [`CHUNK`]: where each starts, and its length.

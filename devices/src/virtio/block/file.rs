@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::iovec;
 use rustix::fs::{
@@ -46,14 +48,36 @@ pub(super) enum Op {
 pub(super) struct DiskFile {
     file: File,
     direct: Option<DirectAlign>,
+    /// A flush of the page cache has failed: what was in it may be in no file any more, and the kernel says so
+    /// once. Of all files of the disk together.
+    lost: Arc<AtomicBool>,
+    #[cfg(test)]
+    pub(super) fault: Fault,
 }
 
 impl DiskFile {
     /// Takes `file` for blocks of `block_size` bytes. Clears flags of the open file that would be in
-    /// the way.
-    pub(super) fn settle(file: File, block_size: u32) -> io::Result<Self> {
+    /// the way. `lost` outlives it: the cache is the same for who opens the file again.
+    pub(super) fn settle(file: File, block_size: u32, lost: &Arc<AtomicBool>) -> io::Result<Self> {
         let direct = settle_flags(&file, block_size)?;
-        Ok(Self { file, direct })
+        Ok(Self::new(file, direct, Arc::clone(lost)))
+    }
+
+    /// Takes `file` to read whole pages of it. Its flags, which are those of whoever else has the open file, stay.
+    pub(super) fn to_read(file: File) -> io::Result<Self> {
+        let is_direct = fcntl_getfl(&file)?.contains(OFlags::DIRECT);
+        let direct = is_direct.then(|| direct_align(&file));
+        Ok(Self::new(file, direct, Arc::default()))
+    }
+
+    fn new(file: File, direct: Option<DirectAlign>, lost: Arc<AtomicBool>) -> Self {
+        Self {
+            file,
+            direct,
+            lost,
+            #[cfg(test)]
+            fault: Fault::default(),
+        }
     }
 
     /// Size in bytes. The end of a block device is its size, so there is no need for BLKGETSIZE64.
@@ -73,19 +97,69 @@ impl DiskFile {
         &self.file
     }
 
-    /// Reads bytes for the image itself, which lie as direct I/O wants them; fewer at the end of the file.
+    /// Reads bytes for the image itself, which lie as direct I/O wants them. How many: fewer at the end of the
+    /// file.
     pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(bytes, offset)
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.file.read_at(&mut bytes[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => {
+                    done += count;
+                    // Behind the end even the question may be misaligned.
+                    if done < bytes.len() && offset + done as u64 >= self.known_size()? {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Fills such bytes; with zeros behind the end of the file.
+    pub(super) fn read_padded(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let done = self.read_at(bytes, offset)?;
+        bytes[done..].fill(0);
+        Ok(())
     }
 
     /// Writes such bytes.
     pub(super) fn write_all(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.fault.strike()?;
         self.file.write_all_at(bytes, offset)
     }
 
     /// Makes durable what is written.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.refuse_if_lost()?;
+        let done = self.file.sync_data();
+        if done.is_err() {
+            self.flush_failed();
+        }
+        done
+    }
+
+    /// Takes note that it could not be made durable.
+    pub(super) fn flush_failed(&self) {
+        if self.is_cached() {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether what was written to the page cache may be in no file any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Fails if so: no later flush can make it durable.
+    pub(super) fn refuse_if_lost(&self) -> io::Result<()> {
+        match self.is_lost() {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => Ok(()),
+        }
     }
 
     /// Whether writes end in the host's page cache.
@@ -117,7 +191,7 @@ impl DiskFile {
         match op {
             Op::Read => self.read(buffers, offset),
             Op::Write => self.write(buffers, offset, dsync),
-            Op::Sync => self.file.sync_data().map(|()| 0),
+            Op::Sync => self.sync().map(|()| 0),
             Op::Punch | Op::Zero => {
                 let mode = FallocateFlags::from_bits_retain(fallocate_mode(op) as u32);
                 Ok(fallocate(&self.file, mode, offset, len).map(|()| 0)?)
@@ -162,6 +236,28 @@ impl DiskFile {
     }
 }
 
+/// Lets a write fail that an image makes for itself.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Fault(std::sync::atomic::AtomicU32);
+
+#[cfg(test)]
+impl Fault {
+    /// The `count`th write from now on fails, for once; none if that is 0.
+    pub(super) fn set(&self, count: u32) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
+    fn strike(&self) -> io::Result<()> {
+        let left = self.0.load(Ordering::Relaxed);
+        self.set(left.saturating_sub(1));
+        match left {
+            1 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Bytes that start at a page, as direct I/O wants them.
 #[derive(Debug)]
 pub(super) struct AlignedBuffer {
@@ -171,7 +267,8 @@ pub(super) struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    const ALIGN: usize = 4096;
+    /// Where they start, bytes.
+    pub(super) const ALIGN: usize = 4096;
 
     /// `len` zeros.
     pub(super) fn new(len: usize) -> Self {

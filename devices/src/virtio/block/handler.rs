@@ -180,7 +180,7 @@ impl BlockHandler {
     fn reap(&mut self) -> Result<(), QueueError> {
         loop {
             while let Some((index, result)) = self.engine.complete() {
-                let step = self.slots.advance(index, result);
+                let step = self.advance(index, result);
                 self.go_on(index, step)?;
             }
             if !self.engine.has_queued() {
@@ -271,7 +271,9 @@ impl QueueHandler for BlockHandler {
 }
 
 impl Drop for BlockHandler {
+    /// What is held then is given up: the driver has reset the device.
     fn drop(&mut self) {
+        self.shared.errors.release(self.slots.held() as u32);
         if let Some(ring) = self.engine.0.take() {
             self.shared.rings.push(ring);
         }

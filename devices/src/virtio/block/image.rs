@@ -26,10 +26,9 @@
 //!   matters: a worker that waited for another request of its own queue would wait for ever.
 //!   A cluster that a snapshot uses as well is copied in the same way.
 //! - A **flush** has rounds, each a wait of the engine's for one file to become durable, before each
-//!   of which the image may write. Round 0: the data. Round 1: after writing the counts of new
-//!   clusters. Round 2: after writing the tables that point to them, which hence never point to what is not
-//!   there. A durable write (no write cache) goes on with round 1, since its data is durable
-//!   already.
+//!   of which the image may write. Round 0: the data, and the counts of new clusters. Round 1: the tables that
+//!   point to them, which hence never point to what is not there, if any have changed. After a durable write (no
+//!   write cache), whose data needs no wait, there is none if no table has changed.
 //! - A **discard** keeps the cluster's place: `map` returns the extent for the engine to punch. A place that became another cluster's while a transfer to it
 //!   is under way would corrupt that, and nobody counts transfers. Of a cluster that is not wholly
 //!   inside nothing needs to be done (`DISCARD`), or it is made ready and zeroed like any other
@@ -42,6 +41,8 @@ pub(super) mod testing;
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -66,15 +67,41 @@ pub enum ImageFormat {
 }
 
 /// Flushes end within so many rounds.
-pub(super) const MAX_ROUNDS: u32 = 4;
+const MAX_ROUNDS: u32 = 4;
 
-/// What an image keeps of a flush from round to round.
+/// How far a flush has come, and what an image keeps of it from round to round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FlushState {
-    /// The last changes that belong to it.
+    /// Waits that are over.
+    round: u32,
+    /// The data is durable already.
+    is_durable: bool,
+    /// The last changes that belong to it; 0 before it has begun.
     mark: u64,
-    /// The last write that it waits for.
-    written: u64,
+    /// The last write of the image that the next wait covers, and the last that one which is over did.
+    covers: u64,
+    covered: u64,
+}
+
+impl FlushState {
+    /// What follows a write that has made its own data durable.
+    pub(super) fn of_durable_data() -> Self {
+        Self {
+            is_durable: true,
+            ..Self::default()
+        }
+    }
+
+    /// The file is durable that the image named.
+    pub(super) fn waited(&mut self) {
+        self.round += 1;
+        self.covered = self.covers;
+    }
+
+    /// Whether it has waited more often than any image wants.
+    pub(super) fn is_endless(&self) -> bool {
+        self.round >= MAX_ROUNDS
+    }
 }
 
 /// What is to be done with a range of the disk.
@@ -127,9 +154,9 @@ pub(super) trait Image: Debug + Send + Sync {
     /// requests.
     fn prepare(&self, access: Access, offset: u64, len: u64) -> io::Result<Extent>;
 
-    /// The file that round `round` of a flush makes durable; `None` if the flush is done. The rounds
-    /// before are over. May write what the file needs to contain first.
-    fn flush(&self, round: u32, state: &mut FlushState) -> io::Result<Option<u16>>;
+    /// The file that a flush makes durable next; `None` if it is done. May write what the file needs to contain
+    /// first. Asked again if the wait failed, and after [`FlushState::waited`].
+    fn flush(&self, state: &mut FlushState) -> io::Result<Option<u16>>;
 
     /// Lets the files say what the image is now, as far as it keeps that in memory.
     fn settle(&self) -> io::Result<()> {
@@ -163,8 +190,63 @@ pub(super) fn resolve(
         Place::Unready => false,
     };
     if !is_usable || extent.len == 0 {
-        return Err(io::Error::from_raw_os_error(libc::EIO));
+        return Err(damaged());
     }
     extent.len = extent.len.min(len);
     Ok(extent)
+}
+
+/// What the guest hears of an image that is not as one can be.
+fn damaged() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+/// Calls `act` with each part of the `len` bytes at `offset` of the disk: the file that has it and where, or none
+/// for a hole, and which of the bytes they are.
+fn each_part(
+    image: &dyn Image,
+    access: Access,
+    offset: u64,
+    len: usize,
+    mut act: impl FnMut(Option<(&DiskFile, u64)>, Range<usize>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        let extent = resolve(image, access, offset + done as u64, (len - done) as u64)?;
+        let part = done..done + extent.len as usize;
+        done = part.end;
+        match extent.place {
+            Place::File { file, offset } => {
+                act(Some((&image.files()[usize::from(file)], offset)), part)?;
+            }
+            _ => act(None, part)?,
+        }
+    }
+    Ok(())
+}
+
+/// Reads `bytes` at `offset` of the disk, from wherever they are, and waits.
+pub(super) fn read(image: &dyn Image, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let len = bytes.len();
+    each_part(
+        image,
+        Access::Read,
+        offset,
+        len,
+        |place, part| match place {
+            Some((file, host)) => file.file().read_exact_at(&mut bytes[part], host),
+            None => {
+                bytes[part].fill(0);
+                Ok(())
+            }
+        },
+    )
+}
+
+/// Writes `bytes` at `offset` of the disk, to wherever they belong, and waits.
+pub(super) fn write(image: &dyn Image, bytes: &[u8], offset: u64) -> io::Result<()> {
+    each_part(image, Access::Write, offset, bytes.len(), |place, part| {
+        let (file, host) = place.ok_or_else(damaged)?;
+        file.file().write_all_at(&bytes[part], host)
+    })
 }

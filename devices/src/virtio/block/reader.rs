@@ -3,31 +3,25 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-use crate::virtio::block::file::AlignedBuffer;
+use crate::virtio::block::file::{AlignedBuffer, DiskFile};
 use crate::virtio::block::image::{Image, ImageFormat, Layered, OpenImageError};
-use crate::virtio::block::request::SECTOR_SIZE;
 
-/// What is read at once and kept, bytes.
-const WINDOW: usize = 64 * 1024;
-
-/// A disk to read from, whatever its image's format and over whatever backing files.
+/// A disk to read from, whatever its image's format and over whatever backing files. Where its files are open for
+/// direct I/O, what is read lies at a multiple of 4096 bytes, on the disk and in memory.
 pub struct DiskReader {
     image: Layered,
     position: u64,
-    window: AlignedBuffer,
-    /// Where in the disk `window` is, once it has been read.
-    window_at: Option<u64>,
 }
 
 impl DiskReader {
     /// The disk of `files`, the top one first, each of its format. They need not be open for writing, and
-    /// nothing is written to them.
+    /// nothing is written to them; nor are flags of theirs changed, which a machine may use meanwhile.
     pub fn open(files: Vec<File>, formats: &[ImageFormat]) -> Result<Self, OpenImageError> {
+        let files = files.into_iter().map(DiskFile::to_read);
+        let files = files.collect::<io::Result<_>>()?;
         Ok(Self {
-            image: Layered::open(files, formats, SECTOR_SIZE as u32, false)?,
+            image: Layered::open(files, formats, AlignedBuffer::ALIGN as u32, false)?,
             position: 0,
-            window: AlignedBuffer::new(WINDOW),
-            window_at: None,
         })
     }
 
@@ -40,21 +34,13 @@ impl DiskReader {
 impl Read for DiskReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.size().saturating_sub(self.position);
-        let start = self.position / WINDOW as u64 * WINDOW as u64;
-        let skip = (self.position - start) as usize;
-        let count = buffer.len().min(WINDOW - skip);
-        let count = count.min(usize::try_from(left).unwrap_or(usize::MAX));
-        if count == 0 {
+        if left == 0 {
             return Ok(0);
         }
-        if self.window_at != Some(start) {
-            self.window_at = None;
-            self.image.read_at(self.window.bytes_mut(), start)?;
-            self.window_at = Some(start);
-        }
-        buffer[..count].copy_from_slice(&self.window.bytes()[skip..skip + count]);
-        self.position += count as u64;
-        Ok(count)
+        self.image.read_at(buffer, self.position)?;
+        let count = (buffer.len() as u64).min(left);
+        self.position += count;
+        Ok(count as usize)
     }
 }
 

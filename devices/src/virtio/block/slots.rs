@@ -13,7 +13,7 @@ use vm_memory::VolatileSlice;
 
 use crate::GuestMemory;
 use crate::virtio::block::file::Op;
-use crate::virtio::block::image::{Access, FlushState, Image, MAX_ROUNDS, Place, resolve};
+use crate::virtio::block::image::{Access, FlushState, Image, Place, resolve};
 use crate::virtio::block::request::{Request, Status};
 use crate::virtio::chain::Chain;
 
@@ -41,8 +41,6 @@ pub(super) struct Slot {
     /// Where in the disk `op` goes on, and how much of it is left, bytes.
     pub(super) offset: u64,
     pub(super) left: u64,
-    /// The round of a flush.
-    round: u32,
     flush: FlushState,
     /// Writes are durable when they complete.
     pub(super) dsync: bool,
@@ -120,7 +118,6 @@ impl Slot {
             op,
             offset,
             left,
-            round: 0,
             flush: FlushState::default(),
             dsync,
             first: 0,
@@ -156,12 +153,13 @@ impl Slot {
     }
 
     fn aim_flush(&mut self, image: &dyn Image) -> io::Result<Step> {
-        if self.round == MAX_ROUNDS {
+        if self.flush.is_endless() {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let Some(file) = image.flush(self.round, &mut self.flush)? else {
+        let Some(file) = image.flush(&mut self.flush)? else {
             return Ok(Step::Done);
         };
+        image.files()[usize::from(file)].refuse_if_lost()?;
         self.part = Part {
             file,
             ..Part::default()
@@ -211,7 +209,7 @@ impl Slot {
             (Op::Read | Op::Write, done) => self.consume(done as u64, buffers),
             (Op::Punch | Op::Zero, _) => self.consume(self.part.len, buffers),
             (Op::Sync, _) => {
-                self.round += 1;
+                self.flush.waited();
                 Step::Again
             }
         }
@@ -240,8 +238,8 @@ impl Slot {
     /// What follows the last byte: what is to be durable is made so. A write's own bytes are.
     fn after_last(&mut self) -> Step {
         match self.request {
-            Request::Write { .. } if self.dsync => self.round = 1,
-            Request::WriteZeroes { .. } if self.dsync => self.round = 0,
+            Request::Write { .. } if self.dsync => self.flush = FlushState::of_durable_data(),
+            Request::WriteZeroes { .. } if self.dsync => self.flush = FlushState::default(),
             _ => return Step::Done,
         }
         self.op = Op::Sync;
@@ -390,7 +388,7 @@ impl Slots {
     pub(super) fn flush(&mut self, index: u16) -> Step {
         let slot = &mut self.slots[usize::from(index)];
         let step = slot.after_last();
-        slot.round = 0;
+        slot.flush = FlushState::default();
         step
     }
 

@@ -6,11 +6,13 @@ use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::thread::sched_getaffinity;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::file::DiskFile;
 use super::image::{Image, ImageFormat, Layered, OpenImageError, Raw};
 use super::request::{ID_SIZE, SECTOR_SIZE};
 use super::{Block, ErrorPolicy, MAX_QUEUES, Rings};
@@ -103,6 +105,7 @@ impl DeviceOptions for BlockOptions {
             name,
             file,
             backing: files.collect(),
+            lost: Arc::default(),
             rings: Arc::new(Rings::take(workers as usize)),
             options: self,
         }))
@@ -118,6 +121,8 @@ pub struct BlockSpec {
     pub file: File,
     /// The files below it, if it has layers.
     pub backing: Vec<File>,
+    /// What the page cache had of it may be lost, since a flush has failed: none succeeds any more.
+    pub lost: Arc<AtomicBool>,
     /// What its workers reach the image by; where there are none, by calls that wait.
     pub rings: Arc<Rings>,
     /// The rest.
@@ -220,15 +225,14 @@ impl BlockSpec {
     }
 
     fn open(&self) -> Result<Box<dyn Image>, OpenImageError> {
-        let (options, file) = (&self.options, self.file.try_clone()?);
+        let options = &self.options;
         let block_size = options.logical_block_size;
+        let settle = |file: &File| DiskFile::settle(file.try_clone()?, block_size, &self.lost);
         if options.layers.is_empty() {
-            return Ok(Box::new(Raw::open(file, block_size)?));
+            return Ok(Box::new(Raw::open(settle(&self.file)?)?));
         }
-        let mut files = vec![file];
-        for file in &self.backing {
-            files.push(file.try_clone()?);
-        }
+        let files = iter::once(&self.file).chain(&self.backing).map(settle);
+        let files = files.collect::<io::Result<_>>()?;
         // Clusters are given a place at their first use, so even a disk that the guest cannot write to may
         // have a top that is written to.
         let writes = options.layers.first() == Some(&ImageFormat::Qcow2);

@@ -57,6 +57,7 @@ fn spec(image: &NamedTempFile) -> BlockSpec {
         name: "root".into(),
         file: image.reopen().expect("reopen"),
         backing: Vec::new(),
+        lost: Arc::default(),
         rings: Arc::new(Rings::take(1)),
         options: BlockOptions {
             cache: CacheMode::Writeback,

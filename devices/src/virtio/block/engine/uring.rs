@@ -214,7 +214,7 @@ mod tests {
         }
         let allowed = opcode::Readv::new(Fixed(0), &raw const iovec, 1).build();
         assert_eq!(ask(&mut ring, &allowed), -libc::EBADF, "no file yet");
-        let file = DiskFile::settle(null, 512).expect("a file");
+        let file = DiskFile::settle(null, 512, &std::sync::Arc::default()).expect("a file");
         ring.use_files(&[file]).expect("the table takes it");
         assert_eq!(ask(&mut ring, &allowed), 0, "/dev/null is empty");
         ring.use_files(&[]).expect("the table takes nothing");

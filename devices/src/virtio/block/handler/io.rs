@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::virtio::QueueError;
 use crate::virtio::block::errors::Verdict;
-use crate::virtio::block::file::Op;
+use crate::virtio::block::file::{DiskFile, Op};
 use crate::virtio::block::handler::BlockHandler;
 use crate::virtio::block::request::{HEADER_SIZE, ID_SIZE, Request, Status};
 use crate::virtio::block::slots::{Slot, Step};
@@ -110,7 +110,7 @@ impl BlockHandler {
                     let files = self.shared.image.files();
                     let begun = self.engine.begin(index, &self.slots, files, at_once);
                     match begun.map_err(QueueError::Backend)? {
-                        Some(result) => self.slots.advance(index, result),
+                        Some(result) => self.advance(index, result),
                         None => return Ok(()),
                     }
                 }
@@ -131,6 +131,17 @@ impl BlockHandler {
                 },
             }
         }
+    }
+
+    /// Takes note of what the engine has made of the part in slot `index`.
+    pub(super) fn advance(&mut self, index: u16, result: i32) -> Step {
+        let step = self.slots.advance(index, result);
+        if let (Step::Failed(_), Some((slot, part, _))) = (step, self.slots.part(index))
+            && slot.op == Op::Sync
+        {
+            self.shared.image.files()[usize::from(part.file)].flush_failed();
+        }
+        step
     }
 
     /// Whether this thread shall do the part in slot `index` itself.
@@ -196,10 +207,14 @@ impl BlockHandler {
         let Some(slot) = self.slots.get(index) else {
             return;
         };
-        match self.shared.errors.judge(slot, errno, can_wait) {
+        // To try again, or to say that all went well, would be to lose in silence what the page cache has lost.
+        let is_lost =
+            slot.op == Op::Sync && self.shared.image.files().iter().any(DiskFile::is_lost);
+        let verdict = self.shared.errors.judge(slot, errno, can_wait && !is_lost);
+        match verdict {
             Verdict::Hold => self.slots.hold(index),
-            Verdict::Pass => self.finish(index, Status::Ok),
-            Verdict::Fail => self.finish(index, Status::IoErr),
+            Verdict::Pass if !is_lost => self.finish(index, Status::Ok),
+            Verdict::Pass | Verdict::Fail => self.finish(index, Status::IoErr),
         }
     }
 

@@ -1,6 +1,5 @@
 //! A raw image: the disk is the file.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::slice;
@@ -19,10 +18,9 @@ pub(in crate::virtio::block) struct Raw {
 }
 
 impl Raw {
-    /// All of `file`, for blocks of `block_size` bytes.
-    pub(in crate::virtio::block) fn open(file: File, block_size: u32) -> io::Result<Self> {
-        let grows = !file.metadata()?.file_type().is_block_device();
-        let file = DiskFile::settle(file, block_size)?;
+    /// All of `file`.
+    pub(in crate::virtio::block) fn open(file: DiskFile) -> io::Result<Self> {
+        let grows = !file.file().metadata()?.file_type().is_block_device();
         let bytes = AtomicU64::new(file.end()?);
         Ok(Self { file, bytes, grows })
     }
@@ -46,8 +44,8 @@ impl Image for Raw {
         Ok(self.map(access, offset, len))
     }
 
-    fn flush(&self, round: u32, _state: &mut FlushState) -> io::Result<Option<u16>> {
-        Ok((round == 0).then_some(0))
+    fn flush(&self, state: &mut FlushState) -> io::Result<Option<u16>> {
+        Ok((state.round == 0 && !state.is_durable).then_some(0))
     }
 
     /// The kernel has no write that fails where it would make a file larger, but for the limit on

@@ -3,14 +3,12 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
 use crate::virtio::block::image::{
-    Access, Extent, FlushState, Image, ImageFormat, Layered, MAX_ROUNDS, OpenImageError, Place,
-    resolve,
+    self, Access, Extent, FlushState, Image, ImageFormat, Layered, OpenImageError, Place, each_part,
 };
 use crate::virtio::block::{Block, BlockSpec};
 
@@ -24,7 +22,8 @@ impl BlockSpec {
     /// A disk of `bytes` bytes that begins with what `self.file` has, which stays as it is: what is
     /// written goes to `files`, which are empty.
     pub fn build_fragmented(self, files: [File; 2], bytes: u64) -> io::Result<Block> {
-        let settle = |file| DiskFile::settle(file, self.options.logical_block_size);
+        let block_size = self.options.logical_block_size;
+        let settle = |file| DiskFile::settle(file, block_size, &self.lost);
         let [first, second] = files;
         let backing = settle(self.file.try_clone()?)?;
         let image = Fragmented {
@@ -161,8 +160,9 @@ impl Image for Fragmented {
     }
 
     /// Both files, one after the other.
-    fn flush(&self, round: u32, _state: &mut FlushState) -> io::Result<Option<u16>> {
-        Ok((round < 2).then_some(round as u16))
+    fn flush(&self, state: &mut FlushState) -> io::Result<Option<u16>> {
+        let file = state.round + u32::from(state.is_durable);
+        Ok((file < 2).then_some(file as u16))
     }
 
     fn writable_bytes(&self) -> u64 {
@@ -174,6 +174,44 @@ impl Image for Fragmented {
     }
 }
 
+/// All rounds of a flush; how many waits it took.
+pub(super) fn flush(image: &dyn Image) -> io::Result<u32> {
+    let mut state = FlushState::default();
+    while let Some(file) = image.flush(&mut state)? {
+        if state.is_endless() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        image.files()[usize::from(file)].sync()?;
+        state.waited();
+    }
+    Ok(state.round)
+}
+
+/// The disk of `files`, the top one first, each of its format.
+pub(super) fn layered(
+    files: Vec<File>,
+    formats: &[ImageFormat],
+    writes: bool,
+) -> Result<Layered, OpenImageError> {
+    let settle = |file| DiskFile::settle(file, 512, &Arc::default());
+    let files = files.into_iter().map(settle).collect::<io::Result<_>>()?;
+    Layered::open(files, formats, 512, writes)
+}
+
+/// Zeroes `len` bytes at `offset`, as the front end does where the file system cannot.
+pub(super) fn zero(image: &dyn Image, len: usize, offset: u64) -> io::Result<()> {
+    each_part(
+        image,
+        Access::Zero,
+        offset,
+        len,
+        |place, part| match place {
+            Some((file, host)) => file.zero_slowly(host, part.len() as u64),
+            None => Ok(()),
+        },
+    )
+}
+
 /// An image without a device: what the front end does with it, by calls that wait.
 #[derive(Debug)]
 pub struct BareImage(Layered);
@@ -182,7 +220,7 @@ impl BareImage {
     /// The disk of `files`, the top one first, each of its format.
     pub fn open(files: Vec<File>, formats: &[ImageFormat]) -> Result<Self, OpenImageError> {
         let writes = formats.first() == Some(&ImageFormat::Qcow2);
-        Layered::open(files, formats, 512, writes).map(Self)
+        layered(files, formats, writes).map(Self)
     }
 
     /// Size of the disk, bytes.
@@ -192,73 +230,21 @@ impl BareImage {
 
     /// Fills `bytes` from `offset`, which they do not reach past the end from.
     pub fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.each(
-            Access::Read,
-            offset,
-            bytes.len(),
-            |file, host, part| match file {
-                Some(file) => file.file().read_exact_at(&mut bytes[part], host),
-                None => {
-                    bytes[part].fill(0);
-                    Ok(())
-                }
-            },
-        )
+        image::read(&self.0, bytes, offset)
     }
 
     /// Writes `bytes` to `offset`.
     pub fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.each(
-            Access::Write,
-            offset,
-            bytes.len(),
-            |file, host, part| match file {
-                Some(file) => file.file().write_all_at(&bytes[part], host),
-                None => Err(io::ErrorKind::InvalidData.into()),
-            },
-        )
+        image::write(&self.0, bytes, offset)
     }
 
     /// Zeroes `len` bytes at `offset`.
     pub fn zero(&self, len: usize, offset: u64) -> io::Result<()> {
-        self.each(Access::Zero, offset, len, |file, host, part| match file {
-            Some(file) => file.file().write_all_at(&vec![0; part.len()], host),
-            None => Ok(()),
-        })
+        zero(&self.0, len, offset)
     }
 
     /// Makes everything durable; how often that waited.
     pub fn flush(&self) -> io::Result<u32> {
-        let mut state = FlushState::default();
-        for round in 0..MAX_ROUNDS {
-            match self.0.flush(round, &mut state)? {
-                Some(file) => self.0.files()[usize::from(file)].sync()?,
-                None => return Ok(round),
-            }
-        }
-        Err(io::ErrorKind::TimedOut.into())
-    }
-
-    /// Calls `act` with each part of a range: its file and its place there, or none for a hole.
-    fn each(
-        &self,
-        access: Access,
-        offset: u64,
-        len: usize,
-        mut act: impl FnMut(Option<&DiskFile>, u64, Range<usize>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let mut done = 0;
-        while done < len {
-            let extent = resolve(&self.0, access, offset + done as u64, (len - done) as u64)?;
-            let part = done..done + extent.len as usize;
-            done = part.end;
-            match extent.place {
-                Place::File { file, offset } => {
-                    act(Some(&self.0.files()[usize::from(file)]), offset, part)?;
-                }
-                _ => act(None, 0, part)?,
-            }
-        }
-        Ok(())
+        flush(&self.0)
     }
 }

@@ -179,7 +179,8 @@ fn zeroes_by_writing_where_it_must() {
         .as_file()
         .write_all_at(&pattern(IMAGE_SIZE as usize, 6), 0)
         .expect("write");
-    let slow = DiskFile::settle(image.reopen().expect("reopen"), 512).expect("flags");
+    let slow =
+        DiskFile::settle(image.reopen().expect("reopen"), 512, &Arc::default()).expect("flags");
     slow.zero_slowly(512, 200_000 * 4).expect("zeroes");
     let file = fs::read(image.path()).expect("image");
     assert!(file[512..512 + 800_000].iter().all(|&byte| byte == 0));

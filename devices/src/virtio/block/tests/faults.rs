@@ -86,6 +86,85 @@ fn a_held_write_is_done_when_the_machine_goes_on() {
     }
 }
 
+/// A driver that resets its device gives up what is held.
+#[test]
+fn a_reset_ends_what_is_held() {
+    for engine in ENGINES {
+        let image = image(IMAGE_SIZE);
+        let mut spec = spec(&image);
+        spec.options.error_policy = ErrorPolicy::Stop;
+        let errors = Arc::new(HostErrors::new().expect("an eventfd"));
+        let mut disk = Disk::new(spec, engine);
+        disk.device.report_to(&errors);
+        image.as_file().set_len(4096).expect("shorter");
+        let header = disk.header(T_OUT, 64);
+        let buffers = [
+            header,
+            Buffer::readable(DATA, 512),
+            Buffer::writable(STATUS, 1),
+        ];
+        disk.guest.add(&buffers);
+        disk.handler.kicked(0).expect("good queue");
+        disk.device.save().expect_err("a request is held");
+        let disk = disk.reset();
+        disk.device.save().expect("nothing is held");
+    }
+}
+
+/// What the page cache has lost no flush brings back: the guest hears of it whatever the policy says, and never
+/// of a success, not from the next machine on the same file either. Direct I/O leaves nothing in the cache.
+#[test]
+fn a_failed_flush_of_the_page_cache_is_final() {
+    for (policy, is_cached) in [
+        (ErrorPolicy::Stop, true),
+        (ErrorPolicy::Ignore, true),
+        (ErrorPolicy::Stop, false),
+    ] {
+        let image = image(IMAGE_SIZE);
+        let mut first = spec(&image);
+        first.options.error_policy = policy;
+        if !is_cached {
+            first.file = direct(&image);
+        }
+        let again = BlockSpec {
+            lost: Arc::clone(&first.lost),
+            ..spec(&image)
+        };
+        let errors = Arc::new(HostErrors::new().expect("an eventfd"));
+        let mut disk = Disk::new(first, EngineKind::Sync);
+        disk.device.report_to(&errors);
+        assert_eq!(disk.request(T_FLUSH, 0, &[]), (1, OK));
+
+        let file = disk.device.shared.image.files()[0].file().as_raw_fd();
+        let full = File::open("/dev/full").expect("/dev/full");
+        // SAFETY: both are open; the disk's descriptor becomes another's that the disk closes.
+        assert_eq!(unsafe { libc::dup2(full.as_raw_fd(), file) }, file);
+        let header = disk.header(T_FLUSH, 0);
+        let head = disk.guest.add(&[header, Buffer::writable(STATUS, 1)]);
+        disk.handler.kicked(0).expect("good queue");
+        disk.handler.drain();
+        let error = errors.take().expect("an error");
+        assert_eq!((error.operation, error.stops), ("flush", !is_cached));
+        let good = image.reopen().expect("reopen");
+        // SAFETY: as before.
+        assert_eq!(unsafe { libc::dup2(good.as_raw_fd(), file) }, file);
+        if !is_cached {
+            assert_eq!(disk.guest.pop_used(), None, "held");
+            disk.handler.kicked(0).expect("good queue");
+            assert_eq!(disk.guest.pop_used(), Some((head, 1)));
+            assert_eq!(disk.get(STATUS, 1), [OK]);
+            continue;
+        }
+        assert_eq!(disk.guest.pop_used(), Some((head, 1)));
+        assert_eq!(disk.get(STATUS, 1), [IOERR]);
+        assert_eq!(disk.request(T_FLUSH, 0, &[]), (1, IOERR));
+        let data = [Buffer::readable(DATA, 512)];
+        assert_eq!(disk.request(T_OUT, 0, &data), (1, OK));
+        let mut disk = Disk::new(again, EngineKind::Sync);
+        assert_eq!(disk.request(T_FLUSH, 0, &[]), (1, IOERR));
+    }
+}
+
 /// What the guest is told by the other policies.
 #[test]
 fn errors_are_reported_or_ignored_as_the_policy_says() {

@@ -5,6 +5,8 @@ use std::io;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
+use super::damaged;
+
 /// Fills `cluster` with what `bytes` are compressed from. Behind the end of the compressed bytes there may be
 /// others.
 pub(super) fn inflate(bytes: &[u8], cluster: &mut [u8]) -> io::Result<()> {
@@ -12,7 +14,7 @@ pub(super) fn inflate(bytes: &[u8], cluster: &mut [u8]) -> io::Result<()> {
     let mut state = DecompressorOxide::new();
     let (_, _, made) = decompress(&mut state, bytes, cluster, 0, flags);
     if made < cluster.len() {
-        return Err(io::Error::from_raw_os_error(libc::EIO));
+        return Err(damaged());
     }
     Ok(())
 }

@@ -7,10 +7,8 @@ use std::io;
 use tracing::warn;
 
 use super::header::Header;
+use super::{PAGE, damaged, numbers, put_numbers};
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
-
-/// What is read and written of tables at once, bytes: as direct I/O wants it.
-pub(super) const PAGE: usize = 4096;
 
 /// The file grows by that, bytes, so that few allocations have to make it longer.
 const STEP: u64 = 1 << 20;
@@ -40,38 +38,14 @@ pub(super) struct Counts {
     limit: u64,
     /// The table is being made larger.
     is_growing: bool,
+    /// Clusters in a row that were taken and could not be used, with any content: where, and how many.
+    spare: Vec<(u64, u64)>,
 }
 
 struct Block {
     bytes: AlignedBuffer,
     /// First and last page that differ from the file's.
     dirty: Option<(usize, usize)>,
-}
-
-/// Fills `bytes` from `offset` of a file; zeros behind its end.
-pub(super) fn read_padded(file: &DiskFile, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], offset + done as u64) {
-            Ok(count) => {
-                done += count;
-                // Behind the end even the question may be misaligned.
-                if done < bytes.len() && offset + done as u64 >= file.known_size()? {
-                    bytes[done..].fill(0);
-                    return Ok(());
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of big-endian numbers.
-pub(super) fn numbers(bytes: &[u8]) -> impl Iterator<Item = u64> {
-    let (chunks, _) = bytes.as_chunks();
-    chunks.iter().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
 fn no_space() -> io::Error {
@@ -82,7 +56,7 @@ impl Counts {
     /// Reads the counts of an image that is to be written to.
     pub(super) fn open(file: &DiskFile, header: &Header) -> io::Result<Self> {
         let mut bytes = AlignedBuffer::new(header.counts_bytes.next_multiple_of(PAGE));
-        read_padded(file, bytes.bytes_mut(), header.counts_offset)?;
+        file.read_padded(bytes.bytes_mut(), header.counts_offset)?;
         let end = file.end()?;
         if header.autoclear != 0 {
             // What others keep beside the data is out of date from now on.
@@ -97,6 +71,7 @@ impl Counts {
             end,
             limit: header.largest_file(end),
             is_growing: false,
+            spare: Vec::new(),
         })
     }
 
@@ -126,15 +101,19 @@ impl Counts {
                 grown?;
                 continue;
             }
-            self.next = self.next.max(cluster + 1);
-            if self.get(file, cluster)? == 0 {
+            let is_free = self.get(file, cluster)? == 0;
+            if is_free {
                 self.reach(file, offset + self.cluster_size() as u64)?;
                 self.set(file, cluster, 1)?;
+            }
+            // Only now: what has failed is tried again at the same place.
+            self.next = self.next.max(cluster + 1);
+            if is_free {
                 return Ok(offset);
             }
         }
         warn!("a qcow2 image counts clusters behind its end as taken");
-        Err(io::Error::from_raw_os_error(libc::EIO))
+        Err(damaged())
     }
 
     /// Makes the file at least `end` bytes long, with zeros.
@@ -166,8 +145,12 @@ impl Counts {
         file.write_all(bytes.bytes(), offset)?;
         file.sync()?;
         self.table[block] = offset;
+        if let Err(error) = self.write_table_page(file, block) {
+            // Else the file would never come to know of the block.
+            self.table[block] = 0;
+            return Err(error);
+        }
         self.next += 1;
-        self.write_table_page(file, block)?;
         self.make_room(file)?;
         self.blocks.insert(block, Block { bytes, dirty: None });
         Ok(())
@@ -177,56 +160,75 @@ impl Counts {
     fn write_table_page(&self, file: &DiskFile, block: usize) -> io::Result<()> {
         let first = block / (PAGE / 8) * (PAGE / 8);
         let mut page = AlignedBuffer::new(PAGE);
-        for (bytes, entry) in page.bytes_mut().chunks_mut(8).zip(&self.table[first..]) {
-            bytes.copy_from_slice(&entry.to_be_bytes());
-        }
+        put_numbers(page.bytes_mut(), self.table[first..].iter().copied());
         file.write_all(page.bytes(), self.offset + first as u64 * 8)
     }
 
     /// Makes the table twice as long, in a new place.
     fn grow_table(&mut self, file: &DiskFile) -> io::Result<()> {
         let bytes = (self.table.len() * 16).next_multiple_of(self.cluster_size());
-        let clusters = bytes >> self.bits;
-        let place = self.take_row(file, clusters as u64)?;
-        let old = (self.offset, self.table.len() * 8);
-        let mut image = AlignedBuffer::new(bytes);
-        for (bytes, entry) in image.bytes_mut().chunks_mut(8).zip(&self.table) {
-            bytes.copy_from_slice(&entry.to_be_bytes());
+        let clusters = (bytes >> self.bits) as u64;
+        let place = self.take_any(file, clusters)?;
+        if let Err(error) = self.move_table(file, place, bytes) {
+            self.keep(place, clusters);
+            return Err(error);
         }
+        let (old, len) = (self.offset, self.table.len() as u64 * 8);
+        self.offset = place;
+        self.table.resize(bytes / 8, 0);
+        self.release(file, old, len)
+    }
+
+    /// Writes the table to a place of `bytes` bytes, and that to the header.
+    fn move_table(&mut self, file: &DiskFile, place: u64, bytes: usize) -> io::Result<()> {
+        let mut image = AlignedBuffer::new(bytes);
+        put_numbers(image.bytes_mut(), self.table.iter().copied());
         file.write_all(image.bytes(), place)?;
         self.write_dirty(file)?;
         file.sync()?;
-        let clusters = (clusters as u32).to_be_bytes();
+        let clusters = ((bytes >> self.bits) as u32).to_be_bytes();
+        let place = place.to_be_bytes();
         patch_header(
             file,
-            &[
-                (COUNTS_OFFSET, &place.to_be_bytes()),
-                (COUNTS_CLUSTERS, &clusters),
-            ],
+            &[(COUNTS_OFFSET, &place), (COUNTS_CLUSTERS, &clusters)],
         )?;
-        file.sync()?;
-        self.offset = place;
-        self.table.resize(bytes / 8, 0);
-        let first = old.0 >> self.bits;
-        for cluster in first..first + (old.1 as u64).div_ceil(self.cluster_size() as u64) {
-            self.set(file, cluster, 0)?;
+        file.sync()
+    }
+
+    /// Takes `count` clusters in a row, which may have any content.
+    pub(super) fn take_any(&mut self, file: &DiskFile, count: u64) -> io::Result<u64> {
+        match self.spare.iter().position(|(_, spare)| *spare == count) {
+            Some(at) => Ok(self.spare.swap_remove(at).0),
+            None => self.take_row(file, count),
         }
-        Ok(())
+    }
+
+    /// Keeps clusters for [`Counts::take_any`] that could not be used, so that what fails again and again does
+    /// not use up the file.
+    pub(super) fn keep(&mut self, offset: u64, count: u64) {
+        self.spare.push((offset, count));
     }
 
     /// Takes `count` clusters in a row.
     fn take_row(&mut self, file: &DiskFile, count: u64) -> io::Result<u64> {
+        let size = self.cluster_size() as u64;
         let mut first = self.take(file)?;
         let mut have = 1;
         while have < count {
-            let next = self.take(file)?;
-            if next == first + (have << self.bits) {
+            let next = match self.take(file) {
+                Ok(next) => next,
+                Err(error) => {
+                    self.release(file, first, have * size)?;
+                    // They are as they were.
+                    self.next = first >> self.bits;
+                    return Err(error);
+                }
+            };
+            if next == first + have * size {
                 have += 1;
                 continue;
             }
-            for cluster in 0..have {
-                self.set(file, (first >> self.bits) + cluster, 0)?;
-            }
+            self.release(file, first, have * size)?;
             (first, have) = (next, 1);
         }
         Ok(first)
@@ -240,10 +242,10 @@ impl Counts {
             let offset = self.table.get(number).copied().unwrap_or(0);
             let size = 1 << self.bits;
             if offset == 0 || !offset.is_multiple_of(size) || offset > self.limit - size {
-                return Err(io::Error::from_raw_os_error(libc::EIO));
+                return Err(damaged());
             }
             let mut bytes = AlignedBuffer::new(self.cluster_size());
-            read_padded(file, bytes.bytes_mut(), offset)?;
+            file.read_padded(bytes.bytes_mut(), offset)?;
             self.make_room(file)?;
             self.blocks.insert(number, Block { bytes, dirty: None });
         }
@@ -289,9 +291,8 @@ impl Counts {
         Ok(())
     }
 
-    /// Writes what has changed; whether anything had.
-    pub(super) fn write_dirty(&mut self, file: &DiskFile) -> io::Result<bool> {
-        let mut any = false;
+    /// Writes what has changed.
+    pub(super) fn write_dirty(&mut self, file: &DiskFile) -> io::Result<()> {
         for (number, block) in &mut self.blocks {
             let Some((first, last)) = block.dirty else {
                 continue;
@@ -300,16 +301,15 @@ impl Counts {
             let offset = self.table[*number] + pages.start as u64;
             file.write_all(&block.bytes.bytes()[pages], offset)?;
             block.dirty = None;
-            any = true;
         }
-        Ok(any)
+        Ok(())
     }
 }
 
 /// Changes bytes of the header, which lie in its first page.
 fn patch_header(file: &DiskFile, changes: &[(usize, &[u8])]) -> io::Result<()> {
     let mut page = AlignedBuffer::new(PAGE);
-    read_padded(file, page.bytes_mut(), 0)?;
+    file.read_padded(page.bytes_mut(), 0)?;
     for (at, bytes) in changes {
         page.bytes_mut()[*at..at + bytes.len()].copy_from_slice(bytes);
     }

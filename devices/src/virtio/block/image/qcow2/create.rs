@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::header::HeaderError;
+use super::header::{BACKING_FORMAT, HeaderError, MAGIC, MAX_L1, MAX_NAME};
 
 /// Clusters of 64 KiB, as QEMU's are.
 const BITS: u32 = 16;
@@ -16,7 +16,8 @@ const PER_TABLE: u64 = CLUSTER / 8;
 /// Length of the header without extensions.
 const LENGTH: u32 = 112;
 
-const BACKING_FORMAT: u32 = 0xe279_2aca;
+// All clusters of a new image are counted in one block, which counts 2 GiB.
+const _: () = assert!(3 + MAX_L1 * 8 / CLUSTER <= CLUSTER / 2);
 
 /// Makes `file`, which is empty, an image of a disk of `bytes` bytes over a backing file, given by name and
 /// format. Clusters: header, table of counts, counts, L1 table.
@@ -24,8 +25,7 @@ pub fn create(file: &File, bytes: u64, backing: Option<(&str, &str)>) -> io::Res
     let l1_entries = bytes.div_ceil(CLUSTER).div_ceil(PER_TABLE).max(1);
     let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
     let clusters = 3 + l1_clusters;
-    // All are counted in one block, which counts 2 GiB.
-    if clusters > CLUSTER / 2 {
+    if l1_entries > MAX_L1 {
         let error = HeaderError::Unsupported("a disk too large for its clusters");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
     }
@@ -47,7 +47,7 @@ fn header(bytes: u64, l1_entries: u64, backing: Option<(&str, &str)>) -> io::Res
     extensions.extend([0; 8]);
     let name = backing.map_or("", |(name, _)| name);
     let name_at = u64::from(LENGTH) + extensions.len() as u64;
-    if name.len() > 1023 {
+    if name.len() > MAX_NAME {
         let what = "the name of the backing file is too long";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
@@ -60,7 +60,7 @@ fn header(bytes: u64, l1_entries: u64, backing: Option<(&str, &str)>) -> io::Res
     };
     let name_at = if name.is_empty() { 0 } else { name_at };
     // Magic, version.
-    header.extend(u32s(&[0x5146_49fb, 3]));
+    header.extend(u32s(&[MAGIC, 3]));
     header.extend(name_at.to_be_bytes());
     header.extend(u32s(&[name.len() as u32, BITS]));
     header.extend(bytes.to_be_bytes());

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// `QFI\xfb` at the beginning of each image.
-const MAGIC: u32 = 0x5146_49fb;
+pub(super) const MAGIC: u32 = 0x5146_49fb;
 
 /// How much of a file's beginning [`Header::parse`] wants to see, bytes; less if the file is smaller.
 pub const HEADER_BYTES: usize = 64 * 1024;
@@ -12,13 +12,13 @@ pub const HEADER_BYTES: usize = 64 * 1024;
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 12..=21;
 
 /// Largest L1 table, entries (8 MiB): disks of 512 TiB with clusters of 64 KiB.
-const MAX_L1: u64 = 1 << 20;
+pub(super) const MAX_L1: u64 = 1 << 20;
 
 /// Largest table of reference counts, bytes, as in QEMU.
 const MAX_COUNTS: u64 = 8 << 20;
 
 /// Longest name of a backing file (the format's own limit), bytes.
-const MAX_NAME: usize = 1023;
+pub(super) const MAX_NAME: usize = 1023;
 
 /// Length of the header of version 2, bytes; of version 3, at least.
 const LENGTH_2: usize = 72;
@@ -32,7 +32,7 @@ const COMPRESSION: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
 
 /// Extension with the format of the backing file.
-const BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(super) const BACKING_FORMAT: u32 = 0xe279_2aca;
 
 /// Why an image is not taken.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -89,18 +89,19 @@ pub fn is_qcow2(beginning: &[u8]) -> bool {
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
-    fn u32(&self, at: usize) -> Result<u32, HeaderError> {
+    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], HeaderError> {
         let bytes = self.0.get(at..).and_then(|rest| rest.first_chunk());
         bytes
-            .map(|bytes| u32::from_be_bytes(*bytes))
+            .copied()
             .ok_or(HeaderError::Damaged("its header ends early"))
     }
 
+    fn u32(&self, at: usize) -> Result<u32, HeaderError> {
+        self.array(at).map(u32::from_be_bytes)
+    }
+
     fn u64(&self, at: usize) -> Result<u64, HeaderError> {
-        let bytes = self.0.get(at..).and_then(|rest| rest.first_chunk());
-        bytes
-            .map(|bytes| u64::from_be_bytes(*bytes))
-            .ok_or(HeaderError::Damaged("its header ends early"))
+        self.array(at).map(u64::from_be_bytes)
     }
 
     fn text(&self, at: usize, len: usize) -> Result<String, HeaderError> {

@@ -4,16 +4,15 @@ mod as_image;
 mod places;
 mod special;
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::counts::{Counts, PAGE, numbers, read_padded};
+use super::counts::Counts;
 use super::entry::{self, Cluster};
 use super::header::{HEADER_BYTES, Header, HeaderError};
 use super::tables::{Known, Tables};
 use super::writer::Writer;
+use super::{PAGE, damaged, numbers};
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
 use crate::virtio::block::image::{Access, Extent, ImageFormat, MAX_FILES, Place};
 use thiserror::Error;
@@ -87,16 +86,12 @@ enum Found {
         host: u64,
         owned: bool,
     },
-    /// Nowhere: zeros. Marked by this layer, or in none.
-    Hole { marked: bool },
+    /// Nowhere: zeros.
+    Hole,
     /// In this layer, by other means than reading: compressed, or the last part of a block.
     Special { layer: usize, cluster: Cluster },
     /// A table of this layer has to be read.
     Unread { layer: usize },
-}
-
-fn damaged() -> io::Error {
-    io::Error::from_raw_os_error(libc::EIO)
 }
 
 impl std::fmt::Debug for State {
@@ -119,7 +114,7 @@ impl Layered {
     /// A disk of `files`, the top one first, each of its format, for blocks of `block_size` bytes. It can be
     /// written to if `writes`.
     pub(in crate::virtio::block) fn open(
-        files: Vec<File>,
+        files: Vec<DiskFile>,
         formats: &[ImageFormat],
         block_size: u32,
         writes: bool,
@@ -127,8 +122,6 @@ impl Layered {
         if files.is_empty() || files.len() > MAX_FILES || files.len() != formats.len() {
             return Err(OpenImageError::Files(files.len()));
         }
-        let settle = |file| DiskFile::settle(file, block_size);
-        let files: Vec<_> = files.into_iter().map(settle).collect::<io::Result<_>>()?;
         let mut writer = None;
         let mut largest = 1 << 16;
         let mut layers = Vec::with_capacity(files.len());
@@ -175,6 +168,12 @@ impl Layered {
         })
     }
 
+    /// Changes of tables that are in memory only.
+    #[cfg(test)]
+    pub(super) fn changes(&self) -> usize {
+        self.state().writer.as_ref().map_or(0, Writer::count)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -184,22 +183,21 @@ impl Layered {
         self.layers[0].qcow2.as_ref().ok_or_else(damaged)
     }
 
-    /// Where the byte at `offset` is, looking from layer `from` down, and how many more are there.
-    fn find(&self, from: usize, offset: u64) -> (Found, u64) {
+    /// Where the byte at `offset` is, and how many more are there.
+    fn find(&self, offset: u64) -> (Found, u64) {
         let mut limit = self.bytes - offset;
-        for (layer, found) in self.layers.iter().enumerate().skip(from) {
+        for (layer, found) in self.layers.iter().enumerate() {
             if offset >= found.bytes {
-                // A backing file may be smaller than the disk; what is above ends nowhere.
-                continue;
+                // A backing file may be smaller than what lies over it, and is zeros behind its end, whatever it
+                // lies over itself.
+                break;
             }
             let (cluster, len) = found.find(offset);
             limit = limit.min(len);
             let found = match cluster {
                 Known::Unread => Found::Unread { layer },
                 Known::Cluster(Cluster::Below) => continue,
-                Known::Cluster(Cluster::Zero { .. }) => Found::Hole {
-                    marked: layer == from,
-                },
+                Known::Cluster(Cluster::Zero { .. }) => Found::Hole,
                 Known::Cluster(Cluster::Here { host, owned })
                     if offset < self.layers[layer].whole =>
                 {
@@ -209,12 +207,12 @@ impl Layered {
             };
             return (found, limit);
         }
-        (Found::Hole { marked: false }, limit)
+        (Found::Hole, limit)
     }
 
     /// The extent of what `access` wants at `offset`, no longer than a cluster.
     fn one(&self, access: Access, offset: u64) -> Extent {
-        let (found, len) = self.find(0, offset);
+        let (found, len) = self.find(offset);
         let place = match (access, found) {
             (_, Found::Unread { .. }) => Place::Unready,
             (Access::Read, Found::Here { layer, host, .. }) => Place::File {
@@ -233,7 +231,7 @@ impl Layered {
                 offset: host,
             },
             (Access::Write, _) => Place::Unready,
-            (_, Found::Hole { .. }) => Place::Hole,
+            (_, Found::Hole) => Place::Hole,
             // What is not needed any more may stay.
             (Access::Discard, _) => Place::Hole,
             _ => Place::Unready,
@@ -242,10 +240,10 @@ impl Layered {
     }
 
     /// Reads the tables that say where `offset` is.
-    fn load(&self, state: &mut State, from: usize, offset: u64) -> io::Result<(Found, u64)> {
+    fn load(&self, state: &mut State, offset: u64) -> io::Result<(Found, u64)> {
         // Each turn reads a table; one more for each layer could push others out.
         for _ in 0..=self.layers.len() {
-            match self.find(from, offset) {
+            match self.find(offset) {
                 (Found::Unread { layer }, _) => self.read_table(state, layer, offset)?,
                 found => return Ok(found),
             }
@@ -262,7 +260,7 @@ impl Layered {
             return Err(damaged());
         }
         let mut bytes = AlignedBuffer::new(1 << qcow2.bits);
-        read_padded(&self.files[layer], bytes.bytes_mut(), host)?;
+        self.files[layer].read_padded(bytes.bytes_mut(), host)?;
         self.put_table(state, layer, table, bytes.bytes())
     }
 
@@ -296,33 +294,30 @@ impl Layered {
         Err(damaged())
     }
 
-    /// Reads from the layers from `from` down, whatever is there; zeros behind the end of the disk.
-    fn read(
-        &self,
-        state: &mut State,
-        from: usize,
-        mut bytes: &mut [u8],
-        mut offset: u64,
-    ) -> io::Result<()> {
+    /// Reads whatever is there; zeros behind the end of the disk. Direct I/O is of whole pages, if `bytes` are.
+    fn read(&self, state: &mut State, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !bytes.is_empty() {
             if offset >= self.bytes {
                 bytes.fill(0);
                 return Ok(());
             }
-            let (found, len) = self.load(state, from, offset)?;
+            let (found, len) = self.load(state, offset)?;
             let len = bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-            let (part, rest) = bytes.split_at_mut(len);
             match found {
                 Found::Here { layer, host, .. } => {
-                    self.files[layer].file().read_exact_at(part, host)?;
+                    // What is too much is read again from where it belongs.
+                    let pages = len.next_multiple_of(PAGE).min(bytes.len());
+                    if self.files[layer].read_at(&mut bytes[..pages], host)? < len {
+                        return Err(damaged());
+                    }
                 }
-                Found::Hole { .. } => part.fill(0),
+                Found::Hole => bytes[..len].fill(0),
                 Found::Special { layer, cluster } => {
-                    self.read_special(state, layer, cluster, part, offset)?;
+                    self.read_special(state, layer, cluster, &mut bytes[..len], offset)?;
                 }
                 Found::Unread { .. } => return Err(damaged()),
             }
-            (bytes, offset) = (rest, offset + len as u64);
+            (bytes, offset) = (&mut bytes[len..], offset + len as u64);
         }
         Ok(())
     }
@@ -333,7 +328,7 @@ impl Layered {
         bytes: &mut [u8],
         offset: u64,
     ) -> io::Result<()> {
-        self.read(&mut self.state(), 0, bytes, offset)
+        self.read(&mut self.state(), bytes, offset)
     }
 }
 
@@ -384,7 +379,7 @@ impl Layer {
 impl Qcow2 {
     fn open(file: &DiskFile, header: &Header) -> io::Result<Self> {
         let mut l1 = AlignedBuffer::new((header.l1_size * 8).next_multiple_of(PAGE));
-        read_padded(file, l1.bytes_mut(), header.l1_offset)?;
+        file.read_padded(l1.bytes_mut(), header.l1_offset)?;
         let entries = numbers(&l1.bytes()[..header.l1_size * 8]);
         Ok(Self {
             bits: header.cluster_bits,
@@ -396,6 +391,6 @@ impl Qcow2 {
 
 fn read_header(file: &DiskFile) -> Result<Header, OpenImageError> {
     let mut beginning = AlignedBuffer::new(HEADER_BYTES);
-    read_padded(file, beginning.bytes_mut(), 0)?;
+    file.read_padded(beginning.bytes_mut(), 0)?;
     Ok(Header::parse(beginning.bytes())?)
 }

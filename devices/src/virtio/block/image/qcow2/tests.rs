@@ -1,6 +1,7 @@
 //! Images beside QEMU's tools: both read what the other has written, and `qemu-img check` finds nothing.
 
 mod crash;
+mod faults;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -9,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use proptest::prelude::*;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tempfile::TempDir;
 
+use super::writer::MAX_CHANGES;
 use super::*;
 use crate::virtio::block::DiskReader;
-use crate::virtio::block::image::{
-    Access, Extent, FlushState, Image, ImageFormat, MAX_ROUNDS, Place, resolve,
-};
+use crate::virtio::block::image::{self, Access, FlushState, Image, ImageFormat, testing};
 
 const KIB: u64 = 1024;
 const CLUSTER: u64 = 64 * KIB;
@@ -86,7 +87,7 @@ impl Images {
     fn layered(&self, files: &[(&str, ImageFormat)]) -> Layered {
         let open = files.iter().map(|(name, _)| self.open(name)).collect();
         let formats: Vec<_> = files.iter().map(|(_, format)| *format).collect();
-        Layered::open(open, &formats, 512, true).expect("good images")
+        testing::layered(open, &formats, true).expect("good images")
     }
 
     /// What QEMU reads from an image.
@@ -97,74 +98,23 @@ impl Images {
     }
 }
 
-/// A part of the disk, as the front end does it.
-fn each(
-    image: &dyn Image,
-    access: Access,
-    mut offset: u64,
-    mut len: u64,
-    mut act: impl FnMut(Extent, u64),
-) {
-    while len > 0 {
-        let extent = resolve(image, access, offset, len).expect("good");
-        act(extent, offset);
-        (offset, len) = (offset + extent.len, len - extent.len);
-    }
-}
-
 fn write(image: &dyn Image, offset: u64, bytes: &[u8]) {
-    each(
-        image,
-        Access::Write,
-        offset,
-        bytes.len() as u64,
-        |extent, at| {
-            let Place::File { file, offset: host } = extent.place else {
-                panic!("{extent:?}");
-            };
-            let part = (at - offset) as usize..(at - offset + extent.len) as usize;
-            let file = image.files()[usize::from(file)].file();
-            file.write_all_at(&bytes[part], host).expect("written");
-        },
-    );
+    image::write(image, bytes, offset).expect("written");
 }
 
 fn read(image: &dyn Image, offset: u64, len: u64) -> Vec<u8> {
     let mut bytes = vec![0xaa; len as usize];
-    each(image, Access::Read, offset, len, |extent, at| {
-        let part = (at - offset) as usize..(at - offset + extent.len) as usize;
-        let part = &mut bytes[part];
-        match extent.place {
-            Place::File { file, offset: host } => {
-                let file = image.files()[usize::from(file)].file();
-                file.read_exact_at(part, host).expect("there");
-            }
-            _ => part.fill(0),
-        }
-    });
+    image::read(image, &mut bytes, offset).expect("there");
     bytes
 }
 
-fn clear(image: &dyn Image, access: Access, offset: u64, len: u64) {
-    each(image, access, offset, len, |extent, _| {
-        if let Place::File { file, offset: host } = extent.place {
-            let file = image.files()[usize::from(file)].file();
-            file.write_all_at(&vec![0; extent.len as usize], host)
-                .expect("written");
-        }
-    });
+fn zero(image: &dyn Image, offset: u64, len: u64) {
+    testing::zero(image, len as usize, offset).expect("zeroed");
 }
 
 /// All rounds of a flush; how many waits it took.
 fn flush(image: &dyn Image) -> u32 {
-    let mut state = FlushState::default();
-    for round in 0..MAX_ROUNDS {
-        match image.flush(round, &mut state).expect("flushed") {
-            Some(file) => image.files()[usize::from(file)].sync().expect("synced"),
-            None => return round,
-        }
-    }
-    MAX_ROUNDS
+    testing::flush(image).expect("flushed")
 }
 
 #[test]
@@ -183,7 +133,7 @@ fn qemu_reads_what_we_write_and_finds_nothing_wrong() {
         write(&image, offset, &bytes);
         expected[offset as usize..(offset + len) as usize].copy_from_slice(&bytes);
     }
-    assert_eq!(flush(&image), 3);
+    assert_eq!(flush(&image), 2, "data and counts, and tables");
     assert_eq!(flush(&image), 1, "nothing but data");
     assert_eq!(images.content("new.qcow2"), expected);
     assert_clean(images.0.path(), "new.qcow2");
@@ -223,7 +173,7 @@ fn an_overlay_leaves_its_base_alone() {
         assert_eq!(read(&image, 0, SIZE), expected);
         write(&image, 5 * CLUSTER + 512, &[1; 1024]);
         expected[5 * CLUSTER as usize + 512..][..1024].fill(1);
-        clear(&image, Access::Zero, 6 * CLUSTER - 512, CLUSTER * 2);
+        zero(&image, 6 * CLUSTER - 512, CLUSTER * 2);
         expected[6 * CLUSTER as usize - 512..][..2 * CLUSTER as usize].fill(0);
         assert_eq!(read(&image, 0, SIZE), expected);
         drop(image);
@@ -234,6 +184,90 @@ fn an_overlay_leaves_its_base_alone() {
         let again = images.layered(&files);
         assert_eq!(read(&again, 0, SIZE), expected);
     }
+}
+
+/// A file in the middle that is shorter than what it lies over: nothing of that is seen behind its end.
+#[test]
+fn behind_the_end_of_a_layer_there_are_zeros() {
+    let images = Images::new();
+    let mut expected = images.raw("base.raw", SIZE, 9);
+    let end = 3 * CLUSTER + 4 * KIB;
+    images.create("middle.qcow2", end, Some(("base.raw", "raw")));
+    images.create("top.qcow2", SIZE, Some(("middle.qcow2", "qcow2")));
+    let qcow2 = ImageFormat::Qcow2;
+    let image = images.layered(&[
+        ("top.qcow2", qcow2),
+        ("middle.qcow2", qcow2),
+        ("base.raw", ImageFormat::Raw),
+    ]);
+    expected[end as usize..].fill(0);
+    assert!(read(&image, 0, SIZE) == expected);
+    for at in [end - 512, 7 * CLUSTER + 512] {
+        write(&image, at, &[1; 1024]);
+        expected[at as usize..][..1024].fill(1);
+    }
+    assert!(read(&image, 0, SIZE) == expected);
+    drop(image);
+    assert!(images.content("top.qcow2") == expected);
+}
+
+/// Whatever can be made can be opened.
+#[test]
+fn the_largest_image_that_is_made() {
+    let images = Images::new();
+    let largest = 512 << 40;
+    images.create("a.qcow2", largest, None);
+    let image = images.layered(&[("a.qcow2", ImageFormat::Qcow2)]);
+    assert_eq!(image.bytes(), largest);
+    let file = images.open("a.qcow2");
+    create(&file, largest + 1, None).expect_err("too large");
+}
+
+/// Without a flush the file hears of changes, too, before they are too many.
+#[test]
+fn changes_in_memory_are_bounded() {
+    let images = Images::new();
+    let size = 3 * MAX_CHANGES as u64 * CLUSTER;
+    images.create("a.qcow2", size, None);
+    let image = images.layered(&[("a.qcow2", ImageFormat::Qcow2)]);
+    let mut most = 0;
+    for offset in (0..size).step_by(16 * CLUSTER as usize) {
+        // No data is written, only place made for it.
+        let place = image.prepare(Access::Write, offset, 16 * CLUSTER);
+        place.expect("there is room");
+        most = most.max(image.changes());
+    }
+    assert!((MAX_CHANGES / 2..=MAX_CHANGES).contains(&most), "{most}");
+    drop(image);
+    assert_clean(images.0.path(), "a.qcow2");
+}
+
+/// A write that is durable by itself waits for tables if it has changed some, and else for nothing.
+#[test]
+fn what_is_durable_already_is_not_waited_for() {
+    let images = Images::new();
+    images.create("a.qcow2", SIZE, None);
+    let image = images.layered(&[("a.qcow2", ImageFormat::Qcow2)]);
+    let waits = || {
+        let mut state = FlushState::of_durable_data();
+        let mut waits = 0;
+        while image.flush(&mut state).expect("flushed").is_some() {
+            (waits, ()) = (waits + 1, state.waited());
+        }
+        waits
+    };
+    write(&image, 0, &[1; 512]);
+    assert_eq!(waits(), 2);
+    write(&image, 512, &[2; 512]);
+    assert_eq!(waits(), 0, "the cluster is there");
+    // Another flush has written the tables, and is not over.
+    write(&image, CLUSTER, &[3; 512]);
+    let mut other = FlushState::default();
+    image.flush(&mut other).expect("counts");
+    other.waited();
+    image.flush(&mut other).expect("tables");
+    assert_eq!(waits(), 1, "for these tables");
+    assert_eq!(waits(), 0);
 }
 
 /// Compressed clusters of the image that is written to, whose counts are shared.
@@ -298,7 +332,13 @@ fn a_reader_sees_the_disk_through_its_layers() {
     write(&image, 1024, &[3; 512]);
     drop(image);
     let files = ["top.qcow2", "base.raw"].map(|name| File::open(images.path(name)).expect("there"));
+    // Flags of an open file belong to all that use it: to a machine, here.
+    let flags = OFlags::NONBLOCK | OFlags::DIRECT;
+    fcntl_setfl(&files[0], flags).expect("this file system takes O_DIRECT");
+    let other = files[0].try_clone().expect("a descriptor");
     let mut reader = DiskReader::open(files.into(), &formats).expect("good images");
+    assert!(fcntl_getfl(&other).expect("flags").contains(flags));
+    fcntl_setfl(&other, OFlags::empty()).expect("a file");
     assert_eq!(reader.size(), SIZE);
     let mut content = Vec::new();
     reader.read_to_end(&mut content).expect("readable");
@@ -320,7 +360,7 @@ fn what_cannot_be_used_is_refused_by_name() {
         ];
         qemu_img(&arguments, images.0.path());
         let files = vec![images.open("a.qcow2")];
-        let error = Layered::open(files, &[ImageFormat::Qcow2], 512, writes);
+        let error = testing::layered(files, &[ImageFormat::Qcow2], writes);
         error.expect_err("refused").to_string()
     };
     assert!(refused("data_file=data.raw", false).contains("a file of its own"));
@@ -388,7 +428,7 @@ proptest! {
                 }
                 Action::Zero(at, len) => {
                     let len = len.min(SIZE / 512 - at) * 512;
-                    clear(open, Access::Zero, at * 512, len);
+                    zero(open, at * 512, len);
                     expected[at as usize * 512..][..len as usize].fill(0);
                 }
                 Action::Flush => drop(flush(open)),

@@ -4,37 +4,78 @@
 //! before it began, in rounds with a wait for durability between them:
 //!
 //! ```text
-//! round 0   the data; changes made from now on belong to the next flush
-//! round 1   counts of new clusters
-//! round 2   L2 and L1 entries; an L2 table that is new to the file reads as zeros there
+//! round 0   the data, and counts of new clusters; changes made from now on belong to the next flush
+//! round 1   L2 and L1 entries, if any have changed; an L2 table that is new to the file reads as zeros there
 //! then      counts of clusters that nothing leads to any more, with the counts of the next flush
 //! ```
 //!
 //! Entries of a later flush are written as they were, so no table in the file ever leads to what is not durable.
+//! Where a guest changes much and flushes nothing, the image does.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
-use std::ops::Range;
 
-use super::counts::{Counts, PAGE};
-use super::entry;
+use super::counts::Counts;
 use super::tables::Tables;
+use super::{PAGE, damaged, entry, put_numbers};
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
 use crate::virtio::block::image::FlushState;
 
 /// Entries in a page of a table.
 const ENTRIES: usize = PAGE / 8;
 
+/// Changes that may be in memory, some 128 bytes each. With clusters of 64 KiB they are 2 GiB of a disk.
+pub(super) const MAX_CHANGES: usize = 1 << 15;
+
+/// An entry of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Entry {
+    /// Of the L1 table.
+    First(usize),
+    /// Of the L2 table of that number.
+    Second(usize, usize),
+}
+
+impl Entry {
+    /// The first entry of its page.
+    fn page(self) -> Self {
+        match self {
+            Self::First(at) => Self::First(at / ENTRIES * ENTRIES),
+            Self::Second(table, at) => Self::Second(table, at / ENTRIES * ENTRIES),
+        }
+    }
+
+    /// The entry that comes `count` later.
+    fn later(self, count: usize) -> Self {
+        match self {
+            Self::First(at) => Self::First(at + count),
+            Self::Second(table, at) => Self::Second(table, at + count),
+        }
+    }
+
+    /// What it is now; `None` if that is not in memory.
+    fn now(self, tables: &Tables) -> Option<u64> {
+        match self {
+            // The page goes on behind the table.
+            Self::First(at) if at >= tables.l1_len() => Some(0),
+            Self::First(at) => Some(tables.l1(at)),
+            Self::Second(table, at) => tables.load(table, at),
+        }
+    }
+}
+
 /// The changes of one entry: the flush that each belongs to, in order, and what the entry was before.
 #[derive(Clone, Debug, Default)]
 struct Changes(Vec<(u64, u64)>);
 
 impl Changes {
-    fn note(&mut self, old: u64, epoch: u64) {
-        if self.0.last().is_none_or(|(last, _)| *last != epoch) {
+    /// Whether it is one more.
+    fn note(&mut self, old: u64, epoch: u64) -> bool {
+        let is_new = self.0.last().is_none_or(|(last, _)| *last != epoch);
+        if is_new {
             self.0.push((epoch, old));
         }
+        is_new
     }
 
     /// Whether a change is to be written by a flush with this mark.
@@ -48,10 +89,11 @@ impl Changes {
         later.map(|(_, old)| *old)
     }
 
-    /// Forgets what is written; whether anything is left.
-    fn keep_after(&mut self, mark: u64) -> bool {
+    /// Forgets what is written; how many changes that are.
+    fn forget(&mut self, mark: u64) -> usize {
+        let before = self.0.len();
         self.0.retain(|(epoch, _)| *epoch > mark);
-        !self.0.is_empty()
+        before - self.0.len()
     }
 }
 
@@ -69,9 +111,9 @@ pub(super) struct Writer {
     pub(super) counts: Counts,
     l1_offset: u64,
     epoch: u64,
-    /// By the numbers of table and entry.
-    changes: BTreeMap<(usize, usize), Changes>,
-    l1_changes: BTreeMap<usize, Changes>,
+    changes: BTreeMap<Entry, Changes>,
+    /// How many these are.
+    count: usize,
     released: Vec<Released>,
     /// How often tables were written, and which of these writes is known to be durable.
     written: u64,
@@ -85,7 +127,7 @@ impl Writer {
             l1_offset,
             epoch: 1,
             changes: BTreeMap::new(),
-            l1_changes: BTreeMap::new(),
+            count: 0,
             released: Vec::new(),
             written: 0,
             durable: 0,
@@ -95,10 +137,7 @@ impl Writer {
     /// Changes an entry of an L2 table that is in memory.
     pub(super) fn change(&mut self, tables: &Tables, table: usize, at: usize, entry: u64) {
         if let Some(old) = tables.set(table, at, entry) {
-            self.changes
-                .entry((table, at))
-                .or_default()
-                .note(old, self.epoch);
+            self.note(Entry::Second(table, at), old);
         }
     }
 
@@ -106,10 +145,26 @@ impl Writer {
     pub(super) fn change_l1(&mut self, tables: &Tables, table: usize, entry: u64) {
         let old = tables.l1(table);
         tables.set_l1(table, entry);
-        self.l1_changes
-            .entry(table)
-            .or_default()
-            .note(old, self.epoch);
+        self.note(Entry::First(table), old);
+    }
+
+    fn note(&mut self, entry: Entry, old: u64) {
+        let changes = self.changes.entry(entry).or_default();
+        self.count += usize::from(changes.note(old, self.epoch));
+    }
+
+    /// Changes that are in memory only.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Lets there be changes to two entries more.
+    pub(super) fn make_room(&mut self, file: &DiskFile, tables: &Tables) -> io::Result<()> {
+        match self.count + 2 > MAX_CHANGES {
+            true => self.settle(file, tables),
+            false => Ok(()),
+        }
     }
 
     /// Notes that the clusters of `len` bytes at `offset` lose a user by what has just changed.
@@ -120,138 +175,93 @@ impl Writer {
 
     /// Whether the file does not have all of a table yet.
     pub(super) fn is_changed(&self, table: usize) -> bool {
-        let entries = (table, 0)..(table + 1, 0);
+        let entries = Entry::Second(table, 0)..Entry::Second(table + 1, 0);
         self.changes.range(entries).next().is_some()
     }
 
-    /// Does what round `round` of a flush begins with. False if nothing is left to wait for.
+    /// Does what the next round of a flush begins with. False if nothing is left to wait for.
     pub(super) fn flush(
         &mut self,
         file: &DiskFile,
         tables: &Tables,
-        round: u32,
         state: &mut FlushState,
     ) -> io::Result<bool> {
-        match round {
-            0 => {
-                self.begin(state);
-                Ok(true)
-            }
-            1 => {
-                if state.mark == 0 {
-                    // The data of one request is durable, but not what clusters were filled with.
-                    self.begin(state);
-                    if !self.is_settled(state.mark) {
-                        file.sync()?;
-                    }
-                }
-                self.counts.write_dirty(file)?;
-                Ok(!self.is_settled(state.mark))
-            }
-            2 => {
-                self.write_tables(file, tables, state.mark)?;
-                state.written = self.written;
-                Ok(true)
-            }
-            _ => {
-                self.durable = self.durable.max(state.written);
-                self.give_back(file, state.mark)?;
-                Ok(false)
-            }
+        self.durable = self.durable.max(state.covered);
+        if state.mark == 0 {
+            state.mark = self.epoch;
+            self.epoch += 1;
         }
-    }
-
-    fn begin(&mut self, state: &mut FlushState) {
-        state.mark = self.epoch;
-        self.epoch += 1;
+        let is_data = state.round == 0 && !state.is_durable;
+        if state.round > 1 || !is_data && self.is_settled(state.mark) {
+            self.give_back(file, state.mark)?;
+            return Ok(false);
+        }
+        match state.round {
+            0 => self.counts.write_dirty(file)?,
+            _ => self.write_tables(file, tables, state.mark)?,
+        }
+        state.covers = self.written;
+        Ok(true)
     }
 
     /// Whether all changes up to `mark` are durable.
     fn is_settled(&self, mark: u64) -> bool {
-        self.written == self.durable
-            && !self.changes.values().any(|changes| changes.are_due(mark))
-            && !self
-                .l1_changes
-                .values()
-                .any(|changes| changes.are_due(mark))
+        let mut changes = self.changes.values();
+        self.written == self.durable && !changes.any(|changes| changes.are_due(mark))
     }
 
-    /// Writes everything and waits.
+    /// Writes everything and waits, if there is anything.
     pub(super) fn settle(&mut self, file: &DiskFile, tables: &Tables) -> io::Result<()> {
-        let mut state = FlushState::default();
-        for round in 0.. {
-            if !self.flush(file, tables, round, &mut state)? {
-                break;
-            }
+        let mut state = FlushState::of_durable_data();
+        while self.flush(file, tables, &mut state)? {
             file.sync()?;
+            state.waited();
         }
-        self.counts.write_dirty(file)?;
-        Ok(())
+        self.counts.write_dirty(file)
     }
 
     /// Writes the pages of tables with changes up to `mark`.
     fn write_tables(&mut self, file: &DiskFile, tables: &Tables, mark: u64) -> io::Result<()> {
-        let mut page = AlignedBuffer::new(PAGE);
-        let due = self
-            .changes
-            .iter()
-            .filter(|(_, changes)| changes.are_due(mark));
-        let mut pages: Vec<_> = due.map(|((table, at), _)| (*table, at / ENTRIES)).collect();
+        let due = self.changes.iter();
+        let due = due.filter(|(_, changes)| changes.are_due(mark));
+        let mut pages: Vec<_> = due.map(|(entry, _)| entry.page()).collect();
         pages.dedup();
-        for (table, number) in pages {
-            let Some(offset) = entry::table(tables.l1(table)) else {
-                return Err(io::Error::from_raw_os_error(libc::EIO));
+        let mut bytes = AlignedBuffer::new(PAGE);
+        for page in pages {
+            let offset = match page {
+                Entry::First(at) => self.l1_offset + at as u64 * 8,
+                Entry::Second(table, at) => {
+                    entry::table(tables.l1(table)).ok_or_else(damaged)? + at as u64 * 8
+                }
             };
-            let first = number * ENTRIES;
-            for (at, bytes) in (first..).zip(page.bytes_mut().chunks_mut(8)) {
-                let then = self
-                    .changes
-                    .get(&(table, at))
-                    .and_then(|changes| changes.at(mark));
-                let entry = then.or_else(|| tables.load(table, at));
-                let entry = entry.ok_or(io::Error::from_raw_os_error(libc::EIO))?;
-                bytes.copy_from_slice(&entry.to_be_bytes());
-            }
-            file.write_all(page.bytes(), offset + first as u64 * 8)?;
+            let then = |entry: Entry| {
+                let changes = self.changes.get(&entry);
+                let then = changes.and_then(|changes| changes.at(mark));
+                then.or_else(|| entry.now(tables)).ok_or_else(damaged)
+            };
+            let entries = (0..ENTRIES).map(|count| then(page.later(count)));
+            let entries = entries.collect::<io::Result<Vec<_>>>()?;
+            put_numbers(bytes.bytes_mut(), entries);
+            file.write_all(bytes.bytes(), offset)?;
             self.written += 1;
-            forget(
-                &mut self.changes,
-                (table, first)..(table, first + ENTRIES),
-                mark,
-            );
-        }
-        self.write_l1(file, tables, mark, &mut page)
-    }
-
-    fn write_l1(
-        &mut self,
-        file: &DiskFile,
-        tables: &Tables,
-        mark: u64,
-        page: &mut AlignedBuffer,
-    ) -> io::Result<()> {
-        let due = self
-            .l1_changes
-            .iter()
-            .filter(|(_, changes)| changes.are_due(mark));
-        let mut pages: Vec<_> = due.map(|(table, _)| table / ENTRIES).collect();
-        pages.dedup();
-        for number in pages {
-            let first = number * ENTRIES;
-            for (table, bytes) in (first..).zip(page.bytes_mut().chunks_mut(8)) {
-                let then = self
-                    .l1_changes
-                    .get(&table)
-                    .and_then(|changes| changes.at(mark));
-                let now = || (table < tables.l1_len()).then(|| tables.l1(table));
-                let entry = then.or_else(now).unwrap_or(0);
-                bytes.copy_from_slice(&entry.to_be_bytes());
-            }
-            file.write_all(page.bytes(), self.l1_offset + first as u64 * 8)?;
-            self.written += 1;
-            forget(&mut self.l1_changes, first..first + ENTRIES, mark);
+            self.forget(page, mark);
         }
         Ok(())
+    }
+
+    /// Forgets what is written of a page.
+    fn forget(&mut self, page: Entry, mark: u64) {
+        let entries = page..page.later(ENTRIES);
+        let mut done = Vec::new();
+        for (entry, changes) in self.changes.range_mut(entries) {
+            self.count -= changes.forget(mark);
+            if changes.0.is_empty() {
+                done.push(*entry);
+            }
+        }
+        for entry in done {
+            self.changes.remove(&entry);
+        }
     }
 
     /// Takes their users from clusters that nothing durable leads to any more.
@@ -265,17 +275,5 @@ impl Writer {
             }
         }
         Ok(())
-    }
-}
-
-/// Forgets what is written of the entries in `range`.
-fn forget<K: Ord + Copy>(changes: &mut BTreeMap<K, Changes>, range: Range<K>, mark: u64) {
-    let keys: Vec<K> = changes.range(range).map(|(key, _)| *key).collect();
-    for key in keys {
-        if let Entry::Occupied(mut entry) = changes.entry(key)
-            && !entry.get_mut().keep_after(mark)
-        {
-            entry.remove();
-        }
     }
 }

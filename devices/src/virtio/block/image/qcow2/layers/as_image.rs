@@ -45,7 +45,7 @@ impl Image for Layered {
     fn prepare(&self, access: Access, offset: u64, len: u64) -> io::Result<Extent> {
         let mut state = self.state();
         let state = &mut *state;
-        self.load(state, 0, offset)?;
+        self.load(state, offset)?;
         let extent = self.one(access, offset);
         if extent.place == Place::Unready {
             let size = 1 << self.top()?.bits;
@@ -67,7 +67,7 @@ impl Image for Layered {
                         }
                     }
                     // Those after the first may have pushed its table out.
-                    self.load(state, 0, offset)?;
+                    self.load(state, offset)?;
                 }
                 _ => self.make_place(state, start)?,
             }
@@ -75,12 +75,12 @@ impl Image for Layered {
         Ok(self.map(access, offset, len))
     }
 
-    fn flush(&self, round: u32, flush: &mut FlushState) -> io::Result<Option<u16>> {
+    fn flush(&self, flush: &mut FlushState) -> io::Result<Option<u16>> {
         let mut state = self.state();
         let Some(writer) = &mut state.writer else {
-            return Ok((round == 0).then_some(0));
+            return Ok(None);
         };
-        let goes_on = writer.flush(&self.files[0], &self.top()?.tables, round, flush)?;
+        let goes_on = writer.flush(&self.files[0], &self.top()?.tables, flush)?;
         Ok(goes_on.then_some(0))
     }
 

@@ -2,8 +2,10 @@
 
 use std::io;
 
+use super::super::damaged;
 use super::super::entry::{self, Cluster};
-use super::{Found, Layered, State, damaged};
+use super::super::writer::Writer;
+use super::{Found, Layered, State};
 use crate::virtio::block::file::AlignedBuffer;
 
 impl Layered {
@@ -11,7 +13,7 @@ impl Layered {
     pub(super) fn make_place(&self, state: &mut State, offset: u64) -> io::Result<()> {
         let top = self.top()?;
         let start = offset >> top.bits << top.bits;
-        self.load(state, 0, start)?;
+        self.load(state, start)?;
         let (table, at) = self.make_table(state, start)?;
         let old = top.tables.load(table, at).ok_or_else(damaged)?;
         let old = entry::cluster(old, top.bits);
@@ -27,15 +29,19 @@ impl Layered {
             Cluster::Below | Cluster::Compressed { .. } => None,
         };
         let is_empty = kept.is_none() && self.is_hole(state, start)?;
-        let writer = state.writer.as_mut().ok_or_else(damaged)?;
+        let counts = &mut self.writer(state)?.counts;
         let host = match kept {
             Some(host) => host,
-            None => writer.counts.take(&self.files[0])?,
+            None if is_empty => counts.take(&self.files[0])?,
+            None => counts.take_any(&self.files[0], 1)?,
         };
-        if !is_empty {
-            self.fill(state, start, host)?;
+        if !is_empty && let Err(error) = self.fill(state, start, host) {
+            if kept.is_none() {
+                self.writer(state)?.counts.keep(host, 1);
+            }
+            return Err(error);
         }
-        let writer = state.writer.as_mut().ok_or_else(damaged)?;
+        let writer = self.writer(state)?;
         writer.change(&top.tables, table, at, entry::owned(host));
         if let Cluster::Compressed { host, len } = old {
             writer.release(host, len as u64);
@@ -43,12 +49,16 @@ impl Layered {
         Ok(())
     }
 
+    fn writer<'a>(&self, state: &'a mut State) -> io::Result<&'a mut Writer> {
+        state.writer.as_mut().ok_or_else(damaged)
+    }
+
     /// Writes what the cluster at `start` has now to `host`.
     fn fill(&self, state: &mut State, start: u64, host: u64) -> io::Result<()> {
         let size = 1 << self.top()?.bits;
         let mut cluster = std::mem::replace(&mut state.cluster, AlignedBuffer::new(0));
         let bytes = &mut cluster.bytes_mut()[..size];
-        let copied = self.read(state, 0, bytes, start);
+        let copied = self.read(state, bytes, start);
         let written = copied.and_then(|()| self.files[0].write_all(bytes, host));
         state.cluster = cluster;
         written
@@ -59,8 +69,8 @@ impl Layered {
         let end = (start + (1 << self.top()?.bits)).min(self.bytes);
         let mut offset = start;
         while offset < end {
-            match self.load(state, 0, offset)? {
-                (Found::Hole { .. }, len) => offset += len,
+            match self.load(state, offset)? {
+                (Found::Hole, len) => offset += len,
                 _ => return Ok(false),
             }
         }
@@ -75,13 +85,16 @@ impl Layered {
         if table >= top.tables.l1_len() {
             return Err(damaged());
         }
+        let file = &self.files[0];
+        self.writer(state)?.make_room(file, &top.tables)?;
         let l1 = top.tables.l1(table);
         if entry::table(l1).is_none() {
-            let writer = state.writer.as_mut().ok_or_else(damaged)?;
-            let host = writer.counts.take(&self.files[0])?;
-            let zeros = AlignedBuffer::new(1 << top.bits);
-            self.put_table(state, 0, table, zeros.bytes())?;
-            let writer = state.writer.as_mut().ok_or_else(damaged)?;
+            if !top.tables.has(table) {
+                let zeros = AlignedBuffer::new(1 << top.bits);
+                self.put_table(state, 0, table, zeros.bytes())?;
+            }
+            let writer = self.writer(state)?;
+            let host = writer.counts.take(file)?;
             writer.change_l1(&top.tables, table, entry::owned(host));
         } else if !entry::is_owned(l1) {
             return Err(damaged());
@@ -97,7 +110,7 @@ impl Layered {
         let top = self.top()?;
         let (table, at) = self.make_table(state, start)?;
         let old = top.tables.load(table, at).ok_or_else(damaged)?;
-        let writer = state.writer.as_mut().ok_or_else(damaged)?;
+        let writer = self.writer(state)?;
         writer.change(&top.tables, table, at, entry::zero());
         if let Cluster::Compressed { host, len } = entry::cluster(old, top.bits) {
             writer.release(host, len as u64);

@@ -3,9 +3,9 @@
 use std::io;
 
 use super::super::compressed::inflate;
-use super::super::counts::{PAGE, read_padded};
 use super::super::entry::Cluster;
-use super::{Layered, State, damaged};
+use super::super::{PAGE, damaged};
+use super::{Layered, State};
 use crate::virtio::block::file::AlignedBuffer;
 
 impl Layered {
@@ -23,7 +23,7 @@ impl Layered {
             (Cluster::Here { host, .. }, _) => {
                 let mut page = AlignedBuffer::new(2 * PAGE);
                 let start = host / PAGE as u64 * PAGE as u64;
-                read_padded(&self.files[layer], page.bytes_mut(), start)?;
+                self.files[layer].read_padded(page.bytes_mut(), start)?;
                 let skip = (host - start) as usize;
                 let there = part.len().min(2 * PAGE - skip);
                 part[..there].copy_from_slice(&page.bytes()[skip..skip + there]);
@@ -43,7 +43,7 @@ impl Layered {
             let start = host / PAGE as u64 * PAGE as u64;
             let skip = (host - start) as usize;
             let mut bytes = AlignedBuffer::new((skip + len).next_multiple_of(PAGE));
-            read_padded(&self.files[layer], bytes.bytes_mut(), start)?;
+            self.files[layer].read_padded(bytes.bytes_mut(), start)?;
             let mut whole = vec![0; 1 << bits];
             inflate(&bytes.bytes()[skip..skip + len], &mut whole)?;
             state.inflated = Some((layer, number, whole));
