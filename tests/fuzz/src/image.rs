@@ -1,17 +1,15 @@
 //! A disk on a raw image beside the same on one that is all over several files: no driver can tell them apart.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use devices::virtio::VirtioDevice;
 use devices::virtio::block::{Block, BlockSpec, Rings};
 use devices::virtio::testing::{Buffer, block_spec, guest_memory};
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::input::Input;
-use crate::memory::HEAP;
+use crate::memory::{HEAP, file};
 use crate::rig::Rig;
 
 const DISK: u64 = 64 << 10;
@@ -83,12 +81,6 @@ impl Twins {
         assert_eq!((status, len), (other_status, other_len), "kind {kind}");
         assert!(found == other_found, "other data: kind {kind}, {sector}");
     }
-}
-
-fn file(bytes: u64) -> File {
-    let file = File::from(memfd_create("image", MemfdFlags::CLOEXEC).expect("memfd"));
-    file.set_len(bytes).expect("a small memfd");
-    file
 }
 
 /// Plays the input on both; then both have the same content.

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::Write;
 
 use devices::GuestMemory;
-use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::GuestAddress;
 use vmm::arch::boot::{BootSource, EntryPoint, load};
 use vmm::plan::{CpuPlan, IdentityPlan};
 
 use crate::input::Input;
+use crate::memory;
 
 const RAM: u64 = 32 << 20;
 
@@ -44,8 +44,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn file(contents: &[u8], len: u64) -> File {
-    let mut file = File::from(memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("a memfd"));
+    let mut file = memory::file(len.max(contents.len() as u64));
     file.write_all(contents).expect("room");
-    file.set_len(len.max(contents.len() as u64)).expect("room");
     file
 }

@@ -15,7 +15,6 @@ use devices::virtio::rng::Rng;
 use devices::virtio::testing::{
     Buffer, FakeDoorbells, FakeIrq, FakeRouter, GuestQueue, InlineExecutor, block_spec,
 };
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::json;
 use vmm::layout::PCI_WINDOW;
 use vmm::pci::{ConfigPorts, Ecam, HotplugSlots, PciRoot, Window};
@@ -116,9 +115,7 @@ impl Machine {
 }
 
 fn disk() -> devices::virtio::block::Block {
-    let image = std::fs::File::from(memfd_create("image", MemfdFlags::CLOEXEC).expect("memfd"));
-    image.set_len(64 << 10).expect("memfd of 64 KiB");
-    let spec = block_spec(image, 2);
+    let spec = block_spec(memory::file(64 << 10), 2);
     spec.build().expect("good spec")
 }
 

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use devices::virtio::block::{BareImage, HEADER_BYTES, Header, ImageFormat, create, is_qcow2};
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::input::Input;
+use crate::memory;
 
 /// Size of the disk: two clusters and a half.
 const SIZE: u64 = 160 << 10;
@@ -17,17 +17,13 @@ const END: u64 = 6 << 16;
 /// Actions on one image.
 const MAX_ACTIONS: usize = 32;
 
-fn memory() -> File {
-    File::from(memfd_create("image", MemfdFlags::CLOEXEC).expect("memfd"))
-}
-
 fn again(file: &File) -> File {
     file.try_clone().expect("a descriptor more")
 }
 
 /// An image whose first cluster has a place, with what the input says in place of some bytes.
 fn changed(input: &mut Input<'_>) -> File {
-    let file = memory();
+    let file = memory::file(0);
     create(&file, SIZE, None).expect("an image");
     let image = BareImage::open(vec![again(&file)], &[ImageFormat::Qcow2]).expect("as made");
     image.write(&[0x5a; 512], 1024).expect("room");
@@ -87,7 +83,7 @@ pub fn run(bytes: &[u8]) {
     let length = image.metadata().expect("memory").len();
     let mut before = vec![0; length.min(END) as usize];
     image.read_exact_at(&mut before, 0).expect("memory");
-    let top = memory();
+    let top = memory::file(0);
     create(&top, SIZE, None).expect("an image");
     if let Ok(disk) = BareImage::open(vec![top, again(&image)], &[qcow2, qcow2]) {
         use_image(&disk, &mut input);

@@ -11,7 +11,6 @@ use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use vmm::arch::cpu::HostCpu;
@@ -23,6 +22,7 @@ use vmm::snapshot::{FileIdentity, SavedMachine, compare};
 
 use crate::input::Input;
 use crate::json;
+use crate::memory;
 
 thread_local! {
     static MACHINE: RefCell<Option<Machine>> = const { RefCell::new(None) };
@@ -52,7 +52,7 @@ impl Machine {
         let signals = Arc::new(Signals::new().expect("an eventfd"));
         let platform = Platform::new(&vm, &console, &signals).expect("lines");
         let msrs = SavedMsrs::of(&kvm).expect("MSRs");
-        let disk = memfd("disk");
+        let disk = memory::file(0);
         let good = json!({
             "plan": plan(),
             "cpu": HostCpu::from(&cpuid),
@@ -142,10 +142,6 @@ fn tell(result: Result<(), impl Error>) {
     }
 }
 
-fn memfd(name: &str) -> File {
-    File::from(memfd_create(name, MemfdFlags::CLOEXEC).expect("memfd"))
-}
-
 /// A state file with these contents.
 fn file(contents: &[u8]) -> Vec<u8> {
     let digest = Sha256::digest(contents);
@@ -186,13 +182,13 @@ pub fn run(bytes: &[u8]) {
 
 /// The same, written and read.
 fn again(saved: &SavedMachine) -> SavedMachine {
-    let mut to = memfd("state");
+    let mut to = memory::file(0);
     saved.write(&mut to).expect("written");
     let mut first = Vec::new();
     to.rewind().expect("a memfd");
     to.read_to_end(&mut first).expect("a memfd");
     let again = SavedMachine::read(&mut to).expect("its own");
-    let mut to = memfd("state");
+    let mut to = memory::file(0);
     again.write(&mut to).expect("written");
     let mut second = Vec::new();
     to.rewind().expect("a memfd");

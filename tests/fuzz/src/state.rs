@@ -19,7 +19,6 @@ use devices::virtio::net::{Backend, Stream};
 use devices::virtio::rng::Rng;
 use devices::virtio::testing::driven::Driven;
 use devices::virtio::testing::{Buffer, FakeIrq, block_spec};
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::input::Input;
 use crate::json;
@@ -109,8 +108,7 @@ fn touch(device: &dyn BusDevice, len: u64) {
 }
 
 fn block(input: &mut Input<'_>) {
-    let image = File::from(memfd_create("image", MemfdFlags::CLOEXEC).expect("memfd"));
-    image.set_len(64 << 10).expect("memfd of 64 KiB");
+    let image = memory::file(64 << 10);
     virtio(input, 0, move || {
         let image = image.try_clone().expect("a descriptor");
         Box::new(block_spec(image, 1).build().expect("a good disk"))
