@@ -117,6 +117,9 @@ pub enum CommandError {
     /// It takes others.
     #[error("The device does not understand the command")]
     Format(#[from] serde_json::Error),
+    /// It cannot do what it asks for.
+    #[error("The device cannot do that")]
+    Failed(#[from] std::io::Error),
 }
 
 /// Statistics as a device gives them; what can be written as JSON can be counted.

@@ -1,8 +1,9 @@
 //! Disks that come and go while the machine runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use podvisor_tests::footprint::Footprint;
+use podvisor_tests::host;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
@@ -30,6 +31,58 @@ fn path(path: &Path) -> &str {
 
 fn devices(guest: &Guest) -> Value {
     guest.control().stats()["devices"].take()
+}
+
+/// Two disks that become larger, a raw one and a qcow2 image: `vda` and `vdb`.
+pub struct Growing {
+    raw: PathBuf,
+    packed: PathBuf,
+}
+
+impl Growing {
+    /// The names of their volumes.
+    pub const NAMES: [&str; 2] = ["raw", "packed"];
+
+    /// Makes them, and has the kernel say what it hears of them.
+    pub fn add(run: Run) -> (Run, Self) {
+        let raw = image::zeros(&run.dir(), "raw.img", MIB);
+        let packed = run.dir().join("packed.qcow2");
+        let create = ["create", "-q", "-f", "qcow2", path(&packed), "1M"];
+        host("qemu-img", &create);
+        let qcow2 = format!("qcow2:{}", path(&packed));
+        let run = run.volume("raw", &raw).volume("packed", Path::new(&qcow2));
+        let run = run.cmdline("podvisor.disk=vdc loglevel=6");
+        (run, Self { raw, packed })
+    }
+
+    /// Linux hears that its disks are larger, for which a raw image has to be.
+    #[track_caller]
+    pub fn grow(&self, guest: &Guest) {
+        let resize = |name: &str, bytes: u64| {
+            let order = format!("order={}", json!({"command": "resize", "bytes": bytes}));
+            let output = guest.ctl(&["device", &format!("name={name}"), &order]);
+            output.status.success()
+        };
+        let bytes = 4 * MIB as u64;
+        assert!(!resize("raw", bytes), "its file is shorter");
+        let file = std::fs::File::options().write(true).open(&self.raw);
+        let longer = file.and_then(|file| file.set_len(bytes));
+        longer.expect("the image can be longer");
+        assert!(resize("raw", bytes));
+        guest.wait_for("[vda] new size: 8192 512-byte logical blocks");
+        assert!(resize("packed", 4 << 30));
+        guest.wait_for("[vdb] new size: 8388608 512-byte logical blocks");
+        assert!(!resize("packed", bytes), "it does not shrink");
+    }
+
+    /// The image is as it should be when the guest has gone.
+    #[track_caller]
+    pub fn is_sound(&self) {
+        host(
+            "qemu-img",
+            &["check", "-q", "-f", "qcow2", path(&self.packed)],
+        );
+    }
 }
 
 /// Linux uses a disk that comes, gives it back while it reads, and uses the next; nothing of a disk that went is

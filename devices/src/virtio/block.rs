@@ -34,7 +34,6 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::host_errors::HostErrors;
-use crate::irq::Irq;
 use crate::state::{RestoreError, SaveError, Saved, State};
 use crate::virtio::block::config::{Config, F_FLUSH};
 pub use crate::virtio::block::errors::ErrorPolicy;
@@ -54,7 +53,8 @@ pub use crate::virtio::block::spec::{BlockOptions, BlockSpec, BuildBlockError, C
 pub use crate::virtio::block::stats::{BlockStats, EngineKind};
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{
-    ActivateError, Activation, DeviceInfo, QueueHandler, VirtioDevice, stats_value,
+    ActivateError, Activation, CommandEffect, CommandError, DeviceInfo, QueueHandler, VirtioDevice,
+    stats_value,
 };
 
 /// Entries of each request queue.
@@ -77,8 +77,6 @@ pub struct Block {
     features: u64,
     config: Config,
     block_size: u32,
-    /// Tells the driver of another capacity; `None` before there is one.
-    config_irq: Option<Arc<dyn Irq>>,
     queue_sizes: Vec<u16>,
     /// Why io_uring is not used.
     no_ring: Option<String>,
@@ -101,7 +99,6 @@ impl Block {
             features: config::features(options),
             config: Config::new(options),
             block_size: options.logical_block_size,
-            config_irq: None,
             queue_sizes: vec![QUEUE_SIZE; usize::from(options.queues)],
             no_ring,
             shared: Arc::new(Shared {
@@ -115,17 +112,18 @@ impl Block {
         }
     }
 
-    /// Gives the disk `bytes` bytes, a multiple of the logical block size and no less than it has,
-    /// which its image already holds, and tells the driver.
-    pub fn resize(&mut self, bytes: u64) -> io::Result<()> {
-        if !bytes.is_multiple_of(self.block_size.into()) {
-            return Err(io::ErrorKind::InvalidInput.into());
+    /// Gives the disk `bytes` bytes, a multiple of the logical block size and no less than it has. The file of
+    /// a raw image has them already.
+    fn resize(&self, bytes: u64) -> io::Result<CommandEffect> {
+        let block_size = self.block_size;
+        if !bytes.is_multiple_of(block_size.into()) {
+            let error = format!("{bytes} bytes are no whole number of blocks of {block_size}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
+        let before = self.shared.image.bytes();
         self.shared.image.resize(bytes)?;
-        if let Some(irq) = &self.config_irq {
-            irq.raise();
-        }
-        Ok(())
+        let config_changed = bytes != before;
+        Ok(CommandEffect { config_changed })
     }
 
     /// Does without io_uring, as on a host that refuses it.
@@ -156,6 +154,17 @@ fn settle_rings(spec: &BlockSpec, image: &dyn Image) -> Option<String> {
         return Some(cause);
     }
     None
+}
+
+/// What a disk can be told.
+#[derive(Deserialize)]
+#[serde(tag = "command", rename_all = "camelCase", deny_unknown_fields)]
+enum BlockCommand {
+    /// Be larger.
+    Resize {
+        /// Size from now on, bytes.
+        bytes: u64,
+    },
 }
 
 /// What a disk must be to be the same. The driver's choices are in its features, and nothing is in
@@ -197,7 +206,6 @@ impl VirtioDevice for Block {
         &mut self,
         activation: Activation,
     ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError> {
-        self.config_irq = Some(activation.config_irq);
         let dsync = activation.features & F_FLUSH == 0;
         let workers = match self.shared.rings.len() {
             0 => activation.queues.len(),
@@ -237,6 +245,11 @@ impl VirtioDevice for Block {
             return Err(RestoreError::unfit::<BlockState>(what));
         }
         Ok(())
+    }
+
+    fn command(&mut self, command: Value) -> Result<CommandEffect, CommandError> {
+        let BlockCommand::Resize { bytes } = serde_json::from_value(command)?;
+        Ok(self.resize(bytes)?)
     }
 
     fn stats(&self) -> Value {

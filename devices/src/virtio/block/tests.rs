@@ -84,7 +84,6 @@ struct Disk {
     device: Block,
     handler: Box<dyn QueueHandler>,
     irq: Arc<FakeIrq>,
-    config_irq: Arc<FakeIrq>,
     kick: Arc<EventFd>,
 }
 
@@ -107,12 +106,11 @@ impl Disk {
         let irq = Arc::new(FakeIrq::default());
         let kick = Arc::new(event_fd());
         let queue = guest.device_side(0, kick.clone(), irq.clone());
-        let config_irq = Arc::new(FakeIrq::default());
         let activation = Activation {
             features,
             queues: vec![queue],
             resumed: false,
-            config_irq: config_irq.clone(),
+            config_irq: Arc::new(FakeIrq::default()),
         };
         let handler = device
             .activate(activation)
@@ -125,7 +123,6 @@ impl Disk {
             device,
             handler,
             irq,
-            config_irq,
             kick,
         }
     }

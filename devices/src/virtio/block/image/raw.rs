@@ -64,8 +64,10 @@ impl Image for Raw {
 
     /// Somebody with a path has made the file larger: this process may not.
     fn resize(&self, bytes: u64) -> io::Result<()> {
-        if bytes < self.bytes() || bytes > self.file.end()? {
-            return Err(io::ErrorKind::InvalidInput.into());
+        let (now, end) = (self.bytes(), self.file.end()?);
+        if bytes < now || bytes > end {
+            let error = format!("it has {now} bytes, and its file {end}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         self.bytes.store(bytes, Ordering::Relaxed);
         Ok(())

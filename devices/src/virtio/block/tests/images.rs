@@ -1,6 +1,7 @@
 //! Another image than a raw one, the size of an image, and images that others change.
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 
@@ -233,13 +234,18 @@ fn a_disk_grows_while_it_is_used() {
         let mut disk = Disk::new(spec(&image), engine);
         let data = [Buffer::readable(DATA, 512)];
         assert_eq!(disk.request(T_OUT, 2048, &data), (1, IOERR));
-        disk.device.resize(2 * IMAGE_SIZE).expect_err("not there");
+        let mut resize = |bytes: u64| {
+            let effect = disk
+                .device
+                .command(json!({"command": "resize", "bytes": bytes}));
+            effect.map(|effect| effect.config_changed)
+        };
+        resize(2 * IMAGE_SIZE).expect_err("not there");
         image.as_file().set_len(2 * IMAGE_SIZE).expect("grow");
-        disk.device.resize(IMAGE_SIZE + 100).expect_err("ragged");
-        disk.device.resize(IMAGE_SIZE / 2).expect_err("smaller");
-        assert_eq!(disk.config_irq.count(), 0);
-        disk.device.resize(2 * IMAGE_SIZE).expect("grows");
-        assert_eq!(disk.config_irq.count(), 1);
+        resize(IMAGE_SIZE + 100).expect_err("ragged");
+        resize(IMAGE_SIZE / 2).expect_err("smaller");
+        assert!(!resize(IMAGE_SIZE).expect("as it is"));
+        assert!(resize(2 * IMAGE_SIZE).expect("grows"));
         let mut capacity = [0; 8];
         disk.device.read_config(0, &mut capacity);
         assert_eq!(u64::from_le_bytes(capacity), 2 * IMAGE_SIZE / 512);

@@ -84,6 +84,11 @@ impl Counts {
         1 << (self.bits - 1)
     }
 
+    /// Lets the file become larger.
+    pub(super) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
     /// Takes a cluster, which reads as zeros, and returns its offset.
     pub(super) fn take(&mut self, file: &DiskFile) -> io::Result<u64> {
         for _ in 0..MAX_TAKEN {
@@ -307,7 +312,7 @@ impl Counts {
 }
 
 /// Changes bytes of the header, which lie in its first page.
-fn patch_header(file: &DiskFile, changes: &[(usize, &[u8])]) -> io::Result<()> {
+pub(super) fn patch_header(file: &DiskFile, changes: &[(usize, &[u8])]) -> io::Result<()> {
     let mut page = AlignedBuffer::new(PAGE);
     file.read_padded(page.bytes_mut(), 0)?;
     for (at, bytes) in changes {

@@ -4,14 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::header::{BACKING_FORMAT, HeaderError, MAGIC, MAX_L1, MAX_NAME};
+use super::header::{BACKING_FORMAT, MAGIC, MAX_L1, MAX_NAME, TOO_LARGE, l1_entries};
 
 /// Clusters of 64 KiB, as QEMU's are.
 const BITS: u32 = 16;
 const CLUSTER: u64 = 1 << BITS;
-
-/// Entries of an L2 table.
-const PER_TABLE: u64 = CLUSTER / 8;
 
 /// Length of the header without extensions.
 const LENGTH: u32 = 112;
@@ -22,12 +19,11 @@ const _: () = assert!(3 + MAX_L1 * 8 / CLUSTER <= CLUSTER / 2);
 /// Makes `file`, which is empty, an image of a disk of `bytes` bytes over a backing file, given by name and
 /// format. Clusters: header, table of counts, counts, L1 table.
 pub fn create(file: &File, bytes: u64, backing: Option<(&str, &str)>) -> io::Result<()> {
-    let l1_entries = bytes.div_ceil(CLUSTER).div_ceil(PER_TABLE).max(1);
+    let l1_entries = l1_entries(bytes, CLUSTER).max(1);
     let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
     let clusters = 3 + l1_clusters;
     if l1_entries > MAX_L1 {
-        let error = HeaderError::Unsupported("a disk too large for its clusters");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, TOO_LARGE));
     }
     file.write_all_at(&header(bytes, l1_entries, backing)?, 0)?;
     file.write_all_at(&(2 * CLUSTER).to_be_bytes(), CLUSTER)?;

@@ -165,11 +165,9 @@ impl Header {
 
     fn check(&self) -> Result<(), HeaderError> {
         let cluster = self.cluster_size();
-        let needed = self.size.div_ceil(cluster).div_ceil(cluster / 8);
+        let needed = l1_entries(self.size, cluster);
         if needed > MAX_L1 || self.l1_size as u64 > MAX_L1 {
-            return Err(HeaderError::Unsupported(
-                "a disk too large for its clusters",
-            ));
+            return Err(TOO_LARGE);
         }
         if (self.l1_size as u64) < needed {
             return Err(HeaderError::Damaged("its first table is too short"));
@@ -217,13 +215,27 @@ impl Header {
     /// Bytes that a file of `end` bytes with this header may come to have: all of the disk once more, and
     /// its tables.
     pub fn largest_file(&self, end: u64) -> u64 {
-        const SLACK: u64 = 64 << 20;
-        end.saturating_add(self.size)
-            .saturating_add(self.size / 64)
-            .saturating_add(SLACK)
-            .min(MAX_OFFSET)
+        with_disk(end, self.size)
     }
 }
+
+/// The same of a file that may have `file` bytes without the `bytes` bytes of its disk.
+pub(super) fn with_disk(file: u64, bytes: u64) -> u64 {
+    const SLACK: u64 = 64 << 20;
+    file.saturating_add(bytes)
+        .saturating_add(bytes / 64)
+        .saturating_add(SLACK)
+        .min(MAX_OFFSET)
+}
+
+/// Entries of the L1 table that a disk of `bytes` bytes needs with clusters of `cluster` bytes.
+pub(super) fn l1_entries(bytes: u64, cluster: u64) -> u64 {
+    bytes.div_ceil(cluster).div_ceil(cluster / 8)
+}
+
+/// Too large a disk.
+pub(super) const TOO_LARGE: HeaderError =
+    HeaderError::Unsupported("a disk too large for its clusters");
 
 /// What an offset in an image stays below (bits 9 to 55 of an entry).
 pub(super) const MAX_OFFSET: u64 = 1 << 56;

@@ -1,10 +1,12 @@
 //! A disk in layers: a qcow2 image that is written to, over backing files that are not.
 
 mod as_image;
+mod growth;
 mod places;
 mod special;
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::counts::Counts;
@@ -36,17 +38,17 @@ pub enum OpenImageError {
 pub(in crate::virtio::block) struct Layered {
     files: Vec<DiskFile>,
     layers: Vec<Layer>,
-    bytes: u64,
     state: Mutex<State>,
 }
 
 /// One of the files of a disk.
 struct Layer {
-    /// What the file has of the disk, bytes, and how much of that are whole blocks.
-    bytes: u64,
-    whole: u64,
+    /// What the file has of the disk, bytes; of what lies over others, more and more.
+    bytes: AtomicU64,
+    /// Bytes of a block.
+    block: u64,
     /// What the file does not grow past, bytes.
-    limit: u64,
+    limit: AtomicU64,
     /// None for a raw image.
     qcow2: Option<Qcow2>,
 }
@@ -106,7 +108,7 @@ impl std::fmt::Debug for Layer {
             Some(_) => "qcow2",
             None => "raw",
         };
-        write!(f, "{format}({} bytes)", self.bytes)
+        write!(f, "{format}({} bytes)", self.bytes())
     }
 }
 
@@ -141,16 +143,16 @@ impl Layered {
                     return Err(error.into());
                 }
                 limit = header.largest_file(end);
-                writer = Some(Writer::new(Counts::open(file, header)?, header.l1_offset));
+                writer = Some(Writer::new(Counts::open(file, header)?, header));
             }
             largest = qcow2
                 .as_ref()
                 .map_or(largest, |header| header.cluster_size().max(largest));
             let qcow2 = qcow2.map(|header| Qcow2::open(file, &header)).transpose()?;
             layers.push(Layer {
-                bytes,
-                whole: bytes / u64::from(block_size) * u64::from(block_size),
-                limit,
+                bytes: AtomicU64::new(bytes),
+                block: block_size.into(),
+                limit: AtomicU64::new(limit),
                 qcow2,
             });
         }
@@ -161,7 +163,6 @@ impl Layered {
             inflated: None,
         };
         Ok(Self {
-            bytes: layers[0].bytes,
             files,
             layers,
             state: Mutex::new(state),
@@ -178,6 +179,11 @@ impl Layered {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Size of the disk, bytes.
+    fn end(&self) -> u64 {
+        self.layers[0].bytes()
+    }
+
     /// The image at the top, which is written to.
     fn top(&self) -> io::Result<&Qcow2> {
         self.layers[0].qcow2.as_ref().ok_or_else(damaged)
@@ -185,9 +191,9 @@ impl Layered {
 
     /// Where the byte at `offset` is, and how many more are there.
     fn find(&self, offset: u64) -> (Found, u64) {
-        let mut limit = self.bytes - offset;
+        let mut limit = self.end() - offset;
         for (layer, found) in self.layers.iter().enumerate() {
-            if offset >= found.bytes {
+            if offset >= found.bytes() {
                 // A backing file may be smaller than what lies over it, and is zeros behind its end, whatever it
                 // lies over itself.
                 break;
@@ -199,7 +205,7 @@ impl Layered {
                 Known::Cluster(Cluster::Below) => continue,
                 Known::Cluster(Cluster::Zero { .. }) => Found::Hole,
                 Known::Cluster(Cluster::Here { host, owned })
-                    if offset < self.layers[layer].whole =>
+                    if offset < self.layers[layer].whole() =>
                 {
                     Found::Here { layer, host, owned }
                 }
@@ -256,7 +262,7 @@ impl Layered {
         let (table, _) = qcow2.tables.numbers(offset >> qcow2.bits);
         let host = entry::table(qcow2.tables.l1(table)).ok_or_else(damaged)?;
         let size = 1 << qcow2.bits;
-        if !host.is_multiple_of(size) || host + size > self.layers[layer].limit {
+        if !host.is_multiple_of(size) || host + size > self.layers[layer].limit() {
             return Err(damaged());
         }
         let mut bytes = AlignedBuffer::new(1 << qcow2.bits);
@@ -297,7 +303,7 @@ impl Layered {
     /// Reads whatever is there; zeros behind the end of the disk. Direct I/O is of whole pages, if `bytes` are.
     fn read(&self, state: &mut State, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !bytes.is_empty() {
-            if offset >= self.bytes {
+            if offset >= self.end() {
                 bytes.fill(0);
                 return Ok(());
             }
@@ -333,6 +339,19 @@ impl Layered {
 }
 
 impl Layer {
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Bytes that are whole blocks.
+    fn whole(&self) -> u64 {
+        self.bytes() / self.block * self.block
+    }
+
+    fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     fn slots(&self) -> Slots {
         let room = self.qcow2.as_ref().map_or(0, |qcow2| qcow2.tables.room());
         Slots {
@@ -355,7 +374,7 @@ impl Layer {
         let within = offset % size;
         let left = (size - within).min(self.whole_left(offset));
         let known = match qcow2.tables.find(offset >> qcow2.bits) {
-            Known::Cluster(Cluster::Here { host, .. }) if host + size > self.limit => {
+            Known::Cluster(Cluster::Here { host, .. }) if host + size > self.limit() => {
                 Known::Cluster(Cluster::Damaged)
             }
             Known::Cluster(Cluster::Here { host, owned }) => Known::Cluster(Cluster::Here {
@@ -369,9 +388,9 @@ impl Layer {
 
     /// Bytes from `offset` to the end of the last whole block, or to the end behind that.
     fn whole_left(&self, offset: u64) -> u64 {
-        match offset < self.whole {
-            true => self.whole - offset,
-            false => self.bytes - offset,
+        match self.whole() {
+            whole if offset < whole => whole - offset,
+            _ => self.bytes() - offset,
         }
     }
 }

@@ -1,26 +1,48 @@
-//! L2 tables in memory: a bounded number, looked at without waiting while others are read in.
+//! L2 tables in memory: a bounded number, looked at without waiting while others are read in, or while the L1 table
+//! becomes longer.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::entry::{self, Cluster};
-use super::header::Header;
+use super::header::{self, Header};
 
 /// Most bytes of tables in memory: with clusters of 64 KiB, the tables of 128 GiB.
 const MAX_BYTES: u64 = 16 << 20;
 const MIN_TABLES: u64 = 4;
 
+/// Places for tables that an image has which could become larger.
+const GROWING_TABLES: u64 = 256;
+
 /// Not in memory.
 const NOWHERE: u32 = u32::MAX;
+
+/// Parts of an L1 table: each but the first is as long as those before it, at least.
+const PARTS: usize = 2 + header::MAX_L1.ilog2() as usize;
 
 /// The two levels of tables of one image.
 pub(super) struct Tables {
     bits: u32,
-    /// Places of L2 tables in the file.
-    l1: Box<[AtomicU64]>,
-    /// Where in `slots` an L2 table is, by its L1 entry.
-    index: Box<[AtomicU32]>,
+    /// The L1 table: as it was when the image was opened, and what was added since.
+    parts: [OnceLock<Box<[First]>>; PARTS],
     slots: Box<[Slot]>,
+}
+
+/// An entry of the L1 table.
+struct First {
+    /// The entry, which has the place of an L2 table in the file.
+    entry: AtomicU64,
+    /// Where in `slots` that table is.
+    slot: AtomicU32,
+}
+
+impl First {
+    fn new(entry: u64) -> Self {
+        Self {
+            entry: AtomicU64::new(entry),
+            slot: AtomicU32::new(NOWHERE),
+        }
+    }
 }
 
 /// Room for a table, which is allocated at its first use.
@@ -43,16 +65,49 @@ pub(super) enum Known {
 impl Tables {
     /// The tables of an image whose first table, as it is in the file, is `l1`.
     pub(super) fn new(header: &Header, l1: impl Iterator<Item = u64>) -> Self {
-        let l1: Box<[_]> = l1.map(AtomicU64::new).collect();
+        let l1: Box<[_]> = l1.map(First::new).collect();
         let slots = (MAX_BYTES >> header.cluster_bits)
             .max(MIN_TABLES)
-            .min(l1.len() as u64);
+            .min(GROWING_TABLES.max(l1.len() as u64));
+        let parts = [const { OnceLock::new() }; PARTS];
+        // The first is not there yet.
+        let _ = parts[0].set(l1);
         Self {
             bits: header.cluster_bits,
-            index: l1.iter().map(|_| AtomicU32::new(NOWHERE)).collect(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
-            l1,
+            parts,
         }
+    }
+
+    /// Makes the L1 table `len` entries long, at most [`header::MAX_L1`]; more than that as it is convenient. Only who has the
+    /// lock of the image may do that.
+    pub(super) fn grow(&self, len: usize) {
+        let now = self.l1_len();
+        let free = self.parts.iter().find(|part| part.get().is_none());
+        if let Some(part) = free.filter(|_| len > now) {
+            let added = now.max(len - now);
+            // Nobody else adds one.
+            let _ = part.set((0..added).map(|_| First::new(0)).collect());
+        }
+    }
+
+    /// Entry `table` of the L1 table.
+    fn first(&self, table: usize) -> Option<&First> {
+        let mut at = table;
+        for part in &self.parts {
+            let part = part.get()?;
+            match part.get(at) {
+                Some(first) => return Some(first),
+                None => at -= part.len(),
+            }
+        }
+        None
+    }
+
+    /// Where in `slots` a table is.
+    fn slot(&self, table: usize) -> Option<&Slot> {
+        let slot = self.first(table)?.slot.load(Ordering::Acquire);
+        self.slots.get(slot as usize)
     }
 
     /// Entries of a table.
@@ -77,10 +132,7 @@ impl Tables {
     /// What guest cluster `cluster` is.
     pub(super) fn find(&self, cluster: u64) -> Known {
         let (table, at) = self.numbers(cluster);
-        let Some(l1) = self.l1.get(table) else {
-            return Known::Cluster(Cluster::Below);
-        };
-        if entry::table(l1.load(Ordering::Acquire)).is_none() {
+        if entry::table(self.l1(table)).is_none() {
             return Known::Cluster(Cluster::Below);
         }
         match self.load(table, at) {
@@ -91,35 +143,28 @@ impl Tables {
 
     /// Entry `at` of table number `table`, if that is in memory.
     pub(super) fn load(&self, table: usize, at: usize) -> Option<u64> {
-        let slot = self
-            .slots
-            .get(self.index[table].load(Ordering::Acquire) as usize)?;
+        let slot = self.slot(table)?;
         let version = slot.version.load(Ordering::Acquire);
         let entry = slot.entries.get()?[at].load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         let is_same = version.is_multiple_of(2)
             && slot.version.load(Ordering::Relaxed) == version
-            && self.is_in(table, slot);
+            && self
+                .slot(table)
+                .is_some_and(|other| std::ptr::eq(other, slot));
         is_same.then_some(entry)
-    }
-
-    fn is_in(&self, table: usize, slot: &Slot) -> bool {
-        let at = self.index[table].load(Ordering::Relaxed) as usize;
-        self.slots
-            .get(at)
-            .is_some_and(|other| std::ptr::eq(other, slot))
     }
 
     /// Whether table number `table` is in memory.
     pub(super) fn has(&self, table: usize) -> bool {
-        self.index[table].load(Ordering::Acquire) != NOWHERE
+        self.slot(table).is_some()
     }
 
     /// Puts a table, as it is in the file, into place `slot` instead of number `old`. Only who has the lock of the image
     /// may do that and what follows.
     pub(super) fn put(&self, slot: usize, old: Option<usize>, table: usize, bytes: &[u8]) {
-        if let Some(old) = old {
-            self.index[old].store(NOWHERE, Ordering::Relaxed);
+        if let Some(old) = old.and_then(|old| self.first(old)) {
+            old.slot.store(NOWHERE, Ordering::Relaxed);
         }
         let place = &self.slots[slot];
         let version = place.version.load(Ordering::Relaxed);
@@ -135,29 +180,35 @@ impl Tables {
         place
             .version
             .store(version.wrapping_add(2), Ordering::Release);
-        self.index[table].store(slot as u32, Ordering::Release);
+        if let Some(first) = self.first(table) {
+            first.slot.store(slot as u32, Ordering::Release);
+        }
     }
 
     /// Changes entry `at` of table number `table`, which is in memory; what it was.
     pub(super) fn set(&self, table: usize, at: usize, entry: u64) -> Option<u64> {
-        let slot = self
-            .slots
-            .get(self.index[table].load(Ordering::Relaxed) as usize)?;
-        Some(slot.entries.get()?[at].swap(entry, Ordering::Release))
+        Some(self.slot(table)?.entries.get()?[at].swap(entry, Ordering::Release))
     }
 
-    /// Entry `table` of the first table.
+    /// Entry `table` of the L1 table; 0 behind its end.
     pub(super) fn l1(&self, table: usize) -> u64 {
-        self.l1[table].load(Ordering::Acquire)
+        self.first(table)
+            .map_or(0, |first| first.entry.load(Ordering::Acquire))
     }
 
     /// Changes that entry.
     pub(super) fn set_l1(&self, table: usize, entry: u64) {
-        self.l1[table].store(entry, Ordering::Release);
+        if let Some(first) = self.first(table) {
+            first.entry.store(entry, Ordering::Release);
+        }
     }
 
-    /// Entries of the first table.
+    /// Entries of the L1 table.
     pub(super) fn l1_len(&self) -> usize {
-        self.l1.len()
+        self.parts
+            .iter()
+            .map_while(OnceLock::get)
+            .map(|part| part.len())
+            .sum()
     }
 }

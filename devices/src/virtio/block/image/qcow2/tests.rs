@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod growth;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};

@@ -15,7 +15,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::counts::Counts;
+use super::counts::{Counts, patch_header};
+use super::header::Header;
 use super::tables::Tables;
 use super::{PAGE, damaged, entry, put_numbers};
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
@@ -26,6 +27,11 @@ const ENTRIES: usize = PAGE / 8;
 
 /// Changes that may be in memory, some 128 bytes each. With clusters of 64 KiB they are 2 GiB of a disk.
 pub(super) const MAX_CHANGES: usize = 1 << 15;
+
+/// Offsets in the header.
+const SIZE: usize = 24;
+const L1_SIZE: usize = 36;
+const L1_OFFSET: usize = 40;
 
 /// An entry of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,7 +115,9 @@ struct Released {
 /// The changes of the image at the top.
 pub(super) struct Writer {
     pub(super) counts: Counts,
+    /// Where the L1 table is, and its entries there.
     l1_offset: u64,
+    l1_size: usize,
     epoch: u64,
     changes: BTreeMap<Entry, Changes>,
     /// How many these are.
@@ -121,10 +129,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(counts: Counts, l1_offset: u64) -> Self {
+    pub(super) fn new(counts: Counts, header: &Header) -> Self {
         Self {
             counts,
-            l1_offset,
+            l1_offset: header.l1_offset,
+            l1_size: header.l1_size,
             epoch: 1,
             changes: BTreeMap::new(),
             count: 0,
@@ -218,6 +227,58 @@ impl Writer {
             state.waited();
         }
         self.counts.write_dirty(file)
+    }
+
+    /// Lets the L1 table have `len` entries, in a new place if need be.
+    pub(super) fn grow_l1(
+        &mut self,
+        file: &DiskFile,
+        tables: &Tables,
+        len: usize,
+    ) -> io::Result<()> {
+        if len > self.l1_size {
+            self.settle(file, tables)?;
+            let cluster = tables.len() * 8;
+            let bytes = (len * 8).next_multiple_of(cluster);
+            let clusters = (bytes / cluster) as u64;
+            let place = self.counts.take_any(file, clusters)?;
+            if let Err(error) = self.move_l1(file, tables, place, bytes) {
+                self.counts.keep(place, clusters);
+                return Err(error);
+            }
+            let (old, old_bytes) = (self.l1_offset, self.l1_size as u64 * 8);
+            (self.l1_offset, self.l1_size) = (place, bytes / 8);
+            if old_bytes > 0 {
+                self.counts.release(file, old, old_bytes)?;
+            }
+        }
+        tables.grow(len);
+        Ok(())
+    }
+
+    /// Writes the L1 table, none of whose entries has changed, to a place of `bytes` bytes, and that to the header.
+    fn move_l1(
+        &mut self,
+        file: &DiskFile,
+        tables: &Tables,
+        place: u64,
+        bytes: usize,
+    ) -> io::Result<()> {
+        let mut table = AlignedBuffer::new(bytes);
+        put_numbers(table.bytes_mut(), (0..self.l1_size).map(|at| tables.l1(at)));
+        file.write_all(table.bytes(), place)?;
+        self.counts.write_dirty(file)?;
+        file.sync()?;
+        let len = ((bytes / 8) as u32).to_be_bytes();
+        patch_header(file, &[(L1_SIZE, &len), (L1_OFFSET, &place.to_be_bytes())])?;
+        file.sync()
+    }
+
+    /// Writes to the header that the disk has `bytes` bytes.
+    pub(super) fn set_size(&mut self, file: &DiskFile, bytes: u64) -> io::Result<()> {
+        file.sync()?;
+        patch_header(file, &[(SIZE, &bytes.to_be_bytes())])?;
+        file.sync()
     }
 
     /// Writes the pages of tables with changes up to `mark`.

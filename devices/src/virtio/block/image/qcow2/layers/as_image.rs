@@ -17,12 +17,12 @@ impl Image for Layered {
     }
 
     fn bytes(&self) -> u64 {
-        self.bytes
+        self.end()
     }
 
     /// As many clusters as lie in a row.
     fn map(&self, access: Access, offset: u64, len: u64) -> Extent {
-        let len = len.min(self.bytes - offset);
+        let len = len.min(self.end() - offset);
         let mut whole = self.one(access, offset);
         while whole.len < len && whole.place != Place::Unready {
             let next = self.one(access, offset + whole.len);
@@ -50,8 +50,8 @@ impl Image for Layered {
         if extent.place == Place::Unready {
             let size = 1 << self.top()?.bits;
             let start = offset / size * size;
-            let end = (offset + len).min(self.bytes);
-            let is_whole = offset == start && end >= (start + size).min(self.bytes);
+            let end = (offset + len).min(self.end());
+            let is_whole = offset == start && end >= (start + size).min(self.end());
             match access {
                 Access::Zero if is_whole && self.top()?.version >= 3 => {
                     self.mark_zero(state, start)?;
@@ -93,11 +93,11 @@ impl Image for Layered {
     }
 
     fn writable_bytes(&self) -> u64 {
-        self.bytes
+        self.end()
     }
 
-    fn resize(&self, _bytes: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn resize(&self, bytes: u64) -> io::Result<()> {
+        self.grow(bytes)
     }
 }
 

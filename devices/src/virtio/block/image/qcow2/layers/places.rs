@@ -21,7 +21,7 @@ impl Layered {
             Cluster::Here { owned: true, .. } => return Ok(()),
             Cluster::Here { owned: false, .. } | Cluster::Damaged => return Err(damaged()),
             Cluster::Zero { place: Some(host) }
-                if host + (1 << top.bits) > self.layers[0].limit =>
+                if host + (1 << top.bits) > self.layers[0].limit() =>
             {
                 return Err(damaged());
             }
@@ -49,7 +49,7 @@ impl Layered {
         Ok(())
     }
 
-    fn writer<'a>(&self, state: &'a mut State) -> io::Result<&'a mut Writer> {
+    pub(super) fn writer<'a>(&self, state: &'a mut State) -> io::Result<&'a mut Writer> {
         state.writer.as_mut().ok_or_else(damaged)
     }
 
@@ -66,7 +66,7 @@ impl Layered {
 
     /// Whether all of the cluster at `start` is zeros, in the layers as they are.
     fn is_hole(&self, state: &mut State, start: u64) -> io::Result<bool> {
-        let end = (start + (1 << self.top()?.bits)).min(self.bytes);
+        let end = (start + (1 << self.top()?.bits)).min(self.end());
         let mut offset = start;
         while offset < end {
             match self.load(state, offset)? {
