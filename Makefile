@@ -65,7 +65,8 @@ unit: ## Unit tests and tests without a VM
 vm-tests: build guest nested ## Whole-VM tests through the binary
 	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2
 
-soak: build guest ## Add and remove a disk 1000 times in a running Linux
+soak: build guest ## 1000 disks that come and go in a running Linux, 200 losses of power over writes to qcow2
+	SOAK_LIVES=200 $(CARGO) test -p podvisor-devices --locked no_loss_of_power -- --nocapture
 	HOTPLUG_ROUNDS=1000 $(CARGO) test -p podvisor-tests --locked --test vm ports_balloon_and_disks_that_come_and_go -- --nocapture
 
 # Linked as the product is, so that the bare program starts no slower than it.
