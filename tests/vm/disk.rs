@@ -119,7 +119,7 @@ fn what_was_flushed_survives_a_kill() {
 /// when there is room, with nothing lost.
 #[test]
 fn a_full_file_system_pauses_the_machine() {
-    let vmi = Vmi::new("full").disk(Disk::new("root"));
+    let vmi = Vmi::new("full").memory("256Mi").disk(Disk::new("root"));
     let run = Run::new(&vmi.field("startStrategy", "Paused"));
     let volume = run.dir().join("volume");
     std::fs::create_dir(&volume).expect("a new directory");
