@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::logging::{LogFormat, LogLevel};
 use crate::network::Forward;
@@ -65,6 +66,11 @@ pub enum CliCommand {
         /// Form of the answer.
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: LogFormat,
+    },
+    /// Print what completes this command line in a shell, which is to read it.
+    Completions {
+        /// The shell.
+        shell: Shell,
     },
     /// Print the system call filters of the vm process and of the launcher.
     #[command(subcommand)]

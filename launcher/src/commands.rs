@@ -1,6 +1,7 @@
 //! The subcommands: each takes its arguments and returns an exit status or an error.
 
 mod check_host;
+mod completions;
 mod ctl;
 mod error;
 mod explain;
@@ -34,6 +35,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
         CliCommand::Image(ImageCommand::Gc(args)) => image::gc(&args),
         CliCommand::CheckHost { output } => check_host::check_host(output),
+        CliCommand::Completions { shell } => completions::completions(shell),
         CliCommand::NodeInfo { output } => node_info::node_info(output),
         CliCommand::Net(NetCommand::Show(args)) => net::show(&args),
         CliCommand::Seccomp(SeccompCommand::Show { role }) => seccomp::show(role.as_deref()),
