@@ -87,7 +87,7 @@ fn masquerade(network: &PodNetwork, rules: &mut Rules) {
 /// that strace can answer.
 fn writes_without_io_uring(rules: &mut Rules) {
     let refuse = ["-e", "inject=io_uring_setup:error=EPERM:syscall=getpid"];
-    let run = Run::new(&Vmi::new("sync").memory("256Mi").disk(Disk::new("root")));
+    let run = Run::new(&Vmi::new("sync").disk(Disk::new("root")));
     let image = image::zeros(&run.dir(), "root.img", MIB);
     let run = run.volume("root", &image);
     let run = run.payload("blkbench secs=1 cases=randread:1,randwrite:1,flush:1");
