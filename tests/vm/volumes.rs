@@ -47,7 +47,9 @@ fn linux_sees_every_source() {
     );
     let ephemeral = format!("ephemeral: {{{claim}}}");
     let seed = "cloudInitNoCloud: {userData: \"#cloud-config\", networkDataSecretRef: {name: net}}";
+    let keys = "[{sshPublicKey: {source: {secret: {secretName: keys}}, propagationMethod: {noCloud: {}}}}]";
     let vmi = Vmi::new("volumes")
+        .field("accessCredentials", keys)
         .disk(Disk::new("raw").from(container).serial("RAW"))
         .disk(Disk::new("packed").from(container).read_only())
         .disk(Disk::new("ephemeral").from(&ephemeral))
@@ -88,6 +90,10 @@ fn linux_sees_every_source() {
         .volume(
             "seed",
             &directory(&dir, "net", &[("networkData", "version: 2")]),
+        )
+        .volume(
+            "keys",
+            &directory(&dir, "keys", &[("me", "ssh-ed25519 AAAA")]),
         )
         .volume(
             "conf",
@@ -137,8 +143,9 @@ fn linux_sees_every_source() {
         assert_eq!(guest.result(key), value, "{key}");
     }
     let meta = guest.result("file.vdf.meta-data");
-    assert!(meta.ends_with(",\"local-hostname\":\"volumes\"}"), "{meta}");
-    guest.log_lacks(&["hush", "#cloud-config"]);
+    let known = ",\"local-hostname\":\"volumes\",\"public-keys\":{\"0\":\"ssh-ed25519 AAAA\"}}";
+    assert!(meta.ends_with(known), "{meta}");
+    guest.log_lacks(&["hush", "#cloud-config", "ssh-ed25519"]);
 
     let after = bases.each_ref().map(|base| image::sha256(base));
     assert_eq!(after, before, "bases are as they were");
