@@ -72,7 +72,11 @@ impl Session {
             self.wait_for_guest().await?;
             let synced = {
                 let sync = pin!(self.channel.sync(patience));
-                refusing(&mut self.requests, &AgentError::NotConnected, sync).await?
+                match self.view.connected {
+                    // It was there a moment ago, before a pause say: who asks waits for it.
+                    true => sync.await,
+                    false => refusing(&mut self.requests, &AgentError::NotConnected, sync).await?,
+                }
             };
             match synced {
                 Ok(()) => return Ok(()),
@@ -186,5 +190,58 @@ async fn refusing<T>(
             }
         };
         request.ok_or(Over)?.answer(Err(reason.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use serde_json::json;
+    use tokio::runtime::Builder;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    /// An agent that takes its time to say that it is there.
+    fn slow_agent(stream: UnixStream) {
+        let mut lines = BufReader::new(stream.try_clone().expect("a socket"));
+        let mut line = Vec::new();
+        lines.read_until(b'\n', &mut line).expect("a request");
+        let request: Value = serde_json::from_slice(&line[1..]).expect("JSON");
+        thread::sleep(Duration::from_millis(200));
+        let answer = json!({"return": request["arguments"]["id"]});
+        let mut stream = &stream;
+        writeln!(stream, "{answer}").expect("it is heard");
+    }
+
+    /// Of an agent that was there and one that was not: what becomes of a request while that is found out.
+    #[test]
+    fn who_asks_waits_for_an_agent_that_was_there() {
+        for (connected, refused) in [(true, false), (false, true)] {
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let (ours, theirs) = UnixStream::pair().expect("sockets");
+            let agent = thread::spawn(|| slow_agent(theirs));
+            runtime.expect("a runtime").block_on(async {
+                let channel = Channel::new(ours.into()).expect("a channel");
+                let (asks, requests) = mpsc::channel(1);
+                let (_running, runs) = watch::channel(true);
+                let mut session = Session::new(channel, requests, runs);
+                session.view.connected = connected;
+                let (answer, mut answered) = oneshot::channel();
+                let request = Request {
+                    command: "guest-ping",
+                    arguments: Value::Null,
+                    patience: POLL,
+                    answer,
+                };
+                asks.send(request).await.expect("there is room");
+                assert!(session.connect(&async |_| ()).await.is_ok());
+                assert_eq!(answered.try_recv().is_ok(), refused);
+            });
+            agent.join().expect("it ends");
+        }
     }
 }
