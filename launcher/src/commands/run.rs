@@ -1,7 +1,7 @@
 //! `podvisor run`: from a VMI to the end of its guest.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -324,7 +324,10 @@ fn run_machine(
         new_mac: args.new_mac,
     };
     let terminal = if console.on_terminal {
-        report::print("this is the guest's serial console; Ctrl-A x stops the machine");
+        // Of no use but to somebody who sees both.
+        if io::stdin().is_terminal() && io::stderr().is_terminal() && !json_log {
+            report::print("this is the guest's serial console; Ctrl-A x stops the machine");
+        }
         RawTerminal::enter()
     } else {
         Ok(None)
