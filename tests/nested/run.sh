@@ -9,7 +9,7 @@ out=${NESTED_OUT:-$(cd "$(dirname "$0")/../.." && pwd)/target/nested}
 command=$(printf %s "$1" | base64 -w0)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-timeout --foreground 900 qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu max,la57=off,xsave=off,+svm,+npt -smp 2 -m 2G \
+timeout --foreground 500 qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu max,la57=off,xsave=off,+svm,+npt -smp 2 -m 2G \
 	-nodefaults -no-reboot -display none -serial stdio \
 	-kernel "$out/host-vmlinuz" -initrd "$out/host.cpio" \
 	-append "console=ttyS0 quiet panic=-1 softlockup_panic=1 sysctl.kernel.panic_on_rcu_stall=1 mitigations=off nested.cmd=$command" \

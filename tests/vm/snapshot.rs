@@ -10,6 +10,9 @@ use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
 
+/// What guests have unless a test asks for more, bytes.
+const RAM: u64 = 64 << 20;
+
 /// `podvisor ctl … snapshot DIR` with more words.
 fn take(guest: &Guest, directory: &Path, more: &[&str]) -> Output {
     let directory = directory.to_str().expect("UTF-8");
@@ -89,7 +92,7 @@ impl Saved {
 fn a_guest_goes_on_after_restore_and_resets() {
     let saved = Saved::new();
     let ram = fs::metadata(saved.snapshot.join("ram")).expect("a RAM file");
-    assert_eq!(ram.len(), 256 << 20);
+    assert_eq!(ram.len(), RAM);
     assert!(ram.blocks() * 512 < 8 << 20, "zeros are holes: {ram:?}");
     for _ in 0..2 {
         let mut guest = saved.restored();
@@ -155,7 +158,7 @@ fn damaged_foreign_and_stale_snapshots_are_refused() {
     let file = OpenOptions::new().write(true).open(&ram).expect("opened");
     file.set_len(1 << 20).expect("cut");
     saved.is_refused(&["RAM file has 1048576 bytes"]);
-    file.set_len(256 << 20).expect("as long as before");
+    file.set_len(RAM).expect("as long as before");
 
     let other = vmi().disk(Disk::new("more"));
     let more = image::zeros(&saved.guest.dir(), "more.img", MIB);
