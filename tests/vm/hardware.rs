@@ -18,9 +18,8 @@ use rustix::process::Signal;
 use crate::console::Terminal;
 use crate::pause::time_stands_still_in_a_pause;
 
-/// What `tests/nested/run.sh` exits with when its machine, and not a test on it, came to nothing.
-const MACHINE_FAILED: i32 = 70;
-/// Machines to try until one lives as long as the tests.
+/// Machines to try: now and then a processor of TCG's gets no interrupt for minutes while it is in a guest, or a guest on it
+/// ends in a triple fault with registers as after a reset. A test that fails on each of them has failed.
 const MACHINES: u32 = 3;
 
 /// Runs the ignored tests of this module on the emulated machine.
@@ -40,8 +39,8 @@ fn on_a_machine_with_hardware_virtualization() {
     ));
     let (mut status, mut passed) = run(&command);
     for _ in 1..MACHINES {
-        if status.code() == Some(MACHINE_FAILED) {
-            println!("the emulated machine itself failed; another one goes on after {passed:?}");
+        if !status.success() {
+            println!("{status}: another machine goes on with what is left after {passed:?}");
             let skip = passed.iter().map(|test| format!(" --skip {test}"));
             let rest = command.clone() + &skip.collect::<String>();
             let more;
