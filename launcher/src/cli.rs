@@ -99,7 +99,7 @@ pub struct ImageInspectArgs {
 /// Arguments of `image gc`.
 #[derive(Debug, Args)]
 pub struct ImageGcArgs {
-    /// Where the images, or unpacked container disks, are.
+    /// Where the images (NAME.img, .raw, .qcow2, .qcow), or unpacked container disks, are.
     pub directory: PathBuf,
     /// How many of the newest stay.
     #[arg(long, value_name = "NUMBER")]

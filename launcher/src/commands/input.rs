@@ -11,8 +11,8 @@ use crate::vmi::{self, Beside, Manifest, Report, Vmi, document, document::MAX_DO
 /// Holds a VMI in a pod without an argument (KubeVirt's stand-alone mode).
 const VARIABLE: &str = "STANDALONE_VMI";
 
-/// Files of a directory that are read, and how many at most.
-const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+/// How names of manifests end. Of a directory these files are read, and how many at most.
+const MANIFESTS: [&str; 3] = ["yaml", "yml", "json"];
 const MAX_FILES: usize = 256;
 
 /// A document and its name in messages.
@@ -69,9 +69,7 @@ impl Input {
         let mut files = Vec::new();
         for entry in path.read_dir().map_err(fail)? {
             let file = entry.map_err(fail)?.path();
-            let extension = file.extension().and_then(|extension| extension.to_str());
-            if extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) && file.is_file()
-            {
+            if is_manifest(&file) && file.is_file() {
                 files.push(file);
             }
         }
@@ -191,6 +189,17 @@ fn one_of(
         Ok((vmi, report)) => Ok(Machine { file, vmi, report }),
         Err(report) => Err(CommandError::Refused { file, report }),
     }
+}
+
+/// Whether the path's name says that it is a manifest.
+pub(super) fn is_manifest(path: &Path) -> bool {
+    has_extension(path, &MANIFESTS)
+}
+
+/// Whether the path's name ends in one of these.
+pub(super) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| extensions.contains(&extension))
 }
 
 /// Reads enough to see that a document is too long, and no more.

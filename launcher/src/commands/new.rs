@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::input::is_manifest;
 use super::{CommandError, output};
 use crate::cli::{DiskArgs, MachineArgs, NewArgs};
 use crate::exit::Exit;
@@ -22,7 +23,8 @@ pub(super) fn new(args: &NewArgs) -> Result<Exit, CommandError> {
 
 /// The VMI of the disk that the arguments name, and the arguments of its run; none if they name no disk.
 pub(super) fn of_disk(args: &MachineArgs) -> Result<Option<(String, MachineArgs)>, CommandError> {
-    let image = match &args.vmi {
+    // A manifest is read once.
+    let image = match args.vmi.as_ref().filter(|path| !is_manifest(path)) {
         Some(path) => image(path)?,
         None => None,
     };
@@ -56,7 +58,8 @@ fn extras(args: &DiskArgs) -> Result<Extras, CommandError> {
             let keys = args.ssh_key.iter().map(|path| read(path));
             let keys = keys.collect::<Result<Vec<_>, _>>()?;
             let keys = keys.iter().flat_map(|file| file.lines());
-            let keys = keys.map(str::trim).filter(|key| !key.is_empty());
+            let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');
+            let keys = keys.map(str::trim).filter(is_key);
             let keys: Vec<_> = keys.map(str::to_owned).collect();
             user_data(args.user.as_deref(), &keys)
         }

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use devices::virtio::block::{HEADER_BYTES, Header};
 use serde::Serialize;
 
+use super::super::input::has_extension;
 use super::super::{CommandError, output};
 use crate::cli::ImageGcArgs;
 use crate::exit::Exit;
@@ -22,6 +23,9 @@ use crate::resources::try_lock;
 
 /// Most images of a directory.
 const MAX_IMAGES: usize = 4096;
+
+/// How names of images end: an archive or a kernel may look like a disk, and is nobody's to remove.
+const EXTENSIONS: [&str; 4] = ["img", "raw", "qcow2", "qcow"];
 
 /// Unit of `st_blocks`, bytes.
 const BLOCK: u64 = 512;
@@ -87,6 +91,9 @@ fn imports(directory: &Path) -> io::Result<Vec<Import>> {
             continue;
         };
         let image = image.path().to_owned();
+        if !has_extension(&image, &EXTENSIONS) {
+            continue;
+        }
         let metadata = fs::symlink_metadata(&image)?;
         // A link's image is somebody else's, and so is a block device.
         if !metadata.is_file() || fs::symlink_metadata(&path)?.is_symlink() {
@@ -208,30 +215,32 @@ mod tests {
     fn only_what_nobody_needs_goes() {
         let directory = tempfile::tempdir().expect("a directory");
         let at = directory.path();
-        image(at, "newest", 0, Some(("base", "qcow2")));
-        let used = image(at, "used", 10, None);
-        image(at, "base", 20, None);
-        image(at, "old", 30, None);
-        fs::write(at.join("notes.txt"), "no image").expect("written");
+        image(at, "newest.qcow2", 0, Some(("base.qcow2", "qcow2")));
+        let used = image(at, "used.qcow2", 10, None);
+        image(at, "base.qcow2", 20, None);
+        image(at, "old.qcow2", 30, None);
+        fs::write(at.join("notes.img"), "no image").expect("written");
+        fs::write(at.join("backup.tar"), [0; 1024]).expect("written");
         fs::create_dir_all(at.join("unpacked/disk")).expect("made");
         image(at, "unpacked/disk/x.qcow2", 40, None);
-        std::os::unix::fs::symlink(at.join("old"), at.join("link")).expect("linked");
+        std::os::unix::fs::symlink(at.join("old.qcow2"), at.join("link.qcow2")).expect("linked");
         // A machine reads it.
-        let reader = File::open(at.join("used")).expect("open");
+        let reader = File::open(at.join("used.qcow2")).expect("open");
         assert!(try_lock(&reader, true).expect("locks"));
         let expected = |gone: Verdict| {
             [
-                ("newest", Verdict::Kept),
-                ("used", Verdict::InUse),
-                ("base", Verdict::IsBase),
-                ("old", gone),
+                ("newest.qcow2", Verdict::Kept),
+                ("used.qcow2", Verdict::InUse),
+                ("base.qcow2", Verdict::IsBase),
+                ("old.qcow2", gone),
                 ("unpacked", gone),
             ]
             .map(|(name, verdict)| (name.to_owned(), verdict))
         };
         assert_eq!(run(at, false), expected(Verdict::Old));
         assert_eq!(run(at, true), expected(Verdict::Removed));
-        assert!(!at.join("old").exists() && !at.join("unpacked").exists());
+        assert!(!at.join("old.qcow2").exists() && !at.join("unpacked").exists());
+        assert!(at.join("backup.tar").exists());
         assert_eq!(run(at, true)[..], expected(Verdict::Removed)[..3]);
         drop((used, reader));
     }
