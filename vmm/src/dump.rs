@@ -3,7 +3,7 @@
 //! space, and the same bytes of the file again under the addresses that the guest's kernel has for them, in the upper half.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 
 use thiserror::Error;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -53,7 +53,7 @@ pub struct Mapping {
 }
 
 /// Writes the machine, whose vCPUs are parked, to `file`, which is empty.
-pub fn write(machine: &Machine, ram: &Ram, file: &mut File) -> Result<(), DumpError> {
+pub fn write(machine: &Machine, ram: &Ram, mut file: File) -> Result<(), DumpError> {
     let mut notes = Vec::new();
     let mut mappings = Vec::new();
     for (number, vcpu) in (0..).zip(machine.vcpus().parked()) {
@@ -68,8 +68,7 @@ pub fn write(machine: &Machine, ram: &Ram, file: &mut File) -> Result<(), DumpEr
     let (header, start) = header(&regions.collect::<Vec<_>>(), &mappings, &notes);
     file.write_all(&header)?;
     file.write_all(&notes)?;
-    ram.write_to(file, start)?;
-    file.seek(SeekFrom::Start(0))?;
+    ram.write_to(&mut file, start)?;
     Ok(())
 }
 
@@ -84,14 +83,10 @@ fn push_note(notes: &mut Vec<u8>, contents: &[u8]) {
 
 /// The headers of a core with RAM in these `regions`, base and length; and where in the file RAM begins.
 fn header(regions: &[(u64, u64)], mappings: &[Mapping], notes: &[u8]) -> (Vec<u8>, u64) {
-    let place = |count: usize| {
-        let notes_at = HEADER + PROGRAM_HEADER * count as u64;
-        let end = notes_at + notes.len() as u64;
-        (notes_at, end.next_multiple_of(ALIGNMENT))
-    };
     let mut loads = loads(regions, mappings);
     let count = 1 + loads.len();
-    let (notes_at, start) = place(count);
+    let notes_at = HEADER + PROGRAM_HEADER * count as u64;
+    let start = (notes_at + notes.len() as u64).next_multiple_of(ALIGNMENT);
     for load in &mut loads {
         load.offset += start;
     }

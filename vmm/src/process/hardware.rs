@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::life::{Files, Job, JobError, NextBoot, Outcome};
 use super::{ProcessError, causes};
 use crate::control::{Refusal, Stats};
-use crate::dump::{self, DumpError};
+use crate::dump;
 use crate::machine::{Boot, Machine, Resources, Started};
 use crate::plan::MachinePlan;
 use crate::snapshot::{SavedMachine, SnapshotError};
@@ -137,7 +137,9 @@ impl Hardware {
                 }
                 let file = files.0.into_iter().next().map(File::from);
                 // There is one, for its number is checked.
-                let result = file.map_or(Ok(()), |file| dump(machine, &self.resources, file));
+                let result = file.map_or(Ok(()), |file| {
+                    dump::write(machine, &self.resources.ram, file)
+                });
                 if running {
                     machine.resume(self.resources.hypervisor.kvm());
                 }
@@ -190,7 +192,7 @@ impl Hardware {
             return;
         };
         machine.vcpus().park();
-        match dump(machine, &self.resources, file) {
+        match dump::write(machine, &self.resources.ram, file) {
             Ok(()) => tracing::info!("the guest's memory and registers are in the crash dump"),
             Err(error) => {
                 let causes = causes(&error).join(": ");
@@ -241,11 +243,6 @@ fn device(machine: &Machine, name: String, order: Value) -> Result<Outcome, JobE
         None => Refusal::UnknownDevice { name },
     };
     Err(JobError::Refused(refusal))
-}
-
-/// Writes RAM and registers of a machine that stands still.
-fn dump(machine: &Machine, resources: &Resources, mut file: File) -> Result<(), DumpError> {
-    dump::write(machine, &resources.ram, &mut file)
 }
 
 fn stats(machine: &Machine, resources: &Resources) -> Stats {
