@@ -10,7 +10,7 @@ mod nics;
 mod ports;
 mod slots;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use devices::virtio::balloon::BalloonOptions;
 use devices::virtio::rng::RngOptions;
@@ -67,6 +67,15 @@ pub struct PlanOptions {
     pub virtio_console: Option<PathBuf>,
     /// Slots for devices that come and go while the machine runs.
     pub hotplug_slots: u8,
+}
+
+impl PlanOptions {
+    /// Where the command line says that a volume is.
+    fn volume(&self, name: &str) -> Option<&Path> {
+        let mut volumes = self.volumes.iter();
+        let (_, path) = volumes.find(|(volume, _)| volume == name)?;
+        Some(path)
+    }
 }
 
 /// A machine and where its parts are.

@@ -125,9 +125,7 @@ pub(super) fn source(
     device: &str,
     options: &PlanOptions,
 ) -> DiskSource {
-    let mut named = options.volumes.iter();
-    let named = named.find(|(name, _)| *name == volume.name);
-    let named = named.map(|(_, path)| path.as_path());
+    let named = options.volume(&volume.name);
     let name = &volume.name;
     let claim = || {
         vec![
@@ -217,41 +215,34 @@ pub(super) fn needs_path(source: &VolumeSource) -> bool {
 
 pub(super) fn check_options(vmi: &Vmi, options: &PlanOptions, report: &mut Report) {
     let volumes = &vmi.spec.volumes;
-    for (index, volume) in volumes.iter().enumerate() {
-        let is_named = options.volumes.iter().any(|(name, _)| *name == volume.name);
-        if needs_path(&volume.source) && !is_named {
+    for volume in volumes {
+        let name = &volume.name;
+        if needs_path(&volume.source) && options.volume(name).is_none() {
             report.error(
-                format!("spec.volumes[{index}].containerPath.path"),
-                "a path that the VMI names",
-                format_args!(
-                    "one that the command line names: --volume {}=DIR",
-                    volume.name
-                ),
+                "spec.volumes",
+                format_args!("the path of {name:?}, a containerPath"),
+                format_args!("one that the command line names: --volume {name}=DIR"),
             );
         }
     }
     let known: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
     for (index, (name, _)) in options.volumes.iter().enumerate() {
-        let mut named = volumes.iter().filter(|volume| volume.name == *name);
-        let is_secret = vmi.spec.access_keys.iter().any(|keys| keys.secret == *name);
-        let Some(volume) = named.next() else {
-            if is_secret {
-                continue;
-            }
-            let accepted = format!("a name in spec.volumes ({})", known.join(", "));
-            report.error("--volume", format_args!("{name:?}"), accepted);
-            continue;
-        };
-        if !takes_path(&volume.source) {
-            let accepted = "no path for it: nothing of it is in a file";
-            report.error("--volume", format_args!("{name:?}"), accepted);
-        }
-        if options.volumes[..index]
-            .iter()
-            .any(|(other, _)| other == name)
-        {
+        let mut before = options.volumes[..index].iter();
+        if before.any(|(other, _)| other == name) {
             let found = format_args!("{name:?} twice");
             report.error("--volume", found, "each volume once");
+        }
+        let is_secret = vmi.spec.access_keys.iter().any(|keys| keys.secret == *name);
+        match volumes.iter().find(|volume| volume.name == *name) {
+            Some(volume) if !takes_path(&volume.source) => {
+                let accepted = "no path for it: nothing of it is in a file";
+                report.error("--volume", format_args!("{name:?}"), accepted);
+            }
+            None if !is_secret => {
+                let accepted = format!("a name in spec.volumes ({})", known.join(", "));
+                report.error("--volume", format_args!("{name:?}"), accepted);
+            }
+            _ => {}
         }
     }
 }

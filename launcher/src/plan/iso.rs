@@ -190,11 +190,7 @@ fn public_keys(vmi: &Vmi, layout: CloudInitLayout, options: &PlanOptions) -> Opt
         .filter(|keys| keys.layout == layout);
     let directories: Vec<_> = keys
         .map(|keys| {
-            let named = options
-                .volumes
-                .iter()
-                .find(|(name, _)| *name == keys.secret);
-            let named = named.map(|(_, path)| path.as_path());
+            let named = options.volume(&keys.secret);
             directory(Some(access_secret(&keys.secret)), named, false, Take::All)
         })
         .collect();

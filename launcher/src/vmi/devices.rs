@@ -12,8 +12,8 @@ pub struct Devices {
     pub disks: Vec<Disk>,
     /// NICs in the order of the VMI.
     pub interfaces: Vec<Interface>,
-    /// Volumes that the guest is to find under their names.
-    pub filesystems: Vec<String>,
+    /// Volumes that the guest is to find under their names, and where they are in the list.
+    pub filesystems: Vec<(usize, String)>,
     /// Give the guest the pod network even if it names no interface.
     pub autoattach_pod_interface: bool,
     /// A virtio-rng device.
@@ -79,15 +79,16 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
     }
 }
 
-fn read_filesystems(items: &[Node<'_>]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for item in items {
+fn read_filesystems(items: &[Node<'_>]) -> Vec<(usize, String)> {
+    let mut names: Vec<(usize, String)> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
         let filesystem = item.object();
         if let Some(virtiofs) = filesystem.require("virtiofs", "{}") {
             virtiofs.object();
         }
-        let known: Vec<_> = names.iter().map(String::as_str).collect();
-        names.extend(unique_name(&filesystem, "the name of a volume", &known));
+        let known: Vec<_> = names.iter().map(|(_, name)| name.as_str()).collect();
+        let name = unique_name(&filesystem, "the name of a volume", &known);
+        names.extend(name.map(|name| (index, name)));
     }
     names
 }

@@ -156,7 +156,7 @@ fn apply(
     {
         return;
     }
-    let misses_instance = instance.is_none() && machine.get(INSTANCETYPE.field).is_some();
+    let misses_instance = instance.is_none() && at(machine, &[INSTANCETYPE.field]).is_some();
     let preferred = preference.as_ref().map(|found| &found.spec);
     if let Some(found) = &instance {
         let topology = preference::topology(preferred.copied());
@@ -165,6 +165,10 @@ fn apply(
     }
     if let Some(found) = &preference {
         preference::apply(machine, found, path, strict, report);
+        // What an instance type gives that is not there nobody knows.
+        if !misses_instance {
+            preference::check_requirements(machine, found, path, report);
+        }
     }
     if misses_instance {
         let memory = ["template", "spec", "domain", "memory", "guest"];

@@ -81,7 +81,7 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
     }
     let disks = &mut read.devices.disks;
     disks.retain(|disk| !left_out.contains(&disk.name));
-    add_file_systems(node, &mut read);
+    add_file_systems(node, &mut read, &left_out);
     leave_out_empty_drives(node, &mut read);
     add_disks(node, &mut read);
     let has_networks = !read.networks.is_empty();
@@ -111,27 +111,34 @@ fn leave_out_empty_drives(node: &Node<'_>, spec: &mut Spec) {
     });
 }
 
-/// A file system of files becomes a disk with its name as a label.
-fn add_file_systems(node: &Node<'_>, spec: &mut Spec) {
+/// A file system of files becomes a disk with its name as a label. Of the others, volumes that are `left_out` are
+/// none either.
+fn add_file_systems(node: &Node<'_>, spec: &mut Spec, left_out: &[String]) {
     let Spec {
         devices, volumes, ..
     } = spec;
-    for (index, name) in devices.filesystems.iter().enumerate() {
-        let Some(volume) = volumes.iter_mut().find(|volume| volume.name == *name) else {
+    for (index, name) in &devices.filesystems {
+        let path = format!("{}.domain.devices.filesystems[{index}]", node.path());
+        let volume = volumes.iter_mut().find(|volume| volume.name == *name);
+        match volume.map(|volume| &mut volume.source) {
+            Some(VolumeSource::Files(files)) => {
+                let label = name.get(..MAX_LABEL).unwrap_or(name);
+                if label.len() < name.len() {
+                    node.report_note(path, format_args!("the guest finds it as LABEL={label}"));
+                }
+                files.label = label.to_owned();
+                devices.disks.push(Disk {
+                    name: name.clone(),
+                    ..Disk::default()
+                });
+            }
             // Names that do not match are found later.
-            continue;
-        };
-        if let VolumeSource::Files(files) = &mut volume.source {
-            files.label = name.get(..MAX_LABEL).unwrap_or(name).to_owned();
-            devices.disks.push(Disk {
-                name: name.clone(),
-                ..Disk::default()
-            });
-        } else {
-            let path = format!("{}.domain.devices.filesystems[{index}]", node.path());
-            let accepted = "a volume of configMap, secret, downwardAPI, serviceAccount or containerPath, no other \
-                directory is shared: use a disk, or a network file system";
-            node.report_error(path, format_args!("the volume {name:?}"), accepted);
+            None if !left_out.contains(name) => {}
+            _ => {
+                let accepted = "a volume of configMap, secret, downwardAPI, serviceAccount or containerPath, no other \
+                    directory is shared: use a disk, or a network file system";
+                node.report_error(path, format_args!("the volume {name:?}"), accepted);
+            }
         }
     }
 }

@@ -92,7 +92,12 @@ pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
         let name = volume.require("name", "the name of its disk");
         let metrics = volume.get("downwardMetrics").map(|node| node.object());
         let mut source = match &metrics {
-            Some(_) => None,
+            Some(_) => {
+                if SOURCES.iter().any(|(field, _)| volume.get(field).is_some()) {
+                    item.error_found("more than one source", "one source");
+                }
+                None
+            }
             None => read_source(item, &volume),
         };
         let name = name.and_then(|node| Some((node.label()?, node)));

@@ -465,6 +465,8 @@ pub static FIELDS: &[Field] = &[
     newer(field("spec.volumes[].containerPath", Honoured)),
     newer(field("spec.volumes[].containerPath.path", Honoured)),
     newer(field("spec.volumes[].containerPath.readOnly", Honoured)),
+    newer(value("spec.volumes[].containerPath.readOnly", "true", Honoured)),
+    newer(value("spec.volumes[].containerPath.readOnly", "false", adapted("the guest cannot write to it all the same"))),
     field("spec.volumes[].dataVolume", Honoured),
     newer(field("spec.volumes[].dataVolume.hotpluggable", adapted("there from the start, and not to be removed"))),
     field("spec.volumes[].dataVolume.name", Honoured),

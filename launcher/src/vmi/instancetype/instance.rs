@@ -82,7 +82,7 @@ pub(super) fn apply(
             set(&mut spec, &parts(to), value.clone());
         }
     }
-    set_vcpus(&mut spec, vcpus, topology);
+    set_vcpus(&mut spec, vcpus, topology, found, report);
     set(machine, &["template", "spec"], spec);
     annotate(machine, path, found, report);
 }
@@ -99,13 +99,27 @@ fn check_conflict(spec: &Value, path: &str, field: &str, found: &Found<'_>, repo
 }
 
 /// vCPUs as the preference wants them arranged.
-fn set_vcpus(spec: &mut Value, vcpus: Option<&Value>, topology: &Topology) {
+fn set_vcpus(
+    spec: &mut Value,
+    vcpus: Option<&Value>,
+    topology: &Topology,
+    found: &Found<'_>,
+    report: &mut Report,
+) {
     let Some(vcpus) = vcpus else { return };
     let Some(count) = vcpus.as_u64() else {
         // Its reader says that it is no number.
         return set(spec, &["domain", "cpu", "sockets"], vcpus.clone());
     };
     let (sockets, cores, threads) = topology.of(count);
+    if count > 0 && sockets.saturating_mul(cores).saturating_mul(threads) != count {
+        let accepted = "a number that the preference's ratio divides, as in KubeVirt";
+        report.error(
+            found.path("cpu.guest"),
+            format_args!("{count} vCPUs"),
+            accepted,
+        );
+    }
     for (field, count) in [("sockets", sockets), ("cores", cores), ("threads", threads)] {
         set(spec, &["domain", "cpu", field], json!(count));
     }

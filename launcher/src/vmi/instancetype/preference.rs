@@ -123,9 +123,11 @@ const REPLACED: [(&str, &str); 2] = [
 ];
 
 /// Others that are known.
-const OTHERS: [&str; 28] = [
+const OTHERS: [&str; 30] = [
     "annotations",
-    "requirements",
+    "requirements.architecture",
+    "requirements.cpu.guest",
+    "requirements.memory.guest",
     "preferSpreadSocketToCoreRatio",
     "clock.preferredClockOffset",
     "cpu.preferredCPUFeatures",
@@ -177,8 +179,7 @@ pub(super) fn topology(spec: Option<&Value>) -> Topology {
 }
 
 impl Topology {
-    /// Sockets, cores and threads of so many vCPUs. KubeVirt has one vCPU less where the ratio does not divide
-    /// them, which its preferences' validation refuses.
+    /// Sockets, cores and threads of so many vCPUs; of fewer where the ratio does not divide them.
     pub(super) fn of(&self, vcpus: u64) -> (u64, u64, u64) {
         let ratio = self.ratio;
         match (self.kind.as_str(), self.across.as_str()) {
@@ -235,7 +236,6 @@ pub(super) fn apply(
             }
         }
     }
-    check_requirements(&spec, found, path, report);
     if !strict {
         do_without(&mut spec, machine, found, path, report);
     }
@@ -364,8 +364,8 @@ fn prefer_interface(nic: &mut Value, preferred: &Value, networks: &Value) {
     );
     let networks = networks.as_array().into_iter().flatten();
     let mut own = networks.filter(|network| network["name"] == nic["name"]);
-    let is_unbound = BINDINGS.iter().all(|binding| nic.get(binding).is_none());
-    if is_unbound && own.any(|network| network.get("pod").is_some()) {
+    let is_unbound = BINDINGS.iter().all(|binding| at(nic, &[binding]).is_none());
+    if is_unbound && own.any(|network| at(network, &["pod"]).is_some()) {
         let masquerade = device(preferred, "preferredInterfaceMasquerade");
         prefer(nic, &["masquerade"], masquerade);
     }
@@ -398,36 +398,61 @@ fn do_without(
     }
 }
 
-/// Refuses a machine that has less than the preference requires, as KubeVirt does.
-fn check_requirements(spec: &Value, found: &Found<'_>, path: &str, report: &mut Report) {
-    let required = |part| at(found.spec, &["requirements", part, "guest"]);
-    let number = |field| at(spec, &["domain", "cpu", field]).and_then(Value::as_u64);
-    let counts = ["sockets", "cores", "threads"].map(|field| number(field).unwrap_or(1).max(1));
-    let vcpus = counts.into_iter().fold(1, u64::saturating_mul);
-    let at_preference = || format!("{path}.preference");
-    let by = |what: &Value, unit| {
+/// Refuses a machine that has less than the preference requires, or another architecture, as KubeVirt does.
+pub(super) fn check_requirements(
+    machine: &Value,
+    found: &Found<'_>,
+    path: &str,
+    report: &mut Report,
+) {
+    let required = |field: &str| at(found.spec, &[&["requirements"], &*parts(field)].concat());
+    let has = |field: &str| at(machine, &[&["template", "spec"], &*parts(field)].concat());
+    let mut check = |is_met: Option<bool>, field: &str, least: &Value, has: String, what: &str| {
         let name = describe(&json!(found.name));
-        format!(
-            "at least {}{unit}, which the preference {name} requires",
-            plain(what)
-        )
+        match is_met {
+            Some(true) => {}
+            Some(false) => report.error(
+                format!("{path}.preference"),
+                has,
+                format_args!("{what}, which the preference {name} requires"),
+            ),
+            None => report.error(
+                found.path(&format!("requirements.{field}")),
+                describe(least),
+                "a number, or a quantity of memory",
+            ),
+        }
     };
-    if let Some(least) = required("cpu")
-        && least.as_u64().is_some_and(|least| vcpus < least)
-    {
-        report.error(
-            at_preference(),
-            format_args!("{vcpus} vCPUs"),
-            by(least, " vCPUs"),
-        );
+    if let Some(least) = required("cpu.guest") {
+        let number = |field| has(field).and_then(Value::as_u64).unwrap_or(1).max(1);
+        let counts = [
+            "domain.cpu.sockets",
+            "domain.cpu.cores",
+            "domain.cpu.threads",
+        ]
+        .map(number);
+        let vcpus = counts.into_iter().fold(1, u64::saturating_mul);
+        let is_met = least.as_u64().map(|least| vcpus >= least);
+        let what = format!("at least {} vCPUs", plain(least));
+        check(is_met, "cpu.guest", least, format!("{vcpus} vCPUs"), &what);
     }
-    let memory = at(spec, &["domain", "memory", "guest"]);
     let size = |value: &Value| plain(value).parse::<Quantity>().ok();
-    if let (Some(least), Some(memory)) = (required("memory"), memory)
-        && size(memory) < size(least)
-    {
-        let found = format_args!("{} of memory", describe(memory));
-        report.error(at_preference(), found, by(least, ""));
+    if let Some(least) = required("memory.guest") {
+        // The template's own, where it is none, is found by its reader.
+        let memory = has("domain.memory.guest").and_then(|memory| Some((memory, size(memory)?)));
+        if let Some((memory, bytes)) = memory {
+            let is_met = size(least).map(|least| bytes >= least);
+            let found = format!("{} of memory", describe(memory));
+            let what = format!("at least {}", plain(least));
+            check(is_met, "memory.guest", least, found, &what);
+        }
+    }
+    if let Some(wanted) = required("architecture") {
+        let amd64 = json!("amd64");
+        let own = has("architecture").unwrap_or(&amd64);
+        let what = format!("the architecture {}", describe(wanted));
+        let found = format!("the architecture {}", describe(own));
+        check(Some(own == wanted), "architecture", wanted, found, &what);
     }
 }
 

@@ -210,6 +210,44 @@ fn what_a_preference_requires_must_be_there() {
     let vm = machine(both(), json!({"domain": {"devices": {}}}));
     let found = errors(&[vm, instance(two()), preference(required)]);
     assert_eq!(found, ["spec.preference", "spec.preference"]);
+
+    let other = json!({"requirements": {"architecture": "arm64"}});
+    let vm = machine(both(), json!({"domain": {"devices": {}}}));
+    let found = errors(&[vm.clone(), instance(two()), preference(other)]);
+    assert_eq!(found, ["spec.preference"]);
+    let slips = json!({"requirements": {"cpu": {"gest": 1, "guest": "2"}}});
+    let found = errors(&[vm.clone(), instance(two()), preference(slips)]);
+    let of = |field| format!("VirtualMachinePreference \"mine\": spec.requirements.cpu.{field}");
+    assert_eq!(found, [of("gest"), of("guest")]);
+    // Where the instance type is not there, it alone is wrong.
+    let required = json!({"requirements": {"cpu": {"guest": 3}}});
+    let found = errors(&[vm, preference(required)]);
+    assert_eq!(found, ["spec.instancetype.name"]);
+}
+
+#[test]
+fn a_ratio_divides_the_vcpus() {
+    let spread = json!({"cpu": {"preferredCPUTopology": "spread"}});
+    let five = json!({"cpu": {"guest": 5}, "memory": {"guest": "256Mi"}});
+    let vm = machine(both(), json!({"domain": {"devices": {}}}));
+    let found = errors(&[vm, instance(five), preference(spread)]);
+    let path = "VirtualMachineClusterInstancetype \"two\": spec.cpu.guest";
+    assert_eq!(found, [path]);
+}
+
+/// As clients written in Go write what is not set.
+#[test]
+fn a_null_is_no_instance_type_and_no_binding() {
+    let references = json!({"instancetype": null, "preference": both()["preference"]});
+    let nic = json!({"name": "a", "bridge": null, "masquerade": null});
+    let template = json!({
+        "domain": {"memory": {"guest": "8Gi"}, "devices": {"interfaces": [nic]}},
+        "networks": [{"name": "a", "pod": {}, "multus": null}],
+    });
+    let prefers = json!({"devices": {"preferredInterfaceMasquerade": {}}});
+    let vm = machine(references, template);
+    let (vmi, _) = read(&[vm, preference(prefers)]).expect("valid");
+    assert_eq!(vmi.spec.memory.bytes, 8 << 30);
 }
 
 #[test]
