@@ -52,7 +52,7 @@ pub(super) struct DiskFile {
     /// once. Of all files of the disk together.
     lost: Arc<AtomicBool>,
     #[cfg(test)]
-    pub(super) fault: Fault,
+    pub(super) faults: Faults,
 }
 
 impl DiskFile {
@@ -76,7 +76,7 @@ impl DiskFile {
             direct,
             lost,
             #[cfg(test)]
-            fault: Fault::default(),
+            faults: Faults::default(),
         }
     }
 
@@ -100,14 +100,18 @@ impl DiskFile {
     /// Reads bytes for the image itself, which lie as direct I/O wants them. How many: fewer at the end of the
     /// file.
     pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        #[cfg(test)]
+        self.faults.reads.strike()?;
         let mut done = 0;
         while done < bytes.len() {
             match self.file.read_at(&mut bytes[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(count) => {
                     done += count;
-                    // Behind the end even the question may be misaligned.
-                    if done < bytes.len() && offset + done as u64 >= self.known_size()? {
+                    // Behind the end of a file even the question may be misaligned. A block device has no size
+                    // here, and answers 0 at its end when it is asked again.
+                    let end = offset + done as u64;
+                    if done < bytes.len() && (1..=end).contains(&self.known_size()?) {
                         break;
                     }
                 }
@@ -128,13 +132,16 @@ impl DiskFile {
     /// Writes such bytes.
     pub(super) fn write_all(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         #[cfg(test)]
-        self.fault.strike()?;
+        self.faults.writes.strike()?;
         self.file.write_all_at(bytes, offset)
     }
 
     /// Makes durable what is written.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.refuse_if_lost()?;
+        // As one of direct I/O does: no cache has lost anything.
+        #[cfg(test)]
+        self.faults.syncs.strike()?;
         let done = self.file.sync_data();
         if done.is_err() {
             self.flush_failed();
@@ -236,14 +243,23 @@ impl DiskFile {
     }
 }
 
-/// Lets a write fail that an image makes for itself.
+/// Lets calls fail that an image makes for itself.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) reads: Fault,
+    pub(super) writes: Fault,
+    pub(super) syncs: Fault,
+}
+
+/// Lets one of them fail.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(super) struct Fault(std::sync::atomic::AtomicU32);
 
 #[cfg(test)]
 impl Fault {
-    /// The `count`th write from now on fails, for once; none if that is 0.
+    /// The `count`th from now on fails, for once; none if that is 0.
     pub(super) fn set(&self, count: u32) {
         self.0.store(count, Ordering::Relaxed);
     }
@@ -355,3 +371,25 @@ fn direct_align(file: &File) -> DirectAlign {
 }
 
 const _: () = assert!(DIRECT_ALIGN as u64 == SECTOR_SIZE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel says of these files, as of block devices, that they have 0 bytes, and gives less at once than is
+    /// asked for, which is not their end.
+    #[test]
+    fn a_short_read_is_not_the_end_of_what_has_no_size() {
+        let open = || File::open("/proc/self/smaps").expect("there");
+        let mut bytes = vec![0xaa; 1 << 22];
+        let first = open().read_at(&mut bytes, 0).expect("readable");
+        assert!(first < 8192, "{first}");
+        let file = DiskFile::settle(open(), 512, &Arc::default()).expect("a file");
+        assert_eq!(file.known_size().expect("statx"), 0);
+        let done = file.read_at(&mut bytes, 0).expect("readable");
+        assert!(done > first, "{done} after {first}");
+        // The rest is zeros, and there is an end.
+        file.read_padded(&mut bytes, 0).expect("readable");
+        assert_eq!(bytes.last(), Some(&0));
+    }
+}

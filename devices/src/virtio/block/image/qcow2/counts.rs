@@ -172,31 +172,45 @@ impl Counts {
     /// Makes the table twice as long, in a new place.
     fn grow_table(&mut self, file: &DiskFile) -> io::Result<()> {
         let bytes = (self.table.len() * 16).next_multiple_of(self.cluster_size());
-        let clusters = (bytes >> self.bits) as u64;
-        let place = self.take_any(file, clusters)?;
-        if let Err(error) = self.move_table(file, place, bytes) {
-            self.keep(place, clusters);
-            return Err(error);
-        }
+        let clusters = (bytes >> self.bits) as u32;
+        // To take them may add a block to the table.
+        let place = self.take_any(file, clusters.into())?;
+        let mut table = AlignedBuffer::new(bytes);
+        put_numbers(table.bytes_mut(), self.table.iter().copied());
+        let header = [
+            (COUNTS_OFFSET, &place.to_be_bytes()[..]),
+            (COUNTS_CLUSTERS, &clusters.to_be_bytes()),
+        ];
+        self.relocate(file, table.bytes(), place, &header)?;
         let (old, len) = (self.offset, self.table.len() as u64 * 8);
         self.offset = place;
         self.table.resize(bytes / 8, 0);
+        file.sync()?;
         self.release(file, old, len)
     }
 
-    /// Writes the table to a place of `bytes` bytes, and that to the header.
-    fn move_table(&mut self, file: &DiskFile, place: u64, bytes: usize) -> io::Result<()> {
-        let mut image = AlignedBuffer::new(bytes);
-        put_numbers(image.bytes_mut(), self.table.iter().copied());
-        file.write_all(image.bytes(), place)?;
+    /// Writes a table to clusters that were taken for it by [`Counts::take_any`], and that to the header. If this
+    /// succeeds, the table is there, though not durably before the next sync: should that fail, the file may name the
+    /// new place or the old one, and the old one stays counted.
+    pub(super) fn relocate(
+        &mut self,
+        file: &DiskFile,
+        table: &[u8],
+        place: u64,
+        header: &[(usize, &[u8])],
+    ) -> io::Result<()> {
+        if let Err(error) = self.write_durably(file, table, place) {
+            self.keep(place, (table.len() >> self.bits) as u64);
+            return Err(error);
+        }
+        // What the file may lead to now is not kept for anything else, whatever comes of this.
+        patch_header(file, header)
+    }
+
+    /// Writes a table, and the counts of its clusters.
+    fn write_durably(&mut self, file: &DiskFile, table: &[u8], place: u64) -> io::Result<()> {
+        file.write_all(table, place)?;
         self.write_dirty(file)?;
-        file.sync()?;
-        let clusters = ((bytes >> self.bits) as u32).to_be_bytes();
-        let place = place.to_be_bytes();
-        patch_header(
-            file,
-            &[(COUNTS_OFFSET, &place), (COUNTS_CLUSTERS, &clusters)],
-        )?;
         file.sync()
     }
 

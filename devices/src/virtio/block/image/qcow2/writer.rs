@@ -240,38 +240,24 @@ impl Writer {
             self.settle(file, tables)?;
             let cluster = tables.len() * 8;
             let bytes = (len * 8).next_multiple_of(cluster);
-            let clusters = (bytes / cluster) as u64;
-            let place = self.counts.take_any(file, clusters)?;
-            if let Err(error) = self.move_l1(file, tables, place, bytes) {
-                self.counts.keep(place, clusters);
-                return Err(error);
-            }
+            let place = self.counts.take_any(file, (bytes / cluster) as u64)?;
+            let mut table = AlignedBuffer::new(bytes);
+            // None of its entries has changed since.
+            put_numbers(table.bytes_mut(), (0..self.l1_size).map(|at| tables.l1(at)));
+            let header = [
+                (L1_SIZE, &((bytes / 8) as u32).to_be_bytes()[..]),
+                (L1_OFFSET, &place.to_be_bytes()),
+            ];
+            self.counts.relocate(file, table.bytes(), place, &header)?;
             let (old, old_bytes) = (self.l1_offset, self.l1_size as u64 * 8);
             (self.l1_offset, self.l1_size) = (place, bytes / 8);
+            file.sync()?;
             if old_bytes > 0 {
                 self.counts.release(file, old, old_bytes)?;
             }
         }
         tables.grow(len);
         Ok(())
-    }
-
-    /// Writes the L1 table, none of whose entries has changed, to a place of `bytes` bytes, and that to the header.
-    fn move_l1(
-        &mut self,
-        file: &DiskFile,
-        tables: &Tables,
-        place: u64,
-        bytes: usize,
-    ) -> io::Result<()> {
-        let mut table = AlignedBuffer::new(bytes);
-        put_numbers(table.bytes_mut(), (0..self.l1_size).map(|at| tables.l1(at)));
-        file.write_all(table.bytes(), place)?;
-        self.counts.write_dirty(file)?;
-        file.sync()?;
-        let len = ((bytes / 8) as u32).to_be_bytes();
-        patch_header(file, &[(L1_SIZE, &len), (L1_OFFSET, &place.to_be_bytes())])?;
-        file.sync()
     }
 
     /// Writes to the header that the disk has `bytes` bytes.
@@ -325,16 +311,11 @@ impl Writer {
         }
     }
 
-    /// Takes their users from clusters that nothing durable leads to any more.
+    /// Takes their users from clusters that nothing durable leads to any more. Where that fails, what comes behind is
+    /// left to the next flush.
     fn give_back(&mut self, file: &DiskFile, mark: u64) -> io::Result<()> {
-        let released = std::mem::take(&mut self.released);
-        for clusters in released {
-            if clusters.epoch <= mark {
-                self.counts.release(file, clusters.offset, clusters.len)?;
-            } else {
-                self.released.push(clusters);
-            }
-        }
-        Ok(())
+        let is_due = |clusters: &mut Released| clusters.epoch <= mark;
+        let mut due = self.released.extract_if(.., is_due);
+        due.try_for_each(|Released { offset, len, .. }| self.counts.release(file, offset, len))
     }
 }

@@ -73,9 +73,9 @@ fn tables_grow_with_the_disk() {
         let image = images.layered(&[TOP]);
         write(&image, 4096, &[1; 4096]);
         for size in [first, second] {
-            image.files()[0].fault.set(fault);
+            image.files()[0].faults.writes.set(fault);
             let grown = image.resize(size);
-            image.files()[0].fault.set(0);
+            image.files()[0].faults.writes.set(0);
             if grown.is_err() {
                 fails += 1;
                 crash::assert_sound(images.0.path(), "top.qcow2");
@@ -100,6 +100,45 @@ fn tables_grow_with_the_disk() {
         images.layered(&[TOP]).resize(too_large).expect_err("no");
     }
     assert!(fails > 4, "{fails}");
+}
+
+/// The file names the new place of the L1 table, and may do so durably or not: what is written from then on is found
+/// there.
+#[test]
+fn a_table_that_has_moved_stays_there() {
+    let mut fails = 0;
+    for fault in 1..8 {
+        let images = Images::new();
+        let options = "cluster_size=4096";
+        let arguments = [
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            options,
+            "top.qcow2",
+            "8M",
+        ];
+        qemu_img(&arguments, images.0.path());
+        let image = images.layered(&[TOP]);
+        write(&image, 0, &[1; 4096]);
+        flush(&image);
+        let faults = &image.files()[0].faults;
+        faults.syncs.set(fault);
+        fails += u32::from(image.resize(5 << 30).is_err());
+        faults.syncs.set(0);
+        // Needs a table that the L1 table leads to.
+        write(&image, 4 << 20, &[2; 4096]);
+        flush(&image);
+        drop(image);
+        crash::assert_sound(images.0.path(), "top.qcow2");
+        let again = images.layered(&[TOP]);
+        for (at, byte) in [(0, 1), (4 << 20, 2)] {
+            assert!(read(&again, at, 4096) == [byte; 4096], "{fault}: {at:#x}");
+        }
+    }
+    assert!(fails > 2, "{fails}");
 }
 
 /// Version 2 cannot say that what is new is zeros, where something lies below.
