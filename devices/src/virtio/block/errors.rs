@@ -75,7 +75,7 @@ impl Errors {
         self.held.load(Ordering::Acquire)
     }
 
-    /// All that were held are tried again.
+    /// So many are not held any more.
     pub(super) fn release(&self, count: u32) {
         self.held.fetch_sub(count, Ordering::Release);
     }

@@ -197,12 +197,12 @@ impl BlockHandler {
         if held == 0 {
             return Ok(());
         }
-        self.shared.errors.release(held as u32);
         self.writable = None;
         for _ in 0..held {
             let Some(index) = self.slots.let_go() else {
                 break;
             };
+            self.shared.errors.release(1);
             self.resume(index)?;
         }
         self.engine.submit(0).map_err(QueueError::Backend)?;

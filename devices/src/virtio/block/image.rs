@@ -98,6 +98,11 @@ impl FlushState {
         self.covered = self.covers;
     }
 
+    /// Whether it has waited for anything.
+    pub(super) fn has_waited(&self) -> bool {
+        self.round > 0
+    }
+
     /// Whether it has waited more often than any image wants.
     pub(super) fn is_endless(&self) -> bool {
         self.round >= MAX_ROUNDS

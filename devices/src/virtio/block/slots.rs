@@ -12,7 +12,7 @@ use libc::iovec;
 use vm_memory::VolatileSlice;
 
 use crate::GuestMemory;
-use crate::virtio::block::file::Op;
+use crate::virtio::block::file::{DiskFile, Op};
 use crate::virtio::block::image::{Access, FlushState, Image, Place, resolve};
 use crate::virtio::block::request::{Request, Status};
 use crate::virtio::chain::Chain;
@@ -156,10 +156,15 @@ impl Slot {
         if self.flush.is_endless() {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let Some(file) = image.flush(&mut self.flush)? else {
+        let next = image.flush(&mut self.flush)?;
+        if next.is_some() || self.flush.has_waited() {
+            // After a wait, too: of what is lost the kernel tells one of two flushes.
+            let mut files = image.files().iter();
+            files.try_for_each(DiskFile::refuse_if_lost)?;
+        }
+        let Some(file) = next else {
             return Ok(Step::Done);
         };
-        image.files()[usize::from(file)].refuse_if_lost()?;
         self.part = Part {
             file,
             ..Part::default()

@@ -208,8 +208,9 @@ impl BlockHandler {
             return;
         };
         // To try again, or to say that all went well, would be to lose in silence what the page cache has lost.
+        // That can be a write, too, for which the image has to make something durable.
         let is_lost =
-            slot.op == Op::Sync && self.shared.image.files().iter().any(DiskFile::is_lost);
+            slot.op != Op::Read && self.shared.image.files().iter().any(DiskFile::is_lost);
         let verdict = self.shared.errors.judge(slot, errno, can_wait && !is_lost);
         match verdict {
             Verdict::Hold => self.slots.hold(index),

@@ -1,9 +1,12 @@
 //! What goes wrong on the host's side.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::host_errors::HostErrors;
+use crate::virtio::block::file::DiskFile;
+use crate::virtio::block::image::{Access, Extent, FlushState, Raw};
 
 /// The kernel does not take the requests any more: the device asks for a reset, nobody waits for
 /// requests that nobody answers, and the next driver is served without a ring.
@@ -162,6 +165,96 @@ fn a_failed_flush_of_the_page_cache_is_final() {
         assert_eq!(disk.request(T_OUT, 0, &data), (1, OK));
         let mut disk = Disk::new(again, EngineKind::Sync);
         assert_eq!(disk.request(T_FLUSH, 0, &[]), (1, IOERR));
+    }
+}
+
+/// For some writes an image has to make something durable itself, here a block of counts. Over a lost cache it never
+/// can: to hold such a write would be to hold it for ever.
+#[test]
+fn a_write_that_a_lost_cache_prevents_is_not_held() {
+    for policy in [ErrorPolicy::Stop, ErrorPolicy::Ignore] {
+        let image = image(0);
+        create(image.as_file(), 4 << 30, None).expect("an image");
+        // New clusters are behind what the first block counts.
+        image.as_file().set_len(2 << 30).expect("sparse");
+        let mut spec = spec(&image);
+        spec.options.layers = vec![ImageFormat::Qcow2];
+        spec.options.error_policy = policy;
+        spec.lost.store(true, Ordering::Relaxed);
+        let errors = Arc::new(HostErrors::new().expect("an eventfd"));
+        let mut disk = Disk::new(spec, EngineKind::Sync);
+        disk.device.report_to(&errors);
+        let data = [Buffer::readable(DATA, 512)];
+        assert_eq!(disk.request(T_OUT, 0, &data), (1, IOERR), "{policy:?}");
+        let error = errors.take().expect("an error");
+        assert_eq!((error.operation, error.stops), ("write", false));
+        let data = [Buffer::writable(DATA, 512)];
+        assert_eq!(disk.request(T_IN, 0, &data), (513, OK));
+    }
+}
+
+/// A disk where the flush of another worker fails just before one ends.
+#[derive(Debug)]
+struct Unlucky(Raw);
+
+impl Image for Unlucky {
+    fn files(&self) -> &[DiskFile] {
+        self.0.files()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    fn map(&self, access: Access, offset: u64, len: u64) -> Extent {
+        self.0.map(access, offset, len)
+    }
+
+    fn prepare(&self, access: Access, offset: u64, len: u64) -> io::Result<Extent> {
+        self.0.prepare(access, offset, len)
+    }
+
+    fn flush(&self, state: &mut FlushState) -> io::Result<Option<u16>> {
+        let next = self.0.flush(state)?;
+        if next.is_none() {
+            self.files()[0].flush_failed();
+        }
+        Ok(next)
+    }
+
+    fn writable_bytes(&self) -> u64 {
+        self.0.writable_bytes()
+    }
+
+    fn resize(&self, bytes: u64) -> io::Result<()> {
+        self.0.resize(bytes)
+    }
+}
+
+/// The kernel tells one of two flushes of what the page cache has lost. The other is no success either; a write that is
+/// durable by itself is.
+#[test]
+fn a_flush_beside_one_that_fails_is_no_success() {
+    for engine in ENGINES {
+        for (offered, status) in [(F_FLUSH, IOERR), (0, OK)] {
+            let image = image(IMAGE_SIZE);
+            let spec = spec(&image);
+            let file = spec.file.try_clone().expect("a descriptor");
+            let file = DiskFile::settle(file, 512, &spec.lost).expect("a file");
+            let unlucky = Unlucky(Raw::open(file).expect("a file"));
+            let mut device = Block::new(&spec, Box::new(unlucky));
+            if engine == EngineKind::Sync {
+                device.force_sync();
+            }
+            let features = device.features() & !F_FLUSH | offered;
+            let mut disk = Disk::activate(device, guest_memory(&[(0, MEMORY)]), features);
+            let done = match offered {
+                0 => disk.request(T_OUT, 0, &[Buffer::readable(DATA, 512)]),
+                _ => disk.request(T_FLUSH, 0, &[]),
+            };
+            assert_eq!(done, (1, status), "{engine:?}");
+            assert!(spec.lost.load(Ordering::Relaxed));
+        }
     }
 }
 
