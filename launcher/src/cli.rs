@@ -12,6 +12,9 @@ use crate::plan::PlanOptions;
 use crate::resources::ConsoleTarget;
 use crate::vmi::{MAX_KERNEL_ARGS, Protocol, is_kernel_args};
 
+/// The pod's interface, as Kubernetes names it.
+pub const DEFAULT_INTERFACE: &str = "eth0";
+
 /// Runs a KubeVirt VirtualMachineInstance as a KVM guest in this pod.
 #[derive(Debug, Parser)]
 #[command(name = "podvisor", version, max_term_width = 100)]
@@ -150,6 +153,9 @@ fn role(text: &str) -> Result<String, String> {
     Err(format!("expected one of {}", names.join(", ")))
 }
 
+/// Most processors of a guest, as clap counts.
+const MAX_VCPUS: i64 = vmm::layout::MAX_VCPUS as i64;
+
 /// Arguments of `new`.
 #[derive(Debug, Args)]
 pub struct NewArgs {
@@ -165,7 +171,7 @@ pub struct NewArgs {
 #[command(next_help_heading = "For a disk image without a VMI")]
 pub struct DiskArgs {
     /// Processors [default: 2].
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS))]
     pub cpus: Option<u32>,
     /// RAM [default: 2Gi].
     #[arg(long, value_name = "QUANTITY")]
@@ -188,7 +194,7 @@ pub struct DiskArgs {
 }
 
 /// A machine.
-#[derive(Clone, Debug, Args)]
+#[derive(Debug, Args)]
 pub struct MachineArgs {
     /// VirtualMachineInstance, VirtualMachine, replica set or pool in YAML or JSON, by itself, in a list or
     /// among several documents, or a directory of them; `-` for standard input; the environment variable
@@ -224,10 +230,11 @@ pub struct MachineArgs {
     /// disk has in it, or the directory that a ConfigMap and the like are made of; may be repeated.
     #[arg(long = "volume", value_name = "NAME=PATH", value_parser = volume)]
     pub volumes: Vec<(String, PathBuf)>,
-    /// The pod's interface for the pod network.
-    #[arg(long, value_name = "NAME", default_value = "eth0")]
-    pub pod_interface: String,
-    /// Let a port of this host in behind passt, as that port of the guest; may be repeated.
+    /// The pod's interface for the pod network [default: eth0].
+    #[arg(long, value_name = "NAME")]
+    pub pod_interface: Option<String>,
+    /// Let a port of this host in behind passt, as that port of the guest; may be repeated. Then all ports that the
+    /// VMI does not list stay closed; those of a disk image without a VMI always do.
     #[arg(long, value_name = "HOST:GUEST[/udp]", value_parser = forward)]
     pub publish: Vec<Forward>,
     /// Drop frames that the guest sends from another MAC address than its NIC's.
@@ -359,8 +366,9 @@ impl MachineArgs {
             cmdline: self.cmdline.clone(),
             boot_entry: self.boot_entry.clone(),
             volumes: self.volumes.clone(),
-            pod_interface: self.pod_interface.clone(),
-            publish: self.publish.clone(),
+            pod_interface: (self.pod_interface.clone())
+                .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
+            publish: (!self.publish.is_empty()).then(|| self.publish.clone()),
             mac_spoof_check: self.mac_spoof_check,
             exit_on_reboot: self.exit_on_reboot,
             guest_agent: self.guest_agent.clone(),

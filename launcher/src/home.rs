@@ -1,7 +1,7 @@
 //! A machine of nothing but a disk image, for whoever has no VMI: the VMI that `podvisor new` prints and
 //! `podvisor run DISK` runs.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -56,12 +56,16 @@ impl DiskImage {
             // Who reads it as a document says so.
             return Ok(None);
         };
-        if metadata.is_dir() {
-            return match only_file(&path.join(CONTAINER_DISK)) {
-                Some(image) => Self::at(&image),
-                None => Ok(None),
-            };
+        if !metadata.is_dir() {
+            return Self::of_file(path, &metadata);
         }
+        match only_file(&path.join(CONTAINER_DISK)) {
+            Some((image, metadata)) => Self::of_file(&image, &metadata),
+            None => Ok(None),
+        }
+    }
+
+    fn of_file(path: &Path, metadata: &Metadata) -> io::Result<Option<Self>> {
         let is_block_device = metadata.file_type().is_block_device();
         // Others, a pipe say, can be read only once.
         if !metadata.is_file() && !is_block_device {
@@ -179,14 +183,21 @@ pub fn default_interface() -> Option<String> {
     })
 }
 
-fn only_file(directory: &Path) -> Option<PathBuf> {
+/// The one file of a directory. What a container's image has in it is its maker's: a link could lead to any disk.
+fn only_file(directory: &Path) -> Option<(PathBuf, Metadata)> {
+    if !fs::symlink_metadata(directory).ok()?.is_dir() {
+        return None;
+    }
     let mut files = fs::read_dir(directory).ok()?;
     let file = files.next()?.ok()?.path();
-    files.next().is_none().then_some(file)
+    let metadata = fs::symlink_metadata(&file).ok()?;
+    (files.next().is_none() && metadata.is_file()).then_some((file, metadata))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
     use crate::vmi;
 
@@ -226,6 +237,14 @@ mod tests {
             .expect("looked")
             .expect("a container disk");
         assert_eq!(unpacked.path, at.join("disk/x.img"));
+        fs::remove_file(at.join("disk/x.img")).expect("removed");
+        symlink(at.join("raw.img"), at.join("disk/x.img")).expect("linked");
+        assert_eq!(DiskImage::at(at).expect("looked"), None, "a link in it");
+        fs::rename(at.join("disk"), at.join("other")).expect("moved");
+        fs::copy(at.join("raw.img"), at.join("other/y.img")).expect("copied");
+        fs::remove_file(at.join("other/x.img")).expect("removed");
+        symlink(at.join("other"), at.join("disk")).expect("linked");
+        assert_eq!(DiskImage::at(at).expect("looked"), None, "it is a link");
     }
 
     #[test]

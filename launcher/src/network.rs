@@ -63,8 +63,9 @@ pub enum Binding {
     Masquerade(Masquerade),
     /// `passt: {}`: the guest is behind a passt process.
     Passt {
-        /// Ports that are let in; all if empty.
-        ports: Vec<Forward>,
+        /// Ports that are let in, if not all.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ports: Option<Vec<Forward>>,
     },
 }
 

@@ -55,8 +55,9 @@ pub struct PlanOptions {
     pub volumes: Vec<(String, PathBuf)>,
     /// The pod's interface for the pod network.
     pub pod_interface: String,
-    /// Ports of the pod for NICs behind passt, besides those of the VMI.
-    pub publish: Vec<Forward>,
+    /// Ports of the pod for the NIC behind passt, besides those of the VMI. If none, and the VMI lists none either, all
+    /// ports are let in.
+    pub publish: Option<Vec<Forward>>,
     /// Drop frames of the guest that do not come from its MAC address.
     pub mac_spoof_check: bool,
     /// Stands for `rebootPolicy: Terminate`.

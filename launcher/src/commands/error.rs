@@ -56,6 +56,9 @@ pub enum CommandError {
          a VMI says these things itself"
     )]
     OnlyForDisks,
+    /// Options that choose among documents.
+    #[error("--name and -f are for VMIs: a disk image has neither")]
+    OnlyForVmis,
     /// The table of fields has no such field.
     #[error("A VMI has no field {0:?}")]
     NoSuchField(String),
@@ -170,6 +173,7 @@ impl CommandError {
             | Self::NoSuchField(_)
             | Self::NoDisk(_)
             | Self::OnlyForDisks
+            | Self::OnlyForVmis
             | Self::WhichMachine { .. }
             | Self::Document { .. }
             | Self::Refused { .. }

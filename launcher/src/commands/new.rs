@@ -5,24 +5,27 @@ use std::path::Path;
 
 use super::input::is_manifest;
 use super::{CommandError, output};
-use crate::cli::{DiskArgs, MachineArgs, NewArgs};
+use crate::cli::{DEFAULT_INTERFACE, DiskArgs, MachineArgs, NewArgs};
 use crate::exit::Exit;
 use crate::home::{DiskImage, Extras, default_interface, user_data};
+use crate::plan::PlanOptions;
+use crate::report::Plain;
 
 /// Prints the VMI, and how it is run.
 pub(super) fn new(args: &NewArgs) -> Result<Exit, CommandError> {
     let image = image(&args.disk)?.ok_or_else(|| CommandError::NoDisk(args.disk.clone()))?;
     let vmi = image.vmi(&extras(&args.extras)?);
     let (name, place) = image.volume();
+    let place = place.to_string_lossy();
+    let place = Plain(&place);
     output::print(&format!(
-        "# podvisor run FILE --volume {name}={}\n{vmi}",
-        place.display()
+        "# podvisor run FILE --volume {name}={place}\n{vmi}"
     ))?;
     Ok(Exit::Success)
 }
 
-/// The VMI of the disk that the arguments name, and the arguments of its run; none if they name no disk.
-pub(super) fn of_disk(args: &MachineArgs) -> Result<Option<(String, MachineArgs)>, CommandError> {
+/// The VMI of the disk that the arguments name, and the options of its plan; none if they name no disk.
+pub(super) fn of_disk(args: &MachineArgs) -> Result<Option<(String, PlanOptions)>, CommandError> {
     // A manifest is read once.
     let image = match args.vmi.as_ref().filter(|path| !is_manifest(path)) {
         Some(path) => image(path)?,
@@ -34,16 +37,22 @@ pub(super) fn of_disk(args: &MachineArgs) -> Result<Option<(String, MachineArgs)
             false => Err(CommandError::OnlyForDisks),
         };
     };
-    let mut args = args.clone();
-    args.volumes.insert(0, image.volume());
+    if args.name.is_some() || !args.beside.is_empty() {
+        return Err(CommandError::OnlyForVmis);
+    }
+    let mut options = args.plan_options();
+    options.volumes.insert(0, image.volume());
+    // The computer is no pod of its own: what is not asked for is not let in.
+    options.publish.get_or_insert_default();
     let exists = |interface: &str| Path::new("/sys/class/net").join(interface).exists();
-    if !exists(&args.pod_interface)
+    if args.pod_interface.is_none()
+        && !exists(DEFAULT_INTERFACE)
         && let Some(interface) = default_interface()
     {
-        args.pod_interface = interface;
+        options.pod_interface = interface;
     }
     let vmi = image.vmi(&extras(&args.extras)?);
-    Ok(Some((vmi, args)))
+    Ok(Some((vmi, options)))
 }
 
 fn image(path: &Path) -> Result<Option<DiskImage>, CommandError> {
@@ -77,5 +86,38 @@ fn cannot_read(path: &Path) -> impl Fn(std::io::Error) -> CommandError {
     move |source| CommandError::Input {
         file: format!("{path:?}"),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, CliCommand};
+
+    fn options(words: &[&str]) -> Result<Option<(String, PlanOptions)>, CommandError> {
+        let cli = Cli::try_parse_from([&["podvisor", "plan"], words].concat()).expect("usage");
+        match cli.command {
+            CliCommand::Plan(args) => of_disk(&args),
+            _ => panic!("plan"),
+        }
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_not_let_in() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = directory.path().join("disk.img");
+        fs::write(&disk, [0; 512]).expect("written");
+        let disk = disk.to_str().expect("UTF-8");
+        let publish = |words: &[&str]| {
+            let (_, options) = options(words).expect("readable").expect("a disk");
+            options.publish.map(|ports| ports.len())
+        };
+        assert_eq!(publish(&[disk]), Some(0));
+        assert_eq!(publish(&[disk, "--publish=2222:22"]), Some(1));
+        options(&[disk, "--name=x"]).expect_err("there is nothing to choose from");
+        options(&["vmi.yaml", "--cpus=2"]).expect_err("a VMI says that");
+        assert!(options(&["vmi.yaml"]).expect("no disk").is_none());
     }
 }

@@ -14,18 +14,18 @@ pub(super) fn plan(args: &MachineArgs) -> Result<Exit, CommandError> {
 
 /// Reads the VMI and plans its machine.
 pub(super) fn load(args: &MachineArgs) -> Result<LaunchPlan, CommandError> {
-    let disk = new::of_disk(args)?;
-    let (machine, args) = match &disk {
-        Some((vmi, args)) => (input::machine_of(vmi, args.strict)?, args),
+    let (machine, options) = match new::of_disk(args)? {
+        Some((vmi, options)) => (input::machine_of(&vmi, args.strict)?, options),
         None => {
             let (path, name) = (args.vmi.as_deref(), args.name.as_deref());
-            (input::machine(path, name, args.strict, &args.beside)?, args)
+            let machine = input::machine(path, name, args.strict, &args.beside)?;
+            (machine, args.plan_options())
         }
     };
     for note in &machine.report.notes {
         tracing::info!("{note}");
     }
-    let plan = plan::plan(&machine.vmi, &args.plan_options());
+    let plan = plan::plan(&machine.vmi, &options);
     plan.map_err(|report| CommandError::Refused {
         file: machine.file,
         report,

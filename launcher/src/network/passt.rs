@@ -50,8 +50,8 @@ pub(super) struct Spec<'a> {
     pub(super) interface: &'a str,
     /// MTU for the guest, bytes.
     pub(super) mtu: u16,
-    /// Ports that are let in; all if empty.
-    pub(super) ports: &'a [Forward],
+    /// Ports that are let in, if not all.
+    pub(super) ports: Option<&'a [Forward]>,
 }
 
 /// A running passt; killed when dropped.
@@ -93,7 +93,7 @@ impl Passt {
         if reason.is_empty() {
             reason = "it did not get ready and does not say why".to_owned();
         }
-        if spec.ports.is_empty() && reason.contains("enough sockets") {
+        if spec.ports.is_none() && reason.contains("enough sockets") {
             let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
             let limit = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
             reason.push_str(&format!(
@@ -154,7 +154,7 @@ fn find(path: &std::ffi::OsStr) -> Option<PathBuf> {
 
 /// passt says nothing of a listed port that it cannot have, as long as it has another.
 fn check_ports(spec: &Spec<'_>) -> Result<(), NetworkError> {
-    for port in spec.ports {
+    for port in spec.ports.into_iter().flatten() {
         try_port(*port).map_err(|source| NetworkError::PasstPort {
             nic: spec.nic.to_owned(),
             port: port.from,
@@ -238,17 +238,19 @@ fn arguments(spec: &Spec<'_>, keeps_user: bool) -> Vec<String> {
     words
 }
 
-fn port_list(ports: &[Forward], protocol: Protocol) -> String {
+fn port_list(ports: Option<&[Forward]>, protocol: Protocol) -> String {
+    let Some(ports) = ports else {
+        return "all".to_owned();
+    };
     let ours = ports.iter().filter(|port| port.protocol == protocol);
     let number = |port: &Forward| match port.from == port.to {
         true => port.from.to_string(),
         false => format!("{}:{}", port.from, port.to),
     };
     let numbers: Vec<_> = ours.map(number).collect();
-    match (ports.is_empty(), numbers.is_empty()) {
-        (true, _) => "all".to_owned(),
-        (false, true) => "none".to_owned(),
-        (false, false) => numbers.join(","),
+    match numbers.is_empty() {
+        true => "none".to_owned(),
+        false => numbers.join(","),
     }
 }
 
@@ -277,7 +279,7 @@ mod tests {
         to: 53,
     };
 
-    fn words(ports: &[Forward], keeps_user: bool) -> String {
+    fn words(ports: Option<&[Forward]>, keeps_user: bool) -> String {
         let spec = Spec {
             nic: "default",
             interface: "eth0",
@@ -289,20 +291,23 @@ mod tests {
 
     #[test]
     fn all_ports_are_forwarded_unless_some_are_listed() {
-        assert!(words(&[], false).ends_with("--mtu 1400 --tcp-ports all --udp-ports all"));
-        assert!(words(&[WEB], false).ends_with("--tcp-ports 80 --udp-ports none"));
+        assert!(words(None, false).ends_with("--mtu 1400 --tcp-ports all --udp-ports all"));
+        assert!(words(Some(&[]), false).ends_with("--tcp-ports none --udp-ports none"));
+        assert!(words(Some(&[WEB]), false).ends_with("--tcp-ports 80 --udp-ports none"));
         let ssh = Forward {
             from: 2222,
             to: 22,
             ..WEB
         };
-        assert!(words(&[WEB, DNS, ssh], false).ends_with("--tcp-ports 80,2222:22 --udp-ports 53"));
+        assert!(
+            words(Some(&[WEB, DNS, ssh]), false).ends_with("--tcp-ports 80,2222:22 --udp-ports 53")
+        );
     }
 
     #[test]
     fn root_without_capabilities_stays_root() {
-        assert!(!words(&[], false).contains("--runas"));
-        assert!(words(&[], true).contains("--runas 0:0"));
+        assert!(!words(None, false).contains("--runas"));
+        assert!(words(None, true).contains("--runas 0:0"));
     }
 
     #[test]
@@ -323,7 +328,7 @@ mod tests {
             nic: "default",
             interface: "eth0",
             mtu: 1400,
-            ports: &[taken],
+            ports: Some(&[taken]),
         };
         let error = check_ports(&spec).expect_err("in use");
         assert!(matches!(error, NetworkError::PasstPort { port: found, .. } if found == port));

@@ -181,7 +181,7 @@ impl<'a> Task<'a> {
         );
         match (&self.request.binding, bridge, tap) {
             (Binding::Passt { ports }, _, _) if nic.is_none() => {
-                self.start_passt(link, ports, guard)
+                self.start_passt(link, ports.as_deref(), guard)
             }
             (Binding::Bridge, Some(_), Some(_)) if nic.is_some() => self.adopt_bridge(link).await,
             (_, _, _) if nic.is_some() => Err(NetworkError::Unrecoverable {
@@ -280,7 +280,7 @@ impl<'a> Task<'a> {
     fn start_passt(
         &self,
         link: &Link,
-        ports: &[Forward],
+        ports: Option<&[Forward]>,
         guard: &mut NetworkGuard,
     ) -> Result<PreparedNetwork, NetworkError> {
         let prepared = self.prepared(link)?;

@@ -108,8 +108,11 @@ fn binding(nic: &Interface, network: &Network, options: &PlanOptions) -> Binding
                 from: port.port,
                 to: port.port,
             });
-            let ports = own.chain(options.publish.iter().copied()).collect();
-            Binding::Passt { ports }
+            let ports = own.chain(options.publish.iter().flatten().copied());
+            let is_listed = !nic.ports.is_empty() || options.publish.is_some();
+            Binding::Passt {
+                ports: is_listed.then(|| ports.collect()),
+            }
         }
         InterfaceBinding::Masquerade => {
             let (ipv4, ipv6) = match network.source {
@@ -129,7 +132,11 @@ fn binding(nic: &Interface, network: &Network, options: &PlanOptions) -> Binding
 pub(super) fn check_options(nics: &[NicSource], options: &PlanOptions, report: &mut Report) {
     let is_passt = |nic: &&NicSource| matches!(nic.binding, Binding::Passt { .. });
     let count = nics.iter().filter(is_passt).count();
-    if !options.publish.is_empty() && count != 1 {
+    let is_asked = options
+        .publish
+        .as_ref()
+        .is_some_and(|ports| !ports.is_empty());
+    if is_asked && count != 1 {
         let found = format_args!("{count} interfaces behind passt");
         report.error("--publish", found, "one, with `passt: {}`");
     }

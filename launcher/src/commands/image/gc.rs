@@ -18,7 +18,7 @@ use crate::cli::ImageGcArgs;
 use crate::exit::Exit;
 use crate::home::DiskImage;
 use crate::logging::LogFormat;
-use crate::report::Plain;
+use crate::report::{self, Plain};
 use crate::resources::try_lock;
 
 /// Most images of a directory.
@@ -60,25 +60,31 @@ enum Verdict {
     Old,
     /// It is gone.
     Removed,
+    /// It should be.
+    NotRemoved,
 }
 
 /// Lists the images of a directory, the newest first, and removes what is old if that is asked for.
 pub(in super::super) fn gc(args: &ImageGcArgs) -> Result<Exit, CommandError> {
-    let fail = |source| CommandError::Input {
+    let imports = imports(&args.directory);
+    let mut imports = imports.map_err(|source| CommandError::Input {
         file: format!("{:?}", args.directory),
         source,
-    };
-    let mut imports = imports(&args.directory).map_err(fail)?;
+    })?;
     imports.sort_by(|a, b| (b.modified, &a.path).cmp(&(a.modified, &b.path)));
     let bases: HashSet<OsString> = imports.iter().filter_map(base_of).collect();
     for import in imports.iter_mut().skip(args.keep) {
-        judge(import, &bases, args.delete).map_err(fail)?;
+        import.verdict = judge(import, &bases, args.delete);
     }
     match args.output {
         LogFormat::Json => output::print_json(&imports)?,
         LogFormat::Text => output::print(&text(&imports))?,
     }
-    Ok(Exit::Success)
+    let is_left = |import: &Import| import.verdict == Verdict::NotRemoved;
+    Ok(match imports.iter().any(is_left) {
+        true => Exit::Internal,
+        false => Exit::Success,
+    })
 }
 
 /// The images of a directory, all of them kept.
@@ -94,9 +100,12 @@ fn imports(directory: &Path) -> io::Result<Vec<Import>> {
         if !has_extension(&image, &EXTENSIONS) {
             continue;
         }
-        let metadata = fs::symlink_metadata(&image)?;
         // A link's image is somebody else's, and so is a block device.
-        if !metadata.is_file() || fs::symlink_metadata(&path)?.is_symlink() {
+        let (Ok(metadata), Ok(entry)) = (fs::symlink_metadata(&image), fs::symlink_metadata(&path))
+        else {
+            continue;
+        };
+        if !metadata.is_file() || entry.is_symlink() {
             continue;
         }
         if imports.len() == MAX_IMAGES {
@@ -126,26 +135,26 @@ fn base_of(import: &Import) -> Option<OsString> {
     Path::new(&backing.name).file_name().map(OsString::from)
 }
 
-/// Finds out what becomes of an image that is not one of the newest.
-fn judge(import: &mut Import, bases: &HashSet<OsString>, delete: bool) -> io::Result<()> {
+/// What becomes of an image that is not one of the newest.
+fn judge(import: &Import, bases: &HashSet<OsString>, delete: bool) -> Verdict {
     let name = import.image.file_name().unwrap_or_default();
     if bases.contains(name) {
-        import.verdict = Verdict::IsBase;
-        return Ok(());
+        return Verdict::IsBase;
     }
     // Nobody can begin to use it while this has its lock.
     let file = File::options().read(true).write(true).open(&import.image);
-    let locked = file.as_ref().map(|file| try_lock(file, false));
-    import.verdict = match locked {
-        Ok(Ok(true)) if delete => {
-            remove(import)?;
-            Verdict::Removed
-        }
+    match file.as_ref().map(|file| try_lock(file, false)) {
+        Ok(Ok(true)) if delete => match remove(import) {
+            Ok(()) => Verdict::Removed,
+            Err(error) => {
+                report::print(&format!("cannot remove {:?}: {error}", import.path));
+                Verdict::NotRemoved
+            }
+        },
         Ok(Ok(true)) => Verdict::Old,
         Ok(Ok(false)) => Verdict::InUse,
         Ok(Err(_)) | Err(_) => Verdict::Unreadable,
-    };
-    Ok(())
+    }
 }
 
 /// Removes the image, and the directories of an unpacked container disk if nothing else is in them.
@@ -172,6 +181,7 @@ fn text(imports: &[Import]) -> String {
             Verdict::Unreadable => "kept: it cannot be opened or locked",
             Verdict::Old => "old: --delete removes it",
             Verdict::Removed => "removed",
+            Verdict::NotRemoved => "old, but it cannot be removed",
         };
         let path = import.path.to_string_lossy();
         format!("{:>15} bytes  {}  {verdict}\n", import.bytes, Plain(&path))
@@ -200,7 +210,7 @@ mod tests {
         all.sort_by_key(|import| std::cmp::Reverse(import.modified));
         let bases = all.iter().filter_map(base_of).collect();
         for import in all.iter_mut().skip(1) {
-            judge(import, &bases, delete).expect("judged");
+            import.verdict = judge(import, &bases, delete);
         }
         let name = |import: &Import| {
             let name = import.path.file_name().expect("a name");
