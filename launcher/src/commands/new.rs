@@ -18,8 +18,9 @@ pub(super) fn new(args: &NewArgs) -> Result<Exit, CommandError> {
     let (name, place) = image.volume();
     let place = place.to_string_lossy();
     let place = Plain(&place);
+    let ports = "passt lets in all ports unless `ports` or --publish lists some";
     output::print(&format!(
-        "# podvisor run FILE --volume {name}={place}\n{vmi}"
+        "# podvisor run FILE --volume {name}={place}\n# {ports}\n{vmi}"
     ))?;
     Ok(Exit::Success)
 }

@@ -182,7 +182,9 @@ pub fn entry(volume: &Volume, root: &str, snippet: &Snippet) -> Option<Entry> {
     };
     let kernel = place(kernel);
     let own_options = || uki::told(volume.files()?, &kernel.path).map(|told| told.options);
-    let options = match unified && snippet.options.is_empty() {
+    // An image that is an entry by itself has told already.
+    let is_untold = unified && snippet.options.is_empty() && snippet.path != kernel.path;
+    let options = match is_untold {
         true => own_options().unwrap_or_default(),
         false => snippet.options.clone(),
     };

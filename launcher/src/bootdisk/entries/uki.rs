@@ -8,6 +8,7 @@ use object::pe::ImageSectionHeader;
 use object::read::pe::PeFile64;
 
 use super::super::filesystem::FileSystem;
+use super::super::payload::{MAX_INITRD, MAX_KERNEL};
 
 /// Bytes of the file that have all headers in them.
 const HEADERS: u64 = 16 * 1024;
@@ -62,7 +63,10 @@ pub(super) struct Told {
 
 /// Reads an image; nothing if it is another kind of program.
 pub(super) fn told(files: &dyn FileSystem, path: &str) -> Option<Told> {
-    let (file, _) = files.open(path).ok()?;
+    let (file, len) = files.open(path).ok()?;
+    if len > MAX_KERNEL + MAX_INITRD {
+        return None;
+    }
     let sections = sections(file).ok()?;
     sections.iter().find(|section| section.name == ".linux")?;
     let text = |name: &str| {

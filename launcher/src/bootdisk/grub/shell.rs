@@ -3,6 +3,7 @@
 mod commands;
 
 use std::collections::BTreeMap;
+use std::io;
 
 use super::super::entries::{Entry, MAX_ENTRIES, Place, Volumes};
 use super::super::filesystem::FileSystem;
@@ -190,9 +191,20 @@ impl<'a> Shell<'a> {
 
     /// Runs another file in this shell.
     fn include(&mut self, place: &Place) -> bool {
-        let text = self.files(place).map(|files| files.text(&place.path));
-        let Some(Ok(text)) = text else { return false };
-        self.run(&parse(&text))
+        let Some(files) = self.files(place) else {
+            return false;
+        };
+        match files.text(&place.path) {
+            Ok(text) => self.run(&parse(&text)),
+            Err(error) => {
+                // What is there and cannot be read may have had the entries.
+                if error.kind() != io::ErrorKind::NotFound {
+                    let why = format!("{place} cannot be read: {error}");
+                    self.stopped.get_or_insert(why);
+                }
+                false
+            }
+        }
     }
 
     fn run(&mut self, block: &Block) -> bool {
@@ -203,11 +215,9 @@ impl<'a> Shell<'a> {
         self.depth += 1;
         let mut status = true;
         for statement in block.iter() {
-            let Some(left) = self.steps.checked_sub(1) else {
-                self.stop(format!("it takes more than {MAX_STEPS} commands"));
+            if !self.step() {
                 break;
-            };
-            self.steps = left;
+            }
             status = self.statement(statement);
             self.status = status;
             if self.returns {
@@ -216,6 +226,16 @@ impl<'a> Shell<'a> {
         }
         self.depth -= 1;
         status
+    }
+
+    /// One more command, or round of a loop, whose block may have none; whether there may be.
+    fn step(&mut self) -> bool {
+        let left = self.steps.checked_sub(1);
+        match left {
+            Some(left) => self.steps = left,
+            None => self.stop(format!("it takes more than {MAX_STEPS} commands")),
+        }
+        left.is_some()
     }
 
     /// Runs a block that `return` leaves.
@@ -256,6 +276,9 @@ impl<'a> Shell<'a> {
             }
             Statement::For { name, words, body } => {
                 for word in self.expand_all(words) {
+                    if !self.step() {
+                        break;
+                    }
                     self.set(name, word);
                     self.run(body);
                     if self.returns {
@@ -269,7 +292,7 @@ impl<'a> Shell<'a> {
                 condition,
                 body,
             } => {
-                while self.steps > 0 && self.run(condition) != *until && !self.returns {
+                while self.step() && self.run(condition) != *until && !self.returns {
                     self.run(body);
                     if self.returns {
                         break;

@@ -375,6 +375,8 @@ fn endless_scripts_end() {
         "\"$",
         "[ ( ",
         "until; do",
+        "while; do; done",
+        "while true; do for a in 1 2 3 4; do; done; done",
         "{ } } {",
         &deep,
         &menus,

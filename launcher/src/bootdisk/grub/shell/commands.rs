@@ -272,6 +272,9 @@ impl Shell<'_> {
             let mut found = snippets(files, directory);
             found.sort_by(|one, other| compare(&other.id, &one.id));
             for mut snippet in found {
+                if self.room == 0 {
+                    break;
+                }
                 if snippet.options.is_empty() {
                     snippet.options = self.variable("default_kernelopts").to_owned();
                 }
