@@ -1,7 +1,7 @@
 #!/bin/sh
 # run.sh COMMAND: runs a shell command as root on an emulated machine that has hardware
 # virtualization (AMD SVM, by QEMU's TCG), Debian's stock kernel as host and this machine's files.
-# Writes are lost. Exits with the command's status, or with 70 if the machine itself came to nothing:
+# Writes are lost. Exits with the command's status, or another than 0 if the machine itself came to nothing:
 # now and then a processor of TCG's, while in a guest, gets no interrupt for minutes.
 set -eu
 

@@ -42,6 +42,15 @@ impl Podman {
         printed.trim_end().to_owned()
     }
 
+    /// Makes an image of a directory, with more options of `podman import`.
+    #[track_caller]
+    pub fn import(&self, root: &Path, more: &[&str], name: &str) {
+        let (root, tar) = (root.to_string_lossy(), root.with_extension("tar"));
+        let tar = tar.to_string_lossy();
+        host("tar", &["-C", &root, "-cf", &tar, "."]);
+        self.run(&[&["import", "--quiet"], more, &[&tar, name]].concat());
+    }
+
     /// Does `args` when this is dropped; what was said last is done first.
     pub fn in_the_end(&mut self, args: &[&str]) {
         let args = args.iter().map(|word| word.to_string());

@@ -251,11 +251,6 @@ impl Guest {
         self.dir.path().to_owned()
     }
 
-    /// Path of the control socket.
-    pub fn control_path(&self) -> &Path {
-        &self.control
-    }
-
     /// A new connection to the control socket, which is there once the guest runs.
     #[track_caller]
     pub fn control(&self) -> Control {

@@ -188,15 +188,14 @@ fn a_plain_pod_is_reached_by_another() {
     let [vmi, claim, machine, _service, client] = documents[..] else {
         panic!("other objects than expected: {manifest}");
     };
+    podman.in_the_end(&["volume", "rm", "--force", "demo-root"]);
+    podman.in_the_end(&["pod", "rm", "--force", "--time", "0", "--ignore", "demo"]);
+    podman.in_the_end(&["pod", "rm", "--force", "--time", "0", "--ignore", "client"]);
     let play = |name: &str, text: &str| {
         let path = dir.join(name);
         fs::write(&path, text).expect("ours");
         podman.run(&["kube", "play", &path.to_string_lossy()])
     };
-    let mut remains = Podman::new(dir);
-    remains.in_the_end(&["volume", "rm", "--force", "demo-root"]);
-    remains.in_the_end(&["pod", "rm", "--force", "--time", "0", "--ignore", "demo"]);
-    remains.in_the_end(&["pod", "rm", "--force", "--time", "0", "--ignore", "client"]);
     play("claim.yaml", claim);
     let volume = podman.run(&[
         "volume",
@@ -235,7 +234,7 @@ fn a_plain_pod_is_reached_by_another() {
     assert!(![gateway, address].contains(&seen.to_string()), "{said}");
 }
 
-/// Waits for a container's end: its status; `timeout` for a guest that is never reached.
+/// Waits for a container's end: its status.
 #[track_caller]
 fn wait(podman: &Podman, container: &str) -> String {
     let ended = || podman.run(&["inspect", "--format", "{{.State.Status}}", container]) == "exited";
@@ -287,14 +286,5 @@ fn import_busybox(podman: &Podman, dir: &Path) {
     for name in ["sh", "nc", "grep", "sleep"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("ours");
     }
-    let tar = dir.join("busybox.tar").to_string_lossy().into_owned();
-    host("tar", &["-C", &root.to_string_lossy(), "-cf", &tar, "."]);
-    podman.run(&[
-        "import",
-        "--quiet",
-        "--change",
-        "ENV=PATH=/bin",
-        &tar,
-        BUSYBOX,
-    ]);
+    podman.import(&root, &["--change", "ENV=PATH=/bin"], BUSYBOX);
 }

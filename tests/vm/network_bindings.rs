@@ -10,6 +10,8 @@ use podvisor_tests::node::Node;
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Nic, Vmi};
 
+use crate::forged;
+
 /// Served by guests.
 const GUEST_PORT: u16 = 7000;
 /// Served by the node and the third pod.
@@ -42,12 +44,13 @@ fn two_guests_and_their_neighbours() {
         .on("red")
         .field("pciAddress", "\"0000:00:0a.0\"");
     let bridge = Vmi::new("right").nic(Nic::new("bridge")).nic(red);
-    let start = |vmi: &Vmi, wrapper: Vec<String>| {
+    let start = |vmi: &Vmi, wrapper: Vec<String>, options: &[&str]| {
         let run = Run::new(vmi).linux("netcheck").cmdline("ipv6.disable=0");
+        let run = options.iter().fold(run, |run, option| run.arg(option));
         run.within(wrapper).with_input().start()
     };
-    let mut masqueraded = start(&masquerade, left.wrapper());
-    let mut bridged = start(&bridge, right.wrapper());
+    let mut masqueraded = start(&masquerade, left.wrapper(), &[]);
+    let mut bridged = start(&bridge, right.wrapper(), &["--mac-spoof-check"]);
 
     masqueraded.says(&[("ip", "10.0.2.2"), ("gw", "10.0.2.1"), ("mtu", "1400")]);
     masqueraded.wait_for("ECHOING");
@@ -95,6 +98,7 @@ fn two_guests_and_their_neighbours() {
         links_go_down_and_up(guest);
     }
     answers_are_counted(&masqueraded);
+    forged::foreign_addresses_stay_inside(&mut bridged, &node.namespace);
     for mut guest in [masqueraded, bridged] {
         guest.type_line("done");
         guest.exits_with(0);

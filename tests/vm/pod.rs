@@ -7,7 +7,7 @@ use std::process::Command;
 
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::PodNetwork;
-use podvisor_tests::podman::CONFIGURATION;
+use podvisor_tests::podman::{CONFIGURATION, Podman};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Nic, Vmi};
 use podvisor_tests::{guest, host};
@@ -207,90 +207,68 @@ fn a_pod_with_a_security_context() {
     assert!(log.contains("RESULT sane=ok devices=2 failed=0"), "{log}");
 }
 
-/// What `kube play` made; removed when dropped.
+/// What `kube play` is to make; removed when dropped.
 struct Pod {
     name: String,
-    kvm: Device,
+    // Its container has it until podman has ended.
+    podman: Podman,
+    _kvm: Device,
     manifest: PathBuf,
-    configuration: PathBuf,
 }
 
 impl Pod {
     fn new(name: &str, dir: &Path) -> Self {
-        let configuration = dir.join("containers.conf");
-        fs::write(&configuration, CONFIGURATION).expect("the configuration can be written");
-        let pod = Self {
-            name: name.to_owned(),
-            kvm: Device::new("kube", KUBEVIRT),
-            manifest: dir.join("pod.yaml"),
-            configuration,
-        };
-        pod.import_image(dir);
-        let volume = pod.podman(&["volume", "create", name]);
-        assert_eq!(volume.trim(), name);
-        let inspected = pod.podman(&["volume", "inspect", "--format", "{{.Mountpoint}}", name]);
-        let volume = Path::new(inspected.trim());
+        let mut podman = Podman::new(dir);
+        let image = format!("localhost/{name}:test");
+        podman.in_the_end(&["rmi", "--force", &image]);
+        podman.in_the_end(&["volume", "rm", "--force", name]);
+        podman.in_the_end(&["pod", "rm", "--force", "--time", "0", name]);
+        podman.import(&root(dir), &[], &image);
+        assert_eq!(podman.run(&["volume", "create", name]), name);
+        let volume = podman.run(&["volume", "inspect", "--format", "{{.Mountpoint}}", name]);
+        let volume = Path::new(&volume);
         let image = image::zeros(volume, "disk.img", MIB);
         for path in [volume, &image] {
             chown(path, Some(KUBEVIRT), Some(KUBEVIRT)).expect("root may give files away");
         }
+        let kvm = Device::new("kube", KUBEVIRT);
         let vmi = Vmi::new("kube").disk(Disk::new("root")).rng().to_yaml();
-        let manifest = MANIFEST
+        let text = MANIFEST
             .replace("@NAME@", name)
-            .replace("@KVM@", &pod.kvm.path())
+            .replace("@KVM@", &kvm.path())
             .replace("@VMI@", &serde_json::to_string(&vmi).expect("a string"));
-        fs::write(&pod.manifest, manifest).expect("the manifest can be written");
-        pod
-    }
-
-    /// An image of two files.
-    fn import_image(&self, dir: &Path) {
-        let root = dir.join("image");
-        for part in ["dev", "proc", "sys", "run", "tmp", "etc", "var"] {
-            fs::create_dir_all(root.join(part)).expect("the image can be made");
+        let manifest = dir.join("pod.yaml");
+        fs::write(&manifest, text).expect("the manifest can be written");
+        Self {
+            name: name.to_owned(),
+            podman,
+            _kvm: kvm,
+            manifest,
         }
-        symlink("../run", root.join("var/run")).expect("the image can be made");
-        fs::copy(guest::podvisor(), root.join("podvisor")).expect("the image can be made");
-        fs::copy(guest::payload(), root.join("payload.elf")).expect("the image can be made");
-        let tar = dir.join("image.tar").to_string_lossy().into_owned();
-        host("tar", &["-C", &root.to_string_lossy(), "-cf", &tar, "."]);
-        self.podman(&[
-            "import",
-            "--quiet",
-            &tar,
-            &format!("localhost/{}:test", self.name),
-        ]);
     }
 
     /// Plays the manifest to its container's end; what that said.
     fn play(&self) -> String {
-        self.podman(&["kube", "play", &self.manifest.to_string_lossy()]);
+        let Self { podman, .. } = self;
+        podman.run(&["kube", "play", &self.manifest.to_string_lossy()]);
         let container = format!("{}-compute", self.name);
-        let status = self.podman(&["wait", &container]);
-        let log = self.podman(&["logs", &container]);
-        assert_eq!(status.trim(), "0", "{log}");
+        let status = podman.run(&["wait", &container]);
+        let log = podman.run(&["logs", &container]);
+        assert_eq!(status, "0", "{log}");
         log
-    }
-
-    #[track_caller]
-    fn podman(&self, args: &[&str]) -> String {
-        let configuration = format!("CONTAINERS_CONF={}", self.configuration.display());
-        host("env", &[&[&configuration, "podman"], args].concat())
     }
 }
 
-impl Drop for Pod {
-    fn drop(&mut self) {
-        let image = format!("localhost/{}:test", self.name);
-        for args in [
-            &["pod", "rm", "--force", "--time", "0", &self.name][..],
-            &["volume", "rm", "--force", &self.name],
-            &["rmi", "--force", &image],
-        ] {
-            // Left behind at worst; a panic here would hide the one that may be under way.
-            let _ = Command::new("podman").args(args).output();
-        }
+/// What is in an image of two files.
+fn root(dir: &Path) -> PathBuf {
+    let root = dir.join("image");
+    for part in ["dev", "proc", "sys", "run", "tmp", "etc", "var"] {
+        fs::create_dir_all(root.join(part)).expect("the image can be made");
     }
+    symlink("../run", root.join("var/run")).expect("the image can be made");
+    fs::copy(guest::podvisor(), root.join("podvisor")).expect("the image can be made");
+    fs::copy(guest::payload(), root.join("payload.elf")).expect("the image can be made");
+    root
 }
 
 const MANIFEST: &str = r#"

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use podvisor_tests::PATIENCE;
 use podvisor_tests::handler::{self, Handler, Pipe};
@@ -13,6 +13,8 @@ use podvisor_tests::rules::{Rules, strace};
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
 use serde_json::json;
+
+use crate::bootdisk::{extlinux, payload_disk};
 
 /// A run under strace, in a pod's network if one is given.
 struct Traced {
@@ -97,10 +99,15 @@ fn writes_without_io_uring(rules: &mut Rules) {
 }
 
 /// A machine that virt-handler starts, asks, has boot again and ends.
+/// A configuration with a guest that goes on until it is ended.
+fn endless() -> String {
+    extlinux("ticker secs=100000")
+}
+
 fn under_kubevirt(rules: &mut Rules) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let trace = directory.path().join("trace");
-    let disk = boot_disk(directory.path());
+    let disk = payload_disk(directory.path(), &endless(), &[]);
     let mut pod = handler::pod_with(30, strace(&trace, &[]), Some(&disk)).start();
     handler::wait_until_ready(&pod);
     let mut handler = Handler::connect(&pod);
@@ -120,21 +127,10 @@ fn under_kubevirt(rules: &mut Rules) {
     rules.mark(&trace, "podvisor");
 }
 
-/// A disk with a guest that goes on until it is ended.
-fn boot_disk(directory: &Path) -> PathBuf {
-    let payload = fs::read(podvisor_tests::guest::payload()).expect("the payload");
-    let config = "label one\nlinux /payload.elf\nappend ticker secs=100000\n";
-    let files = [
-        ("extlinux.conf", config.as_bytes()),
-        ("payload.elf", &payload),
-    ];
-    image::ext4(directory, "root.img", &files, 16)
-}
-
 /// Twice: the reset has the kernel read again.
 fn boots_from_a_disk(rules: &mut Rules) {
     let run = Run::new(&Vmi::new("boots").disk(Disk::new("root")));
-    let disk = boot_disk(&run.dir());
+    let disk = payload_disk(&run.dir(), &endless(), &[]);
     let traced = Traced::start(run.volume("root", &disk), None, &[]);
     traced.guest.wait_for("TICK");
     let mut control = traced.guest.control();
