@@ -61,7 +61,6 @@ pub(super) enum AgentError {
 struct Request {
     command: &'static str,
     arguments: Value,
-    patience: Duration,
     answer: oneshot::Sender<Result<Value, AgentError>>,
 }
 
@@ -116,7 +115,6 @@ impl Agent {
         let request = Request {
             command,
             arguments,
-            patience,
             answer,
         };
         let ask = async {
@@ -130,3 +128,6 @@ impl Agent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,19 +2,23 @@
 //! `guest-sync-delimited` to begin anew when that is not sure any more (QEMU, `docs/interop/qemu-ga.rst`).
 
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as Socket;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// Longest answer, bytes: more than gRPC's clients take.
-const MAX_LINE: usize = 4 << 20;
+use crate::report::Plain;
+
+/// Longest answer, bytes.
+const MAX_LINE: usize = 256 << 10;
 
 /// Bytes read at a time.
 const CHUNK: usize = 4096;
@@ -42,7 +46,7 @@ pub(super) type Said = Result<Value, String>;
 /// The host's end of the port.
 #[derive(Debug)]
 pub(super) struct Channel {
-    stream: UnixStream,
+    stream: BufReader<UnixStream>,
     /// What came of the next line.
     line: Vec<u8>,
     last_sync: u64,
@@ -66,10 +70,14 @@ impl Channel {
     pub(super) fn new(port: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(port);
         socket.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(socket)?;
+        // Numbers that no answer to a launcher before this one has.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_micros();
         Ok(Self {
-            stream: UnixStream::from_std(socket)?,
+            stream: BufReader::with_capacity(CHUNK, stream),
             line: Vec::new(),
-            last_sync: 0,
+            last_sync: u64::try_from(now).unwrap_or_default(),
         })
     }
 
@@ -80,20 +88,16 @@ impl Channel {
         let request = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
         let wait = async {
             self.send(Some(SENTINEL), &request).await?;
-            loop {
-                if let Some(Ok(said)) = self.answer().await?
-                    && said.as_u64() == Some(id)
-                {
-                    return Ok(());
-                }
-            }
+            self.hear(|line| line.filter(|line| is_in_step(line, id)).map(drop))
+                .await
         };
         timeout(patience, wait)
             .await
             .unwrap_or(Err(ChannelError::Silent))
     }
 
-    /// Asks for one thing. After [`ChannelError::Silent`] comes [`Channel::sync`].
+    /// Asks for one thing. What comes before the answer and is none is passed over. After [`ChannelError::Silent`]
+    /// comes [`Channel::sync`].
     pub(super) async fn ask(
         &mut self,
         command: &str,
@@ -106,8 +110,9 @@ impl Channel {
         };
         let wait = async {
             self.send(None, &request).await?;
-            let said = self.answer().await?;
-            Ok(said.unwrap_or_else(|| Err("its answer is not understood".to_owned())))
+            let too_long = || Some(Err("its answer is too long".to_owned()));
+            self.hear(|line| line.map_or_else(too_long, understand))
+                .await
         };
         timeout(patience, wait)
             .await
@@ -122,63 +127,80 @@ impl Channel {
         sent.map_err(ChannelError::Closed)
     }
 
-    /// The next line; nothing where it is no answer.
-    async fn answer(&mut self) -> Result<Option<Said>, ChannelError> {
-        let end = self.next_line().await.map_err(ChannelError::Closed)?;
-        let said = match end {
-            Some(end) => understand(&self.line[..end]),
-            None => Some(Err("its answer is too long".to_owned())),
-        };
-        if let Some(end) = end {
-            self.line.drain(..=end);
+    /// What `understand` makes of the first line that it understands; it gets nothing for one that was too long.
+    async fn hear<T>(
+        &mut self,
+        understand: impl Fn(Option<&[u8]>) -> Option<T>,
+    ) -> Result<T, ChannelError> {
+        loop {
+            let line = self.next_line().await.map_err(ChannelError::Closed)?;
+            if let Some(heard) = understand(line.as_deref()) {
+                return Ok(heard);
+            }
+            // The guest may have lines without end, and others wait for the same thread.
+            yield_now().await;
         }
-        // A long answer is no reason to keep as much.
-        self.line.shrink_to(CHUNK);
-        Ok(said)
     }
 
-    /// Where the first line in the buffer ends; nothing where it was too long and is lost.
-    async fn next_line(&mut self) -> io::Result<Option<usize>> {
+    /// The next line, without its end; nothing where it was too long and is lost.
+    async fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut is_lost = false;
-        let mut seen = 0;
         loop {
-            let end = self.line[seen..].iter().position(|byte| *byte == b'\n');
-            if let Some(end) = end.map(|at| seen + at) {
-                if is_lost {
-                    self.line.drain(..=end);
-                }
-                return Ok((!is_lost).then_some(end));
-            }
-            if self.line.len() > MAX_LINE {
-                is_lost = true;
-                self.line.clear();
-            }
-            seen = self.line.len();
-            self.line.reserve(CHUNK);
-            if self.stream.read_buf(&mut self.line).await? == 0 {
+            let read = self.stream.fill_buf().await?;
+            if read.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let end = read.iter().position(|byte| *byte == b'\n');
+            let part = &read[..end.unwrap_or(read.len())];
+            is_lost |= self.line.len() + part.len() > MAX_LINE;
+            match is_lost {
+                true => self.line = Vec::new(),
+                false => self.line.extend_from_slice(part),
+            }
+            let len = part.len() + usize::from(end.is_some());
+            self.stream.consume(len);
+            if end.is_some() {
+                let line = mem::take(&mut self.line);
+                return Ok((!is_lost).then_some(line));
             }
         }
     }
 }
 
-/// What a line says; what comes before a sentinel was for somebody else.
+/// Whether a line is the answer to the beginning of this number, and nothing else that has a number.
+fn is_in_step(line: &[u8], id: u64) -> bool {
+    let (is_delimited, line) = last_part(line);
+    let answer = serde_json::from_slice::<Answer>(line).ok();
+    is_delimited && answer.and_then(|answer| answer.done?.as_u64()) == Some(id)
+}
+
+/// What a line says; nothing where it is no answer.
 fn understand(line: &[u8]) -> Option<Said> {
-    let begin = line.iter().rposition(|byte| *byte == SENTINEL);
-    let line = &line[begin.map_or(0, |at| at + 1)..];
-    let answer: Answer = serde_json::from_slice(line).ok()?;
+    let answer: Answer = serde_json::from_slice(last_part(line).1).ok()?;
     match (answer.done, answer.error) {
         (_, Some(Failure { desc })) => {
             let end = desc.floor_char_boundary(MAX_TEXT);
-            Some(Err(desc[..end].to_owned()))
+            Some(Err(Plain(&desc[..end]).to_string()))
         }
         (Some(done), None) => Some(Ok(done)),
         (None, None) => None,
     }
 }
 
+/// What comes behind the last sentinel, if there is one: what comes before it was for somebody else.
+fn last_part(line: &[u8]) -> (bool, &[u8]) {
+    match line.iter().rposition(|byte| *byte == SENTINEL) {
+        Some(at) => (true, &line[at + 1..]),
+        None => (false, line),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::pin::pin;
+
+    use futures_util::future::{Either, select};
     use tokio::runtime::{Builder, Runtime};
 
     use super::*;
@@ -204,6 +226,9 @@ mod tests {
     #[test]
     fn a_beginning_passes_over_what_was_said_before() {
         let (runtime, mut channel, mut agent) = pair();
+        channel.last_sync = 0;
+        // File systems that were frozen, one of them: an answer to what was asked before.
+        say(&mut agent, b"{\"return\": 1}\n{\"return\": 2}\n");
         say(&mut agent, b"{\"return\": 1");
         say(
             &mut agent,
@@ -230,7 +255,7 @@ mod tests {
             say(&mut agent, &vec![b'x'; MAX_LINE + (1 << 20)]);
             say(
                 &mut agent,
-                b"\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\nnonsense\n",
+                b"\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\nnonsense\n{\"return\": 7}\n",
             );
             agent
         });
@@ -240,7 +265,11 @@ mod tests {
             Err("its answer is too long".to_owned())
         );
         assert_eq!(ask().expect("an answer"), Err("no".to_owned()));
-        assert!(ask().expect("an answer").is_err());
+        assert_eq!(
+            ask().expect("an answer"),
+            Ok(json!(7)),
+            "is not taken for nonsense"
+        );
         let agent = flood.join().expect("all was said");
         assert!(channel.line.capacity() < MAX_LINE);
         let silent = runtime.block_on(channel.ask("guest-ping", &Value::Null, Duration::ZERO));
@@ -248,5 +277,41 @@ mod tests {
         drop(agent);
         let closed = runtime.block_on(channel.sync(PATIENCE));
         assert!(matches!(closed, Err(ChannelError::Closed(_))), "{closed:?}");
+    }
+
+    /// There is one thread, and a guest can have lines ready without end.
+    #[test]
+    fn others_have_their_turn_between_lines() {
+        let (runtime, mut channel, mut agent) = pair();
+        channel.last_sync = 6;
+        say(&mut agent, &b"{\"return\": 1}\n".repeat(1000));
+        say(&mut agent, b"\xff{\"return\": 7}\n");
+        let turns = Cell::new(0);
+        let others = async {
+            loop {
+                turns.set(turns.get() + 1);
+                yield_now().await;
+            }
+        };
+        let synced = runtime.block_on(async {
+            let (sync, others) = (pin!(channel.sync(PATIENCE)), pin!(others));
+            match select(sync, others).await {
+                Either::Left((synced, _)) => synced,
+                Either::Right((never, _)) => never,
+            }
+        });
+        synced.expect("in step");
+        assert!(turns.get() >= 1000, "{}", turns.get());
+    }
+
+    #[test]
+    fn a_refusal_does_not_act_on_a_terminal() {
+        let (runtime, mut channel, mut agent) = pair();
+        say(
+            &mut agent,
+            b"{\"error\": {\"desc\": \"\\u001b[2Jno\\n\"}}\n",
+        );
+        let said = runtime.block_on(channel.ask("guest-ping", &Value::Null, PATIENCE));
+        assert_eq!(said.expect("an answer"), Err(r"\u{1b}[2Jno\n".to_owned()));
     }
 }

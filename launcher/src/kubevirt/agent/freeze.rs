@@ -11,15 +11,21 @@ use tokio::time::sleep;
 use super::polls::FREEZE_STATUS;
 use super::{Agent, AgentError};
 
-/// Time for the guest to write all it has: a little less than virt-handler waits.
-const PATIENCE: Duration = Duration::from_secs(55);
+/// Has all file systems hold still.
+pub(super) const FREEZE: &str = "guest-fsfreeze-freeze";
+
+/// Has them go on.
+pub(super) const THAW: &str = "guest-fsfreeze-thaw";
+
+/// Time for the guest to write all it has. Virt-handler waits 60 s, of which the question before may take
+/// [`STATUS_PATIENCE`].
+pub(super) const PATIENCE: Duration = Duration::from_secs(50);
 
 /// Time for a word about it.
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time between two attempts to thaw a guest whose time is over, and how many there are.
+/// Time between two attempts to thaw a guest whose time is over.
 const AGAIN: Duration = Duration::from_secs(5);
-const ATTEMPTS: usize = 120;
 
 /// Freezes and thaws a guest; one that nobody thaws in time is thawed here.
 #[derive(Debug)]
@@ -38,20 +44,18 @@ impl Freezer {
 
     /// Freezes all file systems, for no longer than `limit` if there is one.
     pub(in super::super) async fn freeze(&self, limit: Option<Duration>) -> Result<(), AgentError> {
-        if !is(&self.agent, "frozen").await? {
-            self.stop_timer();
-            let frozen = self
-                .agent
-                .ask("guest-fsfreeze-freeze", Value::Null, PATIENCE);
-            let frozen = frozen.await;
-            // One that did not answer in time may do it yet.
-            if matches!(frozen, Ok(_) | Err(AgentError::Silent)) {
-                self.start_timer(limit);
-            }
-            return frozen.map(drop);
-        }
+        let is_frozen = is(&self.agent, "frozen").await?;
+        // First of all, for who asks may be gone before the guest answers.
         self.start_timer(limit);
-        Ok(())
+        if is_frozen {
+            return Ok(());
+        }
+        let frozen = self.agent.ask(FREEZE, Value::Null, PATIENCE).await;
+        // One that did not answer in time may do it yet.
+        if !matches!(frozen, Ok(_) | Err(AgentError::Silent)) {
+            self.stop_timer();
+        }
+        frozen.map(drop)
     }
 
     /// Thaws all file systems.
@@ -74,11 +78,9 @@ impl Freezer {
         let timer = tokio::task::spawn_local(async move {
             sleep(limit).await;
             tracing::warn!("the guest's file systems were frozen for {limit:?}: thawing them");
-            for _ in 0..ATTEMPTS {
-                match thaw(&agent).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::debug!("they stay frozen: {error}"),
-                }
+            // It may be paused, or busy, for as long as it likes.
+            while let Err(error) = thaw(&agent).await {
+                tracing::debug!("they stay frozen: {error}");
                 sleep(AGAIN).await;
             }
         });
@@ -90,8 +92,7 @@ async fn thaw(agent: &Agent) -> Result<(), AgentError> {
     if is(agent, "thawed").await? {
         return Ok(());
     }
-    let thawed = agent.ask("guest-fsfreeze-thaw", Value::Null, PATIENCE);
-    thawed.await.map(drop)
+    agent.ask(THAW, Value::Null, PATIENCE).await.map(drop)
 }
 
 async fn is(agent: &Agent, state: &str) -> Result<bool, AgentError> {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::channel::{Channel, ChannelError};
+use super::freeze::{self, FREEZE, THAW};
 use super::polls::{FREEZE_STATUS, Polls};
 use super::view::AgentView;
 use super::{AgentError, Request};
@@ -18,7 +19,7 @@ use super::{AgentError, Request};
 const FIRST_SYNC: Duration = Duration::from_secs(5);
 const LAST_SYNC: Duration = Duration::from_secs(30);
 
-/// Time for what is asked for regularly.
+/// Time for an answer, but to what has the guest write.
 const POLL: Duration = Duration::from_secs(10);
 
 /// A conversation.
@@ -110,7 +111,14 @@ impl Session {
                     Either::Right(_) => None,
                 }
             };
+            // It may have been paused while nothing was to be asked.
+            let runs = *self.runs.borrow();
             let is_answered = match next {
+                Some(request) if !runs => {
+                    request.answer(Err(AgentError::Paused));
+                    continue;
+                }
+                None if !runs => continue,
                 Some(request) => self.pass_on(request, &mut polls).await?,
                 None => {
                     let is_answered = self.poll(command, tell).await?;
@@ -129,9 +137,14 @@ impl Session {
         if request.answer.is_closed() {
             return Ok(true);
         }
+        // Whether the agent is there does not depend on how long somebody likes to wait for it.
+        let patience = match request.command {
+            FREEZE | THAW => freeze::PATIENCE,
+            _ => POLL,
+        };
         let asked = self
             .channel
-            .ask(request.command, &request.arguments, request.patience);
+            .ask(request.command, &request.arguments, patience);
         let said = match asked.await {
             Ok(said) => said,
             Err(error) => {
@@ -140,7 +153,7 @@ impl Session {
                 return if is_over { Err(Over) } else { Ok(false) };
             }
         };
-        if request.command.starts_with("guest-fsfreeze") {
+        if matches!(request.command, FREEZE | THAW) {
             polls.hurry(FREEZE_STATUS, Instant::now());
         }
         request.answer(said.map_err(AgentError::Refused));
@@ -214,6 +227,7 @@ mod tests {
         thread::sleep(Duration::from_millis(200));
         let answer = json!({"return": request["arguments"]["id"]});
         let mut stream = &stream;
+        stream.write_all(&[0xff]).expect("it is heard");
         writeln!(stream, "{answer}").expect("it is heard");
     }
 
@@ -234,7 +248,6 @@ mod tests {
                 let request = Request {
                     command: "guest-ping",
                     arguments: Value::Null,
-                    patience: POLL,
                     answer,
                 };
                 asks.send(request).await.expect("there is room");

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::polls::FREEZE_STATUS;
+
 /// Most entries of a list.
 const MAX_ENTRIES: usize = 256;
 
@@ -173,7 +175,7 @@ impl AgentView {
             }
             "guest-get-users" => self.users = from_value(answer)?,
             "guest-get-fsinfo" => self.filesystems = from_value(answer)?,
-            "guest-fsfreeze-status" => self.freeze = from_value(answer)?,
+            FREEZE_STATUS => self.freeze = from_value(answer)?,
             _ => {}
         }
         Ok(())

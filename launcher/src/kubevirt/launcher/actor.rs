@@ -1,5 +1,5 @@
-//! The pod's loop: one inbox for clients, monitor, preparer and vm process. It steps the [`Pod`] by what comes
-//! and does what follows, and waits for nothing else.
+//! The pod's loop: one inbox for clients, monitor, preparer, vm process and the guest's agent. It steps the [`Pod`] by
+//! what comes and does what follows, and waits for nothing else.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -168,9 +168,7 @@ impl Commands {
     /// Users pause guests, and do not want them restarted for it.
     async fn guest_ping(&self, request: Bytes) -> Result<Bytes, Status> {
         let request: GuestPingRequest = decode(request)?;
-        let answer = self.ask(Ask::ProbesArePaused).await;
-        let is_wanted = answer.is_ok_and(|reason| reason.is_empty());
-        if is_wanted {
+        if self.ask(Ask::ProbesArePaused).await.is_err() {
             let patience = patience(request.timeout_seconds);
             if let Err(error) = self.agent.ask("guest-ping", Value::Null, patience).await {
                 // People are told, too.
@@ -245,4 +243,24 @@ fn wanted(request: Bytes) -> Result<Wanted, String> {
         pause_probes: annotations.pause_probes.as_deref() == Some("true"),
         no_serial_log: cluster.is_some_and(|cluster| cluster.serial_console_log_disabled),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_ping_at_the_launchers_end_is_no_success() {
+        let (inbox, gone) = mpsc::channel(1);
+        drop(gone);
+        let commands = Commands::new(inbox, Rc::default(), false);
+        let request = encode(&GuestPingRequest { timeout_seconds: 1 });
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        let ping = commands.call("/kubevirt.cmd.v1.Cmd/GuestPing", request);
+        let status = runtime.block_on(ping).expect_err("nobody answers");
+        assert_eq!(status.message, AgentError::NotConnected.to_string());
+    }
 }

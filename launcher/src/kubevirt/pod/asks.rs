@@ -32,11 +32,11 @@ impl Pod {
             Ask::GuestInfo => Ok(self.agent.info().to_string()),
             Ask::Users => Ok(self.agent.users().to_string()),
             Ask::Filesystems => Ok(self.agent.filesystems().to_string()),
-            Ask::ProbesArePaused => Ok(match self.condition() {
-                Some(Condition::PausedByUser) => "a user paused the machine".to_owned(),
-                _ if self.pause_probes => "the VMI says so".to_owned(),
-                _ => String::new(),
-            }),
+            Ask::ProbesArePaused => match self.condition() {
+                Some(Condition::PausedByUser) => done(),
+                _ if self.pause_probes => done(),
+                _ => Err("The guest's agent is to be asked".to_owned()),
+            },
             Ask::PingFailed(message) => {
                 let reason = "GuestAgentPingFailed";
                 then.push(Effect::Warn { reason, message });

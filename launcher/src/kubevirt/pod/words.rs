@@ -36,7 +36,7 @@ pub(in super::super) enum Ask {
     Users,
     /// GetFilesystems.
     Filesystems,
-    /// Why a probe of the guest's agent is to succeed whatever the agent does.
+    /// Whether a probe of the guest's agent is to succeed whatever the agent does: if not, the answer is an error.
     ProbesArePaused,
     /// One did not succeed, for this reason.
     PingFailed(String),

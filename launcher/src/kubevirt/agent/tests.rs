@@ -1,0 +1,172 @@
+//! Conversations with an agent that is played here, on a clock that goes on whenever all wait.
+
+use std::cell::RefCell;
+use std::os::unix::net::UnixStream as Socket;
+
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+
+const SYNC: &str = "guest-sync-delimited";
+const PING: &str = "guest-ping";
+const FREEZE: &str = "guest-fsfreeze-freeze";
+const THAW: &str = "guest-fsfreeze-thaw";
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An agent of a guest.
+#[derive(Default)]
+struct Played {
+    heard: Vec<String>,
+    is_frozen: bool,
+    /// A command that takes so long.
+    slow: Option<(&'static str, Duration)>,
+}
+
+impl Played {
+    fn count(&self, command: &str) -> usize {
+        self.heard.iter().filter(|heard| *heard == command).count()
+    }
+
+    fn answer(&mut self, request: &Value) -> Vec<u8> {
+        let command = request["execute"].as_str().expect("a command");
+        self.heard.push(command.to_owned());
+        let (before, answer) = match command {
+            SYNC => (&[0xff][..], request["arguments"]["id"].clone()),
+            "guest-fsfreeze-status" => match self.is_frozen {
+                true => (&[][..], json!("frozen")),
+                false => (&[][..], json!("thawed")),
+            },
+            FREEZE | THAW => {
+                self.is_frozen = command == FREEZE;
+                (&[][..], json!(1))
+            }
+            _ => (&[][..], json!({})),
+        };
+        let line = format!("{}\n", json!({"return": answer}));
+        [before, line.as_bytes()].concat()
+    }
+}
+
+async fn play(stream: UnixStream, played: Rc<RefCell<Played>>) {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    while stream
+        .read_until(b'\n', &mut line)
+        .await
+        .is_ok_and(|len| len > 0)
+    {
+        let begin = line.iter().rposition(|byte| *byte == 0xff);
+        let request = &line[begin.map_or(0, |at| at + 1)..];
+        let request: Value = serde_json::from_slice(request).expect("JSON");
+        let slow = played.borrow().slow;
+        if let Some((_, time)) = slow.filter(|(command, _)| request["execute"] == *command) {
+            sleep(time).await;
+        }
+        let answer = played.borrow_mut().answer(&request);
+        if stream.write_all(&answer).await.is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+/// Talks to an agent that has just said all that it is asked for regularly.
+fn with_agent(talk: impl AsyncFnOnce(Rc<Agent>, Rc<RefCell<Played>>)) {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build();
+    LocalSet::new().block_on(&runtime.expect("a runtime"), async {
+        let (ours, theirs) = Socket::pair().expect("sockets");
+        theirs.set_nonblocking(true).expect("a socket");
+        let played = Rc::new(RefCell::new(Played::default()));
+        let theirs = UnixStream::from_std(theirs).expect("a socket");
+        tokio::task::spawn_local(play(theirs, played.clone()));
+        let agent = Rc::new(Agent::default());
+        agent.set_runs(true);
+        agent.listen(ours.into(), async |_| ()).expect("a port");
+        while played.borrow().count("guest-get-users") == 0 {
+            sleep(SECOND / 10).await;
+        }
+        talk(agent, played).await;
+    });
+}
+
+#[test]
+fn a_caller_without_patience_is_no_silent_agent() {
+    with_agent(async |agent, played| {
+        played.borrow_mut().slow = Some((PING, 3 * SECOND));
+        let ping = agent.ask(PING, Value::Null, SECOND).await;
+        assert_eq!(ping, Err(AgentError::Silent));
+        sleep(8 * SECOND).await;
+        assert_eq!(played.borrow().count(PING), 1);
+        assert_eq!(played.borrow().count(SYNC), 1, "it answers");
+    });
+}
+
+#[test]
+fn a_silent_agent_is_silent_for_patient_callers_too() {
+    with_agent(async |agent, played| {
+        let year = 365 * 24 * 3600 * SECOND;
+        played.borrow_mut().slow = Some((PING, year));
+        let patient = tokio::task::spawn_local({
+            let agent = agent.clone();
+            async move { agent.ask(PING, Value::Null, year / 2).await }
+        });
+        sleep(60 * SECOND).await;
+        let next = agent.ask("guest-exec", Value::Null, SECOND).await;
+        assert_eq!(next, Err(AgentError::NotConnected));
+        let patient = patient.await.expect("it ends");
+        assert_eq!(patient, Err(AgentError::Silent));
+    });
+}
+
+#[test]
+fn a_guest_that_is_paused_is_not_asked() {
+    with_agent(async |agent, played| {
+        agent.set_runs(false);
+        let ping = agent.ask(PING, Value::Null, SECOND).await;
+        assert_eq!(ping, Err(AgentError::Paused));
+        agent.set_runs(true);
+        sleep(SECOND).await;
+        assert_eq!(played.borrow().count(PING), 0);
+    });
+}
+
+#[test]
+fn a_freeze_whose_caller_is_gone_ends_in_time() {
+    with_agent(async |agent, played| {
+        played.borrow_mut().slow = Some((FREEZE, 10 * SECOND));
+        let freezer = Freezer::new(agent);
+        let freeze = freezer.freeze(Some(60 * SECOND));
+        timeout(5 * SECOND, freeze)
+            .await
+            .expect_err("it takes longer");
+        sleep(20 * SECOND).await;
+        assert!(played.borrow().is_frozen);
+        sleep(60 * SECOND).await;
+        assert!(!played.borrow().is_frozen);
+        assert_eq!(played.borrow().count(THAW), 1);
+    });
+}
+
+#[test]
+fn a_freeze_ends_after_a_pause_of_any_length() {
+    with_agent(async |agent, played| {
+        let freezer = Freezer::new(agent.clone());
+        let frozen = freezer.freeze(Some(60 * SECOND)).await;
+        assert_eq!(frozen, Ok(()));
+        agent.set_runs(false);
+        sleep(3600 * SECOND).await;
+        assert!(played.borrow().is_frozen);
+        agent.set_runs(true);
+        sleep(60 * SECOND).await;
+        assert!(!played.borrow().is_frozen);
+    });
+}
