@@ -22,6 +22,7 @@ pub use self::disks::{BaseFormat, DiskSource, ImagePath, ImageSource, Overlay};
 pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, PublicKeys, Take};
 pub use self::needs::needs;
 pub use self::nics::NicSource;
+pub(crate) use self::ports::AGENT;
 pub use self::ports::PORTS;
 use self::slots::Slots;
 use crate::network::Forward;

@@ -5,17 +5,20 @@ use std::process::{Command, Output, Stdio};
 use podvisor_tests::handler::{self, Handler};
 use podvisor_tests::run::Guest;
 
-/// Runs a program of the pod's image in the pod's mounts, under its name.
-fn run(pod: &Guest, name: &str, arguments: &[&str]) -> Output {
-    let link = format!("/run/bin/{name}");
-    let mut inside = Command::new("nsenter");
+/// Runs a shell's line in the pod's mounts; the first argument is `$0`.
+fn inside(pod: &Guest, line: &str, arguments: &[&str]) -> Output {
     let pid = pod.pid().as_raw_nonzero().to_string();
-    inside.args(["--target", &pid, "--mount", "sh", "-c"]);
-    inside
-        .arg("ln -sf podvisor \"$0\" && exec \"$0\" \"$@\"")
-        .arg(link);
+    let mut inside = Command::new("nsenter");
+    inside.args(["--target", &pid, "--mount", "sh", "-c", line]);
     inside.args(arguments).stdin(Stdio::null());
     inside.output().expect("nsenter")
+}
+
+/// Runs a program of the pod's image, under its name.
+fn run(pod: &Guest, name: &str, arguments: &[&str]) -> Output {
+    let line = "ln -sf podvisor \"$0\" && exec \"$0\" \"$@\"";
+    let link = format!("/run/bin/{name}");
+    inside(pod, line, &[&[&*link], arguments].concat())
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -70,9 +73,6 @@ fn programs_of_the_pod_ask_the_launcher() {
     let tail = "timeout 60 /run/bin/virt-tail --logfile \"$0\" | grep -m 1 TICK";
     let link = run(&pod, "virt-tail", &["--logfile"]);
     assert!(!link.status.success(), "no file is named");
-    let mut inside = Command::new("nsenter");
-    let pid = pod.pid().as_raw_nonzero().to_string();
-    inside.args(["--target", &pid, "--mount", "sh", "-c", tail, &log]);
-    let printed = inside.output().expect("nsenter");
+    let printed = inside(&pod, tail, &[&log]);
     assert!(text(&printed.stdout).contains("TICK"), "{printed:?}");
 }

@@ -33,9 +33,6 @@ pub(super) use self::view::{AgentView, Interface, Os};
 use self::channel::Channel;
 use self::session::Session;
 
-/// Name of the agent's port.
-pub(super) const PORT: &str = "org.qemu.guest_agent.0";
-
 /// Requests that wait for the one before.
 const MAX_WAITING: usize = 64;
 

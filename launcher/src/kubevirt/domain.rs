@@ -3,8 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::agent::{AgentView, Interface as GuestInterface, Os, PORT};
+use super::agent::{AgentView, Interface as GuestInterface, Os};
 use super::disk_name::target;
+use crate::plan::AGENT;
 
 /// What of a machine does not change while it is there, as far as virt-handler reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -384,7 +385,7 @@ impl<'a> Domain<'a> {
             true => "connected",
             false => "disconnected",
         };
-        let target = ChannelTarget { name: PORT, state };
+        let target = ChannelTarget { name: AGENT, state };
         match self.facts.agent_port {
             true => vec![Channel { target }],
             false => Vec::new(),

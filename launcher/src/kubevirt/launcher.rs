@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 use vmm::control;
 
@@ -20,6 +19,7 @@ use super::domain::Identity;
 use super::flags::Flags;
 use super::monitor::Word;
 use super::pod::{Limits, Pod};
+use super::rpc;
 use crate::exit::Exit;
 use crate::resources::bind_lasting;
 use crate::supervise;
@@ -69,7 +69,7 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
     );
     // The name is the sign that there is an answer.
     std::fs::rename(&before, sockets.join(READY))?;
-    let runtime = runtime()?;
+    let runtime = rpc::runtime()?;
     supervise::restrict_service(&flags.share_dir)?;
     tracing::info!("ready for virt-handler");
     let wires = Wires {
@@ -81,12 +81,4 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
         stats_collector: flags.stats_collector,
     };
     Ok(LocalSet::new().block_on(&runtime, Actor::run(pod, wires))?)
-}
-
-/// Clients wait for one thread, which waits for nothing else.
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
 }

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 
+/// The version of `Cmd` that is spoken here.
+pub(super) const CMD_VERSION: u32 = 1;
+
 /// `EmptyRequest`, `CmdInfoRequest`, `NotifyInfoRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Empty {}

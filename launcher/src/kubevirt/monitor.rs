@@ -128,7 +128,8 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     clean_up.remove();
     if code != 0 && flags.keep_after_failure {
         tracing::warn!("the launcher failed with status {code}; kept for people to look into");
-        monitor.wait_to_be_ended();
+        // Whoever wants the container to end may.
+        let _ = monitor.signals.wait_for_end();
     }
     Ok(code)
 }
@@ -243,17 +244,6 @@ impl Monitor {
     fn tell(&self, word: &Word) {
         if let Err(error) = control::try_send(self.socket.as_fd(), word, &[]) {
             tracing::debug!("the launcher does not listen: {error}");
-        }
-    }
-
-    /// Whoever wants the container to end may.
-    fn wait_to_be_ended(&self) {
-        while poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], None).is_ok() {
-            while let Some(signal) = self.signals.next() {
-                if matches!(signal, Signal::Stop(_)) {
-                    return;
-                }
-            }
         }
     }
 

@@ -5,9 +5,12 @@ mod client;
 mod server;
 mod status;
 
+use std::io;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::RecvStream;
 use prost::Message;
+use tokio::runtime::{Builder, Runtime};
 
 pub(super) use self::client::{CallError, Connection};
 pub(super) use self::server::{Service, serve};
@@ -18,6 +21,14 @@ pub(super) const MAX_MESSAGE: usize = 2 << 20;
 
 /// Bytes before a message: whether it is compressed, and its length.
 const HEADER: usize = 5;
+
+/// Both sides wait in one thread, which waits for nothing else.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+}
 
 /// A message in its frame.
 pub(super) fn encode(message: &impl Message) -> Bytes {

@@ -11,7 +11,7 @@ use super::PlanOptions;
 pub const PORTS: &str = "ports";
 
 /// Under which QEMU's guest agent looks for its channel.
-const AGENT: &str = "org.qemu.guest_agent.0";
+pub(crate) const AGENT: &str = "org.qemu.guest_agent.0";
 
 /// The sockets, and the device unless there is no port. Port 0 is the console's.
 pub(super) fn ports(options: &PlanOptions) -> (Vec<PathBuf>, Option<ConsoleOptions>) {

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::exit::Exit;
 
@@ -58,6 +59,23 @@ impl Signals {
         let number = self.fd.read_signal().ok()??.ssi_signo;
         let stop = STOP.iter().find(|signal| **signal as u32 == number);
         Some(stop.map_or(Signal::Child, |signal| Signal::Stop(signal.as_str())))
+    }
+
+    /// Whether one of those that are pending wants the end; all are taken.
+    pub(crate) fn want_end(&self) -> bool {
+        let mut is_wanted = false;
+        while let Some(signal) = self.next() {
+            is_wanted |= matches!(signal, Signal::Stop(_));
+        }
+        is_wanted
+    }
+
+    /// Waits until somebody wants the end.
+    pub(crate) fn wait_for_end(&self) -> io::Result<()> {
+        while !self.want_end() {
+            poll(&mut [PollFd::new(self, PollFlags::IN)], None)?;
+        }
+        Ok(())
     }
 }
 

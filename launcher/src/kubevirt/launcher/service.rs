@@ -15,15 +15,12 @@ use self::methods::{Method, Shape, find};
 use super::super::agent::{Agent, AgentError, Freezer, Ran};
 use super::super::domain::Identity;
 use super::super::messages::{
-    Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest, Response, TextResponse,
-    Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
+    CMD_VERSION, Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest, Response,
+    TextResponse, Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
 };
 use super::super::pod::{Answer, Ask, Wanted};
 use super::super::rpc::{Code, Service, Status, decode, encode};
 use super::actor::News;
-
-/// The version of `Cmd` that is spoken here.
-const VERSION: u32 = 1;
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: u64 = 30;
@@ -101,7 +98,7 @@ impl Service for Commands {
         let result = match method {
             Method::Info => {
                 return Ok(encode(&Versions {
-                    supported: vec![VERSION],
+                    supported: vec![CMD_VERSION],
                 }));
             }
             Method::Ping => Ok(String::new()),

@@ -11,7 +11,7 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::supervise::{Signal, Signals};
+use crate::supervise::Signals;
 
 /// Between two looks at the socket's name: who removes it is in another container, and not every file system
 /// tells.
@@ -51,10 +51,8 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        while let Some(signal) = signals.next() {
-            if matches!(signal, Signal::Stop(_)) {
-                return fs::remove_file(&path);
-            }
+        if signals.want_end() {
+            return fs::remove_file(&path);
         }
         // That there is somebody is all that a client wants to know.
         while listener.accept().is_ok() {}

@@ -6,21 +6,17 @@ use std::time::Duration;
 
 use prost::Message;
 use thiserror::Error;
-use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use super::super::messages::{Empty, Response, Versions};
-use super::super::rpc::{CallError, Connection};
+use super::super::messages::{CMD_VERSION, Empty, Response, Versions};
+use super::super::rpc::{self, CallError, Connection};
 
 /// Where it listens.
 pub(super) const SOCKET: &str = "/var/run/kubevirt/sockets/launcher-sock";
 
 /// Time for what it knows by itself.
 pub(super) const SHORT: Duration = Duration::from_secs(5);
-
-/// The version of the protocol that is spoken here.
-const VERSION: u32 = 1;
 
 /// It does not do what was asked.
 #[derive(Debug, Error)]
@@ -44,7 +40,7 @@ pub(super) enum AskError {
         reason: String,
     },
     /// It is of another age.
-    #[error("The launcher speaks versions {0:?} of the protocol, this program {VERSION}")]
+    #[error("The launcher speaks versions {0:?} of the protocol, this program {CMD_VERSION}")]
     Version(Vec<u32>),
     /// What it says is no JSON of the kind that was asked for.
     #[error("The answer is not understood")]
@@ -56,11 +52,8 @@ pub(super) struct Launcher(Connection);
 
 /// Waits for what is asked of the launcher.
 pub(super) fn wait<T>(talk: impl Future<Output = Result<T, AskError>>) -> Result<T, AskError> {
-    let runtime = Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build();
-    LocalSet::new().block_on(&runtime.map_err(AskError::Runtime)?, talk)
+    let runtime = rpc::runtime().map_err(AskError::Runtime)?;
+    LocalSet::new().block_on(&runtime, talk)
 }
 
 impl Launcher {
@@ -74,7 +67,7 @@ impl Launcher {
             .await
             .map_err(|_| AskError::Late(method))?;
         let Versions { supported } = answer.map_err(failed)?;
-        if !supported.contains(&VERSION) {
+        if !supported.contains(&CMD_VERSION) {
             return Err(AskError::Version(supported));
         }
         Ok(Self(connection))

@@ -5,10 +5,9 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::report;
-use crate::supervise::{Signal, Signals};
+use crate::supervise::Signals;
 
 /// A shell's status for a command that it cannot understand, or does not have.
 const NOT_UNDERSTOOD: u8 = 2;
@@ -41,7 +40,9 @@ pub(super) fn run(arguments: &Arguments) -> u8 {
         }
         ["exit"] => 0,
         ["exit", status] => status.parse().unwrap_or(NOT_UNDERSTOOD),
-        ["sleep", "infinity"] => super::status(sleep()),
+        ["sleep", "infinity"] => {
+            super::status(Signals::block().and_then(|signals| signals.wait_for_end()))
+        }
         [program, ..] if super::is_name(&program.into()) => {
             let words: Vec<OsString> = words.iter().map(OsString::from).collect();
             super::run(&words)
@@ -59,19 +60,6 @@ fn split(line: &str) -> Option<Vec<&str>> {
     line.chars()
         .all(plain)
         .then(|| line.split(' ').filter(|word| !word.is_empty()).collect())
-}
-
-/// Until somebody wants the end.
-fn sleep() -> io::Result<()> {
-    let signals = Signals::block()?;
-    loop {
-        poll(&mut [PollFd::new(&signals, PollFlags::IN)], None)?;
-        while let Some(signal) = signals.next() {
-            if matches!(signal, Signal::Stop(_)) {
-                return Ok(());
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 
 use self::follow::Follower;
-use crate::supervise::{Signal, Signals};
+use crate::supervise::Signals;
 
 /// Longest time without a look at the file.
 const LOOK: Timespec = Timespec {
@@ -92,10 +92,6 @@ impl Watch {
         // What it was does not matter.
         let mut changes = [0; 4096];
         while rustix::io::read(&self.inotify, &mut changes).is_ok_and(|len| len > 0) {}
-        let mut is_wanted = false;
-        while let Some(signal) = signals.next() {
-            is_wanted |= matches!(signal, Signal::Stop(_));
-        }
-        Ok(is_wanted)
+        Ok(signals.want_end())
     }
 }

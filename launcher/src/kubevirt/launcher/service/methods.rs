@@ -79,7 +79,7 @@ const fn refused_text(name: &'static str, reason: &'static str) -> Entry {
     (name, Method::Refused(reason), Shape::Text)
 }
 
-const CMD: [Entry; 36] = [
+static CMD: [Entry; 36] = [
     plain("SyncVirtualMachine", Method::Sync),
     ask("PauseVirtualMachine", Ask::Pause),
     ask("UnpauseVirtualMachine", Ask::Unpause),
@@ -118,15 +118,13 @@ const CMD: [Entry; 36] = [
     ("GetVMStats", Method::VmStats, Shape::Text),
 ];
 
-const INFO: Entry = plain("Info", Method::Info);
+static INFO: Entry = plain("Info", Method::Info);
 
 /// The method at the path of a call.
 pub(super) fn find(path: &str) -> Option<&'static Entry> {
-    static METHODS: [Entry; 36] = CMD;
-    static VERSIONS: Entry = INFO;
     match path.strip_prefix('/')?.split_once('/')? {
-        ("kubevirt.cmd.v1.Cmd", name) => METHODS.iter().find(|(known, ..)| *known == name),
-        ("kubevirt.cmd.info.CmdInfo", "Info") => Some(&VERSIONS),
+        ("kubevirt.cmd.v1.Cmd", name) => CMD.iter().find(|(known, ..)| *known == name),
+        ("kubevirt.cmd.info.CmdInfo", "Info") => Some(&INFO),
         _ => None,
     }
 }
@@ -159,7 +157,7 @@ mod tests {
     #[test]
     fn each_method_is_documented() {
         let text = include_str!("../../../../../docs/kubevirt.md");
-        for (name, method, _) in CMD {
+        for (name, method, _) in &CMD {
             let line = text
                 .lines()
                 .find(|line| line.contains(&format!("`{name}`")));
