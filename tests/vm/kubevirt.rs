@@ -256,7 +256,7 @@ fn what_cannot_be_is_told_with_its_field() {
     let pipe = Pipe::listen(&pod);
     handler
         .cmd("SyncVirtualMachine", Bytes::from_static(b"\x0a\x01"))
-        .is_refused("");
+        .is_refused("buffer underflow");
     // What may come yet is asked for again.
     let mut later = vmi(ENDLESS);
     let path = "/spec/domain/firmware/kernelBoot/container/kernelPath";
@@ -270,7 +270,7 @@ fn what_cannot_be_is_told_with_its_field() {
     later["spec"]["domain"]["devices"]["interfaces"] = interface;
     let mut refused = || {
         let answer = handler.cmd("SyncVirtualMachine", vmi_request(&later));
-        answer.is_refused("");
+        answer.is_refused("NIC \"red\"");
         answer
     };
     assert_eq!(refused(), refused());
