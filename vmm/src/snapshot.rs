@@ -3,7 +3,8 @@
 //!
 //! The state file begins with a line that names the format and a line with the SHA-256 of what follows,
 //! which is JSON. It holds the machine's plan: a machine is restored into one of the same plan, whose
-//! processor shows guests the same, over disks that nobody has changed.
+//! processor shows guests the same, over disks that nobody has changed. Behind the RAM its file names the checksum of
+//! the state that it belongs to.
 
 mod hardware;
 mod identity;
@@ -11,6 +12,7 @@ mod identity;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 
 use devices::state::{RestoreError, SaveError, Saved};
 use serde::{Deserialize, Serialize};
@@ -18,18 +20,21 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub use self::hardware::compare;
-pub use self::identity::FileIdentity;
+pub use self::identity::{FileIdentity, is_nameless};
 use crate::arch::clock;
 use crate::arch::cpu::HostCpu;
 use crate::arch::state::{StateError, VcpuState, VmState};
-use crate::memory::MemoryError;
+use crate::memory::{MemoryError, Ram};
 use crate::plan::MachinePlan;
 
 /// The first line of a state file: format and version.
-const FORMAT: &str = "podvisor snapshot 1\n";
+const FORMAT: &str = "podvisor snapshot 2\n";
 
 /// What a state file of any version begins with.
 const FORMAT_NAME: &str = "podvisor snapshot ";
+
+/// Behind the RAM in its file, before the checksum of its state.
+const RAM_OF: &str = "podvisor snapshot: RAM of ";
 
 /// Hexadecimal digits of the checksum, and the end of its line.
 const CHECKSUM_LINE: usize = 65;
@@ -117,13 +122,24 @@ pub enum SnapshotError {
     /// The contents are not what this release knows.
     #[error("The snapshot's state cannot be understood")]
     Contents(#[source] serde_json::Error),
-    /// The RAM file has another size than the RAM.
-    #[error("The snapshot's RAM file has {found} bytes, and the machine {expected} bytes of RAM")]
+    /// The RAM file is not as long as the RAM and what is behind it.
+    #[error("The snapshot's RAM file has {found} bytes instead of {expected}")]
     RamSize {
         /// Size of the file.
         found: u64,
-        /// Size of RAM.
+        /// Size that it should have.
         expected: u64,
+    },
+    /// The RAM file does not name the state file's checksum.
+    #[error("The snapshot's RAM file is damaged, or does not belong to its state file")]
+    RamOfOther,
+    /// What the guest has written to a disk is not kept.
+    #[error(
+        "What the guest writes to disk {name:?} is gone when this machine ends, so that a snapshot could not be restored"
+    )]
+    GoneAtEnd {
+        /// The disk.
+        name: String,
     },
     /// The machine is another one.
     #[error("The snapshot is of another machine: its {field} is {saved}, here it is {here}")]
@@ -165,29 +181,46 @@ impl SnapshotError {
     pub fn is_refusal(&self) -> bool {
         !matches!(
             self,
-            Self::NotPaused | Self::Kvm(_) | Self::Save(_) | Self::Memory(_) | Self::File { .. }
+            Self::NotPaused
+                | Self::GoneAtEnd { .. }
+                | Self::Kvm(_)
+                | Self::Save(_)
+                | Self::Memory(_)
+                | Self::File { .. }
         )
     }
 }
 
 impl SavedMachine {
-    /// Writes the state file from its beginning.
-    pub fn write(&self, file: &mut File) -> Result<(), SnapshotError> {
+    /// Writes both files from their beginnings. Nothing may write to `ram` meanwhile.
+    pub fn write(&self, state: &mut File, ram: &Ram, file: &mut File) -> Result<(), SnapshotError> {
         let contents = serde_json::to_vec(self).map_err(SnapshotError::Contents)?;
+        let checksum = checksum(&contents);
+        let write = SnapshotError::file("write", "RAM");
+        ram.write_to(file, 0).map_err(write)?;
+        let mark = ram_mark(&checksum);
+        file.write_all_at(mark.as_bytes(), ram.bytes())
+            .map_err(write)?;
+        // Last, so that a whole state file has its RAM.
         let write = SnapshotError::file("write", "state");
-        file.rewind().map_err(write)?;
-        let head = format!("{FORMAT}{}\n", checksum(&contents));
-        file.write_all(head.as_bytes()).map_err(write)?;
-        file.write_all(&contents).map_err(write)
+        state.rewind().map_err(write)?;
+        let head = format!("{FORMAT}{checksum}\n");
+        state.write_all(head.as_bytes()).map_err(write)?;
+        state.write_all(&contents).map_err(write)
     }
 
-    /// Reads a state file, and says what is wrong with it.
-    pub fn read(file: &mut File) -> Result<Self, SnapshotError> {
+    /// Reads a state file and takes RAM from the RAM file, or says what is wrong with them. Nobody has touched `ram`.
+    pub fn read(state: &mut File, ram: &Ram, file: &mut File) -> Result<Self, SnapshotError> {
         let mut bytes = Vec::new();
-        file.rewind()
-            .and_then(|()| file.take(MAX_STATE).read_to_end(&mut bytes))
+        state
+            .rewind()
+            .and_then(|()| state.take(MAX_STATE).read_to_end(&mut bytes))
             .map_err(SnapshotError::file("read", "state"))?;
-        Self::parse(&bytes)
+        let saved = Self::parse(&bytes)?;
+        let contents = &bytes[FORMAT.len() + CHECKSUM_LINE..];
+        check_ram(&checksum(contents), ram.bytes(), file)?;
+        ram.read_from(file)?;
+        Ok(saved)
     }
 
     /// The same of a file's contents.
@@ -202,6 +235,28 @@ impl SavedMachine {
             return Err(SnapshotError::Damaged);
         }
         serde_json::from_slice(contents).map_err(SnapshotError::Contents)
+    }
+}
+
+/// What is behind the RAM.
+fn ram_mark(checksum: &str) -> String {
+    format!("{RAM_OF}{checksum}\n")
+}
+
+/// Whether a file is the RAM, of so many bytes, of the state with this checksum.
+fn check_ram(checksum: &str, bytes: u64, file: &File) -> Result<(), SnapshotError> {
+    let read = SnapshotError::file("read", "RAM");
+    let mark = ram_mark(checksum);
+    let found = file.metadata().map_err(read)?.len();
+    let expected = bytes + mark.len() as u64;
+    if found != expected {
+        return Err(SnapshotError::RamSize { found, expected });
+    }
+    let mut behind = vec![0; mark.len()];
+    file.read_exact_at(&mut behind, bytes).map_err(read)?;
+    match behind == mark.as_bytes() {
+        true => Ok(()),
+        false => Err(SnapshotError::RamOfOther),
     }
 }
 
@@ -246,7 +301,7 @@ mod tests {
         let parse = |bytes: &[u8]| SavedMachine::parse(bytes).expect_err("refused");
         assert!(matches!(parse(b""), SnapshotError::Foreign));
         assert!(matches!(parse(b"\x7fELF"), SnapshotError::Foreign));
-        let later = b"podvisor snapshot 2\nwhatever";
+        let later = b"podvisor snapshot 3\nwhatever";
         assert!(matches!(parse(later), SnapshotError::Format { .. }));
         assert!(matches!(parse(FORMAT.as_bytes()), SnapshotError::Damaged));
         let whole = file("{}");

@@ -26,6 +26,15 @@ pub trait DeviceOptions {
     ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError>;
 }
 
+/// A file of a device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceFile<'a> {
+    /// It, open.
+    pub fd: BorrowedFd<'a>,
+    /// What the guest writes goes there.
+    pub is_written: bool,
+}
+
 /// A device that can be made. Outlives the machine: a guest reset makes the device anew.
 pub trait DeviceSpec: Send {
     /// Makes the device.
@@ -33,7 +42,7 @@ pub trait DeviceSpec: Send {
 
     /// Files whose contents the guest takes for its own: a snapshot of the machine holds only while
     /// nobody changes them.
-    fn files(&self) -> Vec<BorrowedFd<'_>> {
+    fn files(&self) -> Vec<DeviceFile<'_>> {
         Vec::new()
     }
 

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use vmm::arch::cpu::HostCpu;
 use vmm::arch::platform::Platform;
 use vmm::arch::state::{SavedMsrs, VcpuState, VmState};
+use vmm::memory::Ram;
 use vmm::pci::PciRoot;
 use vmm::plan::{BootPlan, CpuPlan, IdentityPlan, MachinePlan, MachineVersion, MemoryPlan};
 use vmm::snapshot::{FileIdentity, SavedMachine, compare};
@@ -36,6 +37,8 @@ struct Machine {
     vcpu: VcpuFd,
     vm: VmFd,
     disk: File,
+    /// One page.
+    ram: Ram,
     good: Value,
 }
 
@@ -68,12 +71,17 @@ impl Machine {
             "pciAddress": 0,
             "files": {"root": [FileIdentity::of(&disk).expect("a file")]},
         });
+        let ram = Ram::map(&MemoryPlan {
+            bytes: 4096,
+            hugepage_size: None,
+        });
         let machine = Self {
             platform,
             pci: PciRoot::new(),
             vcpu,
             vm,
             disk,
+            ram: ram.expect("RAM"),
             good,
         };
         machine.takes_its_own();
@@ -147,7 +155,7 @@ fn file(contents: &[u8]) -> Vec<u8> {
     let digest = Sha256::digest(contents);
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     [
-        format!("podvisor snapshot 1\n{digest}\n").as_bytes(),
+        format!("podvisor snapshot 2\n{digest}\n").as_bytes(),
         contents,
     ]
     .concat()
@@ -174,25 +182,27 @@ pub fn run(bytes: &[u8]) {
                 return tell(Err(error));
             }
         };
-        let saved = again(&saved);
+        let saved = again(&saved, &machine.ram);
         tell(compare(&saved.plan, &saved.plan, false));
         machine.restore(saved);
     });
 }
 
 /// The same, written and read.
-fn again(saved: &SavedMachine) -> SavedMachine {
-    let mut to = memory::file(0);
-    saved.write(&mut to).expect("written");
-    let mut first = Vec::new();
-    to.rewind().expect("a memfd");
-    to.read_to_end(&mut first).expect("a memfd");
-    let again = SavedMachine::read(&mut to).expect("its own");
-    let mut to = memory::file(0);
-    again.write(&mut to).expect("written");
-    let mut second = Vec::new();
-    to.rewind().expect("a memfd");
-    to.read_to_end(&mut second).expect("a memfd");
+fn again(saved: &SavedMachine, ram: &Ram) -> SavedMachine {
+    let (first, again) = through_files(saved, ram);
+    let (second, again) = through_files(&again, ram);
     assert!(first == second, "another state");
     again
+}
+
+/// The state file, and what is read from it.
+fn through_files(saved: &SavedMachine, ram: &Ram) -> (Vec<u8>, SavedMachine) {
+    let (mut state, mut file) = (memory::file(0), memory::file(0));
+    saved.write(&mut state, ram, &mut file).expect("written");
+    let mut bytes = Vec::new();
+    state.rewind().expect("a memfd");
+    state.read_to_end(&mut bytes).expect("a memfd");
+    let again = SavedMachine::read(&mut state, ram, &mut file).expect("its own");
+    (bytes, again)
 }

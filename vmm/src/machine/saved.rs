@@ -1,9 +1,8 @@
 //! A paused machine to a [`SavedMachine`], and a new machine of the same plan made the same again.
 
-use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
-
+use devices::virtio::spec::DeviceFile;
 use kvm_ioctls::{VcpuFd, VmFd};
+use std::collections::BTreeMap;
 
 use super::{Machine, Resources};
 use crate::arch::cpu::Processors;
@@ -11,7 +10,7 @@ use crate::arch::platform::Platform;
 use crate::arch::state::{SavedMsrs, StateError, VcpuState, VmState};
 use crate::pci::PciRoot;
 use crate::plan::MachinePlan;
-use crate::snapshot::{FileIdentity, SavedMachine, SnapshotError, compare};
+use crate::snapshot::{FileIdentity, SavedMachine, SnapshotError, compare, is_nameless};
 
 impl Machine {
     /// The state of this machine, which is paused.
@@ -58,19 +57,30 @@ pub(super) fn check(
 /// What has changed in a device's files.
 fn changed(
     then: &[FileIdentity],
-    now: Vec<BorrowedFd<'_>>,
+    now: Vec<DeviceFile<'_>>,
 ) -> Result<Option<&'static str>, SnapshotError> {
+    let look_at = SnapshotError::file("look at", "disk");
+    let now = match &now[..] {
+        // An overlay that was made for this machine, with nothing in it yet.
+        [top, below @ ..] if below.len() == then.len() && is_gone_at_end(top)? => below,
+        now => now,
+    };
     if then.len() != now.len() {
         return Ok(Some("file"));
     }
     for (then, now) in then.iter().zip(now) {
-        let difference = then.difference(now);
-        let difference = difference.map_err(SnapshotError::file("look at", "disk"))?;
+        let difference = then.difference(now.fd).map_err(look_at)?;
         if difference.is_some() {
             return Ok(difference);
         }
     }
     Ok(None)
+}
+
+/// Whether what the guest writes is gone with the machine.
+fn is_gone_at_end(file: &DeviceFile<'_>) -> Result<bool, SnapshotError> {
+    let is_nameless = is_nameless(file.fd).map_err(SnapshotError::file("look at", "disk"))?;
+    Ok(file.is_written && is_nameless)
 }
 
 /// Makes vCPUs and devices what they were. RAM is so already.
@@ -112,7 +122,13 @@ fn identities(
     let mut all = BTreeMap::new();
     for (device, resource) in plan.devices.iter().zip(&resources.devices) {
         let files = resource.spec.files();
-        let identities = files.into_iter().map(FileIdentity::of);
+        for file in &files {
+            if is_gone_at_end(file)? {
+                let name = device.name.clone();
+                return Err(SnapshotError::GoneAtEnd { name });
+            }
+        }
+        let identities = files.into_iter().map(|file| FileIdentity::of(file.fd));
         let identities: Vec<_> = identities
             .collect::<Result<_, _>>()
             .map_err(SnapshotError::file("look at", "disk"))?;

@@ -178,11 +178,7 @@ impl Hardware {
             return Err(failed(SnapshotError::NotPaused));
         };
         let saved = machine.save(&self.plan, &self.resources).map_err(failed)?;
-        (self.resources.ram.write_to(&mut ram, 0))
-            .map_err(SnapshotError::file("write", "RAM"))
-            .map_err(failed)?;
-        // Last, so that a whole state file has its RAM.
-        saved.write(&mut state).map_err(failed)?;
+        (saved.write(&mut state, &self.resources.ram, &mut ram)).map_err(failed)?;
         Ok(Outcome::Done)
     }
 

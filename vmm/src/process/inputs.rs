@@ -48,17 +48,7 @@ impl SnapshotFds {
         let (Some(mut state), Some(mut file)) = (self.state, self.ram) else {
             return Ok(None);
         };
-        let saved = SavedMachine::read(&mut state)?;
-        let found = file
-            .metadata()
-            .map_err(SnapshotError::file("read", "RAM"))?
-            .len();
-        let expected = ram.bytes();
-        if found != expected {
-            return Err(SnapshotError::RamSize { found, expected });
-        }
-        ram.read_from(&mut file)?;
-        Ok(Some(saved))
+        SavedMachine::read(&mut state, ram, &mut file).map(Some)
     }
 }
 

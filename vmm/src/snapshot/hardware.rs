@@ -1,6 +1,7 @@
 //! Whether two plans are of the same machine in the eyes of its guest.
 
-use serde_json::{Map, Value};
+use devices::virtio::block::ImageFormat;
+use serde_json::{Map, Value, json};
 
 use super::SnapshotError;
 use crate::plan::MachinePlan;
@@ -12,6 +13,9 @@ const FREE_OF_DEVICE: [&str; 3] = ["lease", "lease6", "linkUp"];
 
 /// What a clone may have of its own.
 const OF_CLONES: &str = "mac";
+
+/// The formats of a disk's files. There may be a new one on top, if it is a file of this machine's own.
+const LAYERS: &str = ".layers";
 
 /// The first difference, as an error. `new_mac`: NICs may have other addresses.
 pub fn compare(
@@ -39,6 +43,7 @@ fn difference(
         (Value::Object(saved), Value::Object(here)) => {
             in_objects(saved, here, path, free_of_device)
         }
+        _ if path.ends_with(LAYERS) && lies_over(here, saved) => None,
         (Value::Array(saved), Value::Array(here)) if saved.len() == here.len() => {
             let mut pairs = saved.iter().zip(here).enumerate();
             pairs.find_map(|(index, (saved, here))| {
@@ -48,6 +53,14 @@ fn difference(
         _ if saved == here => None,
         _ => Some((path.to_owned(), saved.to_string(), here.to_string())),
     }
+}
+
+/// Whether these layers are the saved ones under a new overlay. A raw image alone has none that are told.
+fn lies_over(here: &Value, saved: &Value) -> bool {
+    let raw = [json!(ImageFormat::Raw)];
+    let below = saved.as_array().map_or(&raw[..], Vec::as_slice);
+    let here = here.as_array().map_or(&[][..], Vec::as_slice);
+    matches!(here, [top, rest @ ..] if *top == json!(ImageFormat::Qcow2) && rest == below)
 }
 
 fn in_objects(
@@ -77,8 +90,6 @@ fn in_objects(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

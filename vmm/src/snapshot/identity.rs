@@ -3,6 +3,7 @@
 //! A regular file that has the time of its last change still has its contents; a copy that was made with that
 //! time (`cp --preserve=timestamps`) is as good. The number of a block device says nothing: another device may have it
 //! after a restart, and writes leave no trace in it. So parts of the contents are compared there, and in copies.
+//! A file without a name, one that the launcher made in memory, is made again for each machine: all of it is compared.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,9 +26,9 @@ const BETWEEN: u64 = 64;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileIdentity {
     size: u64,
-    /// Of a regular file.
+    /// Of a regular file that has a name.
     inode: Option<Inode>,
-    /// SHA-256 of parts of the contents.
+    /// SHA-256 of parts of the contents, of all if it has none.
     sample: String,
 }
 
@@ -44,8 +45,12 @@ struct Inode {
 impl FileIdentity {
     /// Of an open file.
     pub fn of(file: impl AsFd) -> io::Result<Self> {
-        let (size, inode) = inspect(file.as_fd())?;
-        let sample = sample(file.as_fd(), size)?;
+        let Found {
+            size,
+            inode,
+            is_whole,
+        } = inspect(file.as_fd())?;
+        let sample = sample(file.as_fd(), size, is_whole)?;
         Ok(Self {
             size,
             inode,
@@ -55,7 +60,11 @@ impl FileIdentity {
 
     /// What is otherwise in `file` now.
     pub fn difference(&self, file: impl AsFd) -> io::Result<Option<&'static str>> {
-        let (size, inode) = inspect(file.as_fd())?;
+        let Found {
+            size,
+            inode,
+            is_whole,
+        } = inspect(file.as_fd())?;
         if size != self.size {
             return Ok(Some("size"));
         }
@@ -66,16 +75,34 @@ impl FileIdentity {
             (Some(_), Some(_)) => return Ok(Some("contents")),
             _ => return Ok(Some("file")),
         }
-        let same = sample(file.as_fd(), size)? == self.sample;
+        let same = sample(file.as_fd(), size, is_whole)? == self.sample;
         Ok((!same).then_some("contents"))
     }
 }
 
-/// Size, and what a regular file has besides.
-fn inspect(file: BorrowedFd<'_>) -> io::Result<(u64, Option<Inode>)> {
+/// What a file says of itself.
+struct Found {
+    size: u64,
+    inode: Option<Inode>,
+    /// It has no name, so all of it is looked at.
+    is_whole: bool,
+}
+
+/// Whether a file has no name any more, or never had one: it is gone when it is closed.
+pub fn is_nameless(file: impl AsFd) -> io::Result<bool> {
+    let stat = fstat(file)?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    Ok(is_file && stat.st_nlink == 0)
+}
+
+fn inspect(file: BorrowedFd<'_>) -> io::Result<Found> {
     let stat = fstat(file)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
-        return Ok((seek(file, SeekFrom::End(0))?, None));
+        return Ok(Found {
+            size: seek(file, SeekFrom::End(0))?,
+            inode: None,
+            is_whole: false,
+        });
     }
     let inode = Inode {
         number: stat.st_ino,
@@ -85,17 +112,27 @@ fn inspect(file: BorrowedFd<'_>) -> io::Result<(u64, Option<Inode>)> {
             i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
         ),
     };
-    Ok((stat.st_size.unsigned_abs(), Some(inode)))
+    let is_whole = is_nameless(file)?;
+    Ok(Found {
+        size: stat.st_size.unsigned_abs(),
+        inode: (!is_whole).then_some(inode),
+        is_whole,
+    })
 }
 
 /// Memory as aligned as `O_DIRECT` wants it.
 #[repr(align(4096))]
 struct Block([u8; BLOCK as usize]);
 
-fn sample(file: BorrowedFd<'_>, size: u64) -> io::Result<String> {
+fn sample(file: BorrowedFd<'_>, size: u64, is_whole: bool) -> io::Result<String> {
     let mut block = Box::new(Block([0; BLOCK as usize]));
     let mut digest = Sha256::new();
-    for number in places(size.div_ceil(BLOCK)) {
+    let blocks = size.div_ceil(BLOCK);
+    let places: Box<dyn Iterator<Item = u64>> = match is_whole {
+        true => Box::new(0..blocks),
+        false => Box::new(places(blocks)),
+    };
+    for number in places {
         let read = pread(file, &mut block.0, number * BLOCK)?;
         digest.update(&block.0[..read]);
     }
@@ -158,16 +195,41 @@ mod tests {
     /// A device's number is not asked.
     #[test]
     fn a_device_is_known_by_its_contents() {
-        let file = tempfile::tempfile().expect("temporary file");
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        let file = file.as_file();
         file.set_len(1000 * BLOCK).expect("size");
         let as_device = |file: &File| FileIdentity {
             inode: None,
             ..FileIdentity::of(file).expect("identity")
         };
-        let then = as_device(&file);
+        let then = as_device(file);
         file.write_all_at(b"x", 7 * BLOCK).expect("written");
-        assert_ne!(as_device(&file), then);
-        assert_eq!(then.difference(&file).expect("identity"), Some("file"));
+        assert_ne!(as_device(file), then);
+        assert_eq!(then.difference(file).expect("identity"), Some("file"));
+    }
+
+    /// Made again for each machine, at another time; a byte anywhere makes another disk of it.
+    #[test]
+    fn what_has_no_name_is_known_by_all_of_its_contents() {
+        let make = |odd: Option<u64>| {
+            let file = tempfile::tempfile().expect("temporary file");
+            file.set_len(1000 * BLOCK).expect("size");
+            if let Some(block) = odd {
+                file.write_all_at(b"x", block * BLOCK).expect("written");
+            }
+            file.set_modified(SystemTime::UNIX_EPOCH).expect("time");
+            file
+        };
+        let file = make(None);
+        let then = FileIdentity::of(&file).expect("identity");
+        file.set_modified(SystemTime::now()).expect("time");
+        for same in [&file, &make(None)] {
+            assert_eq!(then.difference(same).expect("identity"), None);
+        }
+        for block in [0, 17, 18, 19, 999] {
+            let found = then.difference(make(Some(block))).expect("identity");
+            assert_eq!(found, Some("contents"), "{block}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::iter;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,7 +17,7 @@ use super::image::{Image, ImageFormat, Layered, OpenImageError, Raw};
 use super::request::{ID_SIZE, SECTOR_SIZE};
 use super::{Block, ErrorPolicy, MAX_QUEUES, Rings};
 use crate::virtio::VirtioDevice;
-use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec};
+use crate::virtio::spec::{BuildDeviceError, DeviceFile, DeviceOptions, DeviceSpec};
 
 /// `domain.devices.disks[].cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,9 +138,16 @@ impl DeviceSpec for BlockSpec {
         }
     }
 
-    fn files(&self) -> Vec<BorrowedFd<'_>> {
-        let backing = self.backing.iter().map(AsFd::as_fd);
-        iter::once(self.file.as_fd()).chain(backing).collect()
+    fn files(&self) -> Vec<DeviceFile<'_>> {
+        let top = DeviceFile {
+            fd: self.file.as_fd(),
+            is_written: !self.options.read_only,
+        };
+        let backing = self.backing.iter().map(|file| DeviceFile {
+            fd: file.as_fd(),
+            is_written: false,
+        });
+        iter::once(top).chain(backing).collect()
     }
 }
 
