@@ -100,8 +100,7 @@ fn level(flags: &Flags) -> LogLevel {
     let verbosity = of_environment.and_then(|text| text.trim().parse().ok());
     match verbosity.unwrap_or(flags.verbosity) {
         0..=2 => LogLevel::Info,
-        3..=6 => LogLevel::Debug,
-        _ => LogLevel::Trace,
+        _ => LogLevel::Debug,
     }
 }
 
