@@ -16,15 +16,15 @@ const HEAD: &str = "head";
 
 /// Figures by which a revision is judged, whether smaller is better, and the change that matters.
 const FIGURES: &[(&str, bool, f64)] = &[
-    ("time_ms", true, 0.05),
-    ("cpu_ms", true, 0.05),
-    ("time_s", true, 0.05),
+    ("time_ms", true, 0.03),
+    ("cpu_ms", true, 0.03),
+    ("time_s", true, 0.03),
     ("pss_kib", true, 0.02),
-    ("iops", false, 0.05),
-    ("host_cpu_us_per_io", true, 0.05),
-    ("kframes_per_s", false, 0.05),
-    ("host_cpu_us_per_frame", true, 0.05),
-    ("vms_per_s", false, 0.05),
+    ("iops", false, 0.03),
+    ("host_cpu_us_per_io", true, 0.03),
+    ("kframes_per_s", false, 0.03),
+    ("host_cpu_us_per_frame", true, 0.03),
+    ("vms_per_s", false, 0.03),
 ];
 
 /// Runs `cases` with both binaries in turn `rounds` times.

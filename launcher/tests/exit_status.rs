@@ -278,7 +278,7 @@ fn long_values_are_not_echoed() {
 #[test]
 fn limits_on_the_process() {
     if !Path::new("/dev/kvm").exists() {
-        return;
+        return missing("no /dev/kvm");
     }
     for files in 5..8 {
         let script = "ulimit -n $2; exec \"$0\" run \"$1\" --kernel /bin/sh";

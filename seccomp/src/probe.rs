@@ -1,7 +1,6 @@
 //! What the kernel would let this process do, found by trying. For `podvisor check-host`.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
 
 use rustix::thread::UnshareFlags;
 
@@ -10,9 +9,6 @@ const LANDLOCK_CREATE_RULESET_VERSION: libc::c_ulong = 1;
 
 /// `seccomp` with this operation tells whether an action is known.
 const SECCOMP_GET_ACTION_AVAIL: libc::c_ulong = 2;
-
-/// Bytes of `struct io_uring_params`.
-const IO_URING_PARAMS: usize = 120;
 
 /// The version of Landlock.
 pub fn landlock_abi() -> io::Result<i64> {
@@ -41,17 +37,6 @@ pub fn seccomp() -> io::Result<()> {
         )
     };
     result(known).map(drop)
-}
-
-/// Whether rings can be made.
-pub fn io_uring() -> io::Result<()> {
-    let mut params = [0_u64; IO_URING_PARAMS / 8];
-    // SAFETY: the parameters are as large and as aligned as the kernel wants, and zero.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()) };
-    let fd = i32::try_from(result(fd)?).map_err(io::Error::other)?;
-    // SAFETY: the call made the descriptor, and nobody else has it.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    Ok(())
 }
 
 /// Whether namespaces can be made without privileges. Leaves the process in them, so ask last.

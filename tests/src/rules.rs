@@ -67,7 +67,7 @@ struct Call {
 }
 
 impl Call {
-    /// `1234<vcpu0> ioctl(0x11, 0xae80, 0) = 0`
+    /// `1234<CPU 0/KVM> ioctl(0x11, 0xae80, 0) = 0`
     fn parse(line: &str) -> Option<(String, Self)> {
         let (pid, rest) = line.split_once('<')?;
         let (thread, rest) = rest.split_once("> ")?;
@@ -192,7 +192,7 @@ const OUTSIDE: [&str; 6] = [
 fn group(thread: &str, program: &str) -> &'static str {
     match thread {
         name if name == program => "launcher",
-        name if name.starts_with("vcpu") => "vcpu",
+        name if name.starts_with("CPU ") => "vcpu",
         name if name.starts_with("blk-") => "block",
         name if name.starts_with("net-") => "net",
         name if name.starts_with("rng-") => "device",
@@ -214,13 +214,13 @@ mod tests {
     #[test]
     fn calls_are_read_as_strace_writes_them() {
         let (pid, call) =
-            Call::parse("12<vcpu0> ioctl(0x11, 0xae80, 0 <unfinished ...>").expect("a call");
-        assert_eq!((pid.as_str(), call.thread.as_str()), ("12", "vcpu0"));
+            Call::parse("12<CPU 0/KVM> ioctl(0x11, 0xae80, 0 <unfinished ...>").expect("a call");
+        assert_eq!((pid.as_str(), call.thread.as_str()), ("12", "CPU 0/KVM"));
         assert_eq!(
             (call.name.as_str(), call.arguments),
             ("ioctl", vec![0x11, 0xae80, 0])
         );
-        assert!(Call::parse("12<vcpu0> <... ioctl resumed>) = 0").is_none());
-        assert!(Call::parse("12<vcpu0> +++ exited with 0 +++").is_none());
+        assert!(Call::parse("12<CPU 0/KVM> <... ioctl resumed>) = 0").is_none());
+        assert!(Call::parse("12<CPU 0/KVM> +++ exited with 0 +++").is_none());
     }
 }

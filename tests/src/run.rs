@@ -376,6 +376,16 @@ impl Guest {
         }
     }
 
+    /// Expects one line with all of these words in what podvisor said to its user.
+    #[track_caller]
+    pub fn log_says_once(&self, words: &[&str]) {
+        let text = self.log.text();
+        let lines = text.lines();
+        let lines = lines.filter(|line| !line.contains(" DEBUG "));
+        let count = lines.filter(|line| words.iter().all(|word| line.contains(word)));
+        assert_eq!(count.count(), 1, "{words:?} in the log:\n{text}");
+    }
+
     fn ends_within(&self, timeout: Duration) -> bool {
         let fd = pidfd_open(self.pid, PidfdFlags::empty()).expect("podvisor is not reaped");
         let seconds = timeout.as_secs().try_into().unwrap_or(i64::MAX);

@@ -35,7 +35,7 @@ fn a_whole_machine_keeps_nothing() {
 
     let threads = vm.threads();
     let names: Vec<_> = threads.iter().map(Process::name).collect();
-    for name in ["podvisor-vm", "steward", "vcpu0", "vcpu1"] {
+    for name in ["podvisor-vm", "steward", "CPU 0/KVM", "CPU 1/KVM"] {
         assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
     }
     // One, or two where the C library is glibc.
@@ -147,7 +147,7 @@ fn each_role_is_killed_and_reported() {
     for (thread, role) in [
         ("podvisor-vm", "process"),
         ("steward", "process"),
-        ("vcpu0", "vcpu"),
+        ("CPU 0/KVM", "vcpu"),
         ("blk-root", "block"),
         ("net-default", "net"),
         ("rng-rng", "device"),

@@ -137,7 +137,7 @@ fn before_the_machine(pod: &Guest, handler: &mut Handler) {
         names.push(child.name());
     }
     names.sort();
-    assert_eq!(names, ["podvisor-make", "podvisor-vm", "virt-launcher"]);
+    assert_eq!(names, ["podvisor-make", "qemu-kvm", "virt-launcher"]);
 }
 
 /// A user's console, the next one, and the log.
@@ -198,7 +198,7 @@ fn how_a_guest_ends_is_told() {
     delete(pod, handler, &pipe);
 
     let (pod, handler, pipe) = running(30, ENDLESS);
-    kill_process(pod.child("podvisor-vm"), Signal::KILL).expect("it runs");
+    kill_process(pod.child("qemu-kvm"), Signal::KILL).expect("it runs");
     pipe.wait_for("MachineFailed");
     pipe.wait_for("MODIFIED Shutoff/Crashed");
     delete(pod, handler, &pipe);
@@ -288,7 +288,7 @@ fn what_cannot_be_is_told_with_its_field() {
 #[test]
 fn nothing_outlives_its_launcher() {
     let (mut pod, _, _pipe) = running(30, ENDLESS);
-    let vm = Process::new(pod.child("podvisor-vm"));
+    let vm = Process::new(pod.child("qemu-kvm"));
     kill_process(pod.child("virt-launcher"), Signal::KILL).expect("it runs");
     pod.exits_with(2);
     while !vm.threads().is_empty() {

@@ -6,6 +6,7 @@ use podvisor_tests::netns::PodNetwork;
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Nic, Vmi};
 
+/// Unless `KILL_ROUNDS` says how many.
 const ROUNDS: u32 = 50;
 
 /// 50 times: launcher and vm process are killed, once or up to three times in a row, somewhere
@@ -36,8 +37,11 @@ fn kills_at_random_points_are_recovered_from() {
     let mut random = Random::from_environment();
     let length = whole().min(whole());
     println!("a run takes {length:?}");
+    let rounds = std::env::var("KILL_ROUNDS").map_or(ROUNDS, |rounds| {
+        rounds.parse().expect("KILL_ROUNDS is a number")
+    });
     let mut killed = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for _ in 0..=random.below(3) {
             let mut guest = start();
             let delay = length * random.below(1100) / 1000;
@@ -48,7 +52,7 @@ fn kills_at_random_points_are_recovered_from() {
         whole();
     }
     assert!(
-        killed >= ROUNDS,
+        killed >= rounds,
         "only {killed} runs were under way when killed"
     );
 }

@@ -392,6 +392,28 @@ mod tests {
         assert_eq!(reader.join().expect("reader"), written);
     }
 
+    /// The end of a machine does not wait for who never reads.
+    #[test]
+    fn a_reader_that_never_reads_loses_the_rest() {
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        ours.set_nonblocking(true).expect("non-blocking");
+        let fds = ConsoleFds {
+            output: Some(ours.into()),
+            ..Default::default()
+        };
+        let (mut console, serial) = fixture(fds);
+        while console.write_output() == OutputResult::Done {
+            (0..CHUNK).for_each(|_| serial.write(0, b"a"));
+        }
+        console.drain();
+        assert_eq!(
+            console.write_output(),
+            OutputResult::Wait,
+            "nobody has read"
+        );
+        drop(theirs);
+    }
+
     #[test]
     fn escape_stops_only_on_a_terminal() {
         let (mut console, _) = fixture(ConsoleFds::default());

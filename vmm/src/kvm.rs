@@ -117,3 +117,13 @@ pub(crate) fn create_uninterrupted(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error>
         }
     }
 }
+
+/// For tests: none where they may be left out.
+#[cfg(test)]
+pub(crate) fn for_test() -> Option<Kvm> {
+    let kvm = Kvm::new();
+    if let Err(error) = &kvm {
+        devices::testing::missing(format_args!("no /dev/kvm: {error}"));
+    }
+    kvm.ok()
+}

@@ -37,7 +37,7 @@ pub enum SpawnError {
     #[error("Cannot handle the vCPU kick signal")]
     Signal(#[source] vmm_sys_util::errno::Error),
     /// No thread.
-    #[error("Cannot start thread vcpu{vcpu}")]
+    #[error("Cannot start the thread of vCPU {vcpu}")]
     Thread {
         /// Its number.
         vcpu: u32,
@@ -147,7 +147,8 @@ impl Vcpus {
             shared: self.shared.clone(),
         };
         let handle = std::thread::Builder::new()
-            .name(format!("vcpu{index}"))
+            // As QEMU has it: programs that look for the threads of vCPUs know them by that.
+            .name(format!("CPU {index}/KVM"))
             .stack_size(STACK_SIZE)
             .spawn(move || {
                 let tid = rustix::thread::gettid().as_raw_nonzero().get();

@@ -10,13 +10,12 @@ mod pages;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::pages::{Run, UNIT, give_back, page};
 use crate::state::{RestoreError, SaveError, Saved, State};
@@ -27,6 +26,7 @@ use crate::virtio::{
     ActivateError, Activation, CommandEffect, CommandError, DeviceInfo, QueueError, QueueHandler,
     VirtioDevice, Watch, stats_value,
 };
+use crate::wake::Wake;
 
 /// What a balloon is.
 pub const INFO: DeviceInfo = DeviceInfo {
@@ -146,7 +146,7 @@ struct Shared {
     /// By tag. Held for a copy only.
     guest: Mutex<[Option<u64>; STAT_NAMES.len()]>,
     /// Somebody wants newer statistics.
-    refresh: EventFd,
+    refresh: Wake,
 }
 
 /// A memory balloon.
@@ -166,7 +166,7 @@ impl Balloon {
             reported: AtomicU64::new(0),
             bad_pages: AtomicU64::new(0),
             guest: Mutex::default(),
-            refresh: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
+            refresh: Wake::new()?,
         };
         Ok(Self {
             name: name.to_owned(),
@@ -267,8 +267,7 @@ impl VirtioDevice for Balloon {
 
     fn stats(&self) -> Value {
         let shared = &self.shared;
-        // Fails only if the counter is about to overflow; then the worker is awake anyway.
-        let _ = shared.refresh.write(1);
+        shared.refresh.wake();
         let guest = *shared.guest.lock().unwrap_or_else(PoisonError::into_inner);
         let told = STAT_NAMES.into_iter().zip(guest);
         stats_value(&BalloonStats {
@@ -387,9 +386,7 @@ impl QueueHandler for BalloonHandler {
     }
 
     fn fds(&self) -> Vec<Watch<'_>> {
-        // SAFETY: the eventfd is part of `shared`, which this handler keeps.
-        let refresh = unsafe { BorrowedFd::borrow_raw(self.shared.refresh.as_raw_fd()) };
-        vec![Watch::input(refresh, 0)]
+        vec![Watch::input(self.shared.refresh.as_fd(), 0)]
     }
 
     fn kicked(&mut self, position: usize) -> Result<(), QueueError> {

@@ -48,7 +48,7 @@ pub use crate::virtio::block::image::{
 };
 pub use crate::virtio::block::reader::DiskReader;
 use crate::virtio::block::request::{ID_SIZE, Rules};
-pub use crate::virtio::block::rings::{Rings, set_aside};
+pub use crate::virtio::block::rings::{Rings, probe as probe_ring, set_aside};
 pub use crate::virtio::block::spec::{BlockOptions, BlockSpec, BuildBlockError, CacheMode};
 pub use crate::virtio::block::stats::{BlockStats, EngineKind};
 use crate::virtio::queue::VirtQueue;

@@ -46,7 +46,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     Signals::end_early().map_err(wait_for_signals)?;
     // First of all, since it starts and restricts itself while the VMI is read and resources are
     // opened. If there is nothing to run, it goes with its socket.
-    let vm = VmProcess::spawn(user)?;
+    let vm = VmProcess::spawn(c"podvisor-vm", user)?;
     let opener = spawn_opener(args)?;
     // What is wrong with the VMI is said before what is wrong with the host.
     let kvm = resources::open_kvm();

@@ -12,6 +12,7 @@
 
 mod clean_up;
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -93,6 +94,9 @@ struct Monitor {
     status: Option<WaitStatus>,
 }
 
+/// The vm process by the name that virt-handler looks for, beside the launcher, where it pins vCPUs and measures.
+const VMM: &CStr = c"qemu-kvm";
+
 /// Runs the pod to its end: the container's exit status.
 pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     // As the kernel cuts the usual name.
@@ -103,7 +107,7 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     })?;
     // Nobody asked for another one, so there is nothing to refuse.
     let user = supervise::choose_user(None).ok().flatten();
-    let (vm_socket, vm) = VmProcess::spawn(user)?.into_parts();
+    let (vm_socket, vm) = VmProcess::spawn(VMM, user)?.into_parts();
     let (to_preparer, preparer_socket) = control::pair().map_err(no_pair)?;
     let directory = super::directories::of_machine(&flags.uid);
     fork("the preparer", preparer_socket, || {

@@ -1,5 +1,6 @@
 //! The vm process: a fork of the launcher that has read nothing yet, with nothing but a socket.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -43,13 +44,13 @@ pub struct VmProcess {
 }
 
 impl VmProcess {
-    /// Starts a vm process that will be `user`, or what the launcher is.
-    pub fn spawn(user: Option<User>) -> Result<Self, VmProcessError> {
+    /// Starts a vm process of this name that will be `user`, or what the launcher is.
+    pub fn spawn(name: &CStr, user: Option<User>) -> Result<Self, VmProcessError> {
         let (ours, theirs) = control::pair().map_err(VmProcessError::Socket)?;
         sockopt::set_socket_timeout(&ours, Timeout::Send, Some(SEND_TIMEOUT))
             .map_err(|errno| VmProcessError::Socket(errno.into()))?;
         let parent = rustix::process::getpid();
-        let pid = jail::fork(theirs, || enter(user, parent)).map_err(VmProcessError::Fork)?;
+        let pid = jail::fork(theirs, || enter(name, user, parent)).map_err(VmProcessError::Fork)?;
         Ok(Self {
             socket: ours,
             pid,
@@ -116,8 +117,8 @@ impl VmProcess {
 }
 
 /// The main function of the vm process: whether it could say how it ended.
-fn enter(user: Option<User>, parent: Pid) -> bool {
-    let _ = rustix::thread::set_name(c"podvisor-vm");
+fn enter(name: &CStr, user: Option<User>, parent: Pid) -> bool {
+    let _ = rustix::thread::set_name(name);
     let socket = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(socket) => socket,
         Err(error) => {

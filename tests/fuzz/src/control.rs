@@ -62,6 +62,16 @@ fn outcome(event: Event) -> Option<Outcome> {
         Event::Refused { causes } => Outcome::Refused { causes },
         Event::InternalError { causes } => Outcome::Failed { causes },
         Event::SeccompViolation { role, syscall } => Outcome::Violation { role, syscall },
+        Event::Shortage { of, causes } => Outcome::Shortage { of, causes },
+        Event::Panicked {
+            thread,
+            message,
+            place,
+        } => Outcome::Panicked {
+            thread,
+            message,
+            place,
+        },
         _ => return None,
     })
 }

@@ -32,6 +32,11 @@ pub fn set_aside(count: usize) -> usize {
     lock(spares).len()
 }
 
+/// Whether such rings can be made, found by making one.
+pub fn probe() -> io::Result<()> {
+    Ring::new(QUEUE_SIZE).map(drop)
+}
+
 /// The rings of one disk, one for each of its workers. They outlive resets of disk and machine; when
 /// the disk is gone for good they serve others.
 #[derive(Debug, Default)]

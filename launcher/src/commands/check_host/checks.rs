@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use devices::virtio::block;
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use rustix::thread::CapabilitySet;
@@ -234,9 +235,14 @@ fn state_directory() -> Check {
 }
 
 fn io_uring() -> Check {
-    let found = probe::io_uring()
+    // One as a disk has it: restricted, and locked in memory on older kernels.
+    let found = block::probe_ring()
         .map(|()| "rings can be made".to_owned())
-        .map_err(|error| format!("{error}; disks use preadv2 and pwritev2"));
+        .map_err(|error| {
+            let locked = getrlimit(Resource::Memlock).current;
+            let limit = locked.map_or("none".to_owned(), |bytes| format!("{bytes} bytes"));
+            format!("{error} (limit on locked memory: {limit}); disks use preadv2 and pwritev2")
+        });
     check("io_uring", "fast disks", false, found)
 }
 

@@ -99,6 +99,17 @@ fn a_signal_presses_then_stops_then_kills() {
     assert!(matches!(run.life.outcome().0, Outcome::Stopped));
 }
 
+/// There is no guest whose grace would be waited for.
+#[test]
+fn a_signal_before_there_is_a_guest_ends_the_run() {
+    let mut run = Run::new();
+    run.input(Input::Signal("SIGTERM"));
+    assert_eq!((run.kills, run.commands().len()), (1, 0));
+    run.input(Input::Closed);
+    run.input(Input::Reaped(ended()));
+    assert!(matches!(run.life.outcome().0, Outcome::Stopped));
+}
+
 #[test]
 fn how_a_run_ended_is_decided_when_it_ended() {
     let mut run = Run::running();
