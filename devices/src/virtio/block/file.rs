@@ -63,11 +63,10 @@ impl DiskFile {
         Ok(Self::new(file, direct, Arc::clone(lost)))
     }
 
-    /// Takes `file` to read whole pages of it. Its flags, which are those of whoever else has the open file, stay.
-    pub(super) fn to_read(file: File) -> io::Result<Self> {
-        let is_direct = fcntl_getfl(&file)?.contains(OFlags::DIRECT);
-        let direct = is_direct.then(|| direct_align(&file));
-        Ok(Self::new(file, direct, Arc::default()))
+    /// Takes `file` to read whole pages of it, as direct I/O may want them. Its flags, which are those of whoever
+    /// else has the open file, stay.
+    pub(super) fn to_read(file: File) -> Self {
+        Self::new(file, None, Arc::default())
     }
 
     fn new(file: File, direct: Option<DirectAlign>, lost: Arc<AtomicBool>) -> Self {

@@ -17,8 +17,7 @@ impl DiskReader {
     /// The disk of `files`, the top one first, each of its format. They need not be open for writing, and
     /// nothing is written to them; nor are flags of theirs changed, which a machine may use meanwhile.
     pub fn open(files: Vec<File>, formats: &[ImageFormat]) -> Result<Self, OpenImageError> {
-        let files = files.into_iter().map(DiskFile::to_read);
-        let files = files.collect::<io::Result<_>>()?;
+        let files = files.into_iter().map(DiskFile::to_read).collect();
         Ok(Self {
             image: Layered::open(files, formats, AlignedBuffer::ALIGN as u32, false)?,
             position: 0,

@@ -35,19 +35,24 @@ fn a_ring_that_is_lost_ends_the_handler_and_nothing_else() {
     assert_eq!(disk.request(T_IN, 0, &data), (513, OK));
 }
 
+/// A disk whose image was cut short, of which the host can read and write 4 KiB only, and what is told of that.
+fn cut_short(policy: ErrorPolicy, engine: EngineKind) -> (NamedTempFile, Disk, Arc<HostErrors>) {
+    let image = image(IMAGE_SIZE);
+    let mut spec = spec(&image);
+    spec.options.error_policy = policy;
+    let errors = Arc::new(HostErrors::new().expect("an eventfd"));
+    let mut disk = Disk::new(spec, engine);
+    disk.device.report_to(&errors);
+    image.as_file().set_len(4096).expect("shorter");
+    (image, disk, errors)
+}
+
 /// A write that the host cannot do is neither lost nor answered: it is done when the machine goes on. The image
 /// was cut short meanwhile, and is not made longer.
 #[test]
 fn a_held_write_is_done_when_the_machine_goes_on() {
     for engine in ENGINES {
-        let image = image(IMAGE_SIZE);
-        let mut spec = spec(&image);
-        spec.options.error_policy = ErrorPolicy::Stop;
-        let errors = Arc::new(HostErrors::new().expect("an eventfd"));
-        let mut disk = Disk::new(spec, engine);
-        disk.device.report_to(&errors);
-        image.as_file().set_len(4096).expect("shorter");
-
+        let (image, mut disk, errors) = cut_short(ErrorPolicy::Stop, engine);
         let data = pattern(8192, 1);
         disk.put(DATA, &data);
         let header = disk.header(T_OUT, 64);
@@ -93,13 +98,7 @@ fn a_held_write_is_done_when_the_machine_goes_on() {
 #[test]
 fn a_reset_ends_what_is_held() {
     for engine in ENGINES {
-        let image = image(IMAGE_SIZE);
-        let mut spec = spec(&image);
-        spec.options.error_policy = ErrorPolicy::Stop;
-        let errors = Arc::new(HostErrors::new().expect("an eventfd"));
-        let mut disk = Disk::new(spec, engine);
-        disk.device.report_to(&errors);
-        image.as_file().set_len(4096).expect("shorter");
+        let (_image, mut disk, _errors) = cut_short(ErrorPolicy::Stop, engine);
         let header = disk.header(T_OUT, 64);
         let buffers = [
             header,
@@ -268,13 +267,7 @@ fn errors_are_reported_or_ignored_as_the_policy_says() {
         (ErrorPolicy::Enospace, IOERR),
     ];
     for (policy, status) in cases {
-        let image = image(IMAGE_SIZE);
-        let mut spec = spec(&image);
-        spec.options.error_policy = policy;
-        let errors = Arc::new(HostErrors::new().expect("an eventfd"));
-        let mut disk = Disk::new(spec, EngineKind::IoUring);
-        disk.device.report_to(&errors);
-        image.as_file().set_len(4096).expect("shorter");
+        let (_image, mut disk, errors) = cut_short(policy, EngineKind::IoUring);
         let data = [Buffer::readable(DATA, 512)];
         for _ in 0..3 {
             assert_eq!(disk.request(T_OUT, 64, &data).1, status, "{policy:?}");

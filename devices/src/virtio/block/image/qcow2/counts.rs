@@ -6,7 +6,7 @@ use std::io;
 
 use tracing::warn;
 
-use super::header::Header;
+use super::header::{AUTOCLEAR, COUNTS_CLUSTERS, COUNTS_OFFSET, Header};
 use super::{PAGE, damaged, numbers, put_numbers};
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
 
@@ -18,11 +18,6 @@ const MAX_BLOCKS: usize = 16;
 
 /// Taken clusters that are passed over behind the end of a file before it is called damaged.
 const MAX_TAKEN: u64 = 1 << 16;
-
-/// Offsets in the header.
-const COUNTS_OFFSET: usize = 48;
-const COUNTS_CLUSTERS: usize = 56;
-const AUTOCLEAR: usize = 88;
 
 /// The counts of one image, 16 bits each.
 pub(super) struct Counts {

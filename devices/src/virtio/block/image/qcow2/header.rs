@@ -24,6 +24,14 @@ pub(super) const MAX_NAME: usize = 1023;
 const LENGTH_2: usize = 72;
 const LENGTH_3: usize = 104;
 
+/// Offsets of what is changed in a header.
+pub(super) const SIZE: usize = 24;
+pub(super) const L1_SIZE: usize = 36;
+pub(super) const L1_OFFSET: usize = 40;
+pub(super) const COUNTS_OFFSET: usize = 48;
+pub(super) const COUNTS_CLUSTERS: usize = 56;
+pub(super) const AUTOCLEAR: usize = 88;
+
 /// Incompatible features.
 const DIRTY: u64 = 1 << 0;
 const CORRUPT: u64 = 1 << 1;
@@ -126,7 +134,7 @@ impl Header {
             3 => (
                 bytes.u32(100)? as usize,
                 bytes.u64(72)?,
-                bytes.u64(88)?,
+                bytes.u64(AUTOCLEAR)?,
                 bytes.u32(96)?,
             ),
             _ => return Err(HeaderError::Unsupported("an unknown version")),
@@ -138,7 +146,7 @@ impl Header {
         if bytes.u32(32)? != 0 {
             return Err(HeaderError::Unsupported("encryption"));
         }
-        let counts_clusters = u64::from(bytes.u32(56)?);
+        let counts_clusters = u64::from(bytes.u32(COUNTS_CLUSTERS)?);
         let cluster_bits = bytes.u32(20)?;
         if !CLUSTER_BITS.contains(&cluster_bits) {
             return Err(HeaderError::Unsupported(
@@ -146,14 +154,14 @@ impl Header {
             ));
         }
         let header = Self {
-            size: bytes.u64(24)?,
+            size: bytes.u64(SIZE)?,
             backing: read_backing(&bytes, length)?,
             has_snapshots: bytes.u32(60)? != 0,
             version,
             cluster_bits,
-            l1_size: bytes.u32(36)? as usize,
-            l1_offset: bytes.u64(40)?,
-            counts_offset: bytes.u64(48)?,
+            l1_size: bytes.u32(L1_SIZE)? as usize,
+            l1_offset: bytes.u64(L1_OFFSET)?,
+            counts_offset: bytes.u64(COUNTS_OFFSET)?,
             counts_bytes: (counts_clusters << cluster_bits).min(MAX_COUNTS + 1) as usize,
             count_order,
             incompatible,

@@ -45,7 +45,7 @@ pub(in crate::virtio::block) struct Layered {
 struct Layer {
     /// What the file has of the disk, bytes; of what lies over others, more and more.
     bytes: AtomicU64,
-    /// Bytes of a block.
+    /// Bytes of a block, a power of two.
     block: u64,
     /// What the file does not grow past, bytes.
     limit: AtomicU64,
@@ -345,7 +345,7 @@ impl Layer {
 
     /// Bytes that are whole blocks.
     fn whole(&self) -> u64 {
-        self.bytes() / self.block * self.block
+        self.bytes() & !(self.block - 1)
     }
 
     fn limit(&self) -> u64 {

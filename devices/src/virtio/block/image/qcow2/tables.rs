@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::entry::{self, Cluster};
 use super::header::{self, Header};
+use super::numbers;
 
 /// Most bytes of tables in memory: with clusters of 64 KiB, the tables of 128 GiB.
 const MAX_BYTES: u64 = 16 << 20;
@@ -174,8 +175,8 @@ impl Tables {
         fence(Ordering::Release);
         let empty = || (0..self.len()).map(|_| AtomicU64::new(0)).collect();
         let entries = place.entries.get_or_init(empty);
-        for (entry, bytes) in entries.iter().zip(bytes.as_chunks().0) {
-            entry.store(u64::from_be_bytes(*bytes), Ordering::Relaxed);
+        for (entry, number) in entries.iter().zip(numbers(bytes)) {
+            entry.store(number, Ordering::Relaxed);
         }
         place
             .version

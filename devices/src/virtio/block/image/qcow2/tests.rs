@@ -44,6 +44,12 @@ fn qemu_img(arguments: &[&str], directory: &Path) -> String {
     qemu("qemu-img", arguments, directory)
 }
 
+/// Has QEMU make an image, by its own options.
+fn create_by_qemu(options: &str, image: &str, size: &str, directory: &Path) {
+    let arguments = ["create", "-q", "-f", "qcow2", "-o", options, image, size];
+    qemu_img(&arguments, directory);
+}
+
 /// Neither errors nor leaks.
 #[track_caller]
 fn assert_clean(directory: &Path, image: &str) {
@@ -294,18 +300,12 @@ fn compressed_clusters_get_a_place_of_their_own() {
 fn small_clusters_and_growing_tables() {
     let images = Images::new();
     let size: u64 = 6 << 30;
-    let size_text = format!("{size}");
-    let arguments = [
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
+    create_by_qemu(
         "cluster_size=4096",
         "a.qcow2",
-        &size_text,
-    ];
-    qemu_img(&arguments, images.0.path());
+        &size.to_string(),
+        images.0.path(),
+    );
     // Behind so many clusters of nothing that the first table of counts is nearly full.
     let file = images.open("a.qcow2");
     file.set_len((4 << 30) - (1 << 20)).expect("sparse");
@@ -356,10 +356,7 @@ fn a_reader_sees_the_disk_through_its_layers() {
 fn what_cannot_be_used_is_refused_by_name() {
     let images = Images::new();
     let refused = |options: &str, writes: bool| {
-        let arguments = [
-            "create", "-q", "-f", "qcow2", "-o", options, "a.qcow2", "1M",
-        ];
-        qemu_img(&arguments, images.0.path());
+        create_by_qemu(options, "a.qcow2", "1M", images.0.path());
         let files = vec![images.open("a.qcow2")];
         let error = testing::layered(files, &[ImageFormat::Qcow2], writes);
         error.expect_err("refused").to_string()

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::counts::{Counts, patch_header};
-use super::header::Header;
+use super::header::{Header, L1_OFFSET, L1_SIZE, SIZE};
 use super::tables::Tables;
 use super::{PAGE, damaged, entry, put_numbers};
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
@@ -27,11 +27,6 @@ const ENTRIES: usize = PAGE / 8;
 
 /// Changes that may be in memory, some 128 bytes each. With clusters of 64 KiB they are 2 GiB of a disk.
 pub(super) const MAX_CHANGES: usize = 1 << 15;
-
-/// Offsets in the header.
-const SIZE: usize = 24;
-const L1_SIZE: usize = 36;
-const L1_OFFSET: usize = 40;
 
 /// An entry of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,8 +57,7 @@ impl Entry {
     /// What it is now; `None` if that is not in memory.
     fn now(self, tables: &Tables) -> Option<u64> {
         match self {
-            // The page goes on behind the table.
-            Self::First(at) if at >= tables.l1_len() => Some(0),
+            // The page may go on behind the table.
             Self::First(at) => Some(tables.l1(at)),
             Self::Second(table, at) => tables.load(table, at),
         }
@@ -299,16 +293,11 @@ impl Writer {
     /// Forgets what is written of a page.
     fn forget(&mut self, page: Entry, mark: u64) {
         let entries = page..page.later(ENTRIES);
-        let mut done = Vec::new();
-        for (entry, changes) in self.changes.range_mut(entries) {
+        let is_done = |_: &Entry, changes: &mut Changes| {
             self.count -= changes.forget(mark);
-            if changes.0.is_empty() {
-                done.push(*entry);
-            }
-        }
-        for entry in done {
-            self.changes.remove(&entry);
-        }
+            changes.0.is_empty()
+        };
+        self.changes.extract_if(entries, is_done).for_each(drop);
     }
 
     /// Takes their users from clusters that nothing durable leads to any more. Where that fails, what comes behind is

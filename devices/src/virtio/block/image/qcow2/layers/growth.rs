@@ -4,8 +4,9 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use super::super::damaged;
-use super::super::entry::{self, Cluster};
+use super::super::entry::Cluster;
 use super::super::header::{HeaderError, MAX_L1, TOO_LARGE, l1_entries, with_disk};
+use super::super::tables::Known;
 use super::{Found, Layered, State};
 
 fn refused(error: HeaderError) -> io::Error {
@@ -62,15 +63,11 @@ impl Layered {
             return Ok(());
         }
         self.load(state, start)?;
-        let (table, at) = top.tables.numbers(start >> top.bits);
-        let cluster = match entry::table(top.tables.l1(table)) {
-            None => Cluster::Below,
-            Some(_) => entry::cluster(top.tables.load(table, at).ok_or_else(damaged)?, top.bits),
-        };
-        match cluster {
-            Cluster::Zero { .. } => return Ok(()),
-            Cluster::Below if below <= old => return Ok(()),
-            _ => self.make_place(state, start)?,
+        match top.tables.find(start >> top.bits) {
+            Known::Unread => return Err(damaged()),
+            Known::Cluster(Cluster::Zero { .. }) => return Ok(()),
+            Known::Cluster(Cluster::Below) if below <= old => return Ok(()),
+            Known::Cluster(_) => self.make_place(state, start)?,
         }
         match self.load(state, start)? {
             (Found::Here { layer: 0, host, .. }, _) => {

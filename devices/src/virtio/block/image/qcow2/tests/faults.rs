@@ -9,11 +9,7 @@ use crate::virtio::block::image::Place;
 const NEARLY_FULL: [u64; 2] = [(8 << 20) - 4096, (4 << 30) - (1 << 20)];
 
 fn image(images: &Images, bytes: u64) -> Layered {
-    let options = "cluster_size=4096";
-    let arguments = [
-        "create", "-q", "-f", "qcow2", "-o", options, "a.qcow2", "6G",
-    ];
-    qemu_img(&arguments, images.0.path());
+    create_by_qemu("cluster_size=4096", "a.qcow2", "6G", images.0.path());
     let file = images.open("a.qcow2");
     file.set_len(bytes).expect("sparse");
     images.layered(&[("a.qcow2", ImageFormat::Qcow2)])

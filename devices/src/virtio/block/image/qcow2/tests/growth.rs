@@ -58,18 +58,7 @@ fn tables_grow_with_the_disk() {
     let mut fails = 0;
     for fault in 0..10 {
         let images = Images::new();
-        let options = "cluster_size=4096";
-        let arguments = [
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            options,
-            "top.qcow2",
-            "1M",
-        ];
-        qemu_img(&arguments, images.0.path());
+        create_by_qemu("cluster_size=4096", "top.qcow2", "1M", images.0.path());
         let image = images.layered(&[TOP]);
         write(&image, 4096, &[1; 4096]);
         for size in [first, second] {
@@ -109,18 +98,7 @@ fn a_table_that_has_moved_stays_there() {
     let mut fails = 0;
     for fault in 1..8 {
         let images = Images::new();
-        let options = "cluster_size=4096";
-        let arguments = [
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            options,
-            "top.qcow2",
-            "8M",
-        ];
-        qemu_img(&arguments, images.0.path());
+        create_by_qemu("cluster_size=4096", "top.qcow2", "8M", images.0.path());
         let image = images.layered(&[TOP]);
         write(&image, 0, &[1; 4096]);
         flush(&image);
@@ -150,17 +128,7 @@ fn version_2_grows_over_nothing() {
         ("compat=0.10", true),
         ("compat=0.10,backing_file=base.raw,backing_fmt=raw", false),
     ] {
-        let arguments = [
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            options,
-            "top.qcow2",
-            "1M",
-        ];
-        qemu_img(&arguments, images.0.path());
+        create_by_qemu(options, "top.qcow2", "1M", images.0.path());
         let mut files = vec![TOP];
         if !is_good {
             files.push(("base.raw", ImageFormat::Raw));
