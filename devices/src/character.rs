@@ -1,21 +1,28 @@
 //! The host's side of a stream of bytes: a unix socket with one client at a time, a file, or a terminal or
 //! pipe, and a log beside it. Nothing here waits.
 
+mod bounded;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SocketFlags;
 use serde::{Deserialize, Serialize};
 
-/// A file that output goes to is not made larger than this, bytes: guests write without end.
-pub const FILE_LIMIT: u64 = 16 << 20;
+use self::bounded::BoundedFile;
+pub use self::bounded::FILE_LIMIT;
+
+/// Most bytes written to a terminal or pipe that said it is writable: what a pipe always takes
+/// then is `PIPE_BUF`, what a terminal takes is less.
+const STREAM_CHUNK: usize = 256;
 
 /// What a back-end's descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +57,7 @@ pub enum Read {
 pub struct Character {
     side: Side,
     /// Copy of all output, if the back-end keeps one.
-    log: Option<File>,
+    log: Option<BoundedFile>,
     /// Readable when something may have happened; what, is found out by trying.
     events: OwnedFd,
 }
@@ -61,31 +68,77 @@ enum Side {
         listener: OwnedFd,
         client: Option<OwnedFd>,
     },
-    File(OwnedFd),
+    /// Either is gone once it failed, or the input is at its end.
+    Streams {
+        input: Option<OwnedFd>,
+        output: Option<Output>,
+    },
+}
+
+#[derive(Debug)]
+enum Output {
+    File(BoundedFile),
+    /// A terminal or a pipe, whose flags are others', too: it is asked before each write.
+    Stream(OwnedFd),
 }
 
 impl Character {
     /// Takes over a descriptor. Fails if the process has no descriptors left.
     pub fn new(kind: CharacterKind, descriptor: OwnedFd, log: Option<File>) -> io::Result<Self> {
-        let events = epoll::create(CreateFlags::CLOEXEC)?;
-        let side = match kind {
-            CharacterKind::File => Side::File(descriptor),
-            CharacterKind::Socket => {
-                rustix::io::ioctl_fionbio(&descriptor, true)?;
-                let (data, flags) = (EventData::new_u64(0), EventFlags::IN);
-                epoll::add(&events, &descriptor, data, flags)?;
-                Side::Socket {
-                    listener: descriptor,
-                    client: None,
-                }
-            }
-        };
-        Ok(Self { side, log, events })
+        match kind {
+            CharacterKind::File => Self::streams(None, Some(descriptor), log),
+            CharacterKind::Socket => Self::socket(descriptor, log),
+        }
     }
 
-    /// To be watched: readable when the other side came, went, wrote or took something.
+    /// A listening unix stream socket.
+    pub fn socket(listener: OwnedFd, log: Option<File>) -> io::Result<Self> {
+        let events = epoll::create(CreateFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        watch(&events, &listener, EventFlags::IN)?;
+        let client = None;
+        Ok(Self::of(Side::Socket { listener, client }, log, events))
+    }
+
+    /// Terminals, pipes or files to read from and to write to.
+    pub fn streams(
+        input: Option<OwnedFd>,
+        output: Option<OwnedFd>,
+        log: Option<File>,
+    ) -> io::Result<Self> {
+        let events = epoll::create(CreateFlags::CLOEXEC)?;
+        if let Some(input) = &input {
+            watch(&events, input, EventFlags::IN)?;
+        }
+        let output = match output {
+            Some(file) if is_file(file.as_fd()) => {
+                Some(Output::File(BoundedFile::new(file, "file")))
+            }
+            Some(stream) => {
+                watch(&events, &stream, EventFlags::OUT)?;
+                Some(Output::Stream(stream))
+            }
+            None => None,
+        };
+        Ok(Self::of(Side::Streams { input, output }, log, events))
+    }
+
+    fn of(side: Side, log: Option<File>, events: OwnedFd) -> Self {
+        let log = log.map(|log| BoundedFile::new(log.into(), "log"));
+        Self { side, log, events }
+    }
+
+    /// To be watched for edges: readable when the other side came, went, wrote or took something.
     pub fn events(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
+    }
+
+    /// Whether what is read is typed by somebody at a terminal.
+    pub fn is_terminal(&self) -> bool {
+        match &self.side {
+            Side::Streams { input, .. } => input.as_ref().is_some_and(rustix::termios::isatty),
+            Side::Socket { .. } => false,
+        }
     }
 
     /// Whether somebody is there, after looking for a new client.
@@ -99,27 +152,31 @@ impl Character {
             if let Some(client) = client {
                 let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP;
                 // Without it the client is served when the guest does something.
-                let _ = epoll::add(&self.events, &*client, EventData::new_u64(1), flags);
+                let _ = watch(&self.events, client, flags);
             }
         }
         client.is_some()
     }
 
-    /// Reads what the other side wrote; a client that is gone is no client any more.
+    /// Reads what the other side wrote; a client that is gone is no client any more, and what is at its end is
+    /// read no more.
     pub fn read(&mut self, buffer: &mut [u8]) -> Read {
-        let Side::Socket {
-            client: Some(client),
-            ..
-        } = &self.side
-        else {
+        let from = match &self.side {
+            Side::Socket { client, .. } => client.as_ref(),
+            // Others, who share it, may have taken what was there.
+            Side::Streams { input, .. } => input
+                .as_ref()
+                .filter(|input| is_ready(input.as_fd(), PollFlags::IN, Duration::ZERO)),
+        };
+        let Some(from) = from else {
             return Read::Nothing;
         };
-        match rustix::io::retry_on_intr(|| rustix::io::read(client, &mut *buffer)) {
+        match retry_on_intr(|| rustix::io::read(from, &mut *buffer)) {
             Ok(0) if buffer.is_empty() => Read::Nothing,
             Ok(count) if count > 0 => Read::Bytes(count),
             Err(Errno::AGAIN) => Read::Nothing,
             Ok(_) | Err(_) => {
-                self.hang_up();
+                self.end_input();
                 Read::Nothing
             }
         }
@@ -127,46 +184,107 @@ impl Character {
 
     /// Writes for the other side, and into the log.
     pub fn write(&mut self, bytes: &[u8]) -> Written {
-        let written = match &self.side {
-            Side::Socket { client: None, .. } => Ok(bytes.len()),
+        let written = match &mut self.side {
+            Side::Socket { client: None, .. } | Side::Streams { output: None, .. } => {
+                Ok(bytes.len())
+            }
             Side::Socket {
                 client: Some(client),
                 ..
-            } => rustix::io::retry_on_intr(|| rustix::io::write(client, bytes)),
-            Side::File(file) => Ok(append(file.as_fd(), bytes)),
+            } => retry_on_intr(|| rustix::io::write(&*client, bytes)),
+            Side::Streams {
+                output: Some(Output::File(file)),
+                ..
+            } => {
+                file.append(bytes);
+                Ok(bytes.len())
+            }
+            Side::Streams {
+                output: Some(Output::Stream(stream)),
+                ..
+            } => write_if_ready(stream.as_fd(), bytes),
         };
         let count = match written {
             Ok(count) => count,
             Err(Errno::AGAIN) => return Written::Full,
             Err(_) => {
-                self.hang_up();
+                self.end_output();
                 bytes.len()
             }
         };
-        if let Some(log) = &self.log {
-            append(log.as_fd(), &bytes[..count]);
+        if let Some(log) = &mut self.log {
+            log.append(&bytes[..count]);
         }
         Written::Bytes(count)
     }
 
-    fn hang_up(&mut self) {
-        if let Side::Socket { client, .. } = &mut self.side {
-            *client = None;
+    /// Waits until the other side takes more, or for `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let to = match &self.side {
+            Side::Socket { client, .. } => client.as_ref(),
+            Side::Streams {
+                output: Some(Output::Stream(stream)),
+                ..
+            } => Some(stream),
+            Side::Streams { .. } => None,
+        };
+        if let Some(to) = to {
+            is_ready(to.as_fd(), PollFlags::OUT, timeout);
+        }
+    }
+
+    fn end_input(&mut self) {
+        match &mut self.side {
+            Side::Socket { client, .. } => *client = None,
+            Side::Streams { input, .. } => forget(&self.events, input.take()),
+        }
+    }
+
+    fn end_output(&mut self) {
+        match &mut self.side {
+            Side::Socket { client, .. } => *client = None,
+            Side::Streams { output, .. } => {
+                if let Some(Output::Stream(stream)) = output.take() {
+                    forget(&self.events, Some(stream));
+                }
+            }
         }
     }
 }
 
-/// Appends to a file as far as it may grow; what goes beyond is lost, so all bytes are gone.
-fn append(file: BorrowedFd<'_>, bytes: &[u8]) -> usize {
-    let room =
-        rustix::fs::fstat(file).map_or(0, |stat| match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => FILE_LIMIT.saturating_sub(stat.st_size.unsigned_abs()),
-            _ => FILE_LIMIT,
-        });
-    let len = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-    if len > 0 {
-        // A full file system loses output as a full file does.
-        let _ = rustix::io::write(file, &bytes[..len]);
+fn watch(events: &OwnedFd, fd: &OwnedFd, flags: EventFlags) -> io::Result<()> {
+    match epoll::add(events, fd, EventData::new_u64(0), flags) {
+        // Files, which are always ready.
+        Err(Errno::PERM) => Ok(()),
+        done => Ok(done?),
     }
-    bytes.len()
+}
+
+/// Closes what was watched. Others may have the same stream open, so it would be watched on.
+fn forget(events: &OwnedFd, fd: Option<OwnedFd>) {
+    if let Some(fd) = fd {
+        let _ = epoll::delete(events, fd);
+    }
+}
+
+fn is_file(fd: BorrowedFd<'_>) -> bool {
+    let stat = rustix::fs::fstat(fd);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+}
+
+fn write_if_ready(stream: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
+    if !is_ready(stream, PollFlags::OUT, Duration::ZERO) {
+        return Err(Errno::AGAIN);
+    }
+    let chunk = &bytes[..bytes.len().min(STREAM_CHUNK)];
+    retry_on_intr(|| rustix::io::write(stream, chunk))
+}
+
+fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout: Duration) -> bool {
+    let timeout = Timespec {
+        tv_sec: timeout.as_secs().cast_signed(),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // Errors and hang-ups count as ready: the call that follows tells.
+    poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&timeout)).is_ok_and(|ready| ready > 0)
 }

@@ -69,8 +69,10 @@ fn attack(vmi: &Vmi, secs: u64, words: &str) {
     let run = Run::new(vmi);
     let image = image::zeros(&run.dir(), "root.img", MIB);
     let constant = image::filled(&run.dir(), "constant.img", MIB);
+    let extra = image::zeros(&run.dir(), "extra.img", MIB);
     let run = run.volume("root", &image).volume("constant", &constant);
     let mut guest = run
+        .arg("--hotplug-slots=2")
         .payload(&format!("hostile secs={secs} {words}"))
         .within(network.wrapper())
         .start();
@@ -78,7 +80,9 @@ fn attack(vmi: &Vmi, secs: u64, words: &str) {
     let vm = guest.child("podvisor-vm");
     let files = mapped_files(vm);
     let watches = [vm, guest.pid()].map(Watch::start);
-    wait_for_the_end(&guest);
+    let given = wait_for_the_end(&guest, &extra);
+    println!("a disk was given back {given} times");
+    assert!(given > 0, "no disk was given back");
     let canary = guest.result("canary");
     let result = guest.wait_for("RESULT hostile=done");
     assert_eq!(mapped_files(vm), files);
@@ -108,14 +112,29 @@ fn attack(vmi: &Vmi, secs: u64, words: &str) {
     network.pod.assert_is(&before);
 }
 
-/// Waits as long as the guest says every few seconds that it goes on.
-fn wait_for_the_end(guest: &Guest) {
+/// Waits as long as the guest says every few seconds that it goes on. A disk comes meanwhile and is to go, which it
+/// does when the guest, who writes anything to any register, happens to give it back; how often it did.
+fn wait_for_the_end(guest: &Guest, extra: &Path) -> usize {
+    let extra = extra.to_str().expect("UTF-8");
+    let (mut is_there, mut given) = (false, 0);
     let said = |line: &str| match line {
         line if line.starts_with("RESULT canary=") => Some(true),
         line if line.starts_with("ROUND ") => Some(false),
         _ => None,
     };
-    while !guest.console.wait_for_match(said, PATIENCE) {}
+    while !guest.console.wait_for_match(said, PATIENCE) {
+        // Neither succeeds when the guest is at its end.
+        is_there = is_there || guest.ctl(&["attach", "extra", extra]).status.success();
+        if is_there
+            && guest
+                .ctl(&["detach", "extra", "seconds=2"])
+                .status
+                .success()
+        {
+            (is_there, given) = (false, given + 1);
+        }
+    }
+    given
 }
 
 #[track_caller]

@@ -92,3 +92,48 @@ fn a_watcher_hears_of_clients_and_of_what_they_write() {
     drop(client);
     assert!(heard());
 }
+
+/// Descriptors that others have, too, as a terminal's: a stream that has ended is watched no more.
+#[test]
+fn streams_are_used_until_they_end() {
+    let (input, mut typed) = std::io::pipe().expect("pipe");
+    let (mut seen, output) = std::io::pipe().expect("pipe");
+    let _others = [OwnedFd::from(input.try_clone().expect("descriptor"))];
+    let character = Character::streams(Some(input.into()), Some(output.into()), None);
+    let mut character = character.expect("descriptors");
+    let mut buffer = [0; 16];
+    assert!(!character.is_terminal());
+    assert_eq!(character.read(&mut buffer), Read::Nothing);
+    typed.write_all(b"ping").expect("written");
+    assert_eq!(character.read(&mut buffer), Read::Bytes(4));
+    let mut sent = 0;
+    while let Written::Bytes(count) = character.write(&[7; 4096]) {
+        assert!((1..=STREAM_CHUNK).contains(&count), "{count}");
+        sent += count;
+    }
+    character.wait(Duration::ZERO);
+    let mut all = vec![0; sent];
+    seen.read_exact(&mut all).expect("read");
+    assert_eq!(character.write(b"pong"), Written::Bytes(4));
+
+    drop((typed, seen));
+    assert!(is_ready(character.events(), PollFlags::IN, Duration::ZERO));
+    assert_eq!(character.read(&mut buffer), Read::Nothing);
+    assert_eq!(character.write(b"lost"), Written::Bytes(4), "for nobody");
+    assert!(!is_ready(character.events(), PollFlags::IN, Duration::ZERO));
+}
+
+#[test]
+fn a_file_is_read_to_its_end() {
+    let mut file = tempfile::tempfile().expect("file");
+    file.write_all(b"ping").expect("written");
+    std::io::Seek::rewind(&mut file).expect("seek");
+    let character = Character::streams(Some(file.into()), None, None);
+    let mut character = character.expect("descriptors");
+    let mut buffer = [0; 3];
+    assert_eq!(character.read(&mut buffer), Read::Bytes(3));
+    assert_eq!(character.read(&mut buffer), Read::Bytes(1));
+    for _ in 0..2 {
+        assert_eq!(character.read(&mut buffer), Read::Nothing);
+    }
+}

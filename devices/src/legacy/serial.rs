@@ -60,7 +60,8 @@ impl ConsoleQueue {
         self.event.clear();
     }
 
-    fn wake(&self) {
+    /// Wakes the event loop.
+    pub fn wake(&self) {
         self.event.wake();
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use devices::character::Character;
 use devices::host_errors::HostErrors;
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
@@ -13,7 +15,7 @@ use devices::virtio::block;
 use devices::virtio::spec::DeviceOptions;
 
 use super::ProcessError;
-use crate::console::{Console, ConsoleFds};
+use crate::console::Console;
 use crate::control::{Create, FdRole};
 use crate::kvm::Hypervisor;
 use crate::machine::{Boot, BuildError, DeviceResource, Resources};
@@ -33,6 +35,28 @@ pub(super) struct Inputs {
     pub(super) exit_on_reboot: bool,
     /// Tell the launcher the steps of the start.
     pub(super) boot_trace: bool,
+}
+
+/// Where the serial console goes.
+#[derive(Default)]
+struct ConsoleFds {
+    /// Terminal, pipe or file to read from.
+    input: Option<OwnedFd>,
+    /// Terminal, pipe or file to write to.
+    output: Option<OwnedFd>,
+    /// Listening unix socket.
+    listener: Option<OwnedFd>,
+    /// Copy of all output.
+    log: Option<File>,
+}
+
+impl ConsoleFds {
+    fn open(self) -> io::Result<Character> {
+        match self.listener {
+            Some(listener) => Character::socket(listener, self.log),
+            None => Character::streams(self.input, self.output, self.log),
+        }
+    }
 }
 
 /// Descriptors of a snapshot.
@@ -112,6 +136,7 @@ pub(super) fn sort_fds(
     let saved = snapshot.load(&ram)?;
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
+    let console = console.open().map_err(ProcessError::Epoll)?;
     let resources = Resources {
         hypervisor,
         host_cpu: create.host_cpu,
