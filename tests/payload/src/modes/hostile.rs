@@ -14,6 +14,7 @@ mod ports;
 mod racer;
 mod registers;
 mod rings;
+mod slots;
 mod values;
 
 use crate::machine::Machine;
@@ -39,6 +40,7 @@ const ATTACKS: &[Attack] = &[
     ("notify", rings::flood),
     ("ports", ports::attack),
     ("console", ports::console),
+    ("slots", slots::attack),
 ];
 /// Attacks that stay within virtio functions.
 const VIRTIO_ONLY: &[&str] = &[
@@ -53,7 +55,7 @@ const VIRTIO_ONLY: &[&str] = &[
 ];
 
 /// Attacks after which used rings are where [`rings`] has put them.
-const APART: &[&str] = &["rings", "resets", "notify", "msix", "console", "ports"];
+const APART: &[&str] = &["rings", "resets", "notify", "msix", "console", "ports", "slots"];
 
 const MAX_TARGETS: usize = 16;
 const MAX_FUNCTIONS: usize = 24;

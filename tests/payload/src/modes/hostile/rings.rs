@@ -30,7 +30,7 @@ pub struct Ring {
     avail: u16,
 }
 
-type Rings = [Option<Ring>; MAX_QUEUES as usize];
+pub type Rings = [Option<Ring>; MAX_QUEUES as usize];
 
 /// Sets a device up more or less correctly and feeds it.
 pub fn attack(h: &mut Hostile) {
@@ -57,7 +57,7 @@ pub fn attack(h: &mut Hostile) {
     }
 }
 
-fn prey(target: &Target, ring: &Ring) -> Prey {
+pub fn prey(target: &Target, ring: &Ring) -> Prey {
     Prey {
         ring: ring.base,
         size: ring.size.into(),
@@ -387,7 +387,7 @@ pub fn kick(h: &mut Hostile, ring: &Ring) {
 }
 
 /// From nothing to about a millisecond.
-fn linger(h: &mut Hostile) {
+pub fn linger(h: &mut Hostile) {
     for _ in 0..1u64 << h.values.prng.below(16) {
         cpu::pause();
     }
