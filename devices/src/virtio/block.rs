@@ -14,6 +14,7 @@ mod config;
 mod engine;
 mod errors;
 mod file;
+mod flatten;
 mod handler;
 mod image;
 mod prompt;
@@ -38,6 +39,7 @@ use crate::state::{RestoreError, SaveError, Saved, State};
 use crate::virtio::block::config::{Config, F_FLUSH};
 pub use crate::virtio::block::errors::ErrorPolicy;
 use crate::virtio::block::errors::Errors;
+pub use crate::virtio::block::flatten::flatten;
 use crate::virtio::block::handler::{BlockHandler, Shared};
 use crate::virtio::block::image::Image;
 #[cfg(any(test, feature = "testing"))]

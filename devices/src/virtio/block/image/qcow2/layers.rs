@@ -4,6 +4,7 @@ mod as_image;
 mod growth;
 mod places;
 mod special;
+mod zeros;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

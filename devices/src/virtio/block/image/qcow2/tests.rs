@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod flat;
 mod growth;
 
 use std::fs::{self, File};
