@@ -102,7 +102,10 @@ fn attack(vmi: &Vmi, secs: u64, words: &str) {
     }
     check_growth(&vm);
     check_growth(&launcher);
-    let lines = guest.log.text().lines().count();
+    let log = guest.log.text();
+    // Each call that adds the disk or asks for it has a line, which is our doing.
+    let lines = log.lines().filter(|line| !line.contains("DEBUG Reply("));
+    let lines = lines.count();
     println!("log: {lines} lines");
     assert!(lines < MAX_LOG, "the guest can fill the log");
     assert!(
