@@ -256,3 +256,55 @@ impl ConfigSpace {
         self.put(PCI_CFG_DATA, &data);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::{balloon, block, console, net, rng};
+
+    /// What drivers of machine version 1 find beside ids and classes: the BAR and the capabilities, each with its
+    /// place in the BAR.
+    const SAME: [(usize, u32); 18] = [
+        (0x04, 0x0010_0000),
+        (0x10, 0x4),
+        (0x2c, 0x1100_1af4),
+        (0x34, 0x40),
+        (0x44, 0x4000),
+        (0x48, 0x5000),
+        (0x4c, 0x0110_5c09),
+        (0x58, 0x1000),
+        (0x5c, 0x0310_6c09),
+        (0x64, 0x1000),
+        (0x68, 0x1000),
+        (0x6c, 0x0410_7c09),
+        (0x74, 0x2000),
+        (0x78, 0x1000),
+        (0x7c, 0x0214_9009),
+        (0x84, 0x3000),
+        (0x88, 0x1000),
+        (0x8c, 0x4),
+    ];
+
+    /// A release that changes this adds a version.
+    #[test]
+    fn machine_version_1_keeps_its_functions() {
+        for (info, vectors, id, class) in [
+            (&block::INFO, 2, 0x1042_1af4, 0x0180_0001),
+            (&net::INFO, 3, 0x1041_1af4, 0x0200_0001),
+            (&rng::INFO, 2, 0x1044_1af4, 0x00ff_0001),
+            (&balloon::INFO, 5, 0x1045_1af4, 0x00ff_0001),
+            (&console::INFO, 5, 0x1043_1af4, 0x0780_0001),
+        ] {
+            let space = ConfigSpace::new(info, vectors);
+            let words = space.bytes.chunks_exact(4);
+            let words = words.map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
+            let words = (0_usize..).step_by(4).zip(words);
+            let found: Vec<_> = words.filter(|(_, word)| *word != 0).collect();
+            let table = u32::from(vectors - 1) << 16 | 0x4c11;
+            let mut wanted = SAME.to_vec();
+            wanted.extend([(0, id), (8, class), (0x40, table), (0x90, 0x0514_0009)]);
+            wanted.sort_unstable();
+            assert_eq!(found, wanted, "type {}", info.virtio_type);
+        }
+    }
+}

@@ -4,6 +4,7 @@
 
 use kvm_bindings::CpuId;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::cpuid::CpuidTemplate;
 use super::features;
@@ -213,4 +214,27 @@ fn no_feature_of_a_whole_processor_goes() {
         super::policy::apply_all(&mut guest, &plan(1, 1, 1, &[])).expect("a guest's table");
         assert_eq!(guest.as_slice(), host.as_slice());
     }
+}
+
+/// What guests of machine version 1 are shown of a processor, bit by bit. A release that changes this adds a version.
+#[test]
+fn machine_version_1_keeps_its_processors() {
+    let digests = [INTEL, AMD, EMULATED].map(|table| {
+        let mut seen = Sha256::new();
+        for_each_vcpu(table, |_, cpuid| {
+            for entry in cpuid.as_slice() {
+                let registers = [entry.eax, entry.ebx, entry.ecx, entry.edx];
+                let place = [entry.function, entry.index, entry.flags];
+                let words = place.into_iter().chain(registers);
+                words.for_each(|word| seen.update(word.to_le_bytes()));
+            }
+        });
+        seen.finalize()[..8].to_vec()
+    });
+    let known: [[u8; 8]; 3] = [
+        [27, 176, 125, 251, 153, 103, 205, 220],
+        [198, 244, 210, 49, 163, 116, 28, 39],
+        [233, 137, 113, 175, 106, 253, 47, 187],
+    ];
+    assert_eq!(digests, known);
 }
