@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
+use devices::virtio::registry::AnyOptions;
+use devices::virtio::rng::RngOptions;
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
 use crate::control::DiskError;
@@ -530,6 +533,7 @@ enum Happening {
     Call(Command),
     Finish,
     Refuse,
+    Fail,
     Guest(u8),
     Late,
 }
@@ -549,11 +553,23 @@ fn happening() -> impl Strategy<Value = Happening> {
         }),
         Just(detach("a")),
         Just(detach("b")),
+        Just(Command::Attach {
+            name: "a".to_owned(),
+            options: Box::new(AnyOptions::Rng(RngOptions {})),
+        }),
+        Just(Command::Device {
+            name: nic(),
+            order: Value::Null
+        }),
+        any::<bool>().prop_map(|stop| Command::Snapshot { stop }),
+        Just(Command::Dump),
+        Just(Command::Reboot),
     ];
     prop_oneof![
         6 => command.prop_map(Happening::Call),
         5 => Just(Happening::Finish),
         1 => Just(Happening::Refuse),
+        1 => Just(Happening::Fail),
         3 => (0_u8..9).prop_map(Happening::Guest),
         1 => Just(Happening::Late),
         2 => Just(Happening::Kernel),
@@ -595,6 +611,10 @@ proptest! {
                 }
                 Happening::Finish => machine.finish(Ok(())),
                 Happening::Refuse => machine.finish(Err(JobError::Refused(Refusal::Busy))),
+                Happening::Fail => {
+                    let causes = Vec::new();
+                    machine.finish(Err(JobError::Fatal(Event::InternalError { causes })));
+                }
                 Happening::Guest(0) => machine.input(Input::GuestReset),
                 Happening::Guest(1) => machine.input(Input::GuestPanicNotice),
                 Happening::Guest(2) => machine.input(Input::ConsoleEscape),
@@ -622,7 +642,10 @@ proptest! {
         prop_assert_eq!(machine.replies.len() as u64, calls);
         let is_last = |event: &&Event| matches!(
             event,
-            Event::GuestShutdown | Event::GuestCrashed(_) | Event::Stopped
+            Event::GuestShutdown
+                | Event::GuestCrashed(_)
+                | Event::Stopped
+                | Event::InternalError { .. }
         ) || (exit_on_reboot && **event == Event::Reset);
         let last = machine.events.iter().filter(is_last).count();
         prop_assert_eq!(last, usize::from(machine.ended));
