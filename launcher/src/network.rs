@@ -44,6 +44,7 @@ pub use self::guard::NetworkGuard;
 pub use self::lease::of_files as lease_of_files;
 pub use self::prepare::prepare;
 pub use self::record::{NicRecord, NicStatus, show};
+pub use self::state::kept_in_file;
 
 use crate::vmi::{DhcpOptions, Port, Protocol, Subnet};
 

@@ -171,11 +171,16 @@ impl SavedInterface {
             .filter_map(|hex| RouteMessage::parse(&from_hex(hex)?[..]).ok())
     }
 
+    /// What a file's contents say, if this release knows it.
+    fn parse(contents: &[u8]) -> Option<Self> {
+        let saved: Self = serde_json::from_slice(contents).ok()?;
+        (saved.version == VERSION).then_some(saved)
+    }
+
     /// The state of `interface` in `file`, if it belongs to `place`.
     pub(super) fn load(file: &Path, place: &Place, interface: &str) -> Option<Self> {
-        let saved: Self = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
-        let fits = saved.version == VERSION && saved.interface == interface;
-        (fits && saved.place == *place).then_some(saved)
+        let saved = Self::parse(&fs::read(file).ok()?)?;
+        (saved.interface == interface && saved.place == *place).then_some(saved)
     }
 
     /// Whether the change is there, or a part of it: the marked bridge is.
@@ -214,6 +219,14 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         .chunks_exact(2)
         .map(|pair| (pair[0] << 4 | pair[1]) as u8);
     digits.len().is_multiple_of(2).then(|| bytes.collect())
+}
+
+/// Reads what is kept for the next run as that would: the settings that it would put back, each with its value. For a
+/// fuzzer, since anybody may have written the file.
+pub fn kept_in_file(contents: &[u8]) -> Option<Vec<String>> {
+    let saved = SavedInterface::parse(contents)?;
+    let _ = (saved.addresses().count(), saved.routes().count());
+    Some(saved.settings().iter().map(ToString::to_string).collect())
 }
 
 #[cfg(test)]
