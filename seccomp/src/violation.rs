@@ -68,7 +68,7 @@ extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c
     match REPORT.get() {
         Some(Report::Event(socket)) => event(ROLE.get(), number).write_to(*socket),
         Some(Report::Message { json, name }) => {
-            message(*json, ROLE.get(), number, name(number)).write_to(libc::STDERR_FILENO);
+            message(*json, ROLE.get(), number, name(number)).write_to_log();
             // SAFETY: ends the process.
             unsafe { libc::_exit(1) };
         }
@@ -151,6 +151,31 @@ impl Message {
         let bytes = self.bytes();
         // SAFETY: writes bytes of this value.
         unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    }
+
+    /// The same, without waiting for who reads the log, where the kernel can.
+    fn write_to_log(&self) {
+        let bytes = self.bytes();
+        let part = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        const HERE: libc::c_long = -1;
+        // SAFETY: writes the bytes of this value that `part` names.
+        let written = unsafe {
+            libc::syscall(
+                libc::SYS_pwritev2,
+                libc::STDERR_FILENO,
+                &raw const part,
+                1,
+                HERE,
+                HERE,
+                libc::RWF_NOWAIT,
+            )
+        };
+        if written < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) {
+            self.write_to(libc::STDERR_FILENO);
+        }
     }
 
     fn bytes(&self) -> &[u8] {

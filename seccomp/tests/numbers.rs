@@ -45,7 +45,12 @@ const HEADERS: [&str; 15] = [
 
 /// Constants that no header for programs has; the kernel's own, the same everywhere. Where a call
 /// takes a process, none is the caller.
-const UNPUBLISHED: [(&str, u64); 3] = [("AF_UNIX", 1), ("AF_NETLINK", 16), ("itself", 0)];
+const UNPUBLISHED: [(&str, u64); 4] = [
+    ("AF_UNIX", 1),
+    ("AF_NETLINK", 16),
+    ("STDERR_FILENO", 2),
+    ("itself", 0),
+];
 
 /// Names of process IDs, which are no constants.
 const PROCESSES: [&str; 3] = ["self", "vm", "launcher"];

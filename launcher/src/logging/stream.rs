@@ -3,22 +3,27 @@
 //!
 //! A pipe or a terminal is opened anew, which gives this process (and its fork) an open file description of its
 //! own that may be made non-blocking; the one it inherited belongs to others, too. Where that is refused, as for a
-//! container's user who does not own the pipe, and for sockets, which cannot be opened, it is asked for room
-//! first. Files take everything.
+//! container's user who does not own the pipe, and for sockets, which cannot be opened, each write says that it does
+//! not wait. Kernels before 6.4 do not know that of pipes: they are asked for room first, which another process may
+//! take in between. Files take everything.
 
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::LogFormat;
 
 /// Most bytes that a pipe takes at once, whole or not at all, if it takes any (pipe(7)).
 const PIPE_BUF: usize = 4096;
+
+/// For `pwritev2`: where the file is, as `write` has it.
+const HERE: u64 = u64::MAX;
 
 /// What has not been written, messages.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -28,8 +33,8 @@ static STREAM: OnceLock<Stream> = OnceLock::new();
 /// How standard error is written to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stream {
-    /// It must be asked for room before each write.
-    ask: bool,
+    /// It is shared with others, who let writes wait.
+    is_shared: bool,
     json: bool,
 }
 
@@ -37,7 +42,7 @@ impl Stream {
     /// Makes standard error fit for what follows.
     pub(super) fn open(format: LogFormat) -> Self {
         let stream = Self {
-            ask: may_block() && reopen().is_err(),
+            is_shared: may_block() && reopen().is_err(),
             json: format == LogFormat::Json,
         };
         *STREAM.get_or_init(|| stream)
@@ -66,14 +71,15 @@ impl Stream {
     fn try_put(self, mut rest: &[u8]) -> bool {
         let stderr = io::stderr();
         while !rest.is_empty() {
-            if self.ask && !has_room() {
-                return false;
-            }
             let chunk = &rest[..rest.len().min(PIPE_BUF)];
-            match rustix::io::write(&stderr, chunk) {
+            let written = match self.is_shared {
+                true => write_at_once(stderr.as_fd(), chunk),
+                false => rustix::io::write(&stderr, chunk),
+            };
+            match written {
                 Ok(0) => return false,
                 Ok(written) => rest = &rest[written..],
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(_) => return false,
             }
         }
@@ -119,10 +125,43 @@ fn reopen() -> rustix::io::Result<()> {
     rustix::stdio::dup2_stderr(&own)
 }
 
-fn has_room() -> bool {
-    let stderr = io::stderr();
-    let mut fds = [PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::OUT)];
+/// Writes what there is room for, now.
+fn write_at_once(to: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
+    match pwritev2(to, &[IoSlice::new(bytes)], HERE, ReadWriteFlags::NOWAIT) {
+        Err(Errno::OPNOTSUPP) if has_room(to) => rustix::io::write(to, bytes),
+        written => written,
+    }
+}
+
+fn has_room(to: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(to, PollFlags::OUT)];
     let now = Timespec::default();
     // A reader that has gone counts as room: the write says so.
     poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::thread;
+
+    use super::*;
+
+    /// Many write at the same time, and find room that another takes before them.
+    #[test]
+    fn a_shared_pipe_holds_nobody_up() {
+        let (ours, theirs) = io::pipe().expect("a pipe");
+        let (stream, other) = UnixStream::pair().expect("sockets");
+        let (datagram, another) = UnixDatagram::pair().expect("sockets");
+        for to in [theirs.as_fd(), stream.as_fd(), datagram.as_fd()] {
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| while write_at_once(to, &[b'x'; PIPE_BUF]).is_ok() {});
+                }
+            });
+            let full = write_at_once(to, &[b'x'; PIPE_BUF]);
+            assert_eq!(full, Err(Errno::AGAIN));
+        }
+        drop((ours, other, another));
+    }
 }
