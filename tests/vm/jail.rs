@@ -245,7 +245,7 @@ fn inject(thread: &Process) -> Child {
     let words = ["-qq", "-p", &thread.id(), "-e"];
     Command::new("strace")
         .args(words)
-        .arg("inject=!write,exit_group:retval=0:syscall=geteuid")
+        .arg("inject=!write,pwritev2,exit_group:retval=0:syscall=geteuid")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
