@@ -12,6 +12,7 @@
 
 mod agent;
 mod clock;
+mod credentials;
 mod directories;
 mod disk_name;
 mod domain;

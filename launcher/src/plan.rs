@@ -19,6 +19,7 @@ use vmm::layout::MAX_PCI_DEVICES;
 use vmm::plan::{BootPlan, CpuPlan, DevicePlan, MachinePlan, MachineVersion, MemoryPlan};
 
 pub use self::disks::{BaseFormat, DiskSource, ImagePath, ImageSource, Overlay};
+pub(crate) use self::iso::access_secret;
 pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, PublicKeys, Take};
 pub use self::needs::needs;
 pub use self::nics::NicSource;

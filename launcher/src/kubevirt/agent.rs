@@ -9,6 +9,7 @@
 //! ```
 
 mod channel;
+mod credentials;
 mod exec;
 mod freeze;
 mod polls;

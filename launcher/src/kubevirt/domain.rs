@@ -113,6 +113,8 @@ pub(super) struct Domain<'a> {
     pub(super) identity: &'a Identity,
     pub(super) facts: &'a Facts,
     pub(super) agent: &'a AgentView,
+    /// Whether the guest has the keys and passwords that it is to have.
+    pub(super) credentials: Option<&'a Result<(), String>>,
     pub(super) grace: &'a GracePeriod,
     pub(super) condition: Condition,
     /// When it went.
@@ -208,6 +210,24 @@ struct KubeVirt<'a> {
     #[serde(rename = "UID")]
     uid: &'a str,
     grace_period: &'a GracePeriod,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_credential: Option<AccessCredential<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct AccessCredential<'a> {
+    succeeded: bool,
+    message: &'a str,
+}
+
+impl<'a> AccessCredential<'a> {
+    fn new(result: &'a Result<(), String>) -> Self {
+        Self {
+            succeeded: result.is_ok(),
+            message: result.as_ref().err().map_or("", |reason| reason),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -362,6 +382,7 @@ impl<'a> Domain<'a> {
                     kubevirt: KubeVirt {
                         uid,
                         grace_period: self.grace,
+                        access_credential: self.credentials.map(AccessCredential::new),
                     },
                 },
                 devices: self.devices(),

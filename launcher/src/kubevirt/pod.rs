@@ -84,6 +84,7 @@ pub(super) struct Pod {
     alone: bool,
     facts: Facts,
     agent: AgentView,
+    credentials: Option<Result<(), String>>,
     pause_probes: bool,
     grace: GracePeriod,
     /// Virt-handler paused the machine, or wanted it so from the start.
@@ -117,6 +118,7 @@ impl Pod {
             alone: false,
             facts: Facts::default(),
             agent: AgentView::default(),
+            credentials: None,
             pause_probes: false,
             grace: GracePeriod::default(),
             paused_by_user: false,
@@ -172,6 +174,12 @@ impl Pod {
                 if self.phase == Phase::Up {
                     self.agent = *view;
                 }
+            }
+            Input::CredentialsSet(result) => {
+                if let Err(reason) = &result {
+                    tracing::warn!("keys and passwords of accessCredentials are not set: {reason}");
+                }
+                self.credentials = Some(result);
             }
             Input::Stop(signal) => self.stop(now, &signal, then),
             Input::Delivered => {
@@ -419,6 +427,7 @@ impl Pod {
             identity: &self.identity,
             facts: &self.facts,
             agent: &self.agent,
+            credentials: self.credentials.as_ref(),
             grace: &self.grace,
             condition,
             gone_since: self.gone_since.as_deref(),

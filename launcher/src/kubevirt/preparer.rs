@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use vmm::control::{self, ControlError};
 
 use self::machine::Maker;
+use super::credentials::Credentials;
 use super::domain::Facts;
 
 /// The launcher wants a machine. Two descriptors come with it: a file with the VMI, and the socket of the vm
@@ -55,6 +56,8 @@ pub(super) enum Done {
         /// The socket of the process comes with this that reads the kernel again when the guest reboots; then that of
         /// the guest's agent, if it has a port.
         boots_from_disk: bool,
+        /// For the guest's agent.
+        credentials: Credentials,
     },
     /// There is none.
     Failed {

@@ -203,7 +203,7 @@ fn public_keys(vmi: &Vmi, layout: CloudInitLayout, options: &PlanOptions) -> Opt
 }
 
 /// Where KubeVirt mounts a Secret with keys.
-pub(super) fn access_secret(name: &str) -> PathBuf {
+pub(crate) fn access_secret(name: &str) -> PathBuf {
     PathBuf::from(format!("{PRIVATE_DIR}/secret/{name}-access-cred"))
 }
 

@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
+use super::super::credentials::Credentials;
 use super::*;
 
 const SYNC: &str = "guest-sync-delimited";
@@ -17,12 +18,17 @@ const PING: &str = "guest-ping";
 const FREEZE: &str = "guest-fsfreeze-freeze";
 const THAW: &str = "guest-fsfreeze-thaw";
 
+/// What sets users' keys and passwords.
+const SETTING: [&str; 2] = ["guest-ssh-add-authorized-keys", "guest-set-user-password"];
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// An agent of a guest.
 #[derive(Default)]
 struct Played {
     heard: Vec<String>,
+    /// What set users' keys and passwords.
+    set: Vec<Value>,
     is_frozen: bool,
     /// A command that takes so long.
     slow: Option<(&'static str, Duration)>,
@@ -36,6 +42,9 @@ impl Played {
     fn answer(&mut self, request: &Value) -> Vec<u8> {
         let command = request["execute"].as_str().expect("a command");
         self.heard.push(command.to_owned());
+        if SETTING.contains(&command) {
+            self.set.push(request.clone());
+        }
         let (before, answer) = match command {
             SYNC => (&[0xff][..], request["arguments"]["id"].clone()),
             "guest-fsfreeze-status" => match self.is_frozen {
@@ -136,6 +145,31 @@ fn a_guest_that_is_paused_is_not_asked() {
         agent.set_runs(true);
         sleep(SECOND).await;
         assert_eq!(played.borrow().count(PING), 0);
+    });
+}
+
+#[test]
+fn keys_and_passwords_are_set_once_the_guest_runs() {
+    with_agent(async |agent, played| {
+        let credentials = Credentials {
+            keys: [("root".to_owned(), vec!["ssh-ed25519 a".to_owned()])].into(),
+            passwords: [("debian".to_owned(), "secret".to_owned())].into(),
+        };
+        agent.set_runs(false);
+        let set = tokio::task::spawn_local({
+            let agent = agent.clone();
+            async move { agent.set_credentials(&credentials).await }
+        });
+        sleep(60 * SECOND).await;
+        assert_eq!(played.borrow().set, Vec::<Value>::new());
+        agent.set_runs(true);
+        assert_eq!(set.await.expect("it ends"), Ok(()));
+        let keys = json!({"username": "root", "keys": ["ssh-ed25519 a"], "reset": true});
+        let password = json!({"username": "debian", "password": "c2VjcmV0", "crypted": false});
+        let request =
+            |command: &str, arguments| json!({"execute": command, "arguments": arguments});
+        let expected = [request(SETTING[0], keys), request(SETTING[1], password)];
+        assert_eq!(played.borrow().set, expected);
     });
 }
 

@@ -42,6 +42,7 @@ fn a_domain_as_virt_handler_reads_it() {
         identity: &identity,
         facts: &facts,
         agent: &AgentView::default(),
+        credentials: None,
         grace: &grace,
         condition: Condition::PausedByUser,
         gone_since: None,
@@ -113,4 +114,12 @@ fn a_domain_as_virt_handler_reads_it() {
         "2026-11-26T16:00:00Z"
     );
     assert_eq!(gone["Status"]["Status"], "NoState");
+    let refused = read(Domain {
+        credentials: Some(&Err("no such user".to_owned())),
+        ..domain
+    });
+    assert_eq!(
+        refused["Spec"]["Metadata"]["KubeVirt"]["AccessCredential"],
+        json!({"Succeeded": false, "Message": "no such user"})
+    );
 }

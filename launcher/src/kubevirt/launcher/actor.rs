@@ -18,6 +18,7 @@ use vmm::control::{self, Call, ControlError, Report};
 use vmm::footprint;
 
 use super::super::agent::Agent;
+use super::super::credentials::Credentials;
 use super::super::events;
 use super::super::monitor::{Wish, Word};
 use super::super::notify::{Event, Notifier};
@@ -65,6 +66,8 @@ pub(super) struct MachineWires {
     boot_reader: Option<OwnedFd>,
     /// The port of the guest's agent.
     agent: Option<OwnedFd>,
+    /// What it is to set.
+    credentials: Credentials,
 }
 
 /// The loop and all it owns.
@@ -81,6 +84,9 @@ pub(super) struct Actor {
     /// Of a machine that boots from its disk.
     boot_reader: Option<Rc<BootReader>>,
     agent: Rc<Agent>,
+    /// What it is to set each time that it is there again.
+    credentials: Rc<Credentials>,
+    agent_is_there: bool,
     sender: Sender<News>,
     notifier: Notifier,
     released: bool,
@@ -113,6 +119,8 @@ impl Actor {
             preparer: Some(wires.preparer),
             boot_reader: None,
             agent,
+            credentials: Rc::default(),
+            agent_is_there: false,
             sender,
             notifier,
             released: false,
@@ -146,9 +154,15 @@ impl Actor {
                 self.clients.insert(token, client);
                 self.step(Input::Ask { token, ask });
             }
-            Some(News::Input(input)) => self.step(input),
+            Some(News::Input(input)) => {
+                if let Input::Agent(view) = &input {
+                    self.see_agent(view.connected);
+                }
+                self.step(input);
+            }
             Some(News::Machine(prepared, wires)) => {
                 self.boot_reader = wires.boot_reader.map(BootReader::given).map(Rc::new);
+                self.credentials = Rc::new(wires.credentials);
                 self.listen_to_agent(wires.agent);
                 self.step(Input::Prepared(Ok(prepared)));
             }
@@ -252,6 +266,22 @@ impl Actor {
         if let Some(Err(error)) = listening {
             tracing::warn!("the guest's agent cannot be heard: {error}");
         }
+    }
+
+    /// An agent that has come gets what it is to set.
+    fn see_agent(&mut self, is_there: bool) {
+        let has_come = is_there && !self.agent_is_there;
+        self.agent_is_there = is_there;
+        if !has_come || *self.credentials == Credentials::default() {
+            return;
+        }
+        let (agent, credentials) = (self.agent.clone(), self.credentials.clone());
+        let inbox = self.sender.clone();
+        tokio::task::spawn_local(async move {
+            let set = agent.set_credentials(&credentials).await;
+            let set = set.map_err(|error| error.to_string());
+            let _ = inbox.send(News::Input(Input::CredentialsSet(set))).await;
+        });
     }
 
     /// Has the kernel read for a guest that reboots. It takes as long as the disk does, and nobody waits.
@@ -369,12 +399,14 @@ fn made(done: Done, descriptors: Vec<OwnedFd>) -> Result<News, Failure> {
             facts,
             exit_on_reboot,
             boots_from_disk,
+            credentials,
         } => {
             let mut descriptors = descriptors.into_iter();
             let mut wire = |is_there: bool| is_there.then(|| descriptors.next()).flatten();
             let wires = MachineWires {
                 boot_reader: wire(boots_from_disk),
                 agent: wire(facts.agent_port),
+                credentials,
             };
             let prepared = Prepared {
                 facts,

@@ -80,6 +80,8 @@ pub(in super::super) enum Input {
     Vm(LifeInput),
     /// Of the guest's agent.
     Agent(Box<AgentView>),
+    /// Whether the agent set users' keys and passwords, or why not.
+    CredentialsSet(Result<(), String>),
     /// The pod is to end; the signal's name.
     Stop(String),
     /// Virt-handler knows all that was published, or will not.

@@ -15,6 +15,7 @@ use vmm::control::{self, ControlError, Create, FdRole, Hello, VERSION};
 use super::{Done, Order};
 use crate::bootdisk::process::Reader;
 use crate::commands::{CommandError, machine_network};
+use crate::kubevirt::credentials::{self, CredentialsError};
 use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
 use crate::kubevirt::rpc::MAX_MESSAGE;
 use crate::plan::{self, LaunchPlan, PlanOptions};
@@ -45,6 +46,9 @@ pub(super) enum MakeError {
     /// Fields that cannot be honoured.
     #[error("The VirtualMachineInstance cannot be honoured:\n{0}")]
     Refused(Report),
+    /// What the guest's agent is to set.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// Something of the host is missing.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -69,10 +73,13 @@ impl MakeError {
     /// Another attempt will end alike.
     pub(super) fn is_final(&self) -> bool {
         match self {
-            Self::Json(_) | Self::Refused(_) | Self::HandOver(_) => true,
+            Self::Json(_)
+            | Self::Refused(_)
+            | Self::HandOver(_)
+            | Self::Credentials(CredentialsError::Field(_)) => true,
             // The disks are there, and nothing on them can be booted.
             Self::Command(CommandError::BootDisk(BootDiskError::Nothing { .. })) => true,
-            Self::Read(_) | Self::Command(_) => false,
+            Self::Read(_) | Self::Command(_) | Self::Credentials(_) => false,
         }
     }
 
@@ -116,8 +123,9 @@ impl Maker {
         { limited }
             .read_to_end(&mut bytes)
             .map_err(MakeError::Read)?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
+        let mut value: Value = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
         drop(bytes);
+        let credentials = credentials::take(&mut value)?;
         let agent = self.directory.join(AGENT);
         let mut plan = plan(&value, &agent)?;
         let kvm = resources::open_kvm()?;
@@ -152,6 +160,7 @@ impl Maker {
             facts,
             exit_on_reboot,
             boots_from_disk: boot_reader.is_some(),
+            credentials,
         };
         let boot_reader = boot_reader.map(BootReader::give);
         Ok((done, boot_reader.into_iter().chain(agent).collect()))

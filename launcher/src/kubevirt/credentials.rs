@@ -1,0 +1,275 @@
+//! SSH keys and passwords that the guest's agent is to set (`spec.accessCredentials` with the propagation method
+//! `qemuGuestAgent`): read from the pod's Secrets when the machine is made.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::plan::access_secret;
+
+/// Most bytes of all of them, for each user anew: they go to the launcher in one message.
+const MAX_BYTES: u64 = 16 << 10;
+
+/// Where a VMI has them.
+const FIELD: &str = "/spec/accessCredentials";
+
+/// A Secret cannot be read.
+#[derive(Debug, Error)]
+pub(super) enum CredentialsError {
+    /// The field is not what it should be.
+    #[error("spec.accessCredentials is not understood")]
+    Field(#[source] serde_json::Error),
+    /// The Secret is not there.
+    #[error("Cannot read the Secret {secret:?} of spec.accessCredentials")]
+    Secret {
+        /// Its name.
+        secret: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the agent is to set.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Credentials {
+    /// The keys of each user.
+    pub(super) keys: BTreeMap<String, Vec<String>>,
+    /// The password of each user.
+    pub(super) passwords: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Credentials {
+    /// Nothing that is secret.
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (keys, passwords) = (self.keys.len(), self.passwords.len());
+        write!(to, "keys of {keys} users, passwords of {passwords}")
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    ssh_public_key: Option<Keys>,
+    user_password: Option<Password>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Keys {
+    source: Source,
+    propagation_method: KeysMethod,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeysMethod {
+    qemu_guest_agent: Option<Users>,
+}
+
+#[derive(Deserialize)]
+struct Users {
+    #[serde(default)]
+    users: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Password {
+    source: Source,
+    propagation_method: PasswordMethod,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PasswordMethod {
+    qemu_guest_agent: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    secret: SecretName,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SecretName {
+    secret_name: String,
+}
+
+/// Takes what the agent is to set out of the VMI, so that what is left is for others.
+pub(super) fn take(vmi: &mut Value) -> Result<Credentials, CredentialsError> {
+    take_from(vmi, &access_secret)
+}
+
+fn take_from(
+    vmi: &mut Value,
+    directory: &impl Fn(&str) -> PathBuf,
+) -> Result<Credentials, CredentialsError> {
+    let mut credentials = Credentials::default();
+    let Some(Value::Array(entries)) = vmi.pointer_mut(FIELD) else {
+        return Ok(credentials);
+    };
+    let mut left = MAX_BYTES;
+    let mut others = Vec::new();
+    for value in std::mem::take(entries) {
+        match serde_json::from_value(value.clone()).map_err(CredentialsError::Field)? {
+            Entry {
+                ssh_public_key:
+                    Some(Keys {
+                        source,
+                        propagation_method:
+                            KeysMethod {
+                                qemu_guest_agent: Some(Users { users }),
+                            },
+                    }),
+                ..
+            } => {
+                for user in users {
+                    let files = read(directory, &source, &mut left)?;
+                    let keys = files.values().flat_map(|text| text.lines());
+                    let keys = keys.map(str::trim).filter(|key| !key.is_empty());
+                    let known = credentials.keys.entry(user).or_default();
+                    known.extend(keys.map(str::to_owned));
+                }
+            }
+            Entry {
+                user_password:
+                    Some(Password {
+                        source,
+                        propagation_method:
+                            PasswordMethod {
+                                qemu_guest_agent: Some(_),
+                            },
+                    }),
+                ..
+            } => credentials
+                .passwords
+                .extend(read(directory, &source, &mut left)?),
+            _ => others.push(value),
+        }
+    }
+    *entries = others;
+    Ok(credentials)
+}
+
+/// The files of a Secret by their names; what begins with `..` is kubelet's.
+fn read(
+    directory: &impl Fn(&str) -> PathBuf,
+    source: &Source,
+    left: &mut u64,
+) -> Result<BTreeMap<String, String>, CredentialsError> {
+    let secret = &source.secret.secret_name;
+    let is_name = !secret.is_empty() && !secret.contains('/');
+    let files = match is_name {
+        true => read_below(&directory(secret), left),
+        false => Err(io::ErrorKind::InvalidInput.into()),
+    };
+    files.map_err(|source| CredentialsError::Secret {
+        secret: secret.clone(),
+        source,
+    })
+}
+
+fn read_below(directory: &Path, left: &mut u64) -> io::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|name| !name.starts_with("..")) else {
+            continue;
+        };
+        let mut text = String::new();
+        let limit = *left + 1;
+        let file = File::open(&path)?;
+        file.take(limit).read_to_string(&mut text)?;
+        *left = left
+            .checked_sub((name.len() + text.len()) as u64)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        files.insert(name.to_owned(), text);
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn secrets() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for (path, text) in [
+            (
+                "keys-access-cred/key1",
+                "ssh-ed25519 one\n\nssh-ed25519 two\n",
+            ),
+            ("keys-access-cred/..data/key1", "kubelet's"),
+            ("words-access-cred/debian", "secret"),
+            ("long-access-cred/root", &"x".repeat(MAX_BYTES as usize + 1)),
+        ] {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().expect("below")).expect("writable");
+            fs::write(path, text).expect("writable");
+        }
+        directory
+    }
+
+    fn taken(
+        vmi: &mut Value,
+        secrets: &tempfile::TempDir,
+    ) -> Result<Credentials, CredentialsError> {
+        let directory = |name: &str| secrets.path().join(format!("{name}-access-cred"));
+        take_from(vmi, &directory)
+    }
+
+    fn vmi(entries: Value) -> Value {
+        json!({"spec": {"accessCredentials": entries}})
+    }
+
+    #[test]
+    fn the_agent_s_are_taken_and_others_are_left() {
+        let directory = secrets();
+        let agent = json!({"qemuGuestAgent": {"users": ["debian", "root"]}});
+        let cloud = json!({"sshPublicKey": {"source": {"secret": {"secretName": "keys"}},
+            "propagationMethod": {"noCloud": {}}}});
+        let mut vmi = vmi(json!([
+            {"sshPublicKey": {"source": {"secret": {"secretName": "keys"}}, "propagationMethod": agent}},
+            cloud,
+            {"userPassword": {"source": {"secret": {"secretName": "words"}},
+                "propagationMethod": {"qemuGuestAgent": {}}}},
+        ]));
+        let agents = taken(&mut vmi, &directory).expect("readable");
+        let keys = vec!["ssh-ed25519 one".to_owned(), "ssh-ed25519 two".to_owned()];
+        let users = ["debian", "root"].map(|user| (user.to_owned(), keys.clone()));
+        assert_eq!(agents.keys, users.into());
+        let passwords = [("debian".to_owned(), "secret".to_owned())];
+        assert_eq!(agents.passwords, passwords.into());
+        assert!(!format!("{agents:?}").contains("secret"));
+        assert_eq!(vmi["spec"]["accessCredentials"], json!([cloud]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let directory = secrets();
+        let take = |name: &str| {
+            let password = json!({"source": {"secret": {"secretName": name}},
+                "propagationMethod": {"qemuGuestAgent": {}}});
+            let mut vmi = vmi(json!([{"userPassword": password}]));
+            taken(&mut vmi, &directory)
+                .expect_err("refused")
+                .to_string()
+        };
+        for name in ["missing", "long", "../words", ""] {
+            assert!(take(name).contains(&format!("{name:?}")), "{name}");
+        }
+        let mut wrong = vmi(json!([{"userPassword": 7}]));
+        taken(&mut wrong, &directory).expect_err("refused");
+    }
+}
