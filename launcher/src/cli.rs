@@ -325,7 +325,7 @@ pub struct ValidateArgs {
 pub struct CtlArgs {
     /// The socket given to `run --control`.
     pub socket: PathBuf,
-    /// pause, resume, powerButton, reboot, reset, stop, stats, status, setLink nic=NAME up=true|false,
+    /// pause, resume, powerButton, reboot, reset, stop, stats, status, metrics [LABEL=VALUE...], setLink nic=NAME up=true|false,
     /// device name=NAME order=JSON, attach NAME IMAGE [OPTION=VALUE...], detach NAME
     /// [seconds=NUMBER], snapshot DIR, or dump FILE.
     pub command: String,

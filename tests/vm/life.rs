@@ -30,6 +30,13 @@ fn a_paused_machine_is_paused_after_a_reset() {
         refused["error"],
         json!({"kind": "unknownDevice", "name": "eth9"})
     );
+    let metrics = guest.ctl(&["metrics", "name=states"]);
+    let metrics = String::from_utf8_lossy(&metrics.stdout);
+    let vcpu = r#"kubevirt_vmi_vcpu_seconds_total{id="0",name="states"} "#;
+    assert!(
+        metrics.lines().any(|line| line.starts_with(vcpu)),
+        "{metrics}"
+    );
     control.tell("stop");
     guest.exits_with(4);
 }

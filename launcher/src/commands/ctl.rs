@@ -1,6 +1,7 @@
 //! `podvisor ctl`: one command to a running machine.
 
 mod attach;
+mod metrics;
 mod snapshot;
 
 use std::fs::File;
@@ -15,9 +16,10 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::de::Error;
 use serde_json::{Map, Value};
-use vmm::control::{Call, Command, Reply, VERSION, Verdict};
+use vmm::control::{Answer, Call, Command, Reply, VERSION, Verdict};
 
 use self::attach::NewDisk;
+use self::metrics::Labels;
 use self::snapshot::SnapshotFiles;
 use super::{CommandError, output};
 use crate::cli::{CtlArgs, CtlArgument};
@@ -46,19 +48,25 @@ enum Errand {
     Dump(Command, PathBuf),
     /// One that adds a disk, with its image.
     Attach(NewDisk),
+    /// One for counters, which are shown as Prometheus has them, with these labels.
+    Metrics(Labels),
 }
 
 /// Sends the command, waits for its answer and prints it. [`Command::Stop`] is done when the run has
 /// ended.
 pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
     match errand(args).map_err(CommandError::NoSuchCommand)? {
-        Errand::Call(command) => talk(args, command, &[]),
+        Errand::Call(command) => talk(args, command, &[], as_it_came),
         Errand::Snapshot(command, directory) => snapshot(args, command, &directory),
         Errand::Dump(command, path) => dump(args, command, &path),
         Errand::Attach(disk) => {
             let (command, image) = disk.open()?;
-            talk(args, command, &[image.as_fd()])
+            talk(args, command, &[image.as_fd()], as_it_came)
         }
+        Errand::Metrics(labels) => talk(args, Command::Stats, &[], |_, answer| {
+            let stats = answer.stats.as_deref();
+            stats.map_or_else(String::new, |stats| metrics::text(stats, &labels))
+        }),
     }
 }
 
@@ -68,7 +76,7 @@ fn snapshot(args: &CtlArgs, command: Command, directory: &Path) -> Result<Exit, 
         source,
     };
     let files = SnapshotFiles::create(directory).map_err(fail)?;
-    let done = talk(args, command, &files.descriptors());
+    let done = talk(args, command, &files.descriptors(), as_it_came);
     match done {
         Ok(_) => files.keep().map_err(fail)?,
         Err(_) => files.discard(),
@@ -85,7 +93,7 @@ fn dump(args: &CtlArgs, command: Command, path: &Path) -> Result<Exit, CommandEr
     let mut options = File::options();
     let options = options.write(true).create_new(true).mode(0o600);
     let file = options.open(path).map_err(fail)?;
-    let done = talk(args, command, &[file.as_fd()]);
+    let done = talk(args, command, &[file.as_fd()], as_it_came);
     match done {
         Ok(_) => file.sync_all().map_err(fail)?,
         // What cannot be removed is no whole dump and says so.
@@ -94,11 +102,17 @@ fn dump(args: &CtlArgs, command: Command, path: &Path) -> Result<Exit, CommandEr
     done
 }
 
-/// Makes the call and prints its answer.
+/// The line of an answer, for people to read.
+fn as_it_came(line: &str, _: &Answer) -> String {
+    format!("{line}\n")
+}
+
+/// Makes the call and prints what `show` makes of its answer.
 fn talk(
     args: &CtlArgs,
     command: Command,
     descriptors: &[BorrowedFd<'_>],
+    show: impl Fn(&str, &Answer) -> String,
 ) -> Result<Exit, CommandError> {
     let fail = |source| CommandError::Control {
         path: args.socket.clone(),
@@ -117,10 +131,12 @@ fn talk(
         let Ok(reply) = serde_json::from_value::<Reply>(message) else {
             continue;
         };
-        if let Verdict::Error(refusal) = reply.verdict {
-            return Err(CommandError::ControlRefused(refusal.to_string()));
+        match reply.verdict {
+            Verdict::Result(answer) => output::print(&show(&line, &answer))?,
+            Verdict::Error(refusal) => {
+                return Err(CommandError::ControlRefused(refusal.to_string()));
+            }
         }
-        output::print(&(line + "\n"))?;
         if !waits_for_end {
             return Ok(Exit::Success);
         }
@@ -191,6 +207,7 @@ fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
             Ok(Errand::Attach(disk))
         }
         ("attach", _) => Err(serde_json::Error::custom("a new disk needs name and image")),
+        ("metrics", []) => Labels::new(fields).map(Errand::Metrics),
         ("detach", [name]) => {
             fields.insert("name".to_owned(), name.clone().into());
             command(args, fields).map(Errand::Call)
@@ -257,6 +274,8 @@ mod tests {
             &["attach", "data", "/tmp/x", "colour=red"],
             &["detach"],
             &["detach", "data", "seconds=soon"],
+            &["metrics", "vm"],
+            &["metrics", "1=vm"],
         ] {
             parse(wrong).expect_err(&wrong.join(" "));
         }
