@@ -45,6 +45,11 @@ enum Pending {
     Answer(u64),
     Pause(u64),
     Unpause(u64),
+    /// The link of the NIC of this number.
+    Link {
+        nic: usize,
+        up: bool,
+    },
     Stats,
 }
 
@@ -280,6 +285,7 @@ impl Pod {
                 self.paused_by_user &= result.is_err();
                 token
             }
+            Pending::Link { nic, up } => return self.link_was_set(nic, up, result.err()),
             Pending::Stats => {
                 let counted = |stats| {
                     super::stats::domain_stats(&self.identity, &self.facts, stats).to_string()
@@ -292,6 +298,17 @@ impl Pod {
             token,
             answer: result,
         });
+    }
+
+    /// Virt-handler sees it in the domain; what failed is tried again by its next Sync.
+    fn link_was_set(&mut self, nic: usize, up: bool, failure: Option<String>) {
+        match (failure, self.facts.interfaces.get_mut(nic)) {
+            (None, Some(nic)) => nic.link_up = up,
+            (Some(reason), Some(nic)) => {
+                tracing::warn!("the link of NIC {:?} cannot be set: {reason}", nic.name);
+            }
+            (_, None) => {}
+        }
     }
 
     fn stop(&mut self, now: Instant, signal: &str, then: &mut Vec<Effect>) {

@@ -73,6 +73,31 @@ struct HeadSpec {
 #[serde(default)]
 struct HeadDomain {
     firmware: Option<HeadFirmware>,
+    devices: Option<HeadDevices>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HeadDevices {
+    interfaces: Option<Vec<HeadInterface>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HeadInterface {
+    name: String,
+    state: Option<String>,
+}
+
+impl HeadInterface {
+    /// Its name, and whether its link is up; nothing of one that is to go, which it cannot.
+    fn link(self) -> Option<(String, bool)> {
+        match self.state.as_deref() {
+            None | Some("" | "up") => Some((self.name, true)),
+            Some("down") => Some((self.name, false)),
+            Some(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -223,6 +248,8 @@ fn wanted(request: Bytes) -> Result<Wanted, String> {
     let cluster = request.options.and_then(|options| options.cluster);
     let annotations = head.metadata.annotations.unwrap_or_default();
     let firmware = head.spec.domain.firmware.unwrap_or_default();
+    let devices = head.spec.domain.devices.unwrap_or_default();
+    let interfaces = devices.interfaces.unwrap_or_default().into_iter();
     let grace_seconds = head.spec.termination_grace_period_seconds;
     Ok(Wanted {
         identity: Identity {
@@ -238,6 +265,7 @@ fn wanted(request: Bytes) -> Result<Wanted, String> {
             .unwrap_or_default(),
         vmi,
         pause_probes: annotations.pause_probes.as_deref() == Some("true"),
+        links: interfaces.filter_map(HeadInterface::link).collect(),
         no_serial_log: cluster.is_some_and(|cluster| cluster.serial_console_log_disabled),
     })
 }

@@ -95,6 +95,7 @@ impl Pod {
             (Ok(()), Phase::Preparing | Phase::Starting) => return self.syncs.push(token),
             (Ok(()), Phase::Up) => {
                 self.grace.deletion_grace_period_seconds = wanted.grace_seconds;
+                self.set_links(now, &wanted.links, then);
                 // Another try of what the machine was paused for.
                 if matches!(
                     self.condition(),
@@ -111,6 +112,20 @@ impl Pod {
             },
         };
         then.push(Effect::Answer { token, answer });
+    }
+
+    /// NICs whose links are not as the VMI has them.
+    fn set_links(&mut self, now: Instant, wanted: &[(String, bool)], then: &mut Vec<Effect>) {
+        for nic in 0..self.facts.interfaces.len() {
+            let known = &self.facts.interfaces[nic];
+            let link = wanted.iter().find(|(name, _)| *name == known.name);
+            let Some(&(_, up)) = link.filter(|(_, up)| *up != known.link_up) else {
+                continue;
+            };
+            let device = known.device.clone();
+            let command = Command::SetLink { nic: device, up };
+            self.call(now, command, Pending::Link { nic, up }, then);
+        }
     }
 
     /// A pod belongs to one VMI; what is not said may be anything.

@@ -1,175 +1,11 @@
-use serde_json::Value;
-use vmm::control::{Command, Reply, Report};
+mod rig;
 
+use vmm::control::Command;
+
+use self::rig::{Rig, wanted};
 use super::*;
+use crate::kubevirt::domain::InterfaceFacts;
 use crate::supervise::Death;
-
-/// A pod and what it did.
-struct Rig {
-    pod: Pod,
-    now: Instant,
-    effects: Vec<Effect>,
-    tokens: u64,
-}
-
-impl Rig {
-    fn new() -> Self {
-        let now = Instant::now();
-        let limits = Limits {
-            grace: Duration::from_secs(45),
-            start_by: now + Duration::from_secs(240),
-        };
-        Self {
-            pod: Pod::new(identity(), limits),
-            now,
-            effects: Vec::new(),
-            tokens: 0,
-        }
-    }
-
-    /// A machine that runs, with its effects forgotten.
-    fn up() -> Self {
-        let mut rig = Self::new();
-        rig.sync("Scheduled");
-        rig.prepared();
-        rig.notice(Event::Running, MachineState::Running);
-        rig.effects.clear();
-        rig
-    }
-
-    fn input(&mut self, input: Input) {
-        let more = self.pod.step(self.now, SystemTime::UNIX_EPOCH, input);
-        self.effects.extend(more);
-    }
-
-    fn ask(&mut self, ask: Ask) -> u64 {
-        self.tokens += 1;
-        let token = self.tokens;
-        self.input(Input::Ask { token, ask });
-        token
-    }
-
-    fn sync(&mut self, phase: &str) -> u64 {
-        self.ask(Ask::Sync(Box::new(wanted(phase))))
-    }
-
-    fn prepared(&mut self) {
-        self.input(Input::Prepared(Ok(Prepared::default())));
-    }
-
-    fn notice(&mut self, event: Event, state: MachineState) {
-        self.input(Input::Vm(LifeInput::Report(event.with(state))));
-    }
-
-    /// The vm process answers the last command.
-    fn reply(&mut self, state: MachineState) {
-        let sent = self.effects.iter().rev().find_map(|effect| match effect {
-            Effect::Vm(LifeEffect::Send(call, _)) => Some(call.id),
-            _ => None,
-        });
-        let reply = Reply {
-            id: sent.expect("a command"),
-            verdict: Verdict::Result(state.into()),
-        };
-        self.input(Input::Vm(LifeInput::Report(Report::Reply(reply))));
-    }
-
-    /// The vm process goes after its last event.
-    fn end(&mut self, event: Event) {
-        self.notice(event, MachineState::ShuttingDown);
-        self.gone(Death::Exited(0));
-    }
-
-    fn gone(&mut self, death: Death) {
-        self.input(Input::Vm(LifeInput::Reaped(death)));
-        self.input(Input::Vm(LifeInput::Closed));
-    }
-
-    fn pass(&mut self, time: Duration) {
-        self.now += time;
-        self.input(Input::Tick);
-    }
-
-    fn commands(&self) -> Vec<&Command> {
-        let commands = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Vm(LifeEffect::Send(call, _)) => Some(&call.command),
-            _ => None,
-        });
-        commands.collect()
-    }
-
-    #[track_caller]
-    fn answer(&self, token: u64) -> &Answer {
-        let mut answers = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Answer { token: to, answer } if *to == token => Some(answer),
-            _ => None,
-        });
-        let answer = answers.next().expect("an answer");
-        assert!(answers.next().is_none(), "one answer for each call");
-        answer
-    }
-
-    fn is_answered(&self, token: u64) -> bool {
-        let to =
-            |effect: &Effect| matches!(effect, Effect::Answer { token: to, .. } if *to == token);
-        self.effects.iter().any(to)
-    }
-
-    /// Kind, status and reason of what virt-handler was told.
-    fn told(&self) -> Vec<String> {
-        let told = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Publish { kind, domain, .. } => {
-                let domain: Value = serde_json::from_str(domain).expect("JSON");
-                let status = |name: &str| domain["Status"][name].as_str().unwrap_or("").to_owned();
-                let gone = match domain["ObjectMeta"]["deletionTimestamp"].is_string() {
-                    true => " gone",
-                    false => "",
-                };
-                Some(format!(
-                    "{kind} {}/{}{gone}",
-                    status("Status"),
-                    status("Reason")
-                ))
-            }
-            _ => None,
-        });
-        told.collect()
-    }
-
-    fn exits(&self) -> Vec<Exit> {
-        let exits = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Exit(exit) => Some(*exit),
-            _ => None,
-        });
-        exits.collect()
-    }
-
-    fn warnings(&self) -> Vec<&str> {
-        let warnings = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Warn { reason, .. } => Some(*reason),
-            _ => None,
-        });
-        warnings.collect()
-    }
-}
-
-fn identity() -> Identity {
-    Identity {
-        name: "vm".to_owned(),
-        namespace: "ns".to_owned(),
-        uid: "u-1".to_owned(),
-        firmware_uuid: String::new(),
-    }
-}
-
-fn wanted(phase: &str) -> Wanted {
-    Wanted {
-        identity: identity(),
-        grace_seconds: 30,
-        phase: phase.to_owned(),
-        ..Wanted::default()
-    }
-}
 
 fn orders(rig: &Rig) -> usize {
     let is_order = |effect: &&Effect| matches!(effect, Effect::Prepare(_));
@@ -250,6 +86,41 @@ fn pause_is_the_user_s_and_sync_does_not_undo_it() {
         rig.told(),
         ["MODIFIED Paused/User", "MODIFIED Running/Unknown"]
     );
+}
+
+#[test]
+fn sync_sets_links_that_are_not_as_the_vmi_has_them() {
+    let mut rig = Rig::up();
+    let nic = |name: &str| InterfaceFacts {
+        name: name.to_owned(),
+        device: format!("nic-{name}"),
+        mac: [2, 0, 0, 0, 0, 1],
+        queues: 1,
+        link_up: true,
+    };
+    rig.pod.facts.interfaces = vec![nic("red"), nic("blue")];
+    let mut wanted = wanted("Running");
+    wanted.links = vec![("blue".to_owned(), false), ("green".to_owned(), false)];
+    let sync = |rig: &mut Rig| {
+        let token = rig.ask(Ask::Sync(Box::new(wanted.clone())));
+        assert_eq!(rig.answer(token), &Ok(String::new()));
+    };
+    sync(&mut rig);
+    let down = Command::SetLink {
+        nic: "nic-blue".to_owned(),
+        up: false,
+    };
+    assert_eq!(rig.commands(), [&down]);
+    rig.reply(MachineState::Running);
+    assert_eq!(
+        rig.told().len(),
+        2,
+        "once for the NICs and once for the link"
+    );
+    let states = rig.pod.facts.interfaces.iter().map(|nic| nic.link_up);
+    assert_eq!(states.collect::<Vec<_>>(), [true, false]);
+    sync(&mut rig);
+    assert_eq!(rig.commands(), [&down], "it is as it should be");
 }
 
 /// The machine pauses itself when a disk fails; virt-handler's next Sync is the next attempt.

@@ -54,6 +54,8 @@ pub(in super::super) struct Wanted {
     pub(in super::super) vmi: Bytes,
     /// Probes of the guest's agent are to succeed.
     pub(in super::super) pause_probes: bool,
+    /// Names of NICs, and whether the link of each is to be up.
+    pub(in super::super) links: Vec<(String, bool)>,
     /// The cluster wants no log of the serial console.
     pub(in super::super) no_serial_log: bool,
 }

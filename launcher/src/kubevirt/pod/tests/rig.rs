@@ -1,0 +1,174 @@
+//! A pod whose inputs are a test's, and what came of them.
+
+use serde_json::Value;
+use vmm::control::{Command, Reply, Report};
+
+use super::super::*;
+use crate::supervise::Death;
+
+/// A pod and what it did.
+pub(super) struct Rig {
+    pub(super) pod: Pod,
+    pub(super) now: Instant,
+    pub(super) effects: Vec<Effect>,
+    tokens: u64,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        let limits = Limits {
+            grace: Duration::from_secs(45),
+            start_by: now + Duration::from_secs(240),
+        };
+        Self {
+            pod: Pod::new(identity(), limits),
+            now,
+            effects: Vec::new(),
+            tokens: 0,
+        }
+    }
+
+    /// A machine that runs, with its effects forgotten.
+    pub(super) fn up() -> Self {
+        let mut rig = Self::new();
+        rig.sync("Scheduled");
+        rig.prepared();
+        rig.notice(Event::Running, MachineState::Running);
+        rig.effects.clear();
+        rig
+    }
+
+    pub(super) fn input(&mut self, input: Input) {
+        let more = self.pod.step(self.now, SystemTime::UNIX_EPOCH, input);
+        self.effects.extend(more);
+    }
+
+    pub(super) fn ask(&mut self, ask: Ask) -> u64 {
+        self.tokens += 1;
+        let token = self.tokens;
+        self.input(Input::Ask { token, ask });
+        token
+    }
+
+    pub(super) fn sync(&mut self, phase: &str) -> u64 {
+        self.ask(Ask::Sync(Box::new(wanted(phase))))
+    }
+
+    pub(super) fn prepared(&mut self) {
+        self.input(Input::Prepared(Ok(Prepared::default())));
+    }
+
+    pub(super) fn notice(&mut self, event: Event, state: MachineState) {
+        self.input(Input::Vm(LifeInput::Report(event.with(state))));
+    }
+
+    /// The vm process answers the last command.
+    pub(super) fn reply(&mut self, state: MachineState) {
+        let sent = self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Vm(LifeEffect::Send(call, _)) => Some(call.id),
+            _ => None,
+        });
+        let reply = Reply {
+            id: sent.expect("a command"),
+            verdict: Verdict::Result(state.into()),
+        };
+        self.input(Input::Vm(LifeInput::Report(Report::Reply(reply))));
+    }
+
+    /// The vm process goes after its last event.
+    pub(super) fn end(&mut self, event: Event) {
+        self.notice(event, MachineState::ShuttingDown);
+        self.gone(Death::Exited(0));
+    }
+
+    pub(super) fn gone(&mut self, death: Death) {
+        self.input(Input::Vm(LifeInput::Reaped(death)));
+        self.input(Input::Vm(LifeInput::Closed));
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.input(Input::Tick);
+    }
+
+    pub(super) fn commands(&self) -> Vec<&Command> {
+        let commands = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Vm(LifeEffect::Send(call, _)) => Some(&call.command),
+            _ => None,
+        });
+        commands.collect()
+    }
+
+    #[track_caller]
+    pub(super) fn answer(&self, token: u64) -> &Answer {
+        let mut answers = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Answer { token: to, answer } if *to == token => Some(answer),
+            _ => None,
+        });
+        let answer = answers.next().expect("an answer");
+        assert!(answers.next().is_none(), "one answer for each call");
+        answer
+    }
+
+    pub(super) fn is_answered(&self, token: u64) -> bool {
+        let to =
+            |effect: &Effect| matches!(effect, Effect::Answer { token: to, .. } if *to == token);
+        self.effects.iter().any(to)
+    }
+
+    /// Kind, status and reason of what virt-handler was told.
+    pub(super) fn told(&self) -> Vec<String> {
+        let told = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Publish { kind, domain, .. } => {
+                let domain: Value = serde_json::from_str(domain).expect("JSON");
+                let status = |name: &str| domain["Status"][name].as_str().unwrap_or("").to_owned();
+                let gone = match domain["ObjectMeta"]["deletionTimestamp"].is_string() {
+                    true => " gone",
+                    false => "",
+                };
+                Some(format!(
+                    "{kind} {}/{}{gone}",
+                    status("Status"),
+                    status("Reason")
+                ))
+            }
+            _ => None,
+        });
+        told.collect()
+    }
+
+    pub(super) fn exits(&self) -> Vec<Exit> {
+        let exits = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Exit(exit) => Some(*exit),
+            _ => None,
+        });
+        exits.collect()
+    }
+
+    pub(super) fn warnings(&self) -> Vec<&str> {
+        let warnings = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Warn { reason, .. } => Some(*reason),
+            _ => None,
+        });
+        warnings.collect()
+    }
+}
+
+pub(super) fn identity() -> Identity {
+    Identity {
+        name: "vm".to_owned(),
+        namespace: "ns".to_owned(),
+        uid: "u-1".to_owned(),
+        firmware_uuid: String::new(),
+    }
+}
+
+pub(super) fn wanted(phase: &str) -> Wanted {
+    Wanted {
+        identity: identity(),
+        grace_seconds: 30,
+        phase: phase.to_owned(),
+        ..Wanted::default()
+    }
+}
