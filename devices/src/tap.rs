@@ -6,16 +6,21 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 
-use libc::{c_char, c_int, c_uint, ifreq};
+use libc::{c_char, c_int, c_uint, c_ulong, ifreq};
 use thiserror::Error;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
-/// Request numbers of `linux/if_tun.h`, under their names there.
+/// Request numbers of `linux/sockios.h` and `linux/if_tun.h`, under their names there.
 mod request {
-    use libc::{c_int, c_uint};
+    use libc::{c_int, c_uint, c_ulong};
     use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
+
+    pub const SIOCGIFFLAGS: c_ulong = 0x8913;
+    pub const SIOCSIFFLAGS: c_ulong = 0x8914;
+    pub const SIOCGIFINDEX: c_ulong = 0x8933;
+    pub const SIOCBRADDIF: c_ulong = 0x89a2;
 
     const TUNTAP: c_uint = b'T' as c_uint;
     ioctl_iow_nr!(TUNSETIFF, TUNTAP, 202, c_int);
@@ -107,15 +112,6 @@ pub fn open(name: &str, queues: u16) -> Result<Vec<File>, OpenTapError> {
 }
 
 fn open_queue(name: &str, multi_queue: bool) -> Result<File, OpenTapError> {
-    let mut ifreq = ifreq_for(name).ok_or_else(|| OpenTapError::Name(name.to_owned()))?;
-    let multi_queue = if multi_queue {
-        libc::IFF_MULTI_QUEUE
-    } else {
-        0
-    };
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi_queue;
-    ifreq.ifr_ifru.ifru_flags = flags as libc::c_short;
-
     // SAFETY: `DEVICE` is a C string; the result is checked before it is used.
     let fd = unsafe {
         libc::open(
@@ -127,7 +123,19 @@ fn open_queue(name: &str, multi_queue: bool) -> Result<File, OpenTapError> {
         return Err(OpenTapError::Device(io::Error::last_os_error()));
     }
     // SAFETY: `fd` was just opened and nobody else owns it.
-    let tap = unsafe { File::from_raw_fd(fd) };
+    attach(unsafe { File::from_raw_fd(fd) }, name, multi_queue)
+}
+
+/// Makes `tap`, which is `/dev/net/tun` newly opened without blocking, a queue as [`open`] does.
+pub fn attach(tap: File, name: &str, multi_queue: bool) -> Result<File, OpenTapError> {
+    let mut ifreq = ifreq_for(name).ok_or_else(|| OpenTapError::Name(name.to_owned()))?;
+    let multi_queue = if multi_queue {
+        libc::IFF_MULTI_QUEUE
+    } else {
+        0
+    };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi_queue;
+    ifreq.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF takes an `ifreq`, and reads and writes no further than that.
     check(unsafe { ioctl_with_mut_ref(&tap, request::TUNSETIFF(), &mut ifreq) }).map_err(
         |source| OpenTapError::Attach {
@@ -140,6 +148,36 @@ fn open_queue(name: &str, multi_queue: bool) -> Result<File, OpenTapError> {
         source,
     })?;
     Ok(tap)
+}
+
+/// Brings the interface `name` of the network namespace of `socket` up, if it is not (which needs `CAP_NET_ADMIN`).
+pub fn bring_up(socket: &impl AsRawFd, name: &str) -> io::Result<()> {
+    let mut ifreq = ifreq_for(name).ok_or(io::ErrorKind::InvalidInput)?;
+    interface_request(socket, request::SIOCGIFFLAGS, &mut ifreq)?;
+    // SAFETY: the kernel filled in the flags; any bits are a valid integer.
+    let flags = unsafe { ifreq.ifr_ifru.ifru_flags };
+    let up = libc::IFF_UP as libc::c_short;
+    if flags & up != 0 {
+        return Ok(());
+    }
+    ifreq.ifr_ifru.ifru_flags = flags | up;
+    interface_request(socket, request::SIOCSIFFLAGS, &mut ifreq)
+}
+
+/// Makes the interface `name` a port of `bridge` (which needs `CAP_NET_ADMIN`).
+pub fn join_bridge(socket: &impl AsRawFd, name: &str, bridge: &str) -> io::Result<()> {
+    let mut port = ifreq_for(name).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut bridge = ifreq_for(bridge).ok_or(io::ErrorKind::InvalidInput)?;
+    interface_request(socket, request::SIOCGIFINDEX, &mut port)?;
+    // SAFETY: the kernel filled in the index; any bits are a valid integer.
+    bridge.ifr_ifru.ifru_ifindex = unsafe { port.ifr_ifru.ifru_ifindex };
+    interface_request(socket, request::SIOCBRADDIF, &mut bridge)
+}
+
+/// One of the requests of `linux/sockios.h` in [`request`].
+fn interface_request(socket: &impl AsRawFd, request: c_ulong, ifreq: &mut ifreq) -> io::Result<()> {
+    // SAFETY: these requests take an `ifreq`, and read and write no further than that.
+    check(unsafe { ioctl_with_mut_ref(socket, request, ifreq) })
 }
 
 /// Tells the kernel which unfinished frames the reader of `tap` takes. Applies to all queues of the

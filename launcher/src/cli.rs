@@ -272,6 +272,10 @@ pub struct RunArgs {
     /// machine runs; may be repeated.
     #[arg(long, value_name = "DIRECTORY", requires = "control")]
     pub open_below: Vec<PathBuf>,
+    /// Let clients of the control socket name TAPs of the pod's network, to be opened or made while the machine
+    /// runs (`ctl attach NAME tap:TAP`).
+    #[arg(long, requires = "control")]
+    pub open_taps: bool,
     /// Go on from the snapshot that `ctl snapshot` has written to this directory.
     #[arg(long, value_name = "DIR")]
     pub restore: Option<PathBuf>,

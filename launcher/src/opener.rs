@@ -1,9 +1,10 @@
 //! A process that opens what a machine gets while it runs: the launcher has given up every path by
 //! then.
 //!
-//! It is there only with `run --open-below`. It opens regular files and block devices below the given
-//! directories and hands their descriptors to the launcher, and can do nothing else: no path outside, no
-//! socket, no process, no capability but to open what belongs to another user, if the launcher had that.
+//! It is there only with `run --open-below` or `run --open-taps`. It opens regular files and block devices below the
+//! given directories, or TAPs of its network namespace, and hands their descriptors to the launcher, and can do nothing
+//! else: no path outside, no new socket, no process, no capability but to open what belongs to another user and, for
+//! TAPs, CAP_NET_ADMIN, if the launcher had these.
 //!
 //! ```text
 //!   control client        launcher                     opener
@@ -20,6 +21,7 @@
 mod beneath;
 mod process;
 mod protocol;
+mod taps;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,7 +32,11 @@ use thiserror::Error;
 use vmm::control::{self, ControlError};
 
 pub use self::beneath::{Directories, OpenError};
-pub use self::protocol::{Answer, Order, VERSION, answer};
+pub use self::protocol::{Answer, FileToOpen, Openable, Order, TapToOpen, ToOpen, VERSION, answer};
+pub use self::taps::{TapError, Taps};
+
+/// Where the device is by which TAPs are made.
+const TAP_DIRECTORY: &str = "/dev/net";
 
 /// The opener cannot be started.
 #[derive(Debug, Error)]
@@ -44,6 +50,11 @@ pub enum OpenerError {
         #[source]
         source: io::Error,
     },
+    /// TAPs cannot be made.
+    #[error(
+        "Cannot use {TAP_DIRECTORY}, of which TAPs are made (the container needs the device {TAP_DIRECTORY}/tun)"
+    )]
+    Taps(#[source] io::Error),
     /// No socket pair.
     #[error("Cannot make a socket pair for the process that opens files")]
     Socket(#[source] io::Error),
@@ -57,12 +68,13 @@ pub enum OpenerError {
 pub struct Opener(OwnedFd);
 
 impl Opener {
-    /// Starts one for these directories. The caller has one thread.
-    pub fn spawn(directories: &[PathBuf], json_log: bool) -> Result<Self, OpenerError> {
+    /// Starts one for these directories, and for TAPs if `taps`. The caller has one thread.
+    pub fn spawn(directories: &[PathBuf], taps: bool, json_log: bool) -> Result<Self, OpenerError> {
         // What is wrong with them is said here; the new process opens its own.
-        Directories::open(directories)?;
+        Openable::prepare(directories, taps)?;
         let (ours, theirs) = control::pair().map_err(OpenerError::Socket)?;
-        jail::fork(theirs, || process::enter(directories, json_log)).map_err(OpenerError::Fork)?;
+        let enter = || process::enter(directories, taps, json_log);
+        jail::fork(theirs, enter).map_err(OpenerError::Fork)?;
         Ok(Self(ours))
     }
 

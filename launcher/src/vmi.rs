@@ -44,6 +44,7 @@ pub use self::document::ReadDocumentError;
 pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS, is_kernel_args};
 pub use self::hidden::Hidden;
 pub use self::instancetype::Beside;
+pub(crate) use self::interfaces::parse_mac;
 pub use self::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding, Port, Protocol};
 pub use self::memory::Memory;
 pub use self::metadata::Metadata;

@@ -25,7 +25,7 @@ const ARCHITECTURES: [(&str, &[&str], &str); 2] = [
     ),
 ];
 
-const HEADERS: [&str; 15] = [
+const HEADERS: [&str; 16] = [
     "asm/ioctls.h",
     "asm/mman.h",
     "asm/resource.h",
@@ -40,6 +40,7 @@ const HEADERS: [&str; 15] = [
     "linux/prctl.h",
     "linux/sched.h",
     "linux/seccomp.h",
+    "linux/sockios.h",
     "linux/time.h",
 ];
 

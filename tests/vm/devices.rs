@@ -16,14 +16,18 @@ fn ports_balloon_and_disks_that_come_and_go() {
         .map(Disk::new)
         .into_iter()
         .fold(vmi, Vmi::disk);
-    let (run, ports) = Ports::add(Run::new(&vmi).arg("--hotplug-slots=2"));
+    let network = hotplug::bridged_network();
+    let run = Run::new(&vmi).arg("--hotplug-slots=2").arg("--open-taps");
+    let run = run.within(["ip", "netns", "exec", network.name()]);
+    let (run, ports) = Ports::add(run);
     let (run, disks) = Growing::add(run.linux("hotplug,channel"));
     let mut guest = run.with_input().start();
     guest.wait_for("RESULT hotplug=ready");
     balloon::linux_gives_memory_back(&guest, 192);
     disks.grow(&guest);
     hotplug::disks_come_and_go(&mut guest);
-    guest.type_line("end");
+    guest.type_line("nic");
+    hotplug::a_nic_comes_and_goes(&guest, &network);
     ports.answer(&mut guest);
     guest.exits_with(0);
     ports.are_gone();

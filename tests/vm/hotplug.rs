@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use podvisor_tests::footprint::Footprint;
 use podvisor_tests::host;
 use podvisor_tests::image::{self, MIB};
+use podvisor_tests::netns::Namespace;
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
 use serde_json::{Value, json};
@@ -123,6 +124,48 @@ pub fn disks_come_and_go(guest: &mut Guest) {
     assert!(growth <= MAX_GROWTH_KIB, "{growth} KiB more");
     let pattern = image::pattern(2 * MIB);
     assert!(image::read(&image)[16..] == pattern[16..], "and no more");
+}
+
+/// A network with a bridge, `10.9.9.1`, for a NIC that comes.
+pub fn bridged_network() -> Namespace {
+    let namespace = Namespace::new("later");
+    for command in [
+        "link add br0 type bridge",
+        "address add 10.9.9.1/24 dev br0",
+        "link set br0 up",
+    ] {
+        namespace.ip(command);
+    }
+    namespace
+}
+
+/// Linux uses a NIC that comes, whose TAP the opener makes, and gives it back while it sends; nothing of it is left.
+#[track_caller]
+pub fn a_nic_comes_and_goes(guest: &Guest, namespace: &Namespace) {
+    let mac = "02:00:00:00:09:02";
+    let words = ["attach", "net1", "tap:pv9", &format!("mac={mac}")];
+    let vm = guest.child("podvisor-vm");
+    let look = || Footprint::of(vm).expect("the vm process runs");
+    let before = look();
+    refuses(
+        guest,
+        &[&words[..], &["bridge=br1"]].concat(),
+        "No such device",
+    );
+    assert!(!namespace.ip("link").contains("pv9"), "made for nobody");
+    guest.ctl_does(&[&words[..], &["bridge=br0"]].concat());
+    guest.says(&[("nic", mac), ("ping", "ok")]);
+    assert!(namespace.ip("link show master br0").contains("pv9"));
+    let nic = devices(guest)["net1"].take();
+    assert_eq!(nic["type"], "net", "{nic}");
+    refuses(guest, &[&words[..], &["bridge=br0"]].concat(), "busy");
+    guest.ctl_does(&["detach", "net1", "seconds=300"]);
+    assert_eq!(guest.next_result("nic"), "gone");
+    assert_eq!(devices(guest)["net1"], Value::Null);
+    assert!(!namespace.ip("link").contains("pv9"), "its TAP stays");
+    let after = look();
+    assert_eq!(after.descriptors, before.descriptors);
+    assert_eq!(after.threads, before.threads);
 }
 
 /// A guest without a driver for it keeps its disk, whatever is asked of it; a reset takes away what it was asked

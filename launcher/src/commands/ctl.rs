@@ -18,12 +18,14 @@ use serde::de::Error;
 use serde_json::{Map, Value};
 use vmm::control::{Answer, Call, Command, Reply, VERSION, Verdict};
 
-use self::attach::NewDisk;
+use self::attach::{NewDisk, NewNic};
 use self::metrics::Labels;
 use self::snapshot::SnapshotFiles;
 use super::{CommandError, output};
 use crate::cli::{CtlArgs, CtlArgument};
 use crate::exit::Exit;
+use crate::opener::ToOpen;
+use crate::supervise::control::Line;
 
 /// How long a machine may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,6 +50,8 @@ enum Errand {
     Dump(Command, PathBuf),
     /// One that adds a disk, with its image.
     Attach(NewDisk),
+    /// One that adds a NIC, whose TAP the launcher has opened.
+    AttachNic(Box<NewNic>),
     /// One for counters, which are shown as Prometheus has them, with these labels.
     Metrics(Labels),
 }
@@ -62,6 +66,10 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
         Errand::Attach(disk) => {
             let (command, image) = disk.open()?;
             talk(args, command, &[image.as_fd()], as_it_came)
+        }
+        Errand::AttachNic(nic) => {
+            let (command, tap) = nic.command();
+            talk_and_open(args, command, &[], Some(ToOpen::Tap(tap)), as_it_came)
         }
         Errand::Metrics(labels) => talk(args, Command::Stats, &[], |_, answer| {
             let stats = answer.stats.as_deref();
@@ -114,12 +122,23 @@ fn talk(
     descriptors: &[BorrowedFd<'_>],
     show: impl Fn(&str, &Answer) -> String,
 ) -> Result<Exit, CommandError> {
+    talk_and_open(args, command, descriptors, None, show)
+}
+
+/// The same of a call for which the launcher is to have something opened.
+fn talk_and_open(
+    args: &CtlArgs,
+    command: Command,
+    descriptors: &[BorrowedFd<'_>],
+    open: Option<ToOpen>,
+    show: impl Fn(&str, &Answer) -> String,
+) -> Result<Exit, CommandError> {
     let fail = |source| CommandError::Control {
         path: args.socket.clone(),
         source,
     };
     let waits_for_end = matches!(command, Command::Stop | Command::Snapshot { stop: true });
-    let stream = send(args, command, descriptors).map_err(fail)?;
+    let stream = send(args, command, descriptors, open).map_err(fail)?;
     for line in BufReader::new(stream).lines() {
         let line = line.map_err(fail)?;
         let message: Value = serde_json::from_str(&line).map_err(|error| fail(error.into()))?;
@@ -162,10 +181,12 @@ fn send(
     args: &CtlArgs,
     command: Command,
     descriptors: &[BorrowedFd<'_>],
+    open: Option<ToOpen>,
 ) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(&args.socket)?;
     stream.set_read_timeout(Some(patience(&command)))?;
-    let mut line = serde_json::to_vec(&Call { id: ID, command })?;
+    let call = Call { id: ID, command };
+    let mut line = serde_json::to_vec(&Line { open, call })?;
     line.push(b'\n');
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -202,11 +223,14 @@ fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
         ("snapshot", _) => Err(serde_json::Error::custom("a snapshot needs one directory")),
         ("dump", [file]) => Ok(Errand::Dump(command(args, fields)?, file.into())),
         ("dump", _) => Err(serde_json::Error::custom("a dump needs one file")),
-        ("attach", [name, image]) => {
-            let disk = NewDisk::new(name.clone(), image.clone(), fields)?;
-            Ok(Errand::Attach(disk))
-        }
-        ("attach", _) => Err(serde_json::Error::custom("a new disk needs name and image")),
+        ("attach", [name, what]) => match what.strip_prefix("tap:") {
+            Some(tap) => NewNic::new(name.clone(), tap.to_owned(), fields)
+                .map(|nic| Errand::AttachNic(Box::new(nic))),
+            None => NewDisk::new(name.clone(), what.clone(), fields).map(Errand::Attach),
+        },
+        ("attach", _) => Err(serde_json::Error::custom(
+            "a new device needs a name, and an image or tap:TAP",
+        )),
         ("metrics", []) => Labels::new(fields).map(Errand::Metrics),
         ("detach", [name]) => {
             fields.insert("name".to_owned(), name.clone().into());
@@ -271,6 +295,7 @@ mod tests {
             &["snapshot", "/tmp/x", "/tmp/y"],
             &["dump"],
             &["attach", "data"],
+            &["attach", "net1", "tap:tap1"],
             &["attach", "data", "/tmp/x", "colour=red"],
             &["detach"],
             &["detach", "data", "seconds=soon"],

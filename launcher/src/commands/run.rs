@@ -113,11 +113,12 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
 
 /// The process that opens what the machine gets later, if it may get anything.
 fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
-    if args.open_below.is_empty() {
+    if args.open_below.is_empty() && !args.open_taps {
         return Ok(None);
     }
     let json_log = args.log_format == LogFormat::Json;
-    Ok(Some(Opener::spawn(&args.open_below, json_log)?))
+    let opener = Opener::spawn(&args.open_below, args.open_taps, json_log)?;
+    Ok(Some(opener))
 }
 
 /// Reads the kernel from the disk, if it is there: not for a machine that goes on from a snapshot, which needs none

@@ -10,39 +10,45 @@ use seccomp::{Others, Role, jail};
 use vmm::control::{self, ControlError};
 use vmm::footprint;
 
-use super::{Directories, protocol};
+use super::{Openable, TAP_DIRECTORY, protocol};
 use crate::supervise;
 
 /// The main function: whether it ended as it should.
-pub(super) fn enter(directories: &[PathBuf], json_log: bool) -> bool {
+pub(super) fn enter(directories: &[PathBuf], taps: bool, json_log: bool) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-open");
     vmm::early::leave_to_launcher();
-    run(directories, json_log)
+    run(directories, taps, json_log)
         .inspect_err(|error| {
             let text = crate::report::chain(error.as_ref());
             crate::report::print(&format!(
-                "No file can be opened while the machine runs: {text}"
+                "Nothing can be opened while the machine runs: {text}"
             ));
         })
         .is_ok()
 }
 
-fn run(paths: &[PathBuf], json_log: bool) -> Result<(), Box<dyn Error>> {
-    let directories = Directories::open(paths)?;
-    restrict(paths, json_log)?;
+fn run(paths: &[PathBuf], taps: bool, json_log: bool) -> Result<(), Box<dyn Error>> {
+    let openable = Openable::prepare(paths, taps)?;
+    restrict(paths, taps, json_log)?;
     // From now on there is little to do.
     footprint::release_start_code();
     // No copy: nobody else in this process uses standard input.
     let socket = io::stdin();
-    serve(socket.as_fd(), &directories)
+    serve(socket.as_fd(), &openable)
 }
 
-/// An image may belong to another user, as at the start; all else goes.
-fn restrict(paths: &[PathBuf], json_log: bool) -> Result<(), Box<dyn Error>> {
+/// An image may belong to another user, as at the start, and TAPs are made by who administers the network; all else
+/// goes.
+fn restrict(paths: &[PathBuf], taps: bool, json_log: bool) -> Result<(), Box<dyn Error>> {
     if cfg!(feature = "bench-unrestricted") {
         return Ok(());
     }
-    jail::open_below(CapabilitySet::DAC_OVERRIDE, paths)?;
+    let (mut kept, mut paths) = (CapabilitySet::DAC_OVERRIDE, paths.to_vec());
+    if taps {
+        kept |= CapabilitySet::NET_ADMIN;
+        paths.push(TAP_DIRECTORY.into());
+    }
+    jail::open_below(kept, &paths)?;
     Ok(supervise::filter(
         Role::Opener,
         Others::default(),
@@ -50,7 +56,7 @@ fn restrict(paths: &[PathBuf], json_log: bool) -> Result<(), Box<dyn Error>> {
     )?)
 }
 
-fn serve(socket: BorrowedFd<'_>, directories: &Directories) -> Result<(), Box<dyn Error>> {
+fn serve(socket: BorrowedFd<'_>, openable: &Openable) -> Result<(), Box<dyn Error>> {
     loop {
         // Descriptors have no business here and are closed.
         let order = match control::receive(socket) {
@@ -58,9 +64,9 @@ fn serve(socket: BorrowedFd<'_>, directories: &Directories) -> Result<(), Box<dy
             Err(ControlError::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let (answer, file) = protocol::answer(&order, directories);
-        let file: Vec<_> = file.iter().map(OwnedFd::as_fd).collect();
-        match control::send(socket, &answer, &file) {
+        let (answer, opened) = protocol::answer(&order, openable);
+        let opened: Vec<_> = opened.iter().map(OwnedFd::as_fd).collect();
+        match control::send(socket, &answer, &opened) {
             Err(ControlError::Closed) => return Ok(()),
             sent => sent?,
         }

@@ -7,12 +7,51 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Directories;
+use super::{Directories, OpenerError, Taps};
 
 /// Version of the protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// The launcher wants a file opened.
+/// What is to be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ToOpen {
+    /// A file.
+    File(FileToOpen),
+    /// A TAP.
+    Tap(TapToOpen),
+}
+
+/// A file below a directory of `run --open-below`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileToOpen {
+    /// Its path, which begins with the directory as it was given.
+    pub path: PathBuf,
+    /// Open it only for reading.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A TAP in the launcher's network namespace (`run --open-taps`), which is made if it is not there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TapToOpen {
+    /// Its name.
+    pub tap: String,
+    /// Queues, a descriptor each.
+    #[serde(default = "one")]
+    pub queues: u16,
+    /// The bridge that it is to be a port of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// The launcher wants something opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Order {
@@ -20,10 +59,8 @@ pub struct Order {
     pub version: u32,
     /// Of the answer, too.
     pub id: u64,
-    /// A path below a directory that was given, as it was given.
-    pub path: PathBuf,
-    /// Only for reading.
-    pub read_only: bool,
+    /// What.
+    pub open: ToOpen,
 }
 
 /// The answer to an [`Order`].
@@ -32,25 +69,58 @@ pub struct Order {
 pub struct Answer {
     /// The order's.
     pub id: u64,
-    /// Why it was not obeyed, outermost first; else the file comes with the answer.
+    /// Why it was not obeyed, outermost first; else the descriptors come with the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub causes: Option<Vec<String>>,
 }
 
-/// Obeys an order.
-pub fn answer(order: &Order, directories: &Directories) -> (Answer, Option<OwnedFd>) {
+/// What may be opened.
+#[derive(Debug)]
+pub struct Openable {
+    /// Files below these.
+    pub directories: Directories,
+    /// TAPs.
+    pub taps: Option<Taps>,
+}
+
+impl Openable {
+    /// Opens what is needed later.
+    pub fn prepare(directories: &[PathBuf], taps: bool) -> Result<Self, OpenerError> {
+        Ok(Self {
+            directories: Directories::open(directories)?,
+            taps: taps.then(Taps::open).transpose()?,
+        })
+    }
+
+    fn open(&self, wanted: &ToOpen) -> Result<Vec<OwnedFd>, Vec<String>> {
+        match (wanted, &self.taps) {
+            (ToOpen::File(file), _) => {
+                let opened = self.directories.open_file(&file.path, file.read_only);
+                opened
+                    .map(|file| vec![file])
+                    .map_err(|error| causes(&error))
+            }
+            (ToOpen::Tap(tap), Some(taps)) => taps.attach(tap).map_err(|error| causes(&error)),
+            (ToOpen::Tap(_), None) => {
+                let cause = "this run opens no TAPs: it was started without --open-taps";
+                Err(vec![cause.to_owned()])
+            }
+        }
+    }
+}
+
+/// Obeys an order; descriptors where it could.
+pub fn answer(order: &Order, openable: &Openable) -> (Answer, Vec<OwnedFd>) {
     let result = match order.version {
-        VERSION => directories
-            .open_file(&order.path, order.read_only)
-            .map_err(|error| causes(&error)),
+        VERSION => openable.open(&order.open),
         other => Err(vec![format!("version {other} of orders is not known")]),
     };
     let id = order.id;
     match result {
-        Ok(file) => (Answer { id, causes: None }, Some(file)),
+        Ok(descriptors) => (Answer { id, causes: None }, descriptors),
         Err(causes) => {
             let causes = Some(causes);
-            (Answer { id, causes }, None)
+            (Answer { id, causes }, Vec::new())
         }
     }
 }
@@ -75,29 +145,69 @@ mod tests {
         let path = directory.path().join("disk.img");
         std::fs::write(&path, "").expect("writable");
         let directories = Directories::open(&[directory.path().to_owned()]).expect("there");
+        let taps = None;
+        let openable = Openable { directories, taps };
+        let read_only = false;
         let mut order = Order {
             version: VERSION,
             id: 7,
-            path,
-            read_only: false,
+            open: ToOpen::File(FileToOpen { path, read_only }),
         };
-        let (done, file) = answer(&order, &directories);
-        assert_eq!((done.id, done.causes), (7, None));
-        assert!(file.is_some());
+        let (done, files) = answer(&order, &openable);
+        assert_eq!((done.id, done.causes, files.len()), (7, None, 1));
         order.version += 1;
-        let (refused, file) = answer(&order, &directories);
-        assert!(refused.causes.is_some() && file.is_none(), "{refused:?}");
+        let (refused, files) = answer(&order, &openable);
+        assert!(refused.causes.is_some() && files.is_empty(), "{refused:?}");
+        let tap = TapToOpen {
+            tap: "tap9".to_owned(),
+            queues: 1,
+            bridge: None,
+        };
+        order = Order {
+            version: VERSION,
+            id: 8,
+            open: ToOpen::Tap(tap),
+        };
+        let (refused, _) = answer(&order, &openable);
+        let causes = refused.causes.expect("refused");
+        assert!(causes[0].contains("--open-taps"), "{causes:?}");
+    }
+
+    #[test]
+    fn taps_have_queues_and_names() {
+        let taps = Taps::open().expect("/dev/net/tun is needed");
+        let tap = |name: &str, queues| TapToOpen {
+            tap: name.to_owned(),
+            queues,
+            bridge: None,
+        };
+        for wrong in [
+            tap("pv9", 0),
+            tap("pv9", u16::MAX),
+            tap("a/b", 1),
+            tap("", 1),
+        ] {
+            taps.attach(&wrong).expect_err(&format!("{wrong:?}"));
+        }
     }
 
     #[test]
     fn orders_know_their_fields() {
-        let order = serde_json::json!({"version": 1, "id": 2, "path": "/a", "readOnly": true});
-        let parsed: Order = serde_json::from_value(order.clone()).expect("an order");
-        assert_eq!(serde_json::to_value(&parsed).expect("JSON"), order);
+        for open in [
+            serde_json::json!({"path": "/a", "readOnly": true}),
+            serde_json::json!({"tap": "tap9", "queues": 2, "bridge": "br0"}),
+        ] {
+            let order = serde_json::json!({"version": 2, "id": 2, "open": open});
+            let parsed: Order = serde_json::from_value(order.clone()).expect("an order");
+            assert_eq!(serde_json::to_value(&parsed).expect("JSON"), order);
+        }
         for wrong in [
-            r#"{"version": 1, "id": 2, "path": "/a"}"#,
-            r#"{"version": 1, "id": 2, "path": "/a", "readOnly": true, "create": true}"#,
-            r#"{"version": 1, "id": -2, "path": "/a", "readOnly": true}"#,
+            r#"{"version": 2, "id": 2, "path": "/a"}"#,
+            r#"{"version": 2, "id": 2, "open": {}}"#,
+            r#"{"version": 2, "id": 2, "open": {"path": "/a", "readOnly": true, "create": true}}"#,
+            r#"{"version": 2, "id": 2, "open": {"path": "/a", "tap": "tap9"}}"#,
+            r#"{"version": 2, "id": 2, "open": {"tap": "tap9", "queues": -1}}"#,
+            r#"{"version": 2, "id": -2, "open": {"path": "/a", "readOnly": true}}"#,
             r#"["/a"]"#,
         ] {
             serde_json::from_str::<Order>(wrong).expect_err(wrong);

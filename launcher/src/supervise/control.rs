@@ -7,13 +7,13 @@ mod client;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vmm::control::{Call, Command, MachineState, Reply, VERSION};
 
 use self::client::Client;
 use super::outcome::{Death, Outcome, syscall_name};
+use crate::opener::ToOpen;
 use crate::resources::ListenSocket;
 
 /// Clients at a time.
@@ -87,23 +87,12 @@ impl LauncherEvent {
 /// A line of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// A file that the launcher is to send along.
+    /// What the launcher is to have opened and to send along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub open: Option<FileToOpen>,
+    pub open: Option<ToOpen>,
     /// The call.
     #[serde(flatten)]
     pub call: Call,
-}
-
-/// A file below a directory of `run --open-below`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct FileToOpen {
-    /// Its path, which begins with the directory as it was given.
-    pub path: PathBuf,
-    /// Open it only for reading.
-    #[serde(default)]
-    pub read_only: bool,
 }
 
 /// Who asked, and under which number.
@@ -121,7 +110,7 @@ pub(crate) struct ClientCall {
     pub(crate) asker: Asker,
     pub(crate) command: Command,
     /// What is to come with it besides.
-    pub(crate) open: Option<FileToOpen>,
+    pub(crate) open: Option<ToOpen>,
     /// What came with it, for the vm process.
     pub(crate) descriptors: Vec<OwnedFd>,
 }

@@ -1,4 +1,4 @@
-//! Calls of control clients that name a file, until the opener has opened it.
+//! Calls of control clients that name a file or a TAP, until the opener has opened it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use vmm::control::{ControlError, Refusal};
 
-use super::control::{ClientCall, FileToOpen};
-use crate::opener::{self, Opener, Order};
+use super::control::ClientCall;
+use crate::opener::{self, Opener, Order, ToOpen};
 
 /// Most calls that wait for a file.
 const MAX_WAITING: usize = 32;
@@ -42,12 +42,14 @@ impl Opening {
         self.opener.as_ref().map(AsFd::as_fd)
     }
 
-    /// Has a call's file opened; the call comes back at once if that cannot be.
-    pub(super) fn order(&mut self, call: ClientCall, file: FileToOpen) -> Option<Opened> {
+    /// Has something opened for a call, which comes back at once if that cannot be.
+    pub(super) fn order(&mut self, call: ClientCall, open: ToOpen) -> Option<Opened> {
         let Some(opener) = &self.opener else {
             let cause = match self.ended {
                 true => ENDED,
-                false => "this run opens no files: it was started without --open-below",
+                false => {
+                    "this run opens nothing: it was started without --open-below and --open-taps"
+                }
             };
             return Some((call, Err(failed([cause]))));
         };
@@ -59,8 +61,7 @@ impl Opening {
         let order = Order {
             version: opener::VERSION,
             id,
-            path: file.path,
-            read_only: file.read_only,
+            open,
         };
         match opener.order(&order) {
             Ok(()) => {

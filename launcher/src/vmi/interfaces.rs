@@ -208,7 +208,7 @@ fn read_mac(node: &Node<'_>) -> Option<[u8; 6]> {
 }
 
 /// A MAC address that a NIC can have: six octets joined by `:` or `-`, unicast, not zero.
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
+pub(crate) fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let separator = if text.contains('-') { '-' } else { ':' };
     let mut mac = [0; 6];
     let mut octets = text.split(separator);

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use launcher::opener::{Directories, Order, VERSION, answer};
+use launcher::opener::{FileToOpen, Openable, Order, ToOpen, VERSION, answer};
 use rustix::fs::{CWD, FileType, Mode, fstat, mknodat};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 use vmm::control::{self, MAX_MESSAGE};
@@ -16,7 +16,7 @@ use vmm::control::{self, MAX_MESSAGE};
 /// Two volumes with an image each, links out of them and across, a FIFO; only the volumes are given.
 struct Place {
     volumes: PathBuf,
-    directories: Directories,
+    openable: Openable,
     /// Inodes of the images.
     images: [u64; 2],
 }
@@ -42,10 +42,11 @@ impl Place {
             let _ = symlink(target, volumes.join("a").join(link));
         }
         let _ = mknodat(CWD, volumes.join("a/fifo"), FileType::Fifo, Mode::RUSR, 0);
-        let directories = Directories::open(std::slice::from_ref(&volumes)).expect("there");
+        // A TAP would be the host's.
+        let openable = Openable::prepare(std::slice::from_ref(&volumes), false).expect("there");
         Self {
             volumes,
-            directories,
+            openable,
             images,
         }
     }
@@ -77,8 +78,10 @@ fn order(path: PathBuf) -> Order {
     Order {
         version: VERSION,
         id: 1,
-        path,
-        read_only: true,
+        open: ToOpen::File(FileToOpen {
+            path,
+            read_only: true,
+        }),
     }
 }
 
@@ -100,10 +103,11 @@ fn receive(bytes: &[u8]) -> Option<Order> {
 
 /// Only images are opened, and every order is answered.
 fn obey(place: &Place, order: &Order) {
-    let (answer, file) = answer(order, &place.directories);
+    let (answer, files) = answer(order, &place.openable);
     assert_eq!(answer.id, order.id);
-    assert_eq!(answer.causes.is_none(), file.is_some(), "{answer:?}");
-    if let Some(file) = file {
+    let wanted = usize::from(answer.causes.is_none());
+    assert_eq!(files.len(), wanted, "{answer:?}");
+    for file in files {
         let inode = fstat(&file).expect("an open file").st_ino;
         assert!(place.images.contains(&inode), "{order:?}");
     }

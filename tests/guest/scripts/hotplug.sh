@@ -1,6 +1,6 @@
 # Uses the disks that come while the machine runs, one at a time, until it is
 # told to stop by a word on the console. A disk is written to, and read until it
-# goes.
+# goes. Then a NIC that comes, which sends until it goes.
 
 disk=${p_disk:-vda}
 result "hotplug=ready"
@@ -18,3 +18,18 @@ while :; do
 	done
 	result "gone=$round"
 done
+
+until [ -e /sys/class/net/eth0 ]; do
+	sleep 1
+done
+sysfs /sys/class/net/eth0/address && result "nic=$value"
+ip addr add 10.9.9.2/24 dev eth0
+ip link set eth0 up
+until ping -c 1 -W 1 10.9.9.1 > /dev/null; do
+	[ -e /sys/class/net/eth0 ] || break
+done
+result "ping=ok"
+while [ -e /sys/class/net/eth0 ]; do
+	ping -c 1 -W 1 -s 1000 10.9.9.1 > /dev/null
+done
+result "nic=gone"

@@ -1,15 +1,24 @@
-//! A disk for a machine that runs: what the command line says of it, and its image.
+//! A disk or a NIC for a machine that runs: what the command line says of it, and its image or TAP.
 
 use std::fs::File;
 use std::path::PathBuf;
 
 use devices::virtio::block::{BlockOptions, CacheMode};
+use devices::virtio::net::{BackendKind, NetOptions};
 use serde::de::Error;
 use serde_json::{Map, Value};
 use vmm::control::Command;
 
+use crate::opener::TapToOpen;
 use crate::plan::ImagePath;
 use crate::resources::{self, ResourceError};
+use crate::vmi::parse_mac;
+
+/// Of a NIC of which nothing else is said, bytes.
+const MTU: u16 = 1500;
+
+/// What may be said of a NIC.
+const NIC_FIELDS: [&str; 4] = ["mtu", "queuePairs", "linkUp", "spoofCheck"];
 
 /// The disk.
 #[derive(Debug, PartialEq)]
@@ -64,11 +73,99 @@ impl NewDisk {
     }
 }
 
+/// The NIC.
+#[derive(Debug, PartialEq)]
+pub(super) struct NewNic {
+    pub(super) name: String,
+    pub(super) options: NetOptions,
+    pub(super) tap: TapToOpen,
+}
+
+impl NewNic {
+    /// A NIC on `tap` with `fields` in the place of what is usual.
+    pub(super) fn new(
+        name: String,
+        tap: String,
+        mut fields: Map<String, Value>,
+    ) -> serde_json::Result<Self> {
+        let wrong = |what: &str| serde_json::Error::custom(what);
+        let mac = fields.remove("mac").unwrap_or_default();
+        let mac = mac.as_str().and_then(parse_mac);
+        let mac = mac.ok_or_else(|| wrong("a new NIC needs mac=ADDRESS"))?;
+        let bridge = fields
+            .remove("bridge")
+            .map(serde_json::from_value)
+            .transpose()?;
+        let mut options = serde_json::to_value(NetOptions {
+            mac,
+            mtu: MTU,
+            queue_pairs: 1,
+            backend: BackendKind::Taps,
+            link_up: true,
+            lease: None,
+            lease6: None,
+            spoof_check: false,
+        })?;
+        for (name, value) in fields {
+            match options
+                .get_mut(&name)
+                .filter(|_| NIC_FIELDS.contains(&&*name))
+            {
+                Some(option) => *option = value,
+                None => return Err(wrong(&format!("no option {name:?}"))),
+            }
+        }
+        let options: NetOptions = serde_json::from_value(options)?;
+        let queues = options.queue_pairs;
+        let tap = TapToOpen {
+            tap,
+            queues,
+            bridge,
+        };
+        Ok(Self { name, options, tap })
+    }
+
+    /// The command that adds the NIC, and what is to be opened for it.
+    pub(super) fn command(self) -> (Command, TapToOpen) {
+        let command = Command::Attach {
+            name: self.name,
+            options: Box::new(self.options.into()),
+        };
+        (command, self.tap)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_nic_has_a_mac_and_what_is_said_of_it() {
+        let nic = |fields: Value| {
+            let fields = serde_json::from_value(fields)?;
+            NewNic::new("net1".to_owned(), "tap1".to_owned(), fields)
+        };
+        let usual = nic(json!({"mac": "02:00:00:00:00:0a"})).expect("a NIC");
+        assert_eq!(usual.options.mac, [2, 0, 0, 0, 0, 10]);
+        let fields =
+            json!({"mac": "02:00:00:00:00:0a", "queuePairs": 2, "mtu": 9000, "bridge": "br0"});
+        let other = nic(fields).expect("a NIC");
+        assert_eq!((other.options.mtu, other.tap.queues), (9000, 2));
+        assert_eq!(other.tap.bridge.as_deref(), Some("br0"));
+        let (command, _) = other.command();
+        let text = serde_json::to_value(&command).expect("JSON");
+        assert_eq!(text["options"]["type"], "net");
+        for wrong in [
+            json!({}),
+            json!({"mac": "02:00:00:00:00"}),
+            json!({"mac": "02:00:00:00:00:0a", "backend": "stream"}),
+            json!({"mac": "02:00:00:00:00:0a", "bridge": 7}),
+        ] {
+            nic(wrong.clone()).expect_err(&wrong.to_string());
+        }
+    }
 
     fn disk(fields: Value) -> serde_json::Result<NewDisk> {
         let fields = serde_json::from_value(fields)?;

@@ -159,6 +159,7 @@ mod tests {
     use vmm::control::Command;
 
     use super::*;
+    use crate::opener::ToOpen;
 
     fn pair() -> (UnixStream, Client) {
         let (theirs, ours) = UnixStream::pair().expect("sockets");
@@ -240,7 +241,9 @@ mod tests {
         let mut calls = Vec::new();
         client.read(&mut calls);
         let call = calls.pop().expect("a call");
-        let open = call.open.expect("a file");
+        let Some(ToOpen::File(open)) = call.open else {
+            panic!("{call:?}");
+        };
         assert_eq!((call.asker.id, open.read_only), (4, true));
         assert_eq!(open.path, std::path::Path::new("/volumes/a/disk.img"));
         for wrong in [r#""open":{}"#, r#""open":{"path":"/a","make":true}"#] {
