@@ -28,7 +28,7 @@ const PIDS: [(&str, u32); 3] = [
 ];
 
 /// The file: rules of every thread, of each role of the vm process beside them, what its threads lose
-/// once the machine is known, rules of the launcher, of a launcher that has to put the pod's network
+/// once the machine is known (`unless` it is for a debugger, and one may come), rules of the launcher, of a launcher that has to put the pod's network
 /// back, of the process that opens files for it, of the one that reads boot disks, and of monitor and launcher of
 /// a KubeVirt pod.
 #[derive(Deserialize)]
@@ -106,11 +106,12 @@ fn programs(filters: &Filters) -> BTreeMap<String, Value> {
     add("monitor", &filters.monitor);
     add("service", &filters.service);
     add("bootdisk", &filters.bootdisk);
-    let lost = filters.machine_loses.iter().cloned().map(plain).collect();
-    programs.insert(
-        "machine".to_owned(),
-        filter("allow".into(), "trap".into(), lost),
-    );
+    for (name, debugged) in [("machine", false), ("debugged_machine", true)] {
+        let lost = filters.machine_loses.iter();
+        let lost = lost.filter(|rule| !debugged || rule["unless"].is_null());
+        let lost = lost.cloned().map(plain).collect();
+        programs.insert(name.to_owned(), filter("allow".into(), "trap".into(), lost));
+    }
     if libc == "gnu" {
         let clone3 = vec![json!({"syscall": "clone3"})];
         let refused = filter("allow".into(), json!({"errno": 38}), clone3);
@@ -128,6 +129,7 @@ fn plain(mut rule: Value) -> Value {
     let fields = rule.as_object_mut().expect("a rule is an object");
     fields.remove("unseen");
     fields.remove("libc");
+    fields.remove("unless");
     let conditions = fields.get_mut("args").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten() {
         let number = PIDS.iter().find(|(name, _)| condition["val"] == *name);

@@ -16,6 +16,10 @@ pub enum ThreadRole {
     /// The same thread, and those that it makes, once its devices have what they need of the kernel
     /// before a guest runs.
     Machine,
+    /// Instead of [`ThreadRole::Machine`], where a debugger may come.
+    DebuggedMachine,
+    /// Serves the debugger.
+    Debugger,
 }
 
 /// The hook could not restrict the thread; the thread must not go on.

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use crate::logging::{LogFormat, LogLevel};
 use crate::network::Forward;
 use crate::plan::PlanOptions;
-use crate::resources::ConsoleTarget;
+use crate::resources::{ConsoleTarget, DebuggerTarget};
 use crate::vmi::{MAX_KERNEL_ARGS, Protocol, is_kernel_args};
 
 /// The pod's interface, as Kubernetes names it.
@@ -34,7 +34,7 @@ pub enum CliCommand {
     ///
     /// Exit status: 0 the guest powered off; 1 internal error; 2 bad usage or a VMI that cannot be
     /// honoured; 3 the guest crashed; 4 stopped from outside; 5 a host resource is missing.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print all errors of VMIs and the fields without effect, without touching the host.
     Validate(ValidateArgs),
     /// Print what becomes of a field of a VMI, or of all fields.
@@ -43,7 +43,7 @@ pub enum CliCommand {
         field: Option<String>,
     },
     /// Print what `run` would open and build, as JSON.
-    Plan(MachineArgs),
+    Plan(Box<MachineArgs>),
     /// Print a VMI for a disk image, the one that `run DISK` runs.
     New(NewArgs),
     /// Send a command to the control socket of a running machine.
@@ -138,7 +138,7 @@ pub struct NetShowArgs {
 pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
-        /// Only the rules of this role: process, vcpu, block, net, device, launcher, restorer,
+        /// Only the rules of this role: process, vcpu, debugger, block, net, device, launcher, restorer,
         /// opener, bootdisk, monitor or service.
         #[arg(value_parser = role)]
         role: Option<String>,
@@ -287,6 +287,10 @@ pub struct RunArgs {
     /// at the start, and stays empty if nothing crashes.
     #[arg(long, value_name = "FILE")]
     pub crash_dump: Option<PathBuf>,
+    /// Let gdb debug the guest's kernel, on this socket (unix:PATH, or 127.0.0.1:PORT for all users of this host). The
+    /// machine stands still before its first instruction until gdb lets it go on.
+    #[arg(long, value_name = "WHERE")]
+    pub gdb: Option<DebuggerTarget>,
     /// Write where the time of the start goes: a drawing if the name ends in .svg, else JSON.
     #[arg(long, value_name = "FILE")]
     pub boot_trace: Option<PathBuf>,

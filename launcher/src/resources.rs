@@ -4,6 +4,7 @@
 
 mod boot;
 mod console;
+mod debugger;
 mod disk;
 mod error;
 mod file;
@@ -30,6 +31,7 @@ use vmm::plan::MachinePlan;
 
 pub use self::boot::{BootDiskError, BootReader, DiskKernel};
 pub use self::console::{Console, ConsoleTarget, open_console};
+pub use self::debugger::{DebuggerTarget, open_debugger};
 pub use self::disk::open as open_image;
 pub use self::error::ResourceError;
 pub use self::file::{Kind, Unfit, fits, open_below, settle};

@@ -38,6 +38,10 @@ pub enum Role {
     /// needed. Its filter stands on that of `Process`, is inherited like it, and reports violations as
     /// that role's.
     Machine,
+    /// Instead of [`Role::Machine`], where a debugger may come.
+    DebuggedMachine,
+    /// Serves a debugger.
+    Debugger,
     /// A vCPU.
     Vcpu,
     /// A virtio-blk worker.
@@ -66,9 +70,11 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Process,
         Self::Machine,
+        Self::DebuggedMachine,
+        Self::Debugger,
         Self::Vcpu,
         Self::Block,
         Self::Net,
@@ -88,6 +94,8 @@ impl Role {
         match self {
             Self::Process => "process",
             Self::Machine => "machine",
+            Self::DebuggedMachine => "debugged_machine",
+            Self::Debugger => "debugger",
             Self::Vcpu => "vcpu",
             Self::Block => "block",
             Self::Net => "net",
@@ -112,6 +120,8 @@ impl Role {
         match self {
             Self::Process => PROCESS,
             Self::Machine => MACHINE,
+            Self::DebuggedMachine => DEBUGGED_MACHINE,
+            Self::Debugger => DEBUGGER,
             Self::Vcpu => VCPU,
             Self::Block => BLOCK,
             Self::Net => NET,
@@ -150,7 +160,7 @@ pub struct Others {
 
 /// Restricts the calling thread, and those that it will make, for good.
 pub fn install(role: Role, others: Others) -> Result<(), InstallError> {
-    if role != Role::Machine {
+    if !matches!(role, Role::Machine | Role::DebuggedMachine) {
         violation::set_role(role);
     }
     let load = |program: &[sock_filter]| {

@@ -21,6 +21,7 @@ const ANONYMOUS: c_long = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as c_long;
 const EXECUTABLE: c_long = (libc::PROT_READ | libc::PROT_EXEC) as c_long;
 const TUNSETIFF: c_long = 0x4004_54ca;
 const KVM_RUN: c_long = 0xae80;
+const KVM_SET_GUEST_DEBUG: c_long = 0x4048_ae9b;
 const KVM_CREATE_VM: c_long = 0xae01;
 /// Linux `include/uapi/linux/io_uring.h`.
 const IORING_REGISTER_FILES_UPDATE: c_long = 6;
@@ -165,7 +166,7 @@ const RESTORERS: [Call; 3] = [
 ];
 
 /// What some threads do and these must not.
-const NOT_ITS_OWN: [(Role, Call); 29] = [
+const NOT_ITS_OWN: [(Role, Call); 31] = [
     (
         Role::Process,
         (
@@ -184,6 +185,22 @@ const NOT_ITS_OWN: [(Role, Call); 29] = [
             "let a ring do more",
             libc::SYS_io_uring_register,
             [-1, IORING_REGISTER_RESTRICTIONS, 0],
+        ),
+    ),
+    (
+        Role::Machine,
+        (
+            "debug a vCPU",
+            libc::SYS_ioctl,
+            [-1, KVM_SET_GUEST_DEBUG, 0],
+        ),
+    ),
+    (
+        Role::Vcpu,
+        (
+            "debug itself",
+            libc::SYS_ioctl,
+            [-1, KVM_SET_GUEST_DEBUG, 0],
         ),
     ),
     (
@@ -311,7 +328,7 @@ fn forbidden_calls_are_reported_and_fatal() {
     for (role, (what, number, arguments)) in all {
         let name = match role {
             // It stands on that of the process, whose threads these are.
-            Role::Machine => Role::Process.name(),
+            Role::Machine | Role::DebuggedMachine => Role::Process.name(),
             role => role.name(),
         };
         let (status, report) = run_child(&orders("call", role, number, arguments));
@@ -333,6 +350,18 @@ fn files_of_a_ring_may_be_changed() {
     let arguments = [-1, IORING_REGISTER_FILES_UPDATE, 0];
     for role in [Role::Process, Role::Machine] {
         let orders = orders("call", role, libc::SYS_io_uring_register, arguments);
+        let (status, report) = run_child(&orders);
+        assert!(status.success() && report.is_empty(), "{role:?}: {status}");
+    }
+}
+
+/// Only where a debugger may come.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_debugger_may_debug() {
+    let arguments = [-1, KVM_SET_GUEST_DEBUG, 0];
+    for role in [Role::DebuggedMachine, Role::Debugger] {
+        let orders = orders("call", role, libc::SYS_ioctl, arguments);
         let (status, report) = run_child(&orders);
         assert!(status.success() && report.is_empty(), "{role:?}: {status}");
     }
@@ -413,7 +442,7 @@ fn child() {
     };
     violation::report_to(report).expect("handler");
     rustix::thread::set_no_new_privs(true).expect("no_new_privs");
-    if role == Role::Machine {
+    if matches!(role, Role::Machine | Role::DebuggedMachine) {
         seccomp::install(Role::Process, Others::default()).expect("the filter that it stands on");
     }
     let itself = Some(std::process::id());

@@ -14,6 +14,7 @@ pub mod control;
 pub mod echo;
 pub mod elf;
 pub mod footprint;
+pub mod gdb;
 pub mod guest;
 pub mod handler;
 pub mod image;

@@ -197,6 +197,7 @@ fn group(thread: &str, program: &str) -> &'static str {
         name if name.starts_with("net-") => "net",
         name if name.starts_with("rng-") => "device",
         name if name.starts_with("bal-") => "balloon",
+        "debugger" => "debugger",
         "podvisor-open" => "opener",
         "podvisor-make" => "preparer",
         "virt-launcher-m" => "monitor",

@@ -9,6 +9,7 @@ mod bootdisk;
 mod channel;
 mod console;
 mod crash;
+mod debugger;
 mod deploy;
 mod devices;
 mod disk;

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use podvisor_tests::PATIENCE;
+use podvisor_tests::gdb::Gdb;
 use podvisor_tests::handler::{self, Handler, Pipe};
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::PodNetwork;
@@ -52,6 +53,7 @@ fn each_rule_is_needed() {
     every_command(&mut rules);
     under_kubevirt(&mut rules);
     boots_from_a_disk(&mut rules);
+    under_gdb(&mut rules);
     for (how, code) in [("triple", 3), ("panic", 3)] {
         let run = Run::new(&Vmi::new("crash")).payload(&format!("crash how={how}"));
         Traced::start(run, None, &[]).end(code, &mut rules);
@@ -138,6 +140,27 @@ fn boots_from_a_disk(rules: &mut Rules) {
     control.wait_for("reset");
     control.tell("stop");
     traced.end(4, rules);
+}
+
+/// Breakpoints, a step, memory, and registers of each kind.
+fn under_gdb(rules: &mut Rules) {
+    let run = Run::new(&Vmi::new("gdb")).payload("hello");
+    let socket = run.dir().join("gdb.sock");
+    let run = run.arg("--gdb").arg(format!("unix:{}", socket.display()));
+    let traced = Traced::start(run, None, &[]);
+    traced.guest.wait_until_running();
+    let mut gdb = Gdb::start(&podvisor_tests::guest::payload());
+    gdb.ask(&format!("target remote {}", socket.display()), "0x");
+    gdb.tell("hbreak *($pc + 1)");
+    gdb.tell("stepi");
+    assert_ne!(gdb.value("*(unsigned char *)$pc"), 0);
+    for register in ["$r15", "$cr2", "$xmm7.v2_int64[0]"] {
+        gdb.tell(&format!("set {register} = 5"));
+        assert_eq!(gdb.value(register), 5);
+    }
+    gdb.tell("delete");
+    gdb.tell("detach");
+    traced.end(0, rules);
 }
 
 /// All commands, a client of the console, a reset in place, a forced stop.

@@ -12,15 +12,16 @@
 //! | [`irq`] | routes of lines and messages |
 //! | [`clock`] | guest clocks over a pause |
 //! | [`crash`] | registers of a guest that died |
+//! | [`debug`] | registers and traps for a debugger |
 //! | [`dump`] | registers and page tables for a dump |
 //! | [`state`] | what KVM keeps of a machine, saved and put back |
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{boot, clock, cpu, crash, dump, irq, layout, node, platform, state, vm};
+pub use x86_64::{boot, clock, cpu, crash, debug, dump, irq, layout, node, platform, state, vm};
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "aarch64")]
-pub use aarch64::{boot, clock, cpu, crash, dump, irq, layout, node, platform, state, vm};
+pub use aarch64::{boot, clock, cpu, crash, debug, dump, irq, layout, node, platform, state, vm};

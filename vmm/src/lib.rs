@@ -16,6 +16,7 @@ pub mod arch;
 pub mod console;
 pub mod control;
 pub mod crash;
+pub mod debug;
 pub mod dump;
 pub mod early;
 pub mod footprint;

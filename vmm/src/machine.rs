@@ -26,6 +26,7 @@ use crate::arch::clock;
 use crate::arch::cpu::{self, CpuError, HostCpu, Processors, RegisterError};
 use crate::arch::layout;
 use crate::arch::platform::Platform;
+use crate::debug::Seat;
 use crate::interrupts::KvmInterrupts;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
@@ -60,6 +61,8 @@ pub struct Resources {
     pub host_errors: Arc<HostErrors>,
     /// Makes threads and connects interrupts.
     pub steward: Arc<Steward>,
+    /// A debugger's, if one may come.
+    pub seat: Option<Arc<Seat>>,
 }
 
 /// What a machine boots.
@@ -173,6 +176,7 @@ pub struct Machine {
     hotplug: Option<Arc<HotplugSlots>>,
     platform: Platform,
     vm: Arc<VmFd>,
+    seat: Option<Arc<Seat>>,
     processors: Processors,
     /// The clocks in the pause under way; a restored machine begins in one.
     clocks: Option<clock::Stopped>,
@@ -225,7 +229,11 @@ impl Machine {
             platform.power.tell_generation();
         }
         trace::mark("vCPUs");
-        let vcpus = Vcpus::spawn(vcpus, ports, mmio, memory, hook)?;
+        let seat = resources.seat.clone();
+        let vcpus = Vcpus::spawn(vcpus, ports, mmio, memory, hook, seat.clone())?;
+        if let Some(seat) = &seat {
+            seat.sit(vcpus.debugged());
+        }
         trace::mark("threads");
         Ok(Self {
             vcpus,
@@ -234,6 +242,7 @@ impl Machine {
             hotplug,
             platform,
             vm,
+            seat,
             processors,
             clocks: saved.map(|saved| saved.clocks.clone()),
             restored: saved.is_some(),
@@ -346,6 +355,9 @@ impl Machine {
     pub fn stop(self) {
         self.vcpus.park();
         self.pci.for_each(PciFunction::shutdown);
+        if let Some(seat) = &self.seat {
+            seat.rise();
+        }
     }
 }
 

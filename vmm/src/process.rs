@@ -70,6 +70,9 @@ pub enum ProcessError {
     /// The steward.
     #[error("Cannot start the steward thread")]
     Steward(#[source] io::Error),
+    /// The debugger's thread.
+    #[error("Cannot start the debugger's thread")]
+    Debugger(#[source] io::Error),
     /// The number of descriptors could not be limited.
     #[error("Cannot limit the number of open files")]
     Limit(#[source] io::Error),

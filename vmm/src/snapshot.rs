@@ -72,6 +72,9 @@ pub enum SnapshotError {
     /// The machine runs.
     #[error("Only a paused machine can be saved")]
     NotPaused,
+    /// Its memory is not the guest's own.
+    #[error("A debugger has breakpoints in the guest's memory; they have to be removed first")]
+    Breakpoints,
     /// KVM's part.
     #[error(transparent)]
     Kvm(#[from] StateError),

@@ -4,13 +4,14 @@
 //! kicked: `immediate_exit` makes a coming `KVM_RUN` return at once, the signal interrupts one
 //! that is under way.
 
+mod debugged;
 mod page;
 mod shared;
 mod thread;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -22,10 +23,12 @@ use kvm_ioctls::VcpuFd;
 use thiserror::Error;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+pub use self::debugged::Debugged;
 use self::page::RunPage;
 pub use self::shared::VcpuEvent;
 use self::shared::{Shared, Target};
 use self::thread::{Public, Vcpu};
+use crate::debug::Seat;
 
 /// Stack of a vCPU thread, bytes; exits are shallow.
 const STACK_SIZE: usize = 256 * 1024;
@@ -52,13 +55,19 @@ pub enum SpawnError {
 
 struct VcpuThread {
     handle: JoinHandle<()>,
-    /// Held by the thread while it runs the guest.
+    remote: Remote,
+}
+
+/// What other threads have of a vCPU.
+#[derive(Clone)]
+struct Remote {
+    /// Held by its thread while it runs the guest.
     fd: Arc<Mutex<VcpuFd>>,
     page: RunPage,
     public: Arc<Public>,
 }
 
-impl VcpuThread {
+impl Remote {
     /// The target was changed before, under the lock: a thread without an ID will see it.
     fn kick(&self) {
         self.page.immediate_exit().store(1, Ordering::Release);
@@ -107,10 +116,13 @@ impl Vcpus {
         mmio: Bus,
         memory: Arc<GuestMemory>,
         hook: &ThreadHook,
+        seat: Option<Arc<Seat>>,
     ) -> Result<Self, SpawnError> {
         register_signal_handler(SIGRTMIN(), on_kick).map_err(SpawnError::Signal)?;
         let shared = Arc::new(Shared {
             target: AtomicU8::new(Target::Park as u8),
+            held: AtomicU64::new(0),
+            seat,
             parked: Mutex::new(0),
             changed: Condvar::new(),
             event: Mutex::new(None),
@@ -145,6 +157,7 @@ impl Vcpus {
             page,
             public: public.clone(),
             shared: self.shared.clone(),
+            dying: None,
         };
         let handle = std::thread::Builder::new()
             // As QEMU has it: programs that look for the threads of vCPUs know them by that.
@@ -161,12 +174,8 @@ impl Vcpus {
                     }
                 }
             })?;
-        Ok(VcpuThread {
-            handle,
-            fd,
-            page,
-            public,
-        })
+        let remote = Remote { fd, page, public };
+        Ok(VcpuThread { handle, remote })
     }
 
     /// Lets all vCPUs run.
@@ -177,7 +186,7 @@ impl Vcpus {
     /// Returns when no vCPU runs.
     pub fn park(&self) {
         self.set_target(Target::Park);
-        self.threads.iter().for_each(VcpuThread::kick);
+        self.remotes().for_each(Remote::kick);
         let mut parked = self.shared.parked();
         while *parked < self.threads.len() {
             parked = self
@@ -190,8 +199,17 @@ impl Vcpus {
 
     /// The vCPUs themselves, while they are parked: a running one would have to be waited for.
     pub fn parked(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
-        let fds = self.threads.iter().map(|thread| thread.fd.lock());
+        let fds = self.remotes().map(|remote| remote.fd.lock());
         fds.map(|fd| fd.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The vCPUs for a debugger.
+    pub fn debugged(&self) -> Debugged {
+        Debugged::new(self.shared.clone(), self.remotes().cloned().collect())
+    }
+
+    fn remotes(&self) -> impl Iterator<Item = &Remote> {
+        self.threads.iter().map(|thread| &thread.remote)
     }
 
     fn set_target(&self, target: Target) {
@@ -208,9 +226,8 @@ impl Vcpus {
 
     /// Exits to user space of each vCPU so far.
     pub fn exits(&self) -> Vec<u64> {
-        self.threads
-            .iter()
-            .map(|thread| thread.public.exits.load(Ordering::Relaxed))
+        self.remotes()
+            .map(|remote| remote.public.exits.load(Ordering::Relaxed))
             .collect()
     }
 
@@ -248,7 +265,7 @@ impl Drop for Vcpus {
     fn drop(&mut self) {
         self.set_target(Target::End);
         for thread in self.threads.drain(..) {
-            thread.kick();
+            thread.remote.kick();
             // The vCPU is closed after its last kick. A panicked thread left nothing to do.
             drop(thread.handle.join());
         }

@@ -23,8 +23,8 @@ use crate::logging::LogFormat;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::opener::Opener;
 use crate::plan::{LaunchPlan, NicSource};
-use crate::resources::ConsoleTarget;
 use crate::resources::{self, BootDiskError, BootReader, Console, Descriptors, ListenSocket};
+use crate::resources::{ConsoleTarget, DebuggerTarget};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, VmProcess};
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
@@ -73,6 +73,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let signals = Signals::block().map_err(wait_for_signals)?;
     let ports = resources::open_ports(&plan, &mut descriptors)?;
     let control = open_control(args)?;
+    let debugger = open_debugger(args, &mut descriptors)?;
     let boot_trace = open_boot_trace(args)?;
     tracing::debug!("resources are open");
     trace::mark("resources");
@@ -95,7 +96,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         },
     };
     let outcome = run_machine(args, vm, inputs, &console, &signals);
-    drop((console, ports));
+    drop((console, ports, debugger));
     let restored = match (guard, &outcome) {
         (None, _) => Ok(()),
         (Some(guard), Ok(Outcome::Saved)) => {
@@ -156,8 +157,12 @@ fn sockets(args: &RunArgs) -> Vec<PathBuf> {
     };
     let machine = &args.machine;
     let ports = machine.guest_agent.iter().chain(&machine.virtio_console);
+    let debugger = match &args.gdb {
+        Some(DebuggerTarget::Unix(path)) => Some(path.clone()),
+        _ => None,
+    };
     let sockets = args.control.iter().chain(ports);
-    sockets.cloned().chain(console).collect()
+    sockets.cloned().chain(console).chain(debugger).collect()
 }
 
 /// A machine without a serial console cannot have it anywhere; otherwise it is on standard input
@@ -177,6 +182,20 @@ fn console_target(args: &RunArgs, plan: &LaunchPlan) -> Result<ConsoleTarget, Co
             })
         }
     }
+}
+
+fn open_debugger(
+    args: &RunArgs,
+    descriptors: &mut Descriptors,
+) -> Result<Option<ListenSocket>, CommandError> {
+    let Some(target) = &args.gdb else {
+        return Ok(None);
+    };
+    let socket = resources::open_debugger(target, descriptors)?;
+    report::print(&format!(
+        "the machine waits for gdb: target remote {target}"
+    ));
+    Ok(socket)
 }
 
 fn open_boot_trace(args: &RunArgs) -> Result<Option<BootTrace>, CommandError> {

@@ -1,6 +1,7 @@
 //! What can be missing on a host, and the way out.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -162,6 +163,18 @@ pub enum ResourceError {
         #[source]
         source: io::Error,
     },
+    /// A debugger could not come.
+    #[error("Cannot listen for a debugger on {address}")]
+    ListenTcp {
+        /// Where.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The architecture has none.
+    #[error("There is no debugger for guests of 64-bit Arm yet")]
+    NoDebugger,
     /// The terminal or the standard streams cannot be used as console.
     #[error("Cannot use standard input and output as console")]
     Terminal(#[source] io::Error),
@@ -222,6 +235,8 @@ impl ResourceError {
                 "Choose a path in a directory that this user can write to and that no other \
                  process listens on."
             }
+            Self::ListenTcp { .. } => "Choose another port, or --gdb unix:PATH.",
+            Self::NoDebugger => "Leave out --gdb.",
             Self::Terminal(_) => "Choose another --console.",
         }
     }

@@ -154,6 +154,8 @@ pub(super) fn restrict_thread(
             Role::Process
         }
         ThreadRole::Machine => Role::Machine,
+        ThreadRole::DebuggedMachine => Role::DebuggedMachine,
+        ThreadRole::Debugger => Role::Debugger,
         ThreadRole::Vcpu => Role::Vcpu,
         ThreadRole::Device(name) => Role::named(name).ok_or(UnknownRole(name))?,
     };

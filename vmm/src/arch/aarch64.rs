@@ -6,6 +6,7 @@ pub mod boot;
 pub mod clock;
 pub mod cpu;
 pub mod crash;
+pub mod debug;
 pub mod dump;
 pub mod irq;
 pub mod layout;

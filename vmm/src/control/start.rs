@@ -65,4 +65,6 @@ pub enum FdRole {
     ConsoleListener,
     /// File that gets a copy of all console output.
     ConsoleLog,
+    /// Listening stream socket for a debugger, which does not block; the machine waits for its first one.
+    Debugger,
 }

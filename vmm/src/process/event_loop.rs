@@ -15,10 +15,11 @@ use super::inputs::Inputs;
 use super::life::{Effect, Input, Life};
 use super::operator::Operator;
 use super::sources::{
-    ConsoleSource, ControlSource, GuestSource, HostErrorSource, Inbox, News, OperatorSource,
-    VcpuSource,
+    ConsoleSource, ControlSource, DebuggerSource, GuestSource, HostErrorSource, Inbox, News,
+    OperatorSource, VcpuSource,
 };
 use crate::control::{self, Event, MachineState, Report};
+use crate::debug::Debugger;
 use crate::footprint;
 use crate::plan::BootPlan;
 use crate::trace;
@@ -40,6 +41,7 @@ pub(super) struct Process<'a> {
     console: Rc<RefCell<ConsoleSource>>,
     vcpus: SubscriberId,
     deadlines: Deadlines,
+    debugger: Option<Debugger>,
     /// Tell the launcher the steps of the start.
     send_boot_trace: bool,
     ended: bool,
@@ -60,8 +62,10 @@ impl<'a> Process<'a> {
         );
         let signals = inputs.resources.signals.clone();
         let errors = inputs.resources.host_errors.clone();
+        let seat = inputs.resources.seat.clone();
+        let saved = inputs.saved.as_ref();
         let (hardware, handles) =
-            Hardware::build(inputs.plan, inputs.resources, inputs.saved.as_ref(), hook)?;
+            Hardware::build(inputs.plan, inputs.resources, saved, hook.clone())?;
         let operator = Operator::new(hardware).map_err(ProcessError::Epoll)?;
         let inbox = Inbox::default();
         let console = ConsoleSource::new(inputs.console, handles.serial.clone(), inbox.clone());
@@ -87,6 +91,13 @@ impl<'a> Process<'a> {
             inbox: inbox.clone(),
         }));
         manager.add_subscriber(Box::new(console.clone()));
+        let mut debugger = None;
+        if let (Some(seat), Some(listener)) = (seat, inputs.debugger) {
+            let started = Debugger::start(seat.clone(), listener, hook);
+            debugger = Some(started.map_err(ProcessError::Debugger)?);
+            let inbox = inbox.clone();
+            manager.add_subscriber(Box::new(DebuggerSource { seat, inbox }));
+        }
         let vcpus = manager.add_subscriber(vcpu_source(&handles, &life, &inbox));
         Ok(Self {
             socket,
@@ -98,6 +109,7 @@ impl<'a> Process<'a> {
             console,
             vcpus,
             deadlines: Deadlines::default(),
+            debugger,
             send_boot_trace: inputs.boot_trace,
             ended: false,
         })
@@ -118,6 +130,9 @@ impl<'a> Process<'a> {
                 self.inbox.input(Input::Late { call });
             }
             self.take_in()?;
+        }
+        if let Some(debugger) = self.debugger {
+            debugger.end();
         }
         self.console.borrow_mut().drain();
         Ok(())

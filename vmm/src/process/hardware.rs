@@ -171,6 +171,10 @@ impl Hardware {
             let causes = causes(&error);
             JobError::Refused(Refusal::Failed { causes })
         };
+        let seat = self.resources.seat.as_ref();
+        if seat.is_some_and(|seat| seat.has_breakpoints()) {
+            return Err(failed(SnapshotError::Breakpoints));
+        }
         let mut files = files.0.into_iter().map(File::from);
         let (Some(machine), Some(mut state), Some(mut ram)) =
             (&self.machine, files.next(), files.next())

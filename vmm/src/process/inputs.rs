@@ -17,6 +17,7 @@ use devices::virtio::spec::DeviceOptions;
 use super::ProcessError;
 use crate::console::Console;
 use crate::control::{Create, FdRole};
+use crate::debug::Seat;
 use crate::kvm::Hypervisor;
 use crate::machine::{Boot, BuildError, DeviceResource, Resources};
 use crate::memory::Ram;
@@ -32,6 +33,8 @@ pub(super) struct Inputs {
     pub(super) saved: Option<SavedMachine>,
     pub(super) resources: Resources,
     pub(super) console: Console,
+    /// Where a debugger may come.
+    pub(super) debugger: Option<OwnedFd>,
     pub(super) exit_on_reboot: bool,
     /// Tell the launcher the steps of the start.
     pub(super) boot_trace: bool,
@@ -92,7 +95,7 @@ pub(super) fn sort_fds(
     let mut of_devices: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
     let mut console = ConsoleFds::default();
     let mut snapshot = SnapshotFds::default();
-    let mut crash_dump = None;
+    let (mut crash_dump, mut debugger) = (None, None);
     for (role, fd) in create.fds.into_iter().zip(fds) {
         match role {
             FdRole::Kernel { name } => kernel = Some((name, File::from(fd))),
@@ -105,6 +108,7 @@ pub(super) fn sort_fds(
             FdRole::ConsoleOutput => console.output = Some(fd),
             FdRole::ConsoleListener => console.listener = Some(fd),
             FdRole::ConsoleLog => console.log = Some(fd.into()),
+            FdRole::Debugger => debugger = Some(fd),
         }
     }
     let cmdline = match &plan.boot {
@@ -130,13 +134,17 @@ pub(super) fn sort_fds(
         })
         .collect::<Result<_, BuildError>>()?;
     block::set_aside(plan.hotplug_slots.len());
-    hook(ThreadRole::Machine)?;
+    hook(match debugger {
+        Some(_) => ThreadRole::DebuggedMachine,
+        None => ThreadRole::Machine,
+    })?;
     trace::mark("device resources");
     let ram = Ram::map(&plan.memory)?;
     let saved = snapshot.load(&ram)?;
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let console = console.open().map_err(ProcessError::Epoll)?;
+    let seat = debugger.as_ref().map(|_| Seat::new()).transpose();
     let resources = Resources {
         hypervisor,
         host_cpu: create.host_cpu,
@@ -149,12 +157,14 @@ pub(super) fn sort_fds(
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
         host_errors: Arc::new(HostErrors::new().map_err(ProcessError::Epoll)?),
         steward: Steward::start().map_err(ProcessError::Steward)?,
+        seat: seat.map_err(ProcessError::Epoll)?.map(Arc::new),
     };
     Ok(Inputs {
         plan,
         saved,
         resources,
         console: Console::new(queue, console),
+        debugger,
         exit_on_reboot: create.exit_on_reboot,
         boot_trace: create.boot_trace,
     })

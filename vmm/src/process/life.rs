@@ -232,6 +232,7 @@ impl Life {
             matches!(becomes, Some(Becomes::New | Becomes::Halted)) || self.wants_boot.is_some();
         match input {
             Input::ConsoleEscape => effects.push(self.tell(Event::ConsoleEscape)),
+            Input::Killed => self.shut_down(Event::Stopped, effects),
             Input::Failed { machine, causes } if machine == self.machine => {
                 self.shut_down(Event::InternalError { causes }, effects);
             }

@@ -3,6 +3,7 @@
 
 mod console;
 mod control;
+mod debugger;
 mod guest;
 mod host_errors;
 mod operator;
@@ -16,6 +17,7 @@ use event_manager::{EventOps, Events};
 
 pub(super) use self::console::ConsoleSource;
 pub(super) use self::control::ControlSource;
+pub(super) use self::debugger::DebuggerSource;
 pub(super) use self::guest::GuestSource;
 pub(super) use self::host_errors::HostErrorSource;
 pub(super) use self::operator::OperatorSource;

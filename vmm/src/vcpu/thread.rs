@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kvm_bindings::kvm_debug_exit_arch;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::page::RunPage;
 use super::shared::{Shared, Target, VcpuEvent};
-use crate::arch::{clock, crash};
+use crate::arch::{clock, crash, debug};
 use crate::crash::CrashReport;
+use crate::debug::{Reason, Seat};
 use crate::kvm::KvmError;
 use crate::trace;
 
@@ -28,6 +30,8 @@ pub(super) struct Vcpu {
     pub(super) page: RunPage,
     pub(super) public: Arc<Public>,
     pub(super) shared: Arc<Shared>,
+    /// The guest's end, which a debugger looks at before it is told.
+    pub(super) dying: Option<CrashReport>,
 }
 
 enum Next {
@@ -40,7 +44,7 @@ impl Vcpu {
     pub(super) fn serve(&mut self) {
         let mut first = true;
         let vcpu = self.fd.clone();
-        while self.shared.park() == Target::Run {
+        while self.shared.park(self.index) == Target::Run {
             // Let go before it parks, so that others find it free then.
             let mut fd = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
             if !first {
@@ -71,10 +75,13 @@ impl Vcpu {
     }
 
     fn run_until_kicked(&mut self, fd: &mut VcpuFd) -> Next {
+        if let Some(report) = self.dying.take() {
+            return self.report(report);
+        }
         loop {
             // Cleared before the target is read: a kick after this point stops the next KVM_RUN.
             self.page.immediate_exit().store(0, Ordering::SeqCst);
-            if self.shared.target() != Target::Run {
+            if !self.shared.may_run(self.index) {
                 return Next::Go;
             }
             while self.page.immediate_exit().load(Ordering::Acquire) == 0 {
@@ -84,7 +91,9 @@ impl Vcpu {
             }
             // A pending port or MMIO access must complete in the kernel before the vCPU stands
             // still; KVM_RUN with immediate_exit does just that.
-            let _ = fd.run();
+            if let Ok(VcpuExit::Debug(exit)) = fd.run() {
+                self.trap(&exit);
+            }
         }
     }
 
@@ -120,6 +129,10 @@ impl Vcpu {
                 Next::Go
             }
             Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => Next::Go,
+            Ok(VcpuExit::Debug(exit)) => {
+                self.trap(&exit);
+                Next::Go
+            }
             Ok(VcpuExit::Shutdown) => self.crash(fd, "triple fault".into()),
             Ok(VcpuExit::InternalError) => {
                 let (suberror, data) = page.internal_error();
@@ -154,7 +167,35 @@ impl Vcpu {
             vcpu: Some(self.index),
             ..state
         };
+        match &self.shared.seat {
+            Some(seat) if seat.is_breakpoint(report.rip) => {
+                self.stop(seat, Reason::Breakpoint);
+                Next::Go
+            }
+            Some(seat) if seat.is_attached() => {
+                self.stop(seat, Reason::Crash);
+                self.dying = Some(report);
+                Next::Go
+            }
+            _ => self.report(report),
+        }
+    }
+
+    fn report(&self, report: CrashReport) -> Next {
         self.shared.report(VcpuEvent::Crashed(Box::new(report)));
         Next::Halt
+    }
+
+    /// The debugger's hardware, or a breakpoint, stopped the vCPU; only a debugger asks for that.
+    fn trap(&self, exit: &kvm_debug_exit_arch) {
+        if let Some(seat) = &self.shared.seat {
+            let trap = debug::trap(exit);
+            self.stop(seat, Reason::Trap(trap));
+        }
+    }
+
+    fn stop(&self, seat: &Seat, reason: Reason) {
+        self.shared.stop(seat, self.index, reason);
+        self.page.immediate_exit().store(1, Ordering::Release);
     }
 }

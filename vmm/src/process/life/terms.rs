@@ -43,6 +43,8 @@ pub(in crate::process) enum Input {
     },
     /// The user wants the end by the console's escape key.
     ConsoleEscape,
+    /// The debugger's user wants the end.
+    Killed,
     /// The host cannot do what the guest asked of a disk.
     DiskError(Box<DiskError>),
     /// The job that was begun last is done.

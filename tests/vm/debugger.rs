@@ -1,0 +1,162 @@
+//! gdb at a running machine.
+
+use std::fs;
+use std::path::PathBuf;
+
+use podvisor_tests::PATIENCE;
+use podvisor_tests::gdb::Gdb;
+use podvisor_tests::guest;
+use podvisor_tests::run::{Guest, Run};
+use podvisor_tests::vmi::Vmi;
+
+/// A machine that waits for gdb, and the socket that it waits on.
+fn start(run: Run) -> (Guest, PathBuf) {
+    let socket = run.dir().join("gdb.sock");
+    let target = format!("unix:{}", socket.display());
+    let guest = run.arg("--gdb").arg(target).start();
+    guest.wait_until_running();
+    (guest, socket)
+}
+
+/// Linux with two vCPUs from its first instruction to its end, under gdb and after it has left.
+#[test]
+fn gdb_debugs_the_kernel_of_linux() {
+    let run = Run::new(&Vmi::new("gdb").topology(1, 2, 1));
+    let (mut guest, socket) = start(run.linux("hello,topology"));
+    let mut gdb = Gdb::start(&guest::vmlinux());
+    gdb.ask(&format!("target remote {}", socket.display()), "0x");
+
+    // Nothing has run: the entry point is where the ELF's note says, and no other vCPU is there.
+    assert_eq!(gdb.value("$pc"), gdb_symbol(&mut gdb, "pvh_start_xen") & 0x7fff_ffff);
+    gdb.ask("info threads", "vCPU 1");
+    assert_eq!(gdb.value("$cr0 >> 31"), 0, "paging is off");
+
+    // By the processor's hardware, where there is no memory yet under this address.
+    gdb.tell("hbreak start_kernel");
+    gdb.tell("continue");
+    gdb.wait_for("in start_kernel ()");
+    assert_eq!(gdb.value("$cr0 >> 31"), 1, "paging is on");
+    assert_ne!(gdb.value("$gs_base"), 0);
+    gdb.ask("bt", "#1");
+    gdb.ask("x/s linux_banner", "\"Linux version 6.1.");
+    gdb.tell("delete");
+
+    // In memory, and steps from there.
+    gdb.tell("break kernel_init");
+    gdb.tell("continue");
+    gdb.wait_for("in kernel_init ()");
+    gdb.ask("bt", "in ret_from_fork ()");
+    let at = gdb.value("$pc");
+    assert_ne!(gdb.value("*(unsigned char *)$pc"), 0xcc, "the instruction is back");
+    gdb.tell("stepi");
+    let next = gdb.value("$pc");
+    assert!(next != at && next - at < 16, "{at:x} {next:x}");
+    gdb.tell("delete");
+
+    // The same memory by both kinds of addresses.
+    let physical = gdb_symbol(&mut gdb, "linux_banner") & 0x7fff_ffff;
+    gdb.tell("monitor physical on");
+    gdb.ask(&format!("x/s {physical:#x}"), "\"Linux version 6.1.");
+    gdb.tell("monitor physical off");
+
+    // Registers and memory can be written.
+    let stack = gdb.value("*(unsigned long *)($rsp - 64)");
+    gdb.tell("set *(unsigned long *)($rsp - 64) = 0x1234");
+    assert_eq!(gdb.value("*(unsigned long *)($rsp - 64)"), 0x1234);
+    gdb.tell(&format!("set *(unsigned long *)($rsp - 64) = {stack:#x}"));
+    let saved = gdb.value("$r15");
+    gdb.tell("set $r15 = 0x5678");
+    assert_eq!(gdb.value("$r15"), 0x5678);
+    gdb.tell(&format!("set $r15 = {saved:#x}"));
+
+    gdb.tell("continue");
+    guest.wait_for("GUEST-INIT-READY");
+    gdb.interrupt();
+    gdb.wait_for("SIGINT");
+    // It is not the debugger's alone.
+    guest.ctl_does(&["pause"]);
+    guest.ctl_does(&["status"]);
+    guest.ctl_does(&["resume"]);
+    gdb.tell("detach");
+    assert_eq!(guest.result("cpus"), "2");
+    guest.exits_with(0);
+    guest.log_has(&["a debugger holds the machine", "the debugger has left"]);
+}
+
+fn gdb_symbol(gdb: &mut Gdb, name: &str) -> u64 {
+    gdb.value(&format!("&{name}"))
+}
+
+/// What becomes of a machine that gdb holds when somebody else has it reset, saved and ended.
+#[test]
+fn a_machine_that_gdb_holds_obeys_others() {
+    let run = Run::new(&Vmi::new("held").topology(1, 2, 1).grace_seconds(0));
+    let (mut guest, socket) = start(run.payload("ticker secs=100000"));
+    let mut gdb = Gdb::start(&guest::payload());
+    gdb.ask(&format!("target remote {}", socket.display()), "0x");
+    let first = gdb.value("$pc");
+
+    // A breakpoint in memory is not the guest's, so there is no snapshot with it.
+    gdb.tell("set breakpoint always-inserted on");
+    gdb.tell(&format!("break *{:#x}", first + 1));
+    assert_ne!(gdb.value("$pc"), 0);
+    let directory = guest.dir().join("snapshot");
+    fs::create_dir(&directory).expect("a directory");
+    let path = directory.to_str().expect("UTF-8");
+    let refused = guest.ctl(&["snapshot", path]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("A debugger has breakpoints"), "{text}");
+    guest.ctl_does(&["resume"]);
+    gdb.tell("delete");
+
+    gdb.tell("continue");
+    guest.wait_for("TICK cpu=1");
+    guest.ctl_does(&["reset"]);
+    // The next one begins as the first did.
+    gdb.wait_for("SIGTRAP");
+    assert_eq!(gdb.value("$pc"), first);
+    gdb.tell("continue");
+    guest.wait_for("TICK cpu=1");
+    gdb.interrupt();
+    gdb.wait_for("SIGINT");
+    gdb.tell("kill");
+    guest.exits_with(4);
+}
+
+/// A crash is shown before it is the end.
+#[test]
+fn gdb_sees_a_crash() {
+    let run = Run::new(&Vmi::new("dying"));
+    let (mut guest, socket) = start(run.payload("crash how=triple"));
+    let mut gdb = Gdb::start(&guest::payload());
+    gdb.ask(&format!("target remote {}", socket.display()), "0x");
+    gdb.tell("continue");
+    gdb.wait_for("SIGABRT");
+    assert_eq!(gdb.value("$cr0 & 1"), 1);
+    gdb.tell("continue");
+    gdb.wait_for("exited");
+    guest.exits_with(3);
+    guest.log_has(&["triple fault"]);
+}
+
+/// One who comes by a port and goes without a word has held nothing for good.
+#[test]
+fn gdb_by_a_port() {
+    let port = free_port();
+    let run = Run::new(&Vmi::new("port")).payload("hello");
+    let address = format!("127.0.0.1:{port}");
+    let mut guest = run.arg("--gdb").arg(&address).start();
+    guest.log.wait_for("waits for gdb", PATIENCE);
+    guest.wait_until_running();
+    let mut gdb = Gdb::start(&guest::payload());
+    gdb.ask(&format!("target remote {address}"), "0x");
+    drop(gdb);
+    guest.wait_for("PAYLOAD-DONE");
+    guest.exits_with(0);
+}
+
+/// One that nobody listens on at this moment.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
