@@ -287,6 +287,10 @@ pub struct RunArgs {
     /// at the start, and stays empty if nothing crashes.
     #[arg(long, value_name = "FILE")]
     pub crash_dump: Option<PathBuf>,
+    /// The ELF file of the guest's kernel: the report of a crash names the function where it happened, if the kernel is
+    /// where the file says (nokaslr).
+    #[arg(long, value_name = "VMLINUX")]
+    pub symbols: Option<PathBuf>,
     /// Let gdb debug the guest's kernel, on this socket (unix:PATH, or 127.0.0.1:PORT for all users of this host). The
     /// machine stands still before its first instruction until gdb lets it go on.
     #[arg(long, value_name = "WHERE")]
@@ -333,7 +337,7 @@ pub struct ValidateArgs {
 pub struct CtlArgs {
     /// The socket given to `run --control`.
     pub socket: PathBuf,
-    /// pause, resume, powerButton, reboot, reset, stop, stats, status, metrics [LABEL=VALUE...], setLink nic=NAME up=true|false,
+    /// pause, resume, powerButton, reboot, reset, stop, registers, stats, status, metrics [LABEL=VALUE...], setLink nic=NAME up=true|false,
     /// device name=NAME order=JSON, attach NAME IMAGE [OPTION=VALUE...], detach NAME
     /// [seconds=NUMBER], snapshot DIR, or dump FILE.
     pub command: String,
@@ -344,6 +348,9 @@ pub struct CtlArgs {
     /// End the machine once its snapshot is written.
     #[arg(long)]
     pub stop: bool,
+    /// Form of the answer to `registers`; all others are JSON.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: LogFormat,
 }
 
 /// What belongs to a command of `ctl`.

@@ -30,7 +30,7 @@ pub use self::command::{Answer, Call, Command, MachineState, Refusal, Reply, Sta
 pub use self::event::{DiskError, Event, Notice, Report};
 pub use self::start::{Create, FdRole, Hello};
 pub use self::wire::{ControlError, MAX_FDS, MAX_MESSAGE, pair, receive, send, try_send};
-pub use crate::crash::CrashReport;
+pub use crate::crash::{CrashReport, VcpuRegisters};
 
 /// Version of the protocol. Changed with whatever an older side would misunderstand.
 pub const VERSION: u32 = 1;

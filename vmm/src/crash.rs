@@ -1,4 +1,4 @@
-//! What the launcher is told of a guest that crashed.
+//! What the launcher is told of a guest that crashed, and of vCPUs that somebody wants to see.
 
 use std::collections::BTreeMap;
 
@@ -17,5 +17,19 @@ pub struct CrashReport {
     /// Instruction bytes at `rip`, as far as they can be read.
     pub instruction: Vec<u8>,
     /// General, control and segment registers by name.
+    pub registers: BTreeMap<String, u64>,
+}
+
+/// A vCPU that stands still.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VcpuRegisters {
+    /// Its number.
+    pub vcpu: u32,
+    /// Its instruction pointer.
+    pub rip: u64,
+    /// Instruction bytes there, as far as they can be read.
+    pub instruction: Vec<u8>,
+    /// As in a [`CrashReport`].
     pub registers: BTreeMap<String, u64>,
 }

@@ -4,6 +4,7 @@ mod attach;
 mod metrics;
 mod snapshot;
 
+use std::fmt::Write;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IoSlice};
 use std::mem::MaybeUninit;
@@ -24,7 +25,9 @@ use self::snapshot::SnapshotFiles;
 use super::{CommandError, output};
 use crate::cli::{CtlArgs, CtlArgument};
 use crate::exit::Exit;
+use crate::logging::LogFormat;
 use crate::opener::ToOpen;
+use crate::registers;
 use crate::supervise::control::Line;
 
 /// How long a machine may take to answer.
@@ -60,7 +63,9 @@ enum Errand {
 /// ended.
 pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
     match errand(args).map_err(CommandError::NoSuchCommand)? {
-        Errand::Call(command) => talk(args, command, &[], as_it_came),
+        Errand::Call(command) => talk(args, command, &[], |line, answer| {
+            shown(args.output, line, answer)
+        }),
         Errand::Snapshot(command, directory) => snapshot(args, command, &directory),
         Errand::Dump(command, path) => dump(args, command, &path),
         Errand::Attach(disk) => {
@@ -113,6 +118,21 @@ fn dump(args: &CtlArgs, command: Command, path: &Path) -> Result<Exit, CommandEr
 /// The line of an answer, for people to read.
 fn as_it_came(line: &str, _: &Answer) -> String {
     format!("{line}\n")
+}
+
+/// The line of an answer, but of registers, which people read.
+fn shown(format: LogFormat, line: &str, answer: &Answer) -> String {
+    let (LogFormat::Text, Some(vcpus)) = (format, &answer.registers) else {
+        return as_it_came(line, answer);
+    };
+    let mut text = String::new();
+    for vcpu in vcpus {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "vCPU {}", vcpu.vcpu);
+        let _ = registers::write(&mut text, vcpu.rip, &vcpu.instruction, &vcpu.registers);
+        text.push('\n');
+    }
+    text
 }
 
 /// Makes the call and prints what `show` makes of its answer.
@@ -250,6 +270,8 @@ fn command(args: &CtlArgs, mut fields: Map<String, Value>) -> serde_json::Result
 mod tests {
     use clap::Parser;
 
+    use vmm::control::{MachineState, VcpuRegisters};
+
     use super::*;
     use crate::cli::{Cli, CliCommand};
 
@@ -260,6 +282,23 @@ mod tests {
             CliCommand::Ctl(args) => errand(&args),
             _ => panic!("ctl"),
         }
+    }
+
+    #[test]
+    fn registers_are_for_people_and_for_programs() {
+        let vcpu = VcpuRegisters {
+            vcpu: 1,
+            rip: 0x1000,
+            instruction: vec![0xf4],
+            registers: [("rax".to_owned(), 7)].into(),
+        };
+        let mut answer = Answer::from(MachineState::Running);
+        answer.registers = Some(vec![vcpu]);
+        let text = shown(LogFormat::Text, "line", &answer);
+        let expected =
+            "vCPU 1\n  rip 0x0000000000001000, instruction f4\n       rax 0x0000000000000007\n";
+        assert_eq!(text, expected);
+        assert_eq!(shown(LogFormat::Json, "line", &answer), "line\n");
     }
 
     #[test]

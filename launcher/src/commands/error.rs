@@ -139,6 +139,15 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// The guest's kernel cannot be read for its symbols.
+    #[error("Cannot read the symbols of {path:?}")]
+    Symbols {
+        /// What was given.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A machine does not do what it was told.
     #[error("The machine refused: {0}")]
     ControlRefused(String),
@@ -185,6 +194,7 @@ impl CommandError {
             | Self::Inspect { .. }
             | Self::Network(_)
             | Self::Input { .. }
+            | Self::Symbols { .. }
             | Self::Control { .. } => Exit::HostResource,
             Self::Restore(_)
             | Self::VmProcess(_)
@@ -225,6 +235,7 @@ impl CommandError {
             }
             Self::NoSuchField(_) => "See `podvisor explain` for all fields.",
             Self::WhichMachine { .. } => "Choose one with --name.",
+            Self::Symbols { .. } => "Name the kernel's ELF file (vmlinux) with its symbols.",
             Self::Input { .. } | Self::Opener(OpenerError::Directory { .. }) => {
                 "Check the path and its permissions."
             }

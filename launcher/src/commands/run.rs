@@ -26,6 +26,7 @@ use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::{self, BootDiskError, BootReader, Console, Descriptors, ListenSocket};
 use crate::resources::{ConsoleTarget, DebuggerTarget};
 use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, VmProcess};
+use crate::symbols::Symbols;
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
 use crate::{logging, report};
@@ -73,6 +74,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let signals = Signals::block().map_err(wait_for_signals)?;
     let ports = resources::open_ports(&plan, &mut descriptors)?;
     let control = open_control(args)?;
+    let symbols = open_symbols(args)?;
     let debugger = open_debugger(args, &mut descriptors)?;
     let boot_trace = open_boot_trace(args)?;
     tracing::debug!("resources are open");
@@ -107,7 +109,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         (Some(guard), _) => guard.restore(),
     };
     let outcome = outcome?;
-    tell(&outcome);
+    tell(&outcome, symbols.as_ref());
     restored.map_err(CommandError::Restore)?;
     Ok(outcome.exit())
 }
@@ -367,10 +369,26 @@ fn run_machine(
     Ok(supervise::supervise(&vm, orders, signals, control, opener))
 }
 
+fn open_symbols(args: &RunArgs) -> Result<Option<Symbols>, CommandError> {
+    let opened = args.symbols.as_deref().map(|path| {
+        Symbols::open(path).map_err(|source| CommandError::Symbols {
+            path: path.to_owned(),
+            source,
+        })
+    });
+    opened.transpose()
+}
+
 /// Says how the run ended unless it ended as it should.
-fn tell(outcome: &Outcome) {
+fn tell(outcome: &Outcome, symbols: Option<&Symbols>) {
     match outcome.exit() {
         Exit::Success => tracing::info!("{outcome}"),
         _ => report::print(&outcome.to_string()),
+    }
+    if let (Outcome::Crashed(crash), Some(symbols)) = (outcome, symbols)
+        && crash.vcpu.is_some()
+        && let Some(function) = symbols.describe(crash.rip)
+    {
+        report::print(&format!("rip is in {function}"));
     }
 }

@@ -8,6 +8,7 @@ use vmm::control::CrashReport;
 use vmm::shortage::Shortage;
 
 use crate::exit::Exit;
+use crate::registers;
 use crate::report::Plain;
 
 /// How a process ended.
@@ -194,41 +195,14 @@ fn write_death(f: &mut fmt::Formatter<'_>, death: Death) -> fmt::Result {
     })
 }
 
-/// Registers that come first in a crash report, as people expect them.
-const FIRST: [&str; 17] = [
-    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
-    "r14", "r15", "rflags",
-];
-
 /// The crash report: where it happened, then the registers, three a line.
 fn write_crash(f: &mut fmt::Formatter<'_>, report: &CrashReport) -> fmt::Result {
     write!(f, "The guest crashed: {}", Plain(&report.reason))?;
     let Some(vcpu) = report.vcpu else {
         return f.write_char('.');
     };
-    write!(f, " (vCPU {vcpu})\n  rip {:#018x}, instruction", report.rip)?;
-    if report.instruction.is_empty() {
-        write!(f, " bytes cannot be read")?;
-    }
-    for byte in &report.instruction {
-        write!(f, " {byte:02x}")?;
-    }
-    let mut registers: Vec<_> = report
-        .registers
-        .iter()
-        .filter(|(name, _)| *name != "rip")
-        .collect();
-    registers.sort_by_key(|(name, _)| {
-        FIRST
-            .iter()
-            .position(|first| first == name)
-            .unwrap_or(FIRST.len())
-    });
-    for (index, (name, value)) in registers.into_iter().enumerate() {
-        f.write_str(if index % 3 == 0 { "\n" } else { "  " })?;
-        write!(f, "{:>10} {value:#018x}", Plain(name).to_string())?;
-    }
-    Ok(())
+    writeln!(f, " (vCPU {vcpu})")?;
+    registers::write(f, report.rip, &report.instruction, &report.registers)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::crash::VcpuRegisters;
+
 /// A command to a machine. A new one is added here, in [`process::life`](crate::process), which says
 /// when it may be obeyed, and in the list of `podvisor ctl` if people are to have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub enum Command {
     },
     /// Write RAM and registers as an ELF core to a descriptor, an empty file. The machine stands still meanwhile.
     Dump,
+    /// Tell the registers of all vCPUs, which stand still meanwhile.
+    Registers,
     /// Tell the counters.
     Stats,
     /// Tell the state.
@@ -138,11 +142,18 @@ pub struct Answer {
     /// Answer to [`Command::Stats`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stats: Option<Box<Stats>>,
+    /// Answer to [`Command::Registers`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registers: Option<Vec<VcpuRegisters>>,
 }
 
 impl From<MachineState> for Answer {
     fn from(state: MachineState) -> Self {
-        Self { state, stats: None }
+        Self {
+            state,
+            stats: None,
+            registers: None,
+        }
     }
 }
 

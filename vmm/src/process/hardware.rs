@@ -13,9 +13,11 @@ use serde_json::Value;
 
 use super::life::{Files, Job, JobError, NextBoot, Outcome};
 use super::{ProcessError, causes};
-use crate::control::{Refusal, Stats};
+use crate::arch::crash;
+use crate::control::{Refusal, Stats, VcpuRegisters};
 use crate::dump;
 use crate::machine::{Boot, Machine, Resources, Started};
+use crate::memory::Ram;
 use crate::plan::MachinePlan;
 use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::vcpu::VcpuEvents;
@@ -126,6 +128,14 @@ impl Hardware {
             Job::Reset { .. } | Job::Halt | Job::TearDown { .. } => {}
             Job::Pause => machine.pause(),
             Job::Resume => machine.resume(self.resources.hypervisor.kvm()),
+            Job::Registers { running } => {
+                machine.vcpus().park();
+                let all = registers(machine, &self.resources.ram);
+                if running {
+                    machine.vcpus().run();
+                }
+                return Ok(Outcome::Registers(all)).into();
+            }
             Job::Stats => {
                 let stats = Box::new(stats(machine, &self.resources));
                 return Ok(Outcome::Stats(stats)).into();
@@ -243,6 +253,21 @@ fn device(machine: &Machine, name: String, order: Value) -> Result<Outcome, JobE
         None => Refusal::UnknownDevice { name },
     };
     Err(JobError::Refused(refusal))
+}
+
+/// Of vCPUs that are parked.
+fn registers(machine: &Machine, ram: &Ram) -> Vec<VcpuRegisters> {
+    let vcpus = (0..).zip(machine.vcpus().parked());
+    let all = vcpus.map(|(vcpu, fd)| {
+        let found = crash::registers(&fd, ram.memory());
+        VcpuRegisters {
+            vcpu,
+            rip: found.rip,
+            instruction: found.instruction,
+            registers: found.registers,
+        }
+    });
+    all.collect()
 }
 
 fn stats(machine: &Machine, resources: &Resources) -> Stats {

@@ -386,12 +386,12 @@ impl Life {
             (Some(call), Becomes::Asked) => self.expect(call, effects),
             (Some(_), Becomes::Awaited) | (None, _) => {}
             (Some(id), _) => {
-                let stats = match &outcome {
-                    Outcome::Stats(stats) => Some(stats.clone()),
-                    _ => None,
-                };
-                let state = self.state();
-                let answer = Answer { state, stats };
+                let mut answer = Answer::from(self.state());
+                match &outcome {
+                    Outcome::Stats(stats) => answer.stats = Some(stats.clone()),
+                    Outcome::Registers(all) => answer.registers = Some(all.clone()),
+                    Outcome::Done | Outcome::Gone(_) => {}
+                }
                 effects.push(report(id, Verdict::Result(answer)));
             }
         }

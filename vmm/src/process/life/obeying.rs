@@ -36,6 +36,11 @@ impl Life {
                 self.begin(Some(id), job, Becomes::Dumped, effects);
             }
             Command::Reset => self.reset(Some(id), effects),
+            Command::Registers => {
+                let running = !self.paused;
+                let job = Job::Registers { running };
+                self.begin(Some(id), job, Becomes::Same, effects);
+            }
             Command::Stats => self.begin(Some(id), Job::Stats, Becomes::Same, effects),
             Command::SetLink { nic: name, up } => {
                 let order = json!({"command": "setLink", "up": up});

@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use devices::virtio::registry::AnyOptions;
 use serde_json::Value;
 
-use crate::control::{Command, CrashReport, DiskError, Event, Refusal, Report, Stats};
+use crate::control::{
+    Command, CrashReport, DiskError, Event, Refusal, Report, Stats, VcpuRegisters,
+};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ pub(in crate::process) enum Outcome {
     Done,
     /// The counters.
     Stats(Box<Stats>),
+    /// Of all vCPUs.
+    Registers(Vec<VcpuRegisters>),
     /// These devices are there no more.
     Gone(Vec<String>),
 }
@@ -106,6 +110,8 @@ pub(in crate::process) enum Job {
     },
     /// Tear the machine down for a reset.
     Halt,
+    /// Read registers, for which vCPUs that are running stand still.
+    Registers { running: bool },
     /// Look at the counters.
     Stats,
     /// Have a device obey an order of its own.

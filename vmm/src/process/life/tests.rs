@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::control::DiskError;
+use crate::control::{DiskError, VcpuRegisters};
 
 /// What a machine does with effects, and what it heard.
 struct Machine {
@@ -121,6 +121,10 @@ impl Machine {
     fn succeed(&mut self, job: Job) -> Outcome {
         match job {
             Job::Stats => return Outcome::Stats(Default::default()),
+            Job::Registers { running } => {
+                assert_eq!(running, self.running);
+                return Outcome::Registers(vec![VcpuRegisters::default()]);
+            }
             Job::Pause => self.running = false,
             Job::Resume => self.running = true,
             Job::Halt => self.running = false,
@@ -546,6 +550,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         Just(Command::Reset),
         Just(Command::Status),
         Just(Command::Stats),
+        Just(Command::Registers),
         Just(Command::PowerButton),
         Just(Command::SetLink {
             nic: nic(),
