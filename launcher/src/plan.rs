@@ -16,7 +16,10 @@ use devices::virtio::balloon::BalloonOptions;
 use devices::virtio::rng::RngOptions;
 use serde::Serialize;
 use vmm::layout::MAX_PCI_DEVICES;
-use vmm::plan::{BootPlan, CpuPlan, DevicePlan, MachinePlan, MachineVersion, MemoryPlan};
+use vmm::plan::{
+    BootPlan, CpuPlan, DevicePlan, Enlightenment, HypervisorPlan, MachinePlan, MachineVersion,
+    MemoryPlan,
+};
 
 pub use self::disks::{BaseFormat, DiskSource, ImagePath, ImageSource, Overlay};
 pub(crate) use self::iso::access_secret;
@@ -281,7 +284,9 @@ fn machine_plan(
             cores: spec.cpu.cores,
             threads: spec.cpu.threads,
             features: spec.cpu.features.clone(),
+            hypervisor: hypervisor(vmi),
         },
+        clock: spec.clock.shown.clone(),
         memory: MemoryPlan {
             bytes: spec.memory.bytes,
             hugepage_size: spec.memory.hugepage_size,
@@ -290,6 +295,22 @@ fn machine_plan(
         devices,
         hotplug_slots,
         start_paused: spec.start_paused,
+    }
+}
+
+fn hypervisor(vmi: &Vmi) -> HypervisorPlan {
+    let (features, clock) = (&vmi.spec.features, &vmi.spec.clock);
+    let mut hyperv = features.hyperv.clone();
+    if clock.hyperv_time {
+        let parts = &mut hyperv.get_or_insert_default().enlightenments;
+        if !parts.contains(&Enlightenment::Time) {
+            parts.push(Enlightenment::Time);
+        }
+    }
+    HypervisorPlan {
+        kvm_hidden: features.kvm_hidden,
+        kvmclock_hidden: clock.kvmclock_hidden,
+        hyperv,
     }
 }
 

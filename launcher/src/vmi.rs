@@ -6,11 +6,13 @@
 
 mod access_credentials;
 mod check;
+mod clock;
 mod cpu;
 mod devices;
 mod dhcp_options;
 mod disks;
 pub mod document;
+mod features;
 pub mod fields;
 mod firmware;
 mod hidden;
@@ -36,11 +38,13 @@ mod words;
 use serde_json::Value;
 
 pub use self::access_credentials::AccessKeys;
+pub use self::clock::Clock;
 pub use self::cpu::Cpu;
 pub use self::devices::Devices;
 pub use self::dhcp_options::DhcpOptions;
 pub use self::disks::{BlockSize, Disk};
 pub use self::document::ReadDocumentError;
+pub use self::features::Features;
 pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS, is_kernel_args};
 pub use self::hidden::Hidden;
 pub use self::instancetype::Beside;

@@ -114,18 +114,59 @@ fn firmware_and_cpus_are_adapted() {
     let mut manifest = with_devices(json!({}), &[]);
     let domain = &mut manifest["spec"]["domain"];
     domain["firmware"] = json!({"bootloader": {"efi": {"secureBoot": false}}});
-    domain["features"] = json!({"hyperv": {"relaxed": {}}});
+    domain["features"] = json!({"hyperv": {"relaxed": {}, "synic": {}}});
     domain["cpu"] = json!({"dedicatedCpuPlacement": true, "isolateEmulatorThread": false});
     let at = |rest: &str| format!("spec.domain.{rest}");
     let expected = [
         at("cpu.dedicatedCpuPlacement"),
         at("firmware.bootloader.efi"),
-        at("features.hyperv"),
+        at("features.hyperv.synic.enabled"),
     ];
     is_adapted(&manifest, &expected.each_ref().map(String::as_str));
     manifest["apiVersion"] = json!("kubevirt.io/v1alpha3");
     let verdicts = validate(&[], &manifest.to_string());
     assert_eq!(verdicts[0]["notes"][0]["path"], "apiVersion");
+}
+
+/// Clocks and what CPUID says of the hypervisor, as the plan has them.
+#[test]
+fn clocks_and_hypervisor_are_planned() {
+    let mut manifest = with_devices(json!({}), &[]);
+    let domain = &mut manifest["spec"]["domain"];
+    domain["clock"] = json!({
+        "utc": {"offsetSeconds": -3600},
+        "timer": {"hpet": {"present": false}, "hyperv": {}, "kvm": {"present": false}, "rtc": {}},
+    });
+    domain["features"] = json!({
+        "kvm": {"hidden": true},
+        "hyperv": {
+            "relaxed": {}, "vapic": {"enabled": true}, "runtime": {"enabled": false}, "ipi": {},
+            "spinlocks": {"spinlocks": 8191}, "vendorid": {"vendorid": "KVM Hv"},
+        },
+    });
+    is_adapted(&manifest, &[]);
+    let machine = &plan(&manifest.to_string())["machine"];
+    assert_eq!(machine["clock"], json!({"utc": -3600}));
+    let expected = json!({
+        "kvmHidden": true,
+        "kvmclockHidden": true,
+        "hyperv": {
+            "enlightenments": ["ipi", "relaxed", "vapic", "vpIndex", "time"],
+            "spinlockRetries": 8191,
+            "vendorId": "KVM Hv",
+        },
+    });
+    assert_eq!(machine["cpu"]["hypervisor"], expected);
+    manifest["spec"]["domain"]["clock"] = json!({"timezone": "Asia/Kathmandu"});
+    manifest["spec"]["domain"]["features"] = json!({"hypervPassthrough": {"enabled": true}});
+    is_adapted(
+        &manifest,
+        &["spec.domain.features.hypervPassthrough.enabled"],
+    );
+    let machine = &plan(&manifest.to_string())["machine"];
+    assert_eq!(machine["clock"], json!({"timeZone": "Asia/Kathmandu"}));
+    let parts = machine["cpu"]["hypervisor"]["hyperv"]["enlightenments"].as_array();
+    assert_eq!(parts.map(Vec::len), Some(9));
 }
 
 #[test]
@@ -351,7 +392,7 @@ fn explain_knows_fields_by_any_end_of_their_path() {
     assert!(
         explain("hyperv.synic")
             .1
-            .starts_with("spec.domain.features.hyperv\n  adapted")
+            .starts_with("spec.domain.features.hyperv.synic\n  honoured")
     );
     assert_eq!(explain("weather").0, Some(2));
 }

@@ -1,6 +1,7 @@
 //! What guests see of their processors and memory, and the ways to start them.
 
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::Vmi;
@@ -66,6 +67,12 @@ fn linux_sees_its_topology_and_reports_its_panic() {
     assert!(frame.ends_with(" ()") && !frame.contains("?? ()"), "{text}");
 }
 
+/// Since 1970, UTC.
+fn seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("after 1970").as_secs()
+}
+
 #[test]
 fn all_vcpus_start() {
     let vmi = Vmi::new("smp").topology(2, 2, 2);
@@ -75,12 +82,33 @@ fn all_vcpus_start() {
     guest.exits_with(0);
 }
 
-/// Who the machine is, as inventories and cloud-init read it.
+/// Who the machine is, as inventories and cloud-init read it; nothing says that it is KVM, and its clock shows the
+/// time of another zone.
 #[test]
 fn a_machine_tells_who_it_is() {
+    const ZONE: u64 = 14 * 3600;
     let vmi = Vmi::new("testvm").domain_field("firmware", "{serial: e4686d2c-6e8d}");
     let vmi = vmi.domain_field("chassis", "{manufacturer: ACME, asset: shelf 3}");
+    let vmi = vmi.domain_field("clock", "{timezone: Pacific/Kiritimati}");
+    let vmi = vmi.domain_field("features", "{kvm: {hidden: true}}");
+    let start = seconds();
     let mut guest = Run::new(&vmi).payload("smbios").start();
+    assert_eq!(guest.result("hypervisor"), "0/0/0/0");
+    let frequency = guest.result("frequency");
+    let intel = fs::read_to_string("/proc/cpuinfo").expect("/proc");
+    if intel.contains("GenuineIntel") {
+        assert!(frequency.ends_with("/1000000000"), "{frequency}");
+        assert!(!frequency.starts_with("0/"), "{frequency}");
+    }
+    let time = guest.result("time");
+    let shown = time.split(':').fold(0, |seconds, part| {
+        seconds * 60 + part.parse::<u64>().expect("a number")
+    });
+    let since = (shown + 86_400 - (start + ZONE) % 86_400) % 86_400;
+    assert!(
+        since <= seconds() - start,
+        "{time}, {since} s after the start"
+    );
     let expected = [
         ("smbios", "ok sum=0"),
         ("smbios.0", "podvisor|0.1.0|01/01/2026"),

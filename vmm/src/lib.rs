@@ -33,5 +33,6 @@ pub mod snapshot;
 pub mod steward;
 pub mod trace;
 pub mod vcpu;
+pub mod wall_clock;
 
 pub use arch::layout;

@@ -209,8 +209,10 @@ impl Machine {
         for device in &resources.devices {
             attach(&pci, &workshop, device, false)?;
         }
-        let platform = Platform::new(&vm, &resources.console, &resources.signals)
-            .map_err(BuildError::host("connect an interrupt line"))?;
+        let (console, signals) = (&resources.console, &resources.signals);
+        let platform = Platform::new(&vm, console, signals, &plan.clock).map_err(
+            BuildError::host("connect interrupt lines and set the clock"),
+        )?;
         let hotplug = (!plan.hotplug_slots.is_empty()).then(|| {
             let (power, signals) = (platform.power.clone(), resources.signals.clone());
             Arc::new(HotplugSlots::new(pci.clone(), power, signals))

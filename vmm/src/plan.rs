@@ -17,6 +17,9 @@ pub struct MachinePlan {
     pub identity: IdentityPlan,
     /// vCPUs.
     pub cpu: CpuPlan,
+    /// What its clock shows when the guest looks at it first.
+    #[serde(default, skip_serializing_if = "ClockPlan::is_default")]
+    pub clock: ClockPlan,
     /// Guest RAM.
     pub memory: MemoryPlan,
     /// What it starts with.
@@ -99,6 +102,28 @@ pub struct ChassisPlan {
     pub sku: Option<String>,
 }
 
+/// What the battery-backed clock shows (`spec.domain.clock`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ClockPlan {
+    /// So many seconds more than UTC.
+    Utc(i64),
+    /// Local time of a zone of the IANA database, by its name.
+    TimeZone(String),
+}
+
+impl ClockPlan {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for ClockPlan {
+    fn default() -> Self {
+        Self::Utc(0)
+    }
+}
+
 /// What a machine starts with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -124,6 +149,61 @@ pub struct CpuPlan {
     pub threads: u32,
     /// Changes to the host's CPUID, in order.
     pub features: Vec<CpuFeature>,
+    /// What it says of the hypervisor.
+    #[serde(default, skip_serializing_if = "HypervisorPlan::is_default")]
+    pub hypervisor: HypervisorPlan,
+}
+
+/// What CPUID says of the hypervisor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HypervisorPlan {
+    /// Nothing says that it is KVM (`features.kvm.hidden`).
+    pub kvm_hidden: bool,
+    /// KVM's clock is not offered (`clock.timer.kvm`).
+    pub kvmclock_hidden: bool,
+    /// Hyper-V's interface is there, too.
+    pub hyperv: Option<HypervPlan>,
+}
+
+impl HypervisorPlan {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Hyper-V's interface as far as KVM has it (`features.hyperv`, `clock.timer.hyperv`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HypervPlan {
+    /// What of it; what the host's KVM lacks is left out.
+    pub enlightenments: Vec<Enlightenment>,
+    /// How often to try a lock before the hypervisor is told; never if not set.
+    pub spinlock_retries: Option<u32>,
+    /// Whose hypervisor it is, at most [`MAX_VENDOR_ID`] ASCII characters; Microsoft's if not set.
+    pub vendor_id: Option<String>,
+}
+
+/// Longest name of a hypervisor's vendor, bytes: three registers.
+pub const MAX_VENDOR_ID: usize = 12;
+
+/// Parts of Hyper-V's interface, by libvirt's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the registers of each are in arch::cpu::hyperv"
+)]
+pub enum Enlightenment {
+    Frequencies,
+    Ipi,
+    Reenlightenment,
+    Relaxed,
+    Runtime,
+    Time,
+    TlbFlush,
+    Vapic,
+    VpIndex,
 }
 
 impl CpuPlan {

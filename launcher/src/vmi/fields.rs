@@ -309,8 +309,11 @@ mod tests {
             assert_eq!(paths(wanted), [cache], "{wanted}");
         }
         assert_eq!(paths("features.hyperv"), ["spec.domain.features.hyperv"]);
-        for inside in ["spec.domain.features.hyperv.synic.enabled", "hyperv.synic"] {
-            assert_eq!(paths(inside), ["spec.domain.features.hyperv"], "{inside}");
+        for inside in [
+            "spec.domain.launchSecurity.sev.session",
+            "launchSecurity.sev",
+        ] {
+            assert_eq!(paths(inside), ["spec.domain.launchSecurity"], "{inside}");
         }
         assert!(paths("bus").len() > 1);
         for nothing in ["", "spec.domain.weather", "]["] {

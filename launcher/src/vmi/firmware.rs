@@ -1,4 +1,4 @@
-//! `spec.domain.{firmware,clock,features}`.
+//! `spec.domain.firmware`.
 
 use super::reader::{Node, Object};
 
@@ -67,28 +67,4 @@ fn file_name(container: &Object<'_>, field: &'static str) -> Option<String> {
         node.error("the absolute path of a file");
     }
     name.map(str::to_owned)
-}
-
-/// The guest's clock shows UTC.
-pub(super) fn read_clock(node: &Node<'_>) {
-    let clock = node.object();
-    if let Some(utc) = clock.get("utc")
-        && let Some(offset) = utc.object().get("offsetSeconds")
-    {
-        offset.integer(0..=0);
-    }
-    clock.word("timezone");
-}
-
-/// ACPI and the APIC are always there.
-pub(super) fn read_features(node: &Node<'_>) {
-    let features = node.object();
-    for feature in ["acpi", "apic"] {
-        let enabled = features
-            .get(feature)
-            .and_then(|feature| feature.object().get("enabled"));
-        if let Some(enabled) = enabled {
-            enabled.boolean();
-        }
-    }
 }

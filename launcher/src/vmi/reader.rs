@@ -224,6 +224,16 @@ impl<'a> Node<'a> {
         value
     }
 
+    /// The same, perhaps below zero.
+    pub(super) fn signed(&self, range: RangeInclusive<i64>) -> Option<i64> {
+        let value = self.read().as_i64().filter(|value| range.contains(value));
+        if value.is_none() {
+            let (start, end) = (range.start(), range.end());
+            self.error(format_args!("a whole number from {start} to {end}"));
+        }
+        value
+    }
+
     /// A Kubernetes quantity, as a string or a number.
     pub(super) fn quantity(&self) -> Option<Quantity> {
         let parsed = match self.read() {

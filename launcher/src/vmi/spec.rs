@@ -1,9 +1,11 @@
 //! `spec` and the parts of `spec.domain` that are not a file of their own.
 
 use super::access_credentials::{self, AccessKeys};
+use super::clock::{self, Clock};
 use super::cpu::{self, Cpu};
 use super::devices::{self, Devices};
 use super::disks::Disk;
+use super::features::{self, Features};
 use super::firmware::{self, KernelBoot};
 use super::identity::{self, Identity};
 use super::memory::{self, Memory};
@@ -29,6 +31,10 @@ pub struct Spec {
     pub identity: Identity,
     /// vCPUs.
     pub cpu: Cpu,
+    /// Clocks.
+    pub clock: Clock,
+    /// What it says of the hypervisor.
+    pub features: Features,
     /// Guest RAM.
     pub memory: Memory,
     /// Direct kernel boot.
@@ -183,12 +189,10 @@ fn read_domain(node: &Node<'_>, spec: &mut Spec) {
     let chassis = domain.get("chassis");
     spec.identity = identity::read(firmware.as_ref(), chassis.as_ref());
     spec.kernel_boot = firmware.as_ref().and_then(firmware::read_firmware);
-    if let Some(clock) = domain.get("clock") {
-        firmware::read_clock(&clock);
-    }
-    if let Some(features) = domain.get("features") {
-        firmware::read_features(&features);
-    }
+    let clock = domain.get("clock").map(|node| clock::read(&node));
+    spec.clock = clock.unwrap_or_default();
+    let features = domain.get("features").map(|node| features::read(&node));
+    spec.features = features.unwrap_or_default();
     if let Some(machine) = domain.get("machine") {
         machine.object();
     }

@@ -6,7 +6,7 @@ use std::io::Write;
 use devices::GuestMemory;
 use vm_memory::GuestAddress;
 use vmm::arch::boot::{BootSource, EntryPoint, load};
-use vmm::plan::{CpuPlan, IdentityPlan};
+use vmm::plan::{CpuPlan, HypervisorPlan, IdentityPlan};
 
 use crate::input::Input;
 use crate::memory;
@@ -25,6 +25,7 @@ pub fn run(bytes: &[u8]) {
         cores: 2,
         threads: 1,
         features: Vec::new(),
+        hypervisor: HypervisorPlan::default(),
     };
     let source = BootSource {
         kernel: &mut kernel,

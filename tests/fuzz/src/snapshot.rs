@@ -18,7 +18,10 @@ use vmm::arch::platform::Platform;
 use vmm::arch::state::{SavedMsrs, VcpuState, VmState};
 use vmm::memory::Ram;
 use vmm::pci::PciRoot;
-use vmm::plan::{BootPlan, CpuPlan, IdentityPlan, MachinePlan, MachineVersion, MemoryPlan};
+use vmm::plan::{
+    BootPlan, ClockPlan, CpuPlan, HypervisorPlan, IdentityPlan, MachinePlan, MachineVersion,
+    MemoryPlan,
+};
 use vmm::snapshot::{FileIdentity, SavedMachine, compare};
 
 use crate::input::Input;
@@ -53,7 +56,8 @@ impl Machine {
         vcpu.set_cpuid2(&cpuid).expect("KVM's own CPUID");
         let console = Arc::new(ConsoleQueue::new().expect("an eventfd"));
         let signals = Arc::new(Signals::new().expect("an eventfd"));
-        let platform = Platform::new(&vm, &console, &signals).expect("lines");
+        let platform =
+            Platform::new(&vm, &console, &signals, &ClockPlan::default()).expect("lines");
         let msrs = SavedMsrs::of(&kvm).expect("MSRs");
         let disk = memory::file(0);
         let good = json!({
@@ -127,7 +131,9 @@ fn plan() -> MachinePlan {
             cores: 1,
             threads: 1,
             features: Vec::new(),
+            hypervisor: HypervisorPlan::default(),
         },
+        clock: ClockPlan::default(),
         memory: MemoryPlan {
             bytes: 1 << 30,
             hugepage_size: None,

@@ -1,4 +1,5 @@
-//! The CMOS clock (Motorola MC146818): the host's UTC time, read-only, and 114 bytes of memory.
+//! The CMOS clock (Motorola MC146818): the host's time as UTC or as a VMI wants it, read-only, and 114 bytes
+//! of memory.
 //!
 //! What a guest sets it to is kept nowhere: its clock discipline is kvmclock and NTP, and the next
 //! boot reads the host's time again.
@@ -58,21 +59,24 @@ impl State for CmosState {
     const VERSION: u32 = 1;
 }
 
+/// Tells the time whose UTC calendar is to be shown.
+pub type Now = Box<dyn Fn() -> SystemTime + Send + Sync>;
+
 /// The clock's two ports.
 pub struct Cmos {
     registers: Mutex<Registers>,
-    now: fn() -> SystemTime,
+    now: Now,
 }
 
 impl Default for Cmos {
     fn default() -> Self {
-        Self::new(SystemTime::now)
+        Self::new(Box::new(SystemTime::now))
     }
 }
 
 impl Cmos {
     /// A clock that reads `now`.
-    pub fn new(now: fn() -> SystemTime) -> Self {
+    pub fn new(now: Now) -> Self {
         Self {
             registers: Mutex::new(Registers {
                 index: 0,
@@ -237,7 +241,7 @@ mod tests {
     #[test]
     fn shows_the_hosts_time_in_bcd() {
         // 2024-02-29 23:59:58 UTC, a Thursday.
-        let cmos = Cmos::new(|| UNIX_EPOCH + Duration::from_secs(1_709_251_198));
+        let cmos = Cmos::new(Box::new(|| UNIX_EPOCH + Duration::from_secs(1_709_251_198)));
         let registers = [
             SECONDS,
             MINUTES,

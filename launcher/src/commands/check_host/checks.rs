@@ -12,7 +12,7 @@ use rustix::thread::CapabilitySet;
 use seccomp::probe;
 use vmm::arch::cpu::{HostCpu, Processors};
 use vmm::kvm::{Hypervisor, KvmError};
-use vmm::plan::{CpuFeature, CpuPlan, FeaturePolicy};
+use vmm::plan::{CpuFeature, CpuPlan, FeaturePolicy, HypervisorPlan};
 
 use super::{Check, State};
 use crate::network::NetworkOptions;
@@ -145,6 +145,7 @@ fn seen_anyway(file: fs::File) -> Result<Vec<&'static str>, KvmError> {
                 name: name.to_owned(),
                 policy: FeaturePolicy::Disable,
             }],
+            hypervisor: HypervisorPlan::default(),
         };
         Processors::new(hypervisor.kvm(), &host, &plan)
     };

@@ -1,8 +1,9 @@
 //! `smbios`: finds the entry point of SMBIOS 3 as a kernel without EFI does, and prints each structure's strings
-//! (`RESULT smbios.TYPE=a|b|c`) and the system's UUID (`RESULT smbios.uuid=…`).
+//! (`RESULT smbios.TYPE=a|b|c`) and the system's UUID (`RESULT smbios.uuid=…`); beside that, what else the machine says of
+//! itself: hypervisor, frequency of the time stamp counter, time of day.
 
 use crate::machine::Machine;
-use crate::{paging, phys, print, println};
+use crate::{cpu, paging, phys, print, println};
 
 /// Where the entry point is, at a multiple of 16 (DSP0134, 5.2).
 const AREA: core::ops::Range<u64> = 0xf_0000..0x10_0000;
@@ -12,6 +13,11 @@ const END: u8 = 127;
 
 /// Runs the mode.
 pub fn run(_: &Machine) {
+    let [max, name @ ..] = cpu::cpuid(0x4000_0000, 0);
+    println!("RESULT hypervisor={max:x}/{:x}/{:x}/{:x}", name[0], name[1], name[2]);
+    let [denominator, numerator, crystal, _] = cpu::cpuid(0x15, 0);
+    println!("RESULT frequency={denominator}/{numerator}/{crystal}");
+    println!("RESULT time={}:{}:{}", cmos(4), cmos(2), cmos(0));
     paging::map(AREA.start, AREA.end - AREA.start);
     let is_anchor = |addr: &u64| {
         let mut bytes = [0; 5];
@@ -38,6 +44,13 @@ pub fn run(_: &Machine) {
             break;
         }
     }
+}
+
+/// A register of the CMOS clock, in BCD.
+fn cmos(index: u8) -> u8 {
+    cpu::out(0x70, 1, index.into());
+    let value = cpu::input(0x71, 1) as u8;
+    (value >> 4) * 10 + (value & 0xf)
 }
 
 /// Prints the strings at `at`; where the next structure is.

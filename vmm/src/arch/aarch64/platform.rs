@@ -13,6 +13,7 @@ use kvm_ioctls::VmFd;
 use super::layout;
 use crate::interrupts::Line;
 use crate::pci::{HOTPLUG_LEN, HotplugSlots, PciRoot};
+use crate::plan::ClockPlan;
 use crate::snapshot::{SnapshotError, restore_device};
 
 /// The devices.
@@ -25,7 +26,12 @@ pub struct Platform {
 
 impl Platform {
     /// Makes them and connects their lines.
-    pub fn new(vm: &VmFd, console: &Arc<ConsoleQueue>, signals: &Arc<Signals>) -> io::Result<Self> {
+    pub fn new(
+        vm: &VmFd,
+        console: &Arc<ConsoleQueue>,
+        signals: &Arc<Signals>,
+        _clock: &ClockPlan,
+    ) -> io::Result<Self> {
         let serial_line = Arc::new(Line::edge(vm, layout::GSI_SERIAL)?);
         let power_line = Arc::new(Line::level(vm, layout::GSI_EVENTS)?);
         let serial = SerialConsole::new(console, serial_line);

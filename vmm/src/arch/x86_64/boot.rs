@@ -150,7 +150,7 @@ mod tests {
     use vm_memory::GuestMemoryBackend;
 
     use super::*;
-    use crate::plan::ChassisPlan;
+    use crate::plan::{ChassisPlan, HypervisorPlan};
 
     const RAM: u64 = 64 << 20;
 
@@ -171,6 +171,11 @@ mod tests {
         cores: 1,
         threads: 1,
         features: Vec::new(),
+        hypervisor: HypervisorPlan {
+            kvm_hidden: false,
+            kvmclock_hidden: false,
+            hyperv: None,
+        },
     };
 
     fn memory() -> GuestMemory {

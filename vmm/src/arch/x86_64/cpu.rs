@@ -5,6 +5,8 @@ mod cpuid;
 mod error;
 mod features;
 mod host;
+mod hyperv;
+mod hypervisor;
 mod needs;
 mod policy;
 #[cfg(test)]
@@ -21,12 +23,13 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use self::cpuid::CpuidTemplate;
 pub use self::error::CpuError;
 pub use self::host::HostCpu;
+use self::hyperv::Offered;
 use self::topology::Topology;
 use super::boot::EntryPoint;
 use super::regs;
 pub use super::regs::RegisterError;
 use crate::kvm::KvmError;
-use crate::plan::CpuPlan;
+use crate::plan::{CpuPlan, HypervisorPlan};
 
 /// Whether a feature of this name can be in a plan.
 pub fn is_known_feature(name: &str) -> bool {
@@ -42,16 +45,24 @@ pub fn apic_ids(plan: &CpuPlan) -> Vec<u8> {
 pub struct Processors {
     template: CpuidTemplate,
     apic_ids: Vec<u8>,
+    hypervisor: HypervisorPlan,
 }
 
 impl Processors {
     /// The plan's processors on this host; a guest made for the purpose sees them so.
     pub fn new(kvm: &Kvm, host: &HostCpu, plan: &CpuPlan) -> Result<Self, CpuError> {
-        let template = CpuidTemplate::new(host, plan)?;
+        let mut template = CpuidTemplate::new(host, plan)?;
         verify::verify(kvm, &template.for_vcpu(0), plan)?;
+        let hypervisor = plan.hypervisor.clone();
+        let offered = (hypervisor.hyperv.as_ref()).and_then(|_| Offered::ask(kvm));
+        if hypervisor.hyperv.is_some() && offered.is_none() {
+            tracing::warn!("the host's KVM has no Hyper-V interface: the guest does without");
+        }
+        template.set_hypervisor(&hypervisor, offered.as_ref())?;
         Ok(Self {
             template,
             apic_ids: apic_ids(plan),
+            hypervisor,
         })
     }
 
@@ -73,7 +84,12 @@ impl Processors {
                 let vcpu = vm
                     .create_vcpu(u64::from(*apic_id))
                     .map_err(KvmError::call("KVM_CREATE_VCPU"))?;
-                vcpu.set_cpuid2(&self.template.for_vcpu(index))
+                let mut cpuid = self.template.for_vcpu(index);
+                if self.hypervisor != HypervisorPlan::default() {
+                    let khz = vcpu.get_tsc_khz().unwrap_or(0);
+                    hypervisor::tell_frequency(&mut cpuid, &self.hypervisor, khz);
+                }
+                vcpu.set_cpuid2(&cpuid)
                     .map_err(KvmError::call("KVM_SET_CPUID2"))?;
                 regs::set_msrs(&vcpu)?;
                 regs::set_local_interrupts(&vcpu)?;

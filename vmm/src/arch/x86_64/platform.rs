@@ -17,7 +17,9 @@ use kvm_ioctls::VmFd;
 use super::layout;
 use crate::interrupts::Line;
 use crate::pci::{ConfigPorts, HOTPLUG_LEN, HotplugSlots, PciRoot};
+use crate::plan::ClockPlan;
 use crate::snapshot::{SnapshotError, restore_device};
+use crate::wall_clock;
 
 /// The devices.
 pub struct Platform {
@@ -31,7 +33,12 @@ pub struct Platform {
 
 impl Platform {
     /// Makes them and connects their lines.
-    pub fn new(vm: &VmFd, console: &Arc<ConsoleQueue>, signals: &Arc<Signals>) -> io::Result<Self> {
+    pub fn new(
+        vm: &VmFd,
+        console: &Arc<ConsoleQueue>,
+        signals: &Arc<Signals>,
+        clock: &ClockPlan,
+    ) -> io::Result<Self> {
         let serial_line = Arc::new(Line::edge(vm, layout::GSI_SERIAL)?);
         let power_line = Arc::new(Line::level(vm, layout::GSI_EVENTS)?);
         let serial = SerialConsole::new(console, serial_line);
@@ -39,7 +46,7 @@ impl Platform {
         Ok(Self {
             serial: Arc::new(serial),
             power: Arc::new(power),
-            cmos: Arc::default(),
+            cmos: Arc::new(Cmos::new(wall_clock::shown(clock)?)),
             signals: signals.clone(),
         })
     }

@@ -4,9 +4,11 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use super::CpuError;
 use super::host::HostCpu;
+use super::hyperv::Offered;
+use super::hypervisor;
 use super::policy;
 use super::topology::{Topology, bits_for};
-use crate::plan::CpuPlan;
+use crate::plan::{CpuPlan, HypervisorPlan};
 
 /// CPUID leaves with topology (Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E).
 mod leaf {
@@ -54,6 +56,15 @@ impl CpuidTemplate {
             cpuid,
             topology: Topology::new(plan),
         })
+    }
+
+    /// Says of the hypervisor what the plan says, and what KVM has `offered` of Hyper-V's interface.
+    pub(super) fn set_hypervisor(
+        &mut self,
+        plan: &HypervisorPlan,
+        offered: Option<&Offered>,
+    ) -> Result<(), CpuError> {
+        hypervisor::apply(&mut self.cpuid, plan, offered)
     }
 
     /// The table of vCPU number `vcpu`.

@@ -3,7 +3,7 @@
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
 use super::host::{CpuidLeaf, HostCpu};
-use crate::plan::{CpuFeature, CpuPlan, FeaturePolicy};
+use crate::plan::{CpuFeature, CpuPlan, FeaturePolicy, HypervisorPlan};
 
 pub(super) fn plan(
     sockets: u32,
@@ -22,6 +22,7 @@ pub(super) fn plan(
                 policy: *policy,
             })
             .collect(),
+        hypervisor: HypervisorPlan::default(),
     }
 }
 
