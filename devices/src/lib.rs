@@ -20,6 +20,7 @@ pub mod testing;
 pub mod thread;
 pub mod virtio;
 pub mod wake;
+pub mod watchdog;
 
 /// Guest physical memory as every device sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

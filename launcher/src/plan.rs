@@ -18,7 +18,7 @@ use serde::Serialize;
 use vmm::layout::MAX_PCI_DEVICES;
 use vmm::plan::{
     BootPlan, CpuPlan, DevicePlan, Enlightenment, HypervisorPlan, MachinePlan, MachineVersion,
-    MemoryPlan,
+    MemoryPlan, WatchdogPlan,
 };
 
 pub use self::disks::{BaseFormat, DiskSource, ImagePath, ImageSource, Overlay};
@@ -144,7 +144,8 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     let plan = launch_plan(vmi, options);
     check_boot(vmi, options, &plan, &mut report);
     nics::check_options(&plan.nics, options, &mut report);
-    let count = plan.machine.devices.len() + plan.nics.len();
+    let watchdogs = plan.machine.watchdog.iter().count();
+    let count = plan.machine.devices.len() + plan.nics.len() + watchdogs;
     if count > MAX_PCI_DEVICES {
         report.error(
             "--guest-agent and --virtio-console",
@@ -238,6 +239,10 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     if spec.devices.balloon && spec.memory.hugepage_size.is_none() {
         devices.push(slots.device("balloon", "device", None, BalloonOptions {}));
     }
+    let watchdog = spec.devices.watchdog.map(|action| WatchdogPlan {
+        pci_slot: slots.slot(None),
+        action,
+    });
     let hotplug_slots = slots.later(options.hotplug_slots);
     let kernel = kernel(vmi, options);
     let boot = match kernel {
@@ -245,7 +250,7 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         None => BootPlan::Disk,
     };
     LaunchPlan {
-        machine: machine_plan(vmi, boot, devices, hotplug_slots),
+        machine: machine_plan(vmi, boot, devices, watchdog, hotplug_slots),
         boot_disks: kernel.is_none().then(|| boot_disks(bootable, options)),
         kernel,
         initrd: initrd(vmi, options),
@@ -272,6 +277,7 @@ fn machine_plan(
     vmi: &Vmi,
     boot: BootPlan,
     devices: Vec<DevicePlan>,
+    watchdog: Option<WatchdogPlan>,
     hotplug_slots: Vec<u8>,
 ) -> MachinePlan {
     let spec = &vmi.spec;
@@ -284,6 +290,7 @@ fn machine_plan(
             cores: spec.cpu.cores,
             threads: spec.cpu.threads,
             features: spec.cpu.features.clone(),
+            model: spec.cpu.model.clone(),
             hypervisor: hypervisor(vmi),
         },
         clock: spec.clock.shown.clone(),
@@ -293,7 +300,9 @@ fn machine_plan(
         },
         boot,
         devices,
+        watchdog,
         hotplug_slots,
+        placement: spec.cpu.placement,
         start_paused: spec.start_paused,
     }
 }

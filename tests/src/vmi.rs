@@ -16,6 +16,8 @@ pub struct Vmi {
     balloon: bool,
     grace_seconds: u64,
     domain_fields: Vec<(String, String)>,
+    device_fields: Vec<(String, String)>,
+    cpu_fields: Vec<(String, String)>,
     fields: Vec<(String, String)>,
 }
 
@@ -34,6 +36,8 @@ impl Vmi {
             balloon: false,
             grace_seconds: 30,
             domain_fields: Vec::new(),
+            device_fields: Vec::new(),
+            cpu_fields: Vec::new(),
             fields: Vec::new(),
         }
     }
@@ -117,6 +121,18 @@ impl Vmi {
         self
     }
 
+    /// One more field of `spec.domain.cpu`.
+    pub fn cpu_field(mut self, name: &str, yaml: &str) -> Self {
+        self.cpu_fields.push((name.to_owned(), yaml.to_owned()));
+        self
+    }
+
+    /// One more field of `spec.domain.devices`.
+    pub fn device_field(mut self, name: &str, yaml: &str) -> Self {
+        self.device_fields.push((name.to_owned(), yaml.to_owned()));
+        self
+    }
+
     /// The document.
     pub fn to_yaml(&self) -> String {
         let [sockets, cores, threads] = self.topology;
@@ -138,13 +154,14 @@ spec:
       cores: {cores}
       threads: {threads}
       features: [{features}]
-{domain}    devices:
+{cpu}{domain}    devices:
       autoattachPodInterface: {network}
       autoattachMemBalloon: {balloon}
       blockMultiQueue: {queues}
       networkInterfaceMultiqueue: {queues}
 ",
             features = self.features_yaml(),
+            cpu = lines("      ", &self.cpu_fields),
             domain = lines("    ", &self.domain_fields),
         );
         self.write_devices(&mut yaml)
@@ -159,6 +176,7 @@ spec:
     }
 
     fn write_devices(&self, yaml: &mut String) -> std::fmt::Result {
+        yaml.push_str(&lines("      ", &self.device_fields));
         if self.rng {
             writeln!(yaml, "      rng: {{}}")?;
         }

@@ -82,8 +82,8 @@ fn all_vcpus_start() {
     guest.exits_with(0);
 }
 
-/// Who the machine is, as inventories and cloud-init read it; nothing says that it is KVM, and its clock shows the
-/// time of another zone.
+/// Who the machine is, as inventories and cloud-init read it; nothing says that it is KVM, its clock shows the
+/// time of another zone, and its watchdog resets it.
 #[test]
 fn a_machine_tells_who_it_is() {
     const ZONE: u64 = 14 * 3600;
@@ -91,6 +91,7 @@ fn a_machine_tells_who_it_is() {
     let vmi = vmi.domain_field("chassis", "{manufacturer: ACME, asset: shelf 3}");
     let vmi = vmi.domain_field("clock", "{timezone: Pacific/Kiritimati}");
     let vmi = vmi.domain_field("features", "{kvm: {hidden: true}}");
+    let vmi = vmi.device_field("watchdog", "{name: dog, i6300esb: {action: reset}}");
     let start = seconds();
     let mut guest = Run::new(&vmi).payload("smbios").start();
     assert_eq!(guest.result("hypervisor"), "0/0/0/0");
@@ -118,7 +119,10 @@ fn a_machine_tells_who_it_is() {
         ("smbios.3", "ACME|shelf 3"),
     ];
     guest.says(&expected);
+    guest.wait_for("RESULT watchdog=armed");
+    guest.wait_for("RESULT watchdog=fired");
     guest.exits_with(0);
+    guest.log_has(&["the guest's watchdog expired: reset"]);
 }
 
 /// RAM on both sides of the hole below 4 GiB, each page written and read.

@@ -72,15 +72,39 @@ fn a_whole_machine_keeps_nothing() {
     guest.exits_with(4);
 }
 
+/// The first CPU is the vCPU's, and no other thread's.
+fn has_its_cpu(vm: &Process) {
+    let cpus = std::thread::available_parallelism().expect("of this process");
+    let threads = vm.threads().into_iter();
+    // KVM has one of its own in the process, which it makes on the vCPU's first run.
+    for thread in threads.filter(|thread| !thread.name().starts_with("kvm-")) {
+        let allowed = thread.status("Cpus_allowed_list");
+        let first = allowed.split([',', '-']).next().map(str::to_owned);
+        let own = vm
+            .threads()
+            .into_iter()
+            .find(|thread| thread.name() == "vcpu0");
+        let own = own.expect("a vCPU").status("Cpus_allowed_list");
+        let is_own = thread.name() == "vcpu0";
+        if cpus.get() > 1 {
+            assert_eq!(first == Some(own), is_own, "{}: {allowed}", thread.name());
+            assert!(!is_own || !allowed.contains([',', '-']), "{allowed}");
+        }
+    }
+}
+
 fn filters(thread: &Process) -> u32 {
     let number = thread.status("Seccomp_filters");
     number.parse().expect("a number")
 }
 
-/// Without a network to restore, the launcher keeps no capability. The users are those asked for.
+/// Without a network to restore, the launcher keeps no capability. The users are those asked for, and the vCPU has a
+/// CPU to itself where there are two.
 #[test]
 fn a_user_of_its_own() {
     let vmi = Vmi::new("user").grace_seconds(0);
+    let vmi = vmi.cpu_field("dedicatedCpuPlacement", "true");
+    let vmi = vmi.cpu_field("isolateEmulatorThread", "true");
     let run = Run::new(&vmi).payload("ticker secs=100000");
     let run = ["--uid", "12345", "--gid", "23456"]
         .into_iter()
@@ -89,6 +113,7 @@ fn a_user_of_its_own() {
     guest.wait_for("TICK");
     let (launcher, vm) = (Process::new(guest.pid()), Process::new(guest.vm_pid()));
     has_no_privileges(&vm, "12345 12345 12345 12345");
+    has_its_cpu(&vm);
     assert_eq!(vm.status("Gid"), "23456 23456 23456 23456");
     for set in [&SETS[..], &["CapBnd"]].concat() {
         assert_eq!(launcher.status(set), NONE, "{set} of the launcher");

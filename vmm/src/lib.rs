@@ -26,6 +26,7 @@ pub mod machine;
 pub mod memory;
 pub mod panics;
 pub mod pci;
+pub mod placement;
 pub mod plan;
 pub mod process;
 pub mod shortage;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use devices::bus::{Bus, InsertError};
 use devices::host_errors::HostErrors;
@@ -17,6 +18,7 @@ use devices::thread::ThreadHook;
 use devices::virtio::CommandError;
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
 use devices::virtio::spec::{BuildDeviceError, DeviceSpec};
+use devices::watchdog::{Watchdog, WatchdogFunction};
 use kvm_ioctls::{Kvm, VmFd};
 use serde_json::Value;
 use thiserror::Error;
@@ -30,7 +32,8 @@ use crate::debug::Seat;
 use crate::interrupts::KvmInterrupts;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
-use crate::pci::{AttachError, Ecam, HotplugSlots, PciRoot, Window};
+use crate::pci::{AttachError, Ecam, Function, HotplugSlots, PciRoot, Window};
+use crate::placement::Placement;
 use crate::plan::{BootPlan, MachinePlan};
 use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::steward::Steward;
@@ -45,6 +48,8 @@ pub struct Resources {
     pub host_cpu: HostCpu,
     /// Guest RAM.
     pub ram: Ram,
+    /// CPUs of the vCPUs.
+    pub placement: Placement,
     /// What the next machine boots. One of a disk is good for one boot; others stay.
     pub boot: Option<Boot>,
     /// What devices are made from.
@@ -57,6 +62,8 @@ pub struct Resources {
     pub console: Arc<ConsoleQueue>,
     /// What the guest asks of the machine.
     pub signals: Arc<Signals>,
+    /// The watchdog has ended a machine, which the next one's guest may ask.
+    pub watchdog_fired: Arc<AtomicBool>,
     /// What the host cannot do for devices.
     pub host_errors: Arc<HostErrors>,
     /// Makes threads and connects interrupts.
@@ -175,6 +182,7 @@ pub struct Machine {
     /// The slots for them, if there are any.
     hotplug: Option<Arc<HotplugSlots>>,
     platform: Platform,
+    watchdog: Option<Arc<Watchdog>>,
     vm: Arc<VmFd>,
     seat: Option<Arc<Seat>>,
     processors: Processors,
@@ -209,6 +217,7 @@ impl Machine {
         for device in &resources.devices {
             attach(&pci, &workshop, device, false)?;
         }
+        let watchdog = attach_watchdog(&pci, plan, resources)?;
         let (console, signals) = (&resources.console, &resources.signals);
         let platform = Platform::new(&vm, console, signals, &plan.clock).map_err(
             BuildError::host("connect interrupt lines and set the clock"),
@@ -232,7 +241,14 @@ impl Machine {
         }
         trace::mark("vCPUs");
         let seat = resources.seat.clone();
-        let vcpus = Vcpus::spawn(vcpus, ports, mmio, memory, hook, seat.clone())?;
+        let vcpus = Vcpus::spawn(
+            vcpus,
+            ports,
+            mmio,
+            memory,
+            (hook, &resources.placement),
+            seat.clone(),
+        )?;
         if let Some(seat) = &seat {
             seat.sit(vcpus.debugged());
         }
@@ -243,6 +259,7 @@ impl Machine {
             workshop,
             hotplug,
             platform,
+            watchdog,
             vm,
             seat,
             processors,
@@ -264,6 +281,11 @@ impl Machine {
     /// The power button.
     pub fn power(&self) -> Arc<PowerControl> {
         self.platform.power.clone()
+    }
+
+    /// The watchdog, if there is one, for its time.
+    pub fn watchdog(&self) -> Option<Arc<Watchdog>> {
+        self.watchdog.clone()
     }
 
     /// Lets a new machine run, or a restored one go on.
@@ -332,13 +354,10 @@ impl Machine {
 
     /// Has the device called `device` serve a command; `None` if there is none.
     pub fn command(&self, device: &str, order: Value) -> Option<Result<(), CommandError>> {
-        let mut order = Some(order);
         let mut result = None;
         self.pci.for_each(|function| {
-            if function.name() == device
-                && let Some(order) = order.take()
-            {
-                result = Some(function.command(order));
+            if result.is_none() {
+                result = function.command(device, &order);
             }
         });
         result
@@ -348,7 +367,7 @@ impl Machine {
     pub fn device_stats(&self) -> BTreeMap<String, Value> {
         let mut stats = BTreeMap::new();
         self.pci.for_each(|function| {
-            stats.insert(function.name().to_owned(), function.stats());
+            stats.extend(function.stats());
         });
         stats
     }
@@ -433,5 +452,20 @@ fn attach(
     if paused {
         function.pause();
     }
-    Ok(pci.attach(device.pci_slot, function)?)
+    Ok(pci.attach(device.pci_slot, Function::Virtio(function))?)
+}
+
+fn attach_watchdog(
+    pci: &PciRoot,
+    plan: &MachinePlan,
+    resources: &Resources,
+) -> Result<Option<Arc<Watchdog>>, AttachError> {
+    let Some(plan) = plan.watchdog else {
+        return Ok(None);
+    };
+    let (signals, fired) = (&resources.signals, &resources.watchdog_fired);
+    let function = WatchdogFunction::new(plan.action, signals.clone(), fired.clone());
+    let watchdog = function.watchdog();
+    pci.attach(plan.pci_slot, Function::Watchdog(function))?;
+    Ok(Some(watchdog))
 }

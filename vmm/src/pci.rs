@@ -3,6 +3,7 @@
 //! own, under which its function is called, and what an MMIO exit looks at before is read without one.
 
 mod access;
+mod function;
 mod hotplug;
 
 use std::collections::BTreeMap;
@@ -11,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::pci::{BarAddress, CONFIG_SPACE_SIZE, PciFunction};
 use devices::state::{SaveError, Saved};
-use devices::virtio::pci::VirtioPciFunction;
 use thiserror::Error;
 
 pub use self::access::{ConfigPorts, Ecam, Window};
+pub use self::function::Function;
 pub use self::hotplug::{EJECT, HotplugSlots, INSERTED, LEN as HOTPLUG_LEN, WANTED};
 use crate::layout;
 use crate::snapshot::{SnapshotError, restore_device};
@@ -75,7 +76,7 @@ impl<F> Default for Slot<F> {
 }
 
 /// The bus, shared by the vCPUs and whoever adds and removes devices.
-pub struct PciRoot<F = VirtioPciFunction> {
+pub struct PciRoot<F = Function> {
     /// Device numbers 1 and up; 0 is the host bridge.
     slots: [Slot<F>; layout::MAX_PCI_DEVICES],
     /// Device numbers that have a function, a bit each: where an access looks for its BAR.

@@ -3,6 +3,7 @@
 
 use devices::virtio::registry::AnyOptions;
 use devices::virtio::spec::DeviceOptions;
+use devices::watchdog::WatchdogAction;
 use serde::{Deserialize, Serialize};
 
 /// A whole machine.
@@ -26,10 +27,16 @@ pub struct MachinePlan {
     pub boot: BootPlan,
     /// Devices on the PCI bus, in any order.
     pub devices: Vec<DevicePlan>,
+    /// A watchdog, on the same bus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<WatchdogPlan>,
     /// Device numbers on the bus, 1 to 31, for devices that come and go while the machine runs; the first
     /// is taken first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hotplug_slots: Vec<u8>,
+    /// Which CPUs its threads run on.
+    #[serde(default, skip_serializing_if = "PlacementPlan::is_default")]
+    pub placement: PlacementPlan,
     /// Create the machine but leave it paused (`startStrategy: Paused`).
     pub start_paused: bool,
 }
@@ -124,6 +131,32 @@ impl Default for ClockPlan {
     }
 }
 
+/// A watchdog (`spec.domain.devices.watchdog`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchdogPlan {
+    /// Device number on the bus, 1 to 31.
+    pub pci_slot: u8,
+    /// What it does.
+    pub action: WatchdogAction,
+}
+
+/// Which of the pod's CPUs threads run on (`spec.domain.cpu`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacementPlan {
+    /// Each vCPU has one to itself.
+    pub dedicated: bool,
+    /// The other threads do not run on those.
+    pub isolate_others: bool,
+}
+
+impl PlacementPlan {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a machine starts with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -147,7 +180,10 @@ pub struct CpuPlan {
     pub cores: u32,
     /// Threads of a core.
     pub threads: u32,
-    /// Changes to the host's CPUID, in order.
+    /// The processor by libvirt's name, if it is not the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Changes to the host's CPUID, or the model's, in order.
     pub features: Vec<CpuFeature>,
     /// What it says of the hypervisor.
     #[serde(default, skip_serializing_if = "HypervisorPlan::is_default")]

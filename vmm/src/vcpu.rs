@@ -29,6 +29,7 @@ pub use self::shared::VcpuEvent;
 use self::shared::{Shared, Target};
 use self::thread::{Public, Vcpu};
 use crate::debug::Seat;
+use crate::placement::Placement;
 
 /// Stack of a vCPU thread, bytes; exits are shallow.
 const STACK_SIZE: usize = 256 * 1024;
@@ -109,13 +110,13 @@ impl VcpuEvents {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 impl Vcpus {
-    /// Starts one parked thread per vCPU.
+    /// Starts one parked thread per vCPU, each restricted and on its CPU.
     pub fn spawn(
         vcpus: Vec<VcpuFd>,
         ports: Bus,
         mmio: Bus,
         memory: Arc<GuestMemory>,
-        hook: &ThreadHook,
+        (hook, placement): (&ThreadHook, &Placement),
         seat: Option<Arc<Seat>>,
     ) -> Result<Self, SpawnError> {
         register_signal_handler(SIGRTMIN(), on_kick).map_err(SpawnError::Signal)?;
@@ -136,18 +137,24 @@ impl Vcpus {
             threads: Vec::with_capacity(vcpus.len()),
         };
         for (index, fd) in (0..).zip(vcpus) {
-            let thread =
-                set.spawn_one(index, fd, hook.clone())
-                    .map_err(|source| SpawnError::Thread {
-                        vcpu: index,
-                        source,
-                    })?;
+            let thread = set
+                .spawn_one(index, fd, hook.clone(), placement.clone())
+                .map_err(|source| SpawnError::Thread {
+                    vcpu: index,
+                    source,
+                })?;
             set.threads.push(thread);
         }
         Ok(set)
     }
 
-    fn spawn_one(&self, index: u32, mut fd: VcpuFd, hook: ThreadHook) -> io::Result<VcpuThread> {
+    fn spawn_one(
+        &self,
+        index: u32,
+        mut fd: VcpuFd,
+        hook: ThreadHook,
+        placement: Placement,
+    ) -> io::Result<VcpuThread> {
         let page = RunPage::of(&mut fd);
         let fd = Arc::new(Mutex::new(fd));
         let public = Arc::new(Public::default());
@@ -166,6 +173,7 @@ impl Vcpus {
             .spawn(move || {
                 let tid = rustix::thread::gettid().as_raw_nonzero().get();
                 vcpu.public.tid.store(tid, Ordering::Release);
+                placement.move_to(index);
                 match hook(ThreadRole::Vcpu) {
                     Ok(()) => vcpu.serve(),
                     Err(error) => {

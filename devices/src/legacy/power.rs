@@ -53,6 +53,8 @@ pub enum Signal {
     CrashLoaded = 1 << 3,
     /// A device in a PCI slot was given back.
     Ejected = 1 << 4,
+    /// The watchdog is due earlier than was told.
+    Armed = 1 << 5,
 }
 
 /// Signals from any vCPU thread to the event loop. Repeated signals coalesce, so a guest cannot

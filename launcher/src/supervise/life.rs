@@ -266,6 +266,10 @@ impl Life {
                 let text = "the guest's kernel panicked and goes on".to_owned();
                 return then.push(Effect::Log(Level::WARN, text));
             }
+            Event::WatchdogExpired { action } => {
+                let text = format!("the guest's watchdog expired: {action}");
+                return then.push(Effect::Log(Level::WARN, text));
+            }
             Event::ConsoleEscape => {
                 let text = "escape key: stopping at once".to_owned();
                 then.push(Effect::Log(Level::INFO, text));

@@ -1,6 +1,6 @@
 //! `spec.domain.cpu`.
 
-use vmm::plan::{CpuFeature, FeaturePolicy};
+use vmm::plan::{CpuFeature, FeaturePolicy, PlacementPlan};
 
 use super::reader::{Node, Object};
 use super::resources::Resources;
@@ -17,8 +17,12 @@ pub struct Cpu {
     pub cores: u32,
     /// Threads of a core.
     pub threads: u32,
-    /// Changes to the host's CPUID, in order.
+    /// libvirt's name of the processor, if it is not the host's.
+    pub model: Option<String>,
+    /// Changes to its CPUID, in order.
     pub features: Vec<CpuFeature>,
+    /// Which CPUs threads run on.
+    pub placement: PlacementPlan,
 }
 
 impl Default for Cpu {
@@ -27,7 +31,9 @@ impl Default for Cpu {
             sockets: 1,
             cores: 1,
             threads: 1,
+            model: None,
             features: Vec::new(),
+            placement: PlacementPlan::default(),
         }
     }
 }
@@ -56,16 +62,44 @@ pub(super) fn read(node: Option<&Node<'_>>, resources: &Resources<'_>) -> Cpu {
         said_at.inspect(|node| node.error_found(found, format_args!("1 to {MAX_VCPUS} vCPUs")));
         return Cpu::default();
     }
-    if let Some(model) = object.as_ref().and_then(|cpu| cpu.get("model")) {
-        model.word();
-    }
+    let model = object.as_ref().and_then(|cpu| cpu.get("model"));
+    let placement = object.as_ref().map(read_placement);
     let features = object.map(|cpu| read_features(&cpu.items("features")));
     // Their product is at most MAX_VCPUS, so the casts are exact.
     Cpu {
         sockets: sockets as u32,
         cores: cores as u32,
         threads: threads as u32,
+        model: model.and_then(|model| read_model(&model)),
         features: features.unwrap_or_default(),
+        placement: placement.unwrap_or_default(),
+    }
+}
+
+/// The host's processor has two names.
+fn read_model(node: &Node<'_>) -> Option<String> {
+    let name = node.string()?;
+    if matches!(name, "host-model" | "host-passthrough") {
+        return None;
+    }
+    if !vmm::arch::cpu::is_known_model(name) {
+        let names = vmm::arch::cpu::model_names().join(", ");
+        node.error(format_args!("host-model, host-passthrough, {names}"));
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn read_placement(cpu: &Object<'_>) -> PlacementPlan {
+    let dedicated = cpu.boolean("dedicatedCpuPlacement") == Some(true);
+    let isolate = cpu.get("isolateEmulatorThread");
+    let isolate = isolate.filter(|isolate| isolate.boolean() == Some(true));
+    if let (false, Some(isolate)) = (dedicated, &isolate) {
+        isolate.error("dedicatedCpuPlacement: true beside it, as in KubeVirt");
+    }
+    PlacementPlan {
+        dedicated,
+        isolate_others: isolate.is_some(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! `spec.domain.devices`.
 
+use devices::watchdog::WatchdogAction;
+
 use super::disks::{self, Disk};
 use super::interfaces::{self, Interface};
 use super::networks::unique_name;
@@ -20,6 +22,8 @@ pub struct Devices {
     pub rng: bool,
     /// A virtio-balloon device.
     pub balloon: bool,
+    /// A watchdog, and what it does.
+    pub watchdog: Option<WatchdogAction>,
     /// Connect the serial console.
     pub serial_console: bool,
     /// One queue a vCPU for disks.
@@ -37,6 +41,7 @@ impl Default for Devices {
             autoattach_pod_interface: true,
             rng: false,
             balloon: false,
+            watchdog: None,
             serial_console: true,
             block_multi_queue: false,
             network_multi_queue: false,
@@ -73,9 +78,23 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         autoattach_pod_interface: flag("autoattachPodInterface", true),
         rng: object.get("rng").is_some(),
         balloon: flag("autoattachMemBalloon", false),
+        watchdog: object.get("watchdog").map(|node| read_watchdog(&node)),
         serial_console: flag("autoattachSerialConsole", true),
         block_multi_queue: flag("blockMultiQueue", false),
         network_multi_queue: flag("networkInterfaceMultiqueue", false),
+    }
+}
+
+/// One that says no more than its name is KubeVirt's default.
+fn read_watchdog(node: &Node<'_>) -> WatchdogAction {
+    let watchdog = node.object();
+    let name = watchdog.require("name", "the watchdog's name");
+    name.map(|name| name.string().is_some());
+    let timer = watchdog.get("i6300esb").map(|node| node.object());
+    match timer.and_then(|timer| timer.word("action")) {
+        Some("poweroff") => WatchdogAction::Poweroff,
+        Some("shutdown") => WatchdogAction::Shutdown,
+        _ => WatchdogAction::Reset,
     }
 }
 

@@ -25,6 +25,7 @@ pub fn run(bytes: &[u8]) {
         cores: 2,
         threads: 1,
         features: Vec::new(),
+        model: None,
         hypervisor: HypervisorPlan::default(),
     };
     let source = BootSource {

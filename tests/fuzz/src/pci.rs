@@ -17,7 +17,7 @@ use devices::virtio::testing::{
 };
 use serde_json::json;
 use vmm::layout::PCI_WINDOW;
-use vmm::pci::{ConfigPorts, Ecam, HotplugSlots, PciRoot, Window};
+use vmm::pci::{ConfigPorts, Ecam, Function, HotplugSlots, PciRoot, Window};
 
 use crate::input::Input;
 use crate::memory::{self, HEAP};
@@ -83,7 +83,7 @@ impl Machine {
         if paused {
             function.pause();
         }
-        if self.root.attach(slot, function).is_ok() {
+        if self.root.attach(slot, Function::Virtio(function)).is_ok() {
             self.slots.insert(slot);
         }
     }
@@ -175,7 +175,9 @@ fn step(machine: &Machine, input: &mut Input<'_>, paused: &mut bool) {
             let command = json!({"command": "setLink", "up": up});
             // Neither of the two devices takes it.
             machine.root.for_each(|function| {
-                function.command(command.clone()).expect_err("no NIC");
+                if let Function::Virtio(function) = function {
+                    function.command(command.clone()).expect_err("no NIC");
+                }
             });
         }
     }

@@ -20,7 +20,7 @@ use vmm::memory::Ram;
 use vmm::pci::PciRoot;
 use vmm::plan::{
     BootPlan, ClockPlan, CpuPlan, HypervisorPlan, IdentityPlan, MachinePlan, MachineVersion,
-    MemoryPlan,
+    MemoryPlan, PlacementPlan,
 };
 use vmm::snapshot::{FileIdentity, SavedMachine, compare};
 
@@ -131,6 +131,7 @@ fn plan() -> MachinePlan {
             cores: 1,
             threads: 1,
             features: Vec::new(),
+            model: None,
             hypervisor: HypervisorPlan::default(),
         },
         clock: ClockPlan::default(),
@@ -142,6 +143,8 @@ fn plan() -> MachinePlan {
             cmdline: String::new(),
         },
         devices: Vec::new(),
+        watchdog: None,
+        placement: PlacementPlan::default(),
         hotplug_slots: Vec::new(),
         start_paused: false,
     }

@@ -1,5 +1,6 @@
 //! What a machine tells without being asked.
 
+use devices::watchdog::WatchdogAction;
 use serde::{Deserialize, Serialize};
 
 use super::command::{MachineState, Reply};
@@ -103,6 +104,11 @@ pub enum Event {
         role: String,
         /// Number of the system call.
         syscall: u32,
+    },
+    /// The guest did not reload its watchdog in time.
+    WatchdogExpired {
+        /// What is done.
+        action: WatchdogAction,
     },
     /// The host cannot do what the guest asked of a disk.
     DiskError(DiskError),

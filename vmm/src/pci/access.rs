@@ -5,9 +5,8 @@ use std::sync::atomic::Ordering;
 
 use devices::bus::BusDevice;
 use devices::pci::PciFunction;
-use devices::virtio::pci::VirtioPciFunction;
 
-use super::PciRoot;
+use super::{Function, PciRoot};
 use crate::layout;
 
 /// Bytes of an access that lie within one dword, which is all that a function is asked for.
@@ -16,7 +15,7 @@ fn within_dword(offset: u16, len: usize) -> bool {
 }
 
 /// Ports 0xCF8 (address) and 0xCFC (data).
-pub struct ConfigPorts<F = VirtioPciFunction>(pub Arc<PciRoot<F>>);
+pub struct ConfigPorts<F = Function>(pub Arc<PciRoot<F>>);
 
 impl<F> ConfigPorts<F> {
     const ENABLE: u32 = 1 << 31;
@@ -65,7 +64,7 @@ impl<F: PciFunction> BusDevice for ConfigPorts<F> {
 }
 
 /// The memory-mapped configuration space of the bus.
-pub struct Ecam<F = VirtioPciFunction>(pub Arc<PciRoot<F>>);
+pub struct Ecam<F = Function>(pub Arc<PciRoot<F>>);
 
 impl<F> Ecam<F> {
     fn target(offset: u64, len: usize) -> Option<(usize, u16)> {
@@ -92,7 +91,7 @@ impl<F: PciFunction> BusDevice for Ecam<F> {
 }
 
 /// The memory window in which BARs are decoded.
-pub struct Window<F = VirtioPciFunction>(pub Arc<PciRoot<F>>);
+pub struct Window<F = Function>(pub Arc<PciRoot<F>>);
 
 impl<F: PciFunction> BusDevice for Window<F> {
     fn read(&self, offset: u64, data: &mut [u8]) {

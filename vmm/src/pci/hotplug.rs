@@ -21,9 +21,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use devices::bus::BusDevice;
 use devices::legacy::power::{PowerControl, Signal, Signals};
 use devices::pci::PciFunction;
-use devices::virtio::pci::VirtioPciFunction;
 
-use super::{PciRoot, bit, numbers};
+use super::{Function, PciRoot, bit, numbers};
 
 /// Slots with a device that the guest has not been told of, a bit each; reading clears.
 pub const INSERTED: u64 = 0;
@@ -35,7 +34,7 @@ pub const EJECT: u64 = 8;
 pub const LEN: u64 = 12;
 
 /// The register block. Each register has 32 bits and is accessed as a whole; bit N is device number N.
-pub struct HotplugSlots<F = VirtioPciFunction> {
+pub struct HotplugSlots<F = Function> {
     root: Arc<PciRoot<F>>,
     power: Arc<PowerControl>,
     signals: Arc<Signals>,

@@ -13,9 +13,10 @@ impl Deadlines {
         self.0.push((Instant::now() + time, call));
     }
 
-    /// Milliseconds until the next call is late, as `epoll_wait` takes them; -1 if none will be.
-    pub(super) fn timeout(&self) -> i32 {
-        let Some((next, _)) = self.0.iter().min() else {
+    /// Milliseconds until the next call is late, or until `other`, as `epoll_wait` takes them; -1 for no end.
+    pub(super) fn timeout(&self, other: Option<Instant>) -> i32 {
+        let late = self.0.iter().map(|(when, _)| *when);
+        let Some(next) = late.chain(other).min() else {
             return -1;
         };
         let left = next.saturating_duration_since(Instant::now());
@@ -41,13 +42,14 @@ mod tests {
     #[test]
     fn calls_are_late_once() {
         let mut deadlines = Deadlines::default();
-        assert_eq!(deadlines.timeout(), -1);
+        assert_eq!(deadlines.timeout(None), -1);
         assert!(deadlines.take_past().is_empty());
         deadlines.add(7, 0);
         deadlines.add(8, u32::MAX);
-        assert!((0..=1).contains(&deadlines.timeout()));
+        assert!((0..=1).contains(&deadlines.timeout(None)));
         assert_eq!(deadlines.take_past(), [7]);
         assert!(deadlines.take_past().is_empty());
-        assert_eq!(deadlines.timeout(), i32::MAX);
+        assert_eq!(deadlines.timeout(None), i32::MAX);
+        assert!((0..=1).contains(&deadlines.timeout(Some(Instant::now()))));
     }
 }

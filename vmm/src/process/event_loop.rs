@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::time::Instant;
 
 use devices::thread::ThreadHook;
 use event_manager::{EventManager, MutEventSubscriber, SubscriberId, SubscriberOps};
@@ -123,9 +124,15 @@ impl<'a> Process<'a> {
         self.tell_boot_trace()?;
         footprint::release_start_code();
         while !self.ended {
-            let timeout = self.deadlines.timeout();
+            let watchdog = self.handles.watchdog.as_ref();
+            let timeout = (self.deadlines).timeout(watchdog.and_then(|watchdog| watchdog.next()));
             let woken = self.manager.run_with_timeout(timeout);
             woken.map_err(ProcessError::Watch)?;
+            if let Some(watchdog) = &self.handles.watchdog
+                && let Some(action) = watchdog.take_due(Instant::now())
+            {
+                self.inbox.input(Input::WatchdogExpired(action));
+            }
             for call in self.deadlines.take_past() {
                 self.inbox.input(Input::Late { call });
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use devices::legacy::power::PowerControl;
 use devices::legacy::serial::SerialConsole;
 use devices::thread::ThreadHook;
+use devices::watchdog::Watchdog;
 
 use serde_json::Value;
 
@@ -28,6 +29,7 @@ pub(super) struct Handles {
     pub(super) vcpus: VcpuEvents,
     pub(super) serial: Arc<SerialConsole>,
     pub(super) power: Arc<PowerControl>,
+    pub(super) watchdog: Option<Arc<Watchdog>>,
 }
 
 impl Handles {
@@ -36,6 +38,7 @@ impl Handles {
             vcpus: machine.vcpus().events(),
             serial: machine.serial(),
             power: machine.power(),
+            watchdog: machine.watchdog(),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::debug::Seat;
 use crate::kvm::Hypervisor;
 use crate::machine::{Boot, BuildError, DeviceResource, Resources};
 use crate::memory::Ram;
+use crate::placement::Placement;
 use crate::plan::{BootPlan, MachinePlan};
 use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::steward::Steward;
@@ -88,6 +89,8 @@ pub(super) fn sort_fds(
     hook: &ThreadHook,
 ) -> Result<Inputs, ProcessError> {
     let plan = create.plan;
+    // Before there are other threads, which take after this one.
+    let placement = Placement::take(plan.placement, plan.cpu.count());
     let missing = |what: &str| ProcessError::MissingFd {
         what: what.to_owned(),
     };
@@ -154,6 +157,8 @@ pub(super) fn sort_fds(
         new_mac: create.new_mac,
         crash_dump,
         console: queue.clone(),
+        placement,
+        watchdog_fired: Arc::default(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
         host_errors: Arc::new(HostErrors::new().map_err(ProcessError::Epoll)?),
         steward: Steward::start().map_err(ProcessError::Steward)?,

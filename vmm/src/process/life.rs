@@ -246,6 +246,7 @@ impl Life {
                 self.put_first(Waiting::GuestReset);
                 self.next(effects);
             }
+            Input::WatchdogExpired(action) => self.watchdog_expired(action, effects),
             Input::DiskError(error) => {
                 let stops = error.stops;
                 effects.push(self.tell(Event::DiskError(*error)));

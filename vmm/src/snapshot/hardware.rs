@@ -7,7 +7,7 @@ use super::SnapshotError;
 use crate::plan::MachinePlan;
 
 /// Fields of a plan that are no hardware: they may differ.
-const FREE: [&str; 3] = ["name", "boot", "startPaused"];
+const FREE: [&str; 4] = ["name", "boot", "placement", "startPaused"];
 /// The same of a device's options.
 const FREE_OF_DEVICE: [&str; 3] = ["lease", "lease6", "linkUp"];
 

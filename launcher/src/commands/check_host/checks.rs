@@ -145,6 +145,7 @@ fn seen_anyway(file: fs::File) -> Result<Vec<&'static str>, KvmError> {
                 name: name.to_owned(),
                 policy: FeaturePolicy::Disable,
             }],
+            model: None,
             hypervisor: HypervisorPlan::default(),
         };
         Processors::new(hypervisor.kvm(), &host, &plan)

@@ -1,8 +1,10 @@
 //! `smbios`: finds the entry point of SMBIOS 3 as a kernel without EFI does, and prints each structure's strings
 //! (`RESULT smbios.TYPE=a|b|c`) and the system's UUID (`RESULT smbios.uuid=…`); beside that, what else the machine says of
-//! itself: hypervisor, frequency of the time stamp counter, time of day.
+//! itself: hypervisor, frequency of the time stamp counter, time of day. Where there is a watchdog, it is started and not
+//! reloaded (`RESULT watchdog=armed`); a guest that comes after that says `RESULT watchdog=fired`.
 
 use crate::machine::Machine;
+use crate::pci::Pci;
 use crate::{cpu, paging, phys, print, println};
 
 /// Where the entry point is, at a multiple of 16 (DSP0134, 5.2).
@@ -12,12 +14,44 @@ const SYSTEM: u8 = 1;
 const END: u8 = 127;
 
 /// Runs the mode.
-pub fn run(_: &Machine) {
+pub fn run(machine: &Machine) {
     let [max, name @ ..] = cpu::cpuid(0x4000_0000, 0);
     println!("RESULT hypervisor={max:x}/{:x}/{:x}/{:x}", name[0], name[1], name[2]);
     let [denominator, numerator, crystal, _] = cpu::cpuid(0x15, 0);
     println!("RESULT frequency={denominator}/{numerator}/{crystal}");
     println!("RESULT time={}:{}:{}", cmos(4), cmos(2), cmos(0));
+    tables();
+    watchdog(&Pci::new(machine));
+}
+
+/// Intel's 6300ESB (datasheet 300641, 16).
+fn watchdog(pci: &Pci) {
+    const ID: (u16, u16) = (0x8086, 0x25ab);
+    const CONFIG: u16 = 0x60;
+    const LOCK: u16 = 0x68;
+    const RELOAD: u64 = 0xc;
+    let Some(function) = pci.functions().find(|function| pci.id(*function) == ID) else {
+        return;
+    };
+    let base = pci.bars(function)[0].addr;
+    pci.enable(function);
+    if phys::load(base + RELOAD, 2) & 0x200 != 0 {
+        return println!("RESULT watchdog=fired");
+    }
+    println!("RESULT watchdog=armed");
+    for preload in [0, 4] {
+        phys::store(base + RELOAD, 2, 0x80);
+        phys::store(base + RELOAD, 2, 0x86);
+        phys::store(base + preload, 4, 200);
+    }
+    pci.write(function, CONFIG, 2, 3);
+    pci.write(function, LOCK, 1, 2);
+    loop {
+        cpu::pause();
+    }
+}
+
+fn tables() {
     paging::map(AREA.start, AREA.end - AREA.start);
     let is_anchor = |addr: &u64| {
         let mut bytes = [0; 5];

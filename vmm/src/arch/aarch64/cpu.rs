@@ -52,6 +52,16 @@ pub enum RegisterError {
     Kvm(#[from] KvmError),
 }
 
+/// Whether a model of this name can be in a plan.
+pub fn is_known_model(_name: &str) -> bool {
+    false
+}
+
+/// The models that can be in a plan.
+pub fn model_names() -> Vec<&'static str> {
+    Vec::new()
+}
+
 /// No feature can be in a plan.
 pub fn is_known_feature(_name: &str) -> bool {
     false

@@ -171,6 +171,7 @@ mod tests {
         cores: 1,
         threads: 1,
         features: Vec::new(),
+        model: None,
         hypervisor: HypervisorPlan {
             kvm_hidden: false,
             kvmclock_hidden: false,

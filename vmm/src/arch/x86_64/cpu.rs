@@ -7,6 +7,7 @@ mod features;
 mod host;
 mod hyperv;
 mod hypervisor;
+mod models;
 mod needs;
 mod policy;
 #[cfg(test)]
@@ -36,6 +37,16 @@ pub fn is_known_feature(name: &str) -> bool {
     features::find(name).is_some()
 }
 
+/// Whether a model of this name can be in a plan.
+pub fn is_known_model(name: &str) -> bool {
+    models::is_known(name)
+}
+
+/// The models that can be in a plan.
+pub fn model_names() -> Vec<&'static str> {
+    models::names().collect()
+}
+
 /// APIC ids of the plan's vCPUs in order.
 pub fn apic_ids(plan: &CpuPlan) -> Vec<u8> {
     Topology::new(plan).apic_ids()
@@ -51,6 +62,7 @@ pub struct Processors {
 impl Processors {
     /// The plan's processors on this host; a guest made for the purpose sees them so.
     pub fn new(kvm: &Kvm, host: &HostCpu, plan: &CpuPlan) -> Result<Self, CpuError> {
+        let plan = &models::expand(plan, host)?;
         let mut template = CpuidTemplate::new(host, plan)?;
         verify::verify(kvm, &template.for_vcpu(0), plan)?;
         let hypervisor = plan.hypervisor.clone();

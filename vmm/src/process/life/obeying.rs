@@ -1,8 +1,9 @@
 //! What each command begins, when its turn has come.
 
+use devices::watchdog::WatchdogAction;
 use serde_json::json;
 
-use super::{Becomes, Effect, Files, Job, Life, NextBoot, Waiting};
+use super::{Becomes, Effect, Files, Input, Job, Life, NextBoot, Waiting};
 use crate::control::{Command, Event, Refusal};
 
 impl Life {
@@ -73,6 +74,16 @@ impl Life {
             | Command::Boot { .. } => {
                 effects.push(self.reply(id, Ok(())));
             }
+        }
+    }
+
+    /// The guest does not say any more what is to become of it.
+    pub(super) fn watchdog_expired(&mut self, action: WatchdogAction, effects: &mut Vec<Effect>) {
+        effects.push(self.tell(Event::WatchdogExpired { action }));
+        match action {
+            WatchdogAction::Reset => self.happened(Input::GuestReset, effects),
+            WatchdogAction::Poweroff => self.shut_down(Event::GuestShutdown, effects),
+            WatchdogAction::Shutdown => effects.push(Effect::PressPowerButton),
         }
     }
 

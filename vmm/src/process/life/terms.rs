@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use devices::virtio::registry::AnyOptions;
+use devices::watchdog::WatchdogAction;
 use serde_json::Value;
 
 use crate::control::{
@@ -23,6 +24,8 @@ pub(in crate::process) enum Input {
     /// The guest asked for the machine's end, or its restart.
     GuestPowerOff,
     GuestReset,
+    /// The guest has not reloaded its watchdog.
+    WatchdogExpired(WatchdogAction),
     /// The guest has given devices back.
     GuestEjected,
     /// The time is over that was given for a device to come back, for this call.

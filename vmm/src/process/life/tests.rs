@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use devices::virtio::registry::AnyOptions;
 use devices::virtio::rng::RngOptions;
+use devices::watchdog::WatchdogAction;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -71,7 +72,10 @@ impl Machine {
     fn hear(&mut self, event: Event, state: MachineState) {
         if !matches!(
             event,
-            Event::ConsoleEscape | Event::GuestPanicNotice | Event::DiskError(_)
+            Event::ConsoleEscape
+                | Event::GuestPanicNotice
+                | Event::WatchdogExpired { .. }
+                | Event::DiskError(_)
         ) {
             let expected = match event {
                 Event::Running => MachineState::Running,
@@ -360,6 +364,27 @@ fn the_end_comes_while_a_job_takes_its_time_and_waits_for_it() {
     assert!(!machine.ended);
     machine.finish(Ok(()));
     assert!(machine.ended);
+}
+
+#[test]
+fn a_watchdog_does_what_it_was_told() {
+    let expired = |action| {
+        let mut machine = Machine::new(false, false);
+        machine.input(Input::WatchdogExpired(action));
+        machine
+    };
+    let machine = expired(WatchdogAction::Reset);
+    assert!(matches!(machine.job, Some(Job::Reset { run: true, .. })));
+    let machine = expired(WatchdogAction::Poweroff);
+    assert_eq!(machine.events.last(), Some(&Event::GuestShutdown));
+    assert_eq!(machine.job, Some(Job::TearDown { crashed: false }));
+    let machine = expired(WatchdogAction::Shutdown);
+    let action = WatchdogAction::Shutdown;
+    assert_eq!(
+        machine.events.last(),
+        Some(&Event::WatchdogExpired { action })
+    );
+    assert_eq!(machine.life.state(), MachineState::Running);
 }
 
 #[test]

@@ -14,6 +14,22 @@ pub enum CpuError {
         /// The name.
         name: String,
     },
+    /// Nobody knows a model of this name.
+    #[error("CPU model {model:?} is not known")]
+    UnknownModel {
+        /// The name.
+        model: String,
+    },
+    /// The host's processor is not of the model's maker.
+    #[error(
+        "CPU model {model:?} is of another maker than the host's processor, which is {vendor}'s"
+    )]
+    Maker {
+        /// The model.
+        model: String,
+        /// Who made the host's.
+        vendor: String,
+    },
     /// The host lacks a required feature.
     #[error("CPU feature {name:?} is required, but the host or its KVM does not offer it")]
     Missing {
@@ -61,6 +77,8 @@ impl CpuError {
         matches!(
             self,
             Self::Unknown { .. }
+                | Self::UnknownModel { .. }
+                | Self::Maker { .. }
                 | Self::Missing { .. }
                 | Self::Forbidden { .. }
                 | Self::Unchangeable { .. }

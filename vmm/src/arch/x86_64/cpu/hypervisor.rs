@@ -20,7 +20,7 @@ const CLOCK: u32 = 1 << 0 | 1 << 3 | 1 << 24;
 const TSC: u32 = 0x15;
 /// Frequency at which KVM counts down a guest's APIC timer, Hz.
 const APIC_HZ: u32 = 1_000_000_000;
-const INTEL: [u32; 3] = [0x756e_6547, 0x6c65_746e, 0x4965_6e69];
+const INTEL: [u32; 3] = [0x756e_6547, 0x4965_6e69, 0x6c65_746e];
 
 /// Changes a table whose features are settled as the plan says; `offered` is what KVM has of Hyper-V's interface.
 pub(super) fn apply(

@@ -22,6 +22,7 @@ pub(super) fn plan(
                 policy: *policy,
             })
             .collect(),
+        model: None,
         hypervisor: HypervisorPlan::default(),
     }
 }

@@ -1,0 +1,113 @@
+//! Which of the pod's CPUs each thread runs on (`spec.domain.cpu.dedicatedCpuPlacement`).
+//!
+//! The pod's CPUs are those that this process may use: the container's cpuset, which the kubelet gives to the pod alone
+//! where it manages CPUs statically.
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::plan::PlacementPlan;
+
+/// The thread that calls.
+const SELF: Option<Pid> = None;
+
+/// A CPU for each vCPU; empty where they float.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement(Vec<usize>);
+
+impl Placement {
+    /// Chooses the CPUs, and leaves the others to this thread and those that it makes, if they are to be isolated. Where
+    /// there are too few, or the kernel does not let threads be placed, all float, which is told.
+    pub fn take(plan: PlacementPlan, vcpus: u32) -> Self {
+        if !plan.dedicated {
+            return Self::default();
+        }
+        let taken = sched_getaffinity(SELF).map_err(|error| error.to_string());
+        let taken = taken.and_then(|allowed| {
+            let (placement, rest) = Self::choose(plan, vcpus, &allowed)?;
+            if plan.isolate_others {
+                sched_setaffinity(SELF, &rest).map_err(|error| error.to_string())?;
+            }
+            Ok(placement)
+        });
+        taken.unwrap_or_else(|reason| {
+            tracing::warn!("vCPUs have no CPUs of their own: {reason}");
+            Self::default()
+        })
+    }
+
+    /// The CPUs of the vCPUs, in order, and those that are left.
+    fn choose(plan: PlacementPlan, vcpus: u32, allowed: &CpuSet) -> Result<(Self, CpuSet), String> {
+        let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+        let chosen: Vec<_> = cpus.by_ref().take(vcpus as usize).collect();
+        let mut rest = CpuSet::new();
+        cpus.for_each(|cpu| rest.set(cpu));
+        let others = u32::from(plan.isolate_others);
+        if chosen.len() < vcpus as usize || rest.count() < others {
+            let count = allowed.count();
+            return Err(format!("the pod has {count} CPUs, not {}", vcpus + others));
+        }
+        Ok((Self(chosen), rest))
+    }
+
+    /// Moves this thread, which is to run vCPU number `vcpu`, to its CPU.
+    pub fn move_to(&self, vcpu: u32) {
+        let Some(cpu) = self.0.get(vcpu as usize) else {
+            return;
+        };
+        let mut set = CpuSet::new();
+        set.set(*cpu);
+        if let Err(error) = sched_setaffinity(SELF, &set) {
+            tracing::warn!(%error, vcpu, cpu, "a vCPU cannot be moved to its CPU");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(cpus: &[usize]) -> CpuSet {
+        let mut set = CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        set
+    }
+
+    fn plan(isolate_others: bool) -> PlacementPlan {
+        PlacementPlan {
+            dedicated: true,
+            isolate_others,
+        }
+    }
+
+    #[test]
+    fn vcpus_have_one_each_and_others_the_rest() {
+        let allowed = set(&[2, 5, 6, 40]);
+        let (placement, rest) = Placement::choose(plan(true), 3, &allowed).expect("enough");
+        assert_eq!(placement, Placement(vec![2, 5, 6]));
+        assert_eq!(rest, set(&[40]));
+        assert!(Placement::choose(plan(false), 4, &allowed).is_ok());
+    }
+
+    #[test]
+    fn too_few_are_none() {
+        let allowed = set(&[0, 1]);
+        let error = Placement::choose(plan(true), 2, &allowed).expect_err("one is missing");
+        assert_eq!(error, "the pod has 2 CPUs, not 3");
+        Placement::choose(plan(false), 3, &allowed).expect_err("one is missing");
+    }
+
+    #[test]
+    fn threads_are_moved() {
+        let before = sched_getaffinity(SELF).expect("its own");
+        let (placement, _) = Placement::choose(plan(false), 1, &before).expect("one at least");
+        let moved = std::thread::spawn(move || {
+            placement.move_to(0);
+            sched_getaffinity(SELF).expect("its own").count()
+        });
+        assert_eq!(moved.join().expect("no panic"), 1);
+        let unplaced = PlacementPlan::default();
+        assert_eq!(Placement::take(unplaced, 1), Placement::default());
+        assert_eq!(sched_getaffinity(SELF).expect("its own"), before);
+    }
+}
