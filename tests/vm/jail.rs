@@ -83,9 +83,9 @@ fn has_its_cpu(vm: &Process) {
         let own = vm
             .threads()
             .into_iter()
-            .find(|thread| thread.name() == "vcpu0");
+            .find(|thread| thread.name() == "CPU 0/KVM");
         let own = own.expect("a vCPU").status("Cpus_allowed_list");
-        let is_own = thread.name() == "vcpu0";
+        let is_own = thread.name() == "CPU 0/KVM";
         if cpus.get() > 1 {
             assert_eq!(first == Some(own), is_own, "{}: {allowed}", thread.name());
             assert!(!is_own || !allowed.contains([',', '-']), "{allowed}");
