@@ -1,7 +1,8 @@
 //! A process that opens what a machine gets while it runs: the launcher has given up every path by
 //! then.
 //!
-//! It is there only with `run --open-below` or `run --open-taps`. It opens regular files and block devices below the
+//! It is there only with `run --open-below` or `run --open-taps`, and under KubeVirt, where it makes the files of memory
+//! dumps as well. It opens regular files and block devices below the
 //! given directories, or TAPs of its network namespace, and hands their descriptors to the launcher, and can do nothing
 //! else: no path outside, no new socket, no process, no capability but to open what belongs to another user and, for
 //! TAPs, CAP_NET_ADMIN, if the launcher had these.
@@ -27,12 +28,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use seccomp::jail;
+use seccomp::jail::{self, Use};
 use thiserror::Error;
 use vmm::control::{self, ControlError};
 
 pub use self::beneath::{Directories, OpenError};
-pub use self::protocol::{Answer, FileToOpen, Openable, Order, TapToOpen, ToOpen, VERSION, answer};
+pub use self::protocol::{
+    Answer, FileToMake, FileToOpen, Openable, Order, TapToOpen, ToOpen, VERSION, answer,
+};
 pub use self::taps::{TapError, Taps};
 
 /// Where the device is by which TAPs are made.
@@ -68,14 +71,30 @@ pub enum OpenerError {
 pub struct Opener(OwnedFd);
 
 impl Opener {
-    /// Starts one for these directories, and for TAPs if `taps`. The caller has one thread.
-    pub fn spawn(directories: &[PathBuf], taps: bool, json_log: bool) -> Result<Self, OpenerError> {
+    /// Starts one for these directories and what is to be done there, and for TAPs if `taps`. The caller has one
+    /// thread.
+    pub fn spawn(
+        directories: &[PathBuf],
+        usage: Use,
+        taps: bool,
+        json_log: bool,
+    ) -> Result<Self, OpenerError> {
         // What is wrong with them is said here; the new process opens its own.
         Openable::prepare(directories, taps)?;
         let (ours, theirs) = control::pair().map_err(OpenerError::Socket)?;
-        let enter = || process::enter(directories, taps, json_log);
+        let enter = || process::enter(directories, usage, taps, json_log);
         jail::fork(theirs, enter).map_err(OpenerError::Fork)?;
         Ok(Self(ours))
+    }
+
+    /// The one at the other end of a socket that came from [`Opener::give`].
+    pub fn given(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Its socket, for another process to talk to it.
+    pub fn give(self) -> OwnedFd {
+        self.0
     }
 
     /// Has something opened. Never waits for the opener.

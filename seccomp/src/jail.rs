@@ -111,12 +111,16 @@ pub fn shrink(
 
 /// Gives up all capabilities but `kept`, all paths but those below `directories`, whose files may be
 /// opened, ports, and others' signals and abstract sockets.
-pub fn open_below(kept: CapabilitySet, directories: &[PathBuf]) -> Result<(), JailError> {
+pub fn open_below(
+    kept: CapabilitySet,
+    directories: &[PathBuf],
+    usage: Use,
+) -> Result<(), JailError> {
     forbid_inspection()?;
     limits::forbid_core_dumps()?;
     let paths: Vec<_> = directories
         .iter()
-        .map(|path| (path.clone(), Use::Open))
+        .map(|path| (path.clone(), usage))
         .collect();
     keep_paths(&paths, Scope::from_all(NEWEST))?;
     let held = capabilities::held() & kept;
@@ -157,6 +161,8 @@ pub enum Use {
     Change,
     /// Files and devices there may be opened for others.
     Open,
+    /// The same, and new files made.
+    Make,
     /// Sockets there may be connected to.
     Connect,
 }
@@ -168,6 +174,7 @@ impl Use {
             Self::Change => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
             Self::Connect => AccessFs::ResolveUnix.into(),
             // Requests go with the descriptor: a block device is asked for its size.
+            Self::Make => Self::Open.rights() | AccessFs::MakeReg,
             Self::Open => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
         }
     }

@@ -228,6 +228,16 @@ fn an_opener_opens_below_its_directories() {
     }
 }
 
+/// It may be allowed to make files as well, and removes none.
+#[test]
+fn an_opener_that_makes_files_removes_none() {
+    landlock_abi().expect("Landlock");
+    let attempts = Place::new(None).attempts("maker", None);
+    assert_all(&attempts, &["change there", "make there"], &FREE);
+    let others = ["make", "remove there", "read elsewhere"];
+    assert_all(&attempts, &others, &json!(libc::EACCES));
+}
+
 /// A vm process that has its launcher's user does not get at it: what Landlock leaves, which is the
 /// launcher's limits, the filter takes (`enforcement.rs`).
 #[test]
@@ -264,9 +274,14 @@ fn child() {
             ];
             jail::shrink(None, CapabilitySet::empty(), &paths).expect("jail");
         }
-        Some("opener") => {
+        Some(opener @ ("opener" | "maker")) => {
+            let usage = if opener == "maker" {
+                Use::Make
+            } else {
+                Use::Open
+            };
             let directories = std::slice::from_ref(&changed);
-            jail::open_below(CapabilitySet::empty(), directories).expect("jail");
+            jail::open_below(CapabilitySet::empty(), directories, usage).expect("jail");
         }
         _ => {}
     }

@@ -20,6 +20,9 @@ use tokio::sync::oneshot::{Sender, channel};
 use crate::PATIENCE;
 use crate::run::{Guest, Run};
 
+/// Seconds that podvisor has for what it knows itself.
+const SHORT: u8 = 20;
+
 /// UID, name and namespace of the VMI that [`pod`] is for.
 pub const UID: &str = "7a1c5d0e-2c4f-4f0c-a2f5-0f4ad7a0f1c4";
 const NAME: &str = "testvm";
@@ -34,6 +37,7 @@ program=$(mktemp) kernel=$(mktemp) disk=$(mktemp)
 cp "$0" "$program"; cp "$KERNEL" "$kernel"; cp "${DISK:-/dev/null}" "$disk"
 mount -t tmpfs none /run
 mkdir -p /run/bin /run/kubevirt/sockets /run/kubevirt/container-disks/kernel-boot \
+    /run/kubevirt/hotplug-disks/dumps \
     /run/kubevirt-private /run/kubevirt-ephemeral-disks
 mv "$program" /run/bin/podvisor; chmod 755 /run/bin/podvisor
 mv "$kernel" /run/kubevirt/container-disks/kernel-boot/kernel
@@ -283,7 +287,8 @@ impl Handler {
             requests
         });
         let mut handler = Self { runtime, requests };
-        let (status, message, _) = handler.call("/kubevirt.cmd.info.CmdInfo/Info", Bytes::new());
+        let info = "/kubevirt.cmd.info.CmdInfo/Info";
+        let (status, message, _) = handler.call_within(SHORT, info, Bytes::new());
         assert_eq!((status, message), (0, vec![0x0a, 1, 1]), "version 1");
         handler
     }
@@ -291,7 +296,12 @@ impl Handler {
     /// Calls a method of `Cmd`.
     #[track_caller]
     pub fn cmd(&mut self, method: &str, request: Bytes) -> Answer {
-        let (status, message, why) = self.call(&format!("/kubevirt.cmd.v1.Cmd/{method}"), request);
+        let path = format!("/kubevirt.cmd.v1.Cmd/{method}");
+        let seconds = match method {
+            "FreezeVirtualMachine" => 60,
+            _ => SHORT,
+        };
+        let (status, message, why) = self.call_within(seconds, &path, request);
         if status != 0 {
             return Answer {
                 status,
@@ -342,7 +352,7 @@ impl Handler {
         }
         request.extend(number(4, seconds));
         let path = "/kubevirt.cmd.v1.Cmd/Exec";
-        let (status, message, _) = self.call(path, request.into());
+        let (status, message, _) = self.call_within(seconds + SHORT, path, request.into());
         let code = get(&message, 2).first().copied().unwrap_or(0);
         (status, code, text(get(&message, 3)))
     }
@@ -351,13 +361,21 @@ impl Handler {
     #[track_caller]
     pub fn guest_ping(&mut self, seconds: u8) -> u32 {
         let request = number(2, seconds).into();
-        self.call("/kubevirt.cmd.v1.Cmd/GuestPing", request).0
+        self.call_within(seconds + SHORT, "/kubevirt.cmd.v1.Cmd/GuestPing", request)
+            .0
     }
 
     /// Freezes the guest's file systems, for so many seconds at most.
     #[track_caller]
     pub fn freeze(&mut self, seconds: u8) -> Answer {
         self.cmd("FreezeVirtualMachine", number(2, seconds).into())
+    }
+
+    /// Dumps the machine's memory to a file of the pod.
+    #[track_caller]
+    pub fn dump(&mut self, path: &str) -> Answer {
+        let request = field(2, path.as_bytes());
+        self.cmd("VirtualMachineMemoryDump", request.into())
     }
 
     /// What a method says in JSON.
@@ -367,11 +385,12 @@ impl Handler {
         serde_json::from_str(&text).expect("JSON")
     }
 
-    fn call(&mut self, path: &str, request: Bytes) -> (u32, Vec<u8>, String) {
+    /// Calls, and gives up after so many seconds as virt-handler does.
+    fn call_within(&mut self, seconds: u8, path: &str, request: Bytes) -> (u32, Vec<u8>, String) {
         let head = Request::post(format!("http://localhost{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
-            .header("grpc-timeout", "20S")
+            .header("grpc-timeout", format!("{seconds}S"))
             .body(())
             .expect("a request");
         let requests = &mut self.requests;
@@ -494,11 +513,27 @@ impl Pipe {
     /// Waits for an event of these [`Event::words`].
     #[track_caller]
     pub fn wait_for(&self, words: &str) -> Event {
+        self.wait(words, |_, event| event.words() == words)
+    }
+
+    /// Waits for a domain that has this value at this place, behind so many events.
+    #[track_caller]
+    pub fn wait_for_value(&self, pointer: &str, value: impl Into<Value>, behind: usize) {
+        let value = value.into();
+        self.wait(&format!("{pointer} {value}"), |index, event| match event {
+            Event::Domain(_, domain) => index >= behind && domain.pointer(pointer) == Some(&value),
+            Event::Cluster(_) => false,
+        });
+    }
+
+    #[track_caller]
+    fn wait(&self, words: &str, is_it: impl Fn(usize, &Event) -> bool) -> Event {
         let (events, more) = &*self.events;
         let deadline = Instant::now() + PATIENCE;
         let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(found) = events.iter().find(|event| event.words() == words) {
+            let mut known = events.iter().enumerate();
+            if let Some((_, found)) = known.find(|(index, event)| is_it(*index, event)) {
                 return found.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -137,7 +137,13 @@ fn before_the_machine(pod: &Guest, handler: &mut Handler) {
         names.push(child.name());
     }
     names.sort();
-    assert_eq!(names, ["podvisor-make", "qemu-kvm", "virt-launcher"]);
+    let expected = [
+        "podvisor-make",
+        "podvisor-open",
+        "qemu-kvm",
+        "virt-launcher",
+    ];
+    assert_eq!(names, expected);
 }
 
 /// A user's console, the next one, and the log.
@@ -173,6 +179,7 @@ fn many_clients(pod: &Guest) {
 fn memory(pod: &Guest) {
     let monitor = Process::new(pod.pid());
     let launcher = Process::new(pod.child("virt-launcher"));
+    let opener = Process::new(pod.child("podvisor-open"));
     let pss = |process: &Process| {
         let rollup = process.read("smaps_rollup");
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -181,8 +188,8 @@ fn memory(pod: &Guest) {
             .and_then(|number| number.parse::<u64>().ok())
             .expect("a number")
     };
-    assert_eq!(monitor.children().len(), 2, "the preparer has ended");
-    let sum = pss(&monitor) + pss(&launcher);
+    assert_eq!(monitor.children().len(), 3, "the preparer has ended");
+    let sum = pss(&monitor) + pss(&launcher) + pss(&opener);
     assert!(sum <= MEMORY, "{sum} KiB");
 }
 
@@ -213,6 +220,7 @@ fn how_a_guest_ends_is_told() {
     let (pod, mut handler, pipe) = running(30, ENDLESS);
     without_an_agent(&mut handler);
     nobody_else_finds_the_port(&pod);
+    dumps(&pod, &mut handler, &pipe);
     handler.ask("ShutdownVirtualMachine").is_done();
     let metadata = &handler.domain()["Spec"]["Metadata"]["KubeVirt"]["GracePeriod"];
     assert_eq!(metadata["DeletionGracePeriodSeconds"], 30);
@@ -234,6 +242,31 @@ fn without_an_agent(handler: &mut Handler) {
     let channel = "/Spec/Devices/Channels/0/Target";
     let target = json!({"Name": "org.qemu.guest_agent.0", "State": "disconnected"});
     assert_eq!(handler.domain().pointer(channel), Some(&target));
+}
+
+/// Where the volume is that virt-handler mounts for it, and nowhere else.
+fn dumps(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
+    let place = "/Spec/Metadata/KubeVirt/MemoryDump";
+    let path = "kubevirt/hotplug-disks/dumps/testvm-dumps-1.memory.dump";
+    handler.dump(&format!("/var/run/{path}")).is_done();
+    pipe.wait_for_value(&format!("{place}/Completed"), true, 0);
+    let domain = handler.domain();
+    let told = domain.pointer(place).expect("a dump");
+    assert_eq!(told["Failed"], false, "{told}");
+    assert_eq!(told["FileName"], "testvm-dumps-1.memory.dump");
+    let dump = fs::read(in_pod(pod, path)).expect("a file");
+    assert!(
+        dump.starts_with(b"\x7fELF") && dump.len() > 60 << 20,
+        "{}",
+        dump.len()
+    );
+    assert_eq!(domain["Status"]["Status"], "Running");
+    let events = pipe.words().len();
+    handler
+        .dump("/var/run/kubevirt-private/x.memory.dump")
+        .is_done();
+    pipe.wait_for_value(&format!("{place}/Failed"), true, events);
+    assert!(!in_pod(pod, "kubevirt-private/x.memory.dump").exists());
 }
 
 fn nobody_else_finds_the_port(pod: &Guest) {

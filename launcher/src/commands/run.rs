@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use devices::virtio::net::{BackendKind, NetOptions};
-use seccomp::jail::User;
+use seccomp::jail::{Use, User};
 use vmm::arch::cpu::HostCpu;
 use vmm::control::{Create, FdRole};
 use vmm::plan::DevicePlan;
@@ -120,7 +120,7 @@ fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
         return Ok(None);
     }
     let json_log = args.log_format == LogFormat::Json;
-    let opener = Opener::spawn(&args.open_below, args.open_taps, json_log)?;
+    let opener = Opener::spawn(&args.open_below, Use::Open, args.open_taps, json_log)?;
     Ok(Some(opener))
 }
 

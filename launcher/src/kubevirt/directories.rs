@@ -36,6 +36,13 @@ pub(super) fn notify_pipe(flags: &Flags) -> PathBuf {
     flags.share_dir.join("domain-notify-pipe.sock")
 }
 
+/// Where virt-handler mounts volumes that come while the machine runs; made if it is not there.
+pub(super) fn of_hotplug(flags: &Flags) -> io::Result<PathBuf> {
+    let path = flags.share_dir.join("hotplug-disks");
+    make_one(&path, 0o755)?;
+    Ok(path)
+}
+
 /// Makes those that are not there.
 pub(super) fn make(flags: &Flags) -> io::Result<()> {
     make_one(&of_machine(&flags.uid), 0o755)?;

@@ -107,6 +107,20 @@ pub(super) struct GracePeriod {
     pub(super) marked_for_graceful_shutdown: Option<bool>,
 }
 
+/// A dump of the machine's memory to a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct MemoryDump {
+    /// Without its directory.
+    pub(super) file_name: String,
+    pub(super) start_timestamp: String,
+    pub(super) end_timestamp: Option<String>,
+    /// It has ended, well or not.
+    pub(super) completed: bool,
+    pub(super) failed: bool,
+    pub(super) failure_reason: String,
+}
+
 /// A domain at a moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Domain<'a> {
@@ -115,6 +129,7 @@ pub(super) struct Domain<'a> {
     pub(super) agent: &'a AgentView,
     /// Whether the guest has the keys and passwords that it is to have.
     pub(super) credentials: Option<&'a Result<(), String>>,
+    pub(super) dump: Option<&'a MemoryDump>,
     pub(super) grace: &'a GracePeriod,
     pub(super) condition: Condition,
     /// When it went.
@@ -212,6 +227,8 @@ struct KubeVirt<'a> {
     grace_period: &'a GracePeriod,
     #[serde(skip_serializing_if = "Option::is_none")]
     access_credential: Option<AccessCredential<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_dump: Option<&'a MemoryDump>,
 }
 
 #[derive(Serialize)]
@@ -383,6 +400,7 @@ impl<'a> Domain<'a> {
                         uid,
                         grace_period: self.grace,
                         access_credential: self.credentials.map(AccessCredential::new),
+                        memory_dump: self.dump,
                     },
                 },
                 devices: self.devices(),

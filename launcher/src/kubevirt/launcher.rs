@@ -2,12 +2,13 @@
 //! to nobody but virt-handler, monitor, preparer and vm process.
 
 mod actor;
+mod dumps;
 mod packets;
 mod service;
 
 use std::error::Error;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use tokio::task::LocalSet;
@@ -47,7 +48,10 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
     let (Word::Begin, fds) = control::receive::<Word>(monitor.as_fd())? else {
         return Err("the monitor begins with something else".into());
     };
-    let [vm, preparer]: [OwnedFd; 2] = fds.try_into().map_err(|_| "the monitor sent no sockets")?;
+    let mut fds = fds.into_iter();
+    let (Some(vm), Some(preparer), opener) = (fds.next(), fds.next(), fds.next()) else {
+        return Err("the monitor sent no sockets".into());
+    };
     if flags.hook_sidecars > 0 {
         return Err("hook sidecars change libvirt's XML, of which there is none here".into());
     }
@@ -76,6 +80,7 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
         monitor,
         vm,
         preparer,
+        opener,
         listener,
         notify_pipe: directories::notify_pipe(flags),
         stats_collector: flags.stats_collector,

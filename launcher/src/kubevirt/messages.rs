@@ -82,6 +82,13 @@ pub(super) struct FreezeRequest {
     pub(super) limit_seconds: i32,
 }
 
+/// `MemoryDumpRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DumpRequest {
+    #[prost(string, tag = "2")]
+    pub(super) path: String,
+}
+
 /// `ExecRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ExecRequest {

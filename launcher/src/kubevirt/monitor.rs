@@ -3,6 +3,7 @@
 //! ```text
 //!   virt-launcher-monitor ─┬─ launcher   gRPC, the life of the machine
 //!                          ├─ preparer   makes the machine, then ends
+//!                          ├─ opener     makes the files of memory dumps
 //!                          └─ vm process
 //! ```
 //!
@@ -19,13 +20,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal as Number, WaitOptions, WaitStatus};
-use seccomp::jail;
+use seccomp::jail::{self, Use};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vmm::control::{self, ControlError};
 
 use super::flags::Flags;
-use super::{launcher, preparer};
+use super::{directories, launcher, preparer};
+use crate::opener::Opener;
 use crate::supervise::{self, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError};
 
 /// What the launcher's death by a signal, or a panic, counts as.
@@ -39,7 +41,7 @@ const PANICKED: u8 = 2;
     tag = "kind"
 )]
 pub(super) enum Word {
-    /// The first: the sockets of vm process and preparer come with it.
+    /// The first: the sockets of vm process and preparer come with it, and that of the opener if there is one.
     Begin,
     /// The pod is to end; the signal's name.
     Stop { signal: String },
@@ -109,15 +111,17 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     let user = supervise::choose_user(None).ok().flatten();
     let (vm_socket, vm) = VmProcess::spawn(VMM, user)?.into_parts();
     let (to_preparer, preparer_socket) = control::pair().map_err(no_pair)?;
-    let directory = super::directories::of_machine(&flags.uid);
+    let directory = directories::of_machine(&flags.uid);
     fork("the preparer", preparer_socket, || {
         preparer::enter(directory, user)
     })?;
+    let opener = opener(flags);
     let (socket, launcher_socket) = control::pair().map_err(no_pair)?;
     let launcher = fork("the launcher", launcher_socket, || launcher::enter(flags))?;
-    let fds = [vm_socket.as_fd(), to_preparer.as_fd()];
-    control::send(socket.as_fd(), &Word::Begin, &fds).map_err(MonitorError::Launcher)?;
-    drop((vm_socket, to_preparer));
+    let fds: Vec<_> = [vm_socket, to_preparer].into_iter().chain(opener).collect();
+    let borrowed: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
+    control::send(socket.as_fd(), &Word::Begin, &borrowed).map_err(MonitorError::Launcher)?;
+    drop(fds);
     let clean_up = clean_up::Sockets::open(&flags.container_disk_dir);
     supervise::restrict_monitor(user, vm, launcher, &flags.container_disk_dir)?;
     let mut monitor = Monitor {
@@ -136,6 +140,17 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
         let _ = monitor.signals.wait_for_end();
     }
     Ok(code)
+}
+
+/// Who makes the files of memory dumps. A machine can be without.
+fn opener(flags: &Flags) -> Option<OwnedFd> {
+    let directory = directories::of_hotplug(flags).inspect_err(|error| {
+        tracing::warn!("no memory can be dumped: {error}");
+    });
+    let opener = Opener::spawn(&[directory.ok()?], Use::Make, false, true).inspect_err(|error| {
+        tracing::warn!("no memory can be dumped: {}", crate::report::chain(error));
+    });
+    opener.ok().map(Opener::give)
 }
 
 fn fork(

@@ -13,6 +13,7 @@
 //! domain outlives the machine until virt-handler deletes it.
 
 mod asks;
+mod dump;
 mod words;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use vmm::control::{Event, MachineState, Verdict};
 
+use self::dump::Dump;
 pub(super) use self::words::{Answer, Ask, Effect, Failure, Input, Prepared, Wanted};
 use super::agent::AgentView;
 use super::clock::rfc3339;
@@ -50,6 +52,7 @@ enum Pending {
         nic: usize,
         up: bool,
     },
+    Dump,
     Stats,
 }
 
@@ -90,6 +93,7 @@ pub(super) struct Pod {
     facts: Facts,
     agent: AgentView,
     credentials: Option<Result<(), String>>,
+    dump: Dump,
     pause_probes: bool,
     grace: GracePeriod,
     /// Virt-handler paused the machine, or wanted it so from the start.
@@ -124,6 +128,7 @@ impl Pod {
             facts: Facts::default(),
             agent: AgentView::default(),
             credentials: None,
+            dump: Dump::default(),
             pause_probes: false,
             grace: GracePeriod::default(),
             paused_by_user: false,
@@ -186,6 +191,7 @@ impl Pod {
                 }
                 self.credentials = Some(result);
             }
+            Input::DumpFile(file) => self.dump_into(now, file, then),
             Input::Stop(signal) => self.stop(now, &signal, then),
             Input::Delivered => {
                 if matches!(self.phase, Phase::Leaving { .. }) {
@@ -286,6 +292,7 @@ impl Pod {
                 token
             }
             Pending::Link { nic, up } => return self.link_was_set(nic, up, result.err()),
+            Pending::Dump => return self.dump.end(result.map(drop)),
             Pending::Stats => {
                 let counted = |stats| {
                     super::stats::domain_stats(&self.identity, &self.facts, stats).to_string()
@@ -368,6 +375,7 @@ impl Pod {
         if self.deleted && matches!(self.phase, Phase::Over { .. }) {
             self.leave(now + LAST_EVENT_TIMEOUT, time, then);
         }
+        self.dump.look(time);
         self.publish(then);
     }
 
@@ -381,6 +389,7 @@ impl Pod {
         self.agent = AgentView::default();
         answer_all(&mut self.stats, &Err(message.clone()), then);
         self.pending.clear();
+        self.dump.end(Err(message.clone()));
         match self.phase {
             Phase::Idle => {
                 tracing::error!("{message}");
@@ -445,6 +454,7 @@ impl Pod {
             facts: &self.facts,
             agent: &self.agent,
             credentials: self.credentials.as_ref(),
+            dump: self.dump.told(),
             grace: &self.grace,
             condition,
             gone_since: self.gone_since.as_deref(),
@@ -460,6 +470,8 @@ impl Pod {
             Phase::Up => Some(match self.life.machine() {
                 MachineState::Paused if self.paused_by_user => Condition::PausedByUser,
                 MachineState::Paused if self.failing_disk => Condition::PausedByDisk,
+                // It goes on by itself.
+                MachineState::Paused if self.dump.is_under_way() => Condition::Running,
                 MachineState::Paused => Condition::Paused,
                 MachineState::ShuttingDown | MachineState::Ended => Condition::ShuttingDown,
                 _ => Condition::Running,

@@ -18,7 +18,7 @@ const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The path leads elsewhere.
-    #[error("{path:?} is below none of the directories of --open-below")]
+    #[error("{path:?} is below none of the directories in which files may be opened")]
     Elsewhere {
         /// The path.
         path: PathBuf,
@@ -106,6 +106,20 @@ impl Directories {
         }
     }
 
+    /// Makes a regular file, which only its owner can read, by a path like that of [`Directories::open_file`].
+    pub fn make_file(&self, path: &Path) -> Result<OwnedFd, OpenError> {
+        let (directory, below) = self.find(path).ok_or_else(|| OpenError::Elsewhere {
+            path: path.to_owned(),
+        })?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let resolve = NO_LINKS | ResolveFlags::BENEATH;
+        let made = rustix::fs::openat2(directory, below, flags, Mode::RUSR | Mode::WUSR, resolve);
+        made.map_err(|errno| OpenError::Refused {
+            path: path.to_owned(),
+            source: errno.into(),
+        })
+    }
+
     /// The directory that a path begins with, and the rest, which has names only.
     fn find<'a>(&self, path: &'a Path) -> Option<(&OwnedFd, &'a Path)> {
         let is_below = |rest: &&Path| {
@@ -128,6 +142,27 @@ mod tests {
     use rustix::fs::{FileType, RenameFlags, fstat, mknodat, renameat_with};
 
     use super::*;
+
+    #[test]
+    fn files_are_made_where_there_are_none() {
+        let place = Place::new();
+        let volumes = place.root.path().join("volumes");
+        let new = volumes.join("a/new");
+        place.directories.make_file(&new).expect("made");
+        let mode = fs::metadata(&new).expect("it is there").mode();
+        assert_eq!(mode & 0o777, 0o600);
+        symlink("../../made", volumes.join("a/link")).expect("a link");
+        let elsewhere = place.root.path().join("made");
+        for path in [
+            new,
+            volumes.join("a/link"),
+            volumes.join("a/../../made"),
+            elsewhere.clone(),
+        ] {
+            place.directories.make_file(&path).expect_err("refused");
+        }
+        assert!(!elsewhere.exists());
+    }
 
     struct Place {
         root: tempfile::TempDir,

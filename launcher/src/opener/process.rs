@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::thread::CapabilitySet;
-use seccomp::{Others, Role, jail};
+use seccomp::jail::{self, Use};
+use seccomp::{Others, Role};
 use vmm::control::{self, ControlError};
 use vmm::footprint;
 
@@ -14,10 +15,10 @@ use super::{Openable, TAP_DIRECTORY, protocol};
 use crate::supervise;
 
 /// The main function: whether it ended as it should.
-pub(super) fn enter(directories: &[PathBuf], taps: bool, json_log: bool) -> bool {
+pub(super) fn enter(directories: &[PathBuf], usage: Use, taps: bool, json_log: bool) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-open");
     vmm::early::leave_to_launcher();
-    run(directories, taps, json_log)
+    run(directories, usage, taps, json_log)
         .inspect_err(|error| {
             let text = crate::report::chain(error.as_ref());
             crate::report::print(&format!(
@@ -27,9 +28,9 @@ pub(super) fn enter(directories: &[PathBuf], taps: bool, json_log: bool) -> bool
         .is_ok()
 }
 
-fn run(paths: &[PathBuf], taps: bool, json_log: bool) -> Result<(), Box<dyn Error>> {
+fn run(paths: &[PathBuf], usage: Use, taps: bool, json_log: bool) -> Result<(), Box<dyn Error>> {
     let openable = Openable::prepare(paths, taps)?;
-    restrict(paths, taps, json_log)?;
+    restrict(paths, usage, taps, json_log)?;
     // From now on there is little to do.
     footprint::release_start_code();
     // No copy: nobody else in this process uses standard input.
@@ -39,7 +40,12 @@ fn run(paths: &[PathBuf], taps: bool, json_log: bool) -> Result<(), Box<dyn Erro
 
 /// An image may belong to another user, as at the start, and TAPs are made by who administers the network; all else
 /// goes.
-fn restrict(paths: &[PathBuf], taps: bool, json_log: bool) -> Result<(), Box<dyn Error>> {
+fn restrict(
+    paths: &[PathBuf],
+    usage: Use,
+    taps: bool,
+    json_log: bool,
+) -> Result<(), Box<dyn Error>> {
     if cfg!(feature = "bench-unrestricted") {
         return Ok(());
     }
@@ -48,7 +54,7 @@ fn restrict(paths: &[PathBuf], taps: bool, json_log: bool) -> Result<(), Box<dyn
         kept |= CapabilitySet::NET_ADMIN;
         paths.push(TAP_DIRECTORY.into());
     }
-    jail::open_below(kept, &paths)?;
+    jail::open_below(kept, &paths, usage)?;
     Ok(supervise::filter(
         Role::Opener,
         Others::default(),

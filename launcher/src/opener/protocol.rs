@@ -20,6 +20,16 @@ pub enum ToOpen {
     File(FileToOpen),
     /// A TAP.
     Tap(TapToOpen),
+    /// A new file.
+    New(FileToMake),
+}
+
+/// A file for a dump of the machine's memory, which is not there yet, below a directory in which files may be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileToMake {
+    /// Its path, which begins with the directory as it was given.
+    pub make: PathBuf,
 }
 
 /// A file below a directory of `run --open-below`.
@@ -99,6 +109,11 @@ impl Openable {
                 opened
                     .map(|file| vec![file])
                     .map_err(|error| causes(&error))
+            }
+            // The process may make files where it was started for that.
+            (ToOpen::New(file), _) => {
+                let made = self.directories.make_file(&file.make);
+                made.map(|file| vec![file]).map_err(|error| causes(&error))
             }
             (ToOpen::Tap(tap), Some(taps)) => taps.attach(tap).map_err(|error| causes(&error)),
             (ToOpen::Tap(_), None) => {

@@ -83,6 +83,9 @@ const SOURCES: [(&str, ReadSource); 14] = [
     }),
 ];
 
+/// Volumes that no disk is made of.
+const NO_DISKS: [&str; 2] = ["downwardMetrics", "memoryDump"];
+
 /// Reads the volumes, and the names of those that are left out.
 pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
     let mut volumes: Vec<Volume> = Vec::new();
@@ -90,8 +93,10 @@ pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
     for (index, item) in items.iter().enumerate() {
         let volume = item.object();
         let name = volume.require("name", "the name of its disk");
-        let metrics = volume.get("downwardMetrics").map(|node| node.object());
-        let mut source = match &metrics {
+        // What the guest does not see.
+        let others = NO_DISKS.iter().filter_map(|field| volume.get(field));
+        let other = others.map(|node| node.object()).next();
+        let mut source = match &other {
             Some(_) => {
                 if SOURCES.iter().any(|(field, _)| volume.get(field).is_some()) {
                     item.error_found("more than one source", "one source");
@@ -109,7 +114,7 @@ pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
             node.error("each volume name once");
             continue;
         }
-        if metrics.is_some() {
+        if other.is_some() {
             left_out.extend(name.map(|(name, _)| name.to_owned()));
             continue;
         }

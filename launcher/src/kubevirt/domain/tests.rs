@@ -43,6 +43,7 @@ fn a_domain_as_virt_handler_reads_it() {
         facts: &facts,
         agent: &AgentView::default(),
         credentials: None,
+        dump: None,
         grace: &grace,
         condition: Condition::PausedByUser,
         gone_since: None,

@@ -24,6 +24,7 @@ use super::super::monitor::{Wish, Word};
 use super::super::notify::{Event, Notifier};
 use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Wanted};
 use super::super::preparer::{Done, Order};
+use super::dumps::Dumps;
 use super::packets::{Packets, readable};
 use super::service::Commands;
 use crate::bootdisk::process::ReaderError;
@@ -42,6 +43,7 @@ pub(super) struct Wires {
     pub(super) monitor: OwnedFd,
     pub(super) vm: OwnedFd,
     pub(super) preparer: OwnedFd,
+    pub(super) opener: Option<OwnedFd>,
     pub(super) listener: UnixListener,
     pub(super) notify_pipe: PathBuf,
     pub(super) stats_collector: bool,
@@ -89,6 +91,7 @@ pub(super) struct Actor {
     agent_is_there: bool,
     sender: Sender<News>,
     notifier: Notifier,
+    dumps: Dumps,
     released: bool,
     exit: Option<Exit>,
 }
@@ -105,6 +108,7 @@ impl Actor {
         listen_to_monitor(wires.monitor.try_clone()?, sender.clone())?;
         listen_to_vm(wires.vm.try_clone()?, sender.clone())?;
         listen_to_preparer(wires.preparer.try_clone()?, sender.clone())?;
+        let dumps = Dumps::listen(wires.opener, sender.clone())?;
         let agent = Rc::new(Agent::default());
         let commands = Commands::new(sender.clone(), agent.clone(), wires.stats_collector);
         serve(wires.listener, commands)?;
@@ -123,6 +127,7 @@ impl Actor {
             agent_is_there: false,
             sender,
             notifier,
+            dumps,
             released: false,
             exit: None,
         };
@@ -203,6 +208,11 @@ impl Actor {
                     let text = format!("The process that makes machines has ended: {text}");
                     let is_final = true;
                     self.step(Input::Prepared(Err(Failure { text, is_final })));
+                }
+            }
+            Effect::MakeDump(path) => {
+                if let Err(reason) = self.dumps.make(path) {
+                    self.step(Input::DumpFile(Err(reason)));
                 }
             }
             Effect::Vm(effect) => self.apply_to_vm(effect),

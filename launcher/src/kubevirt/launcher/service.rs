@@ -15,8 +15,8 @@ use self::methods::{Method, Shape, find};
 use super::super::agent::{Agent, AgentError, Freezer, Ran};
 use super::super::domain::Identity;
 use super::super::messages::{
-    CMD_VERSION, Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest, Response,
-    TextResponse, Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
+    CMD_VERSION, DumpRequest, Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest,
+    Response, TextResponse, Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
 };
 use super::super::pod::{Answer, Ask, Wanted};
 use super::super::rpc::{Code, Service, Status, decode, encode};
@@ -133,6 +133,10 @@ impl Service for Commands {
             },
             Method::Ask(ask) => self.ask(ask.clone()).await,
             Method::Text(text) => Ok((*text).to_owned()),
+            Method::Dump => match decode::<DumpRequest>(request) {
+                Ok(request) => self.ask(Ask::Dump(request.path.into())).await,
+                Err(status) => Err(status.message),
+            },
             Method::VmStats => return self.vm_stats(request).await,
             Method::Exec => return self.exec(request).await,
             Method::GuestPing => return self.guest_ping(request).await,

@@ -1,5 +1,6 @@
 //! What follows on each thing that virt-handler asks.
 
+use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime};
 
 use vmm::control::{Command, MachineState};
@@ -44,9 +45,10 @@ impl Pod {
             }
             // A report without a name is dropped.
             Ask::Stats => Ok("{}".to_owned()),
-            Ask::Pause | Ask::Unpause | Ask::Reset | Ask::SoftReboot if !running => {
+            Ask::Pause | Ask::Unpause | Ask::Reset | Ask::SoftReboot | Ask::Dump(_) if !running => {
                 Err(NO_DOMAIN.to_owned())
             }
+            Ask::Dump(path) => self.dump_memory(time, path, then),
             Ask::Pause => match self.life.machine() {
                 MachineState::Running => {
                     self.paused_by_user = true;
@@ -177,9 +179,24 @@ impl Pod {
     }
 
     fn call(&mut self, now: Instant, command: Command, pending: Pending, then: &mut Vec<Effect>) {
+        self.call_with(now, command, Vec::new(), pending, then);
+    }
+
+    /// A command that comes with descriptors.
+    pub(super) fn call_with(
+        &mut self,
+        now: Instant,
+        command: Command,
+        descriptors: Vec<OwnedFd>,
+        pending: Pending,
+        then: &mut Vec<Effect>,
+    ) {
         self.last_call += 1;
         self.pending.insert(self.last_call, pending);
-        let call = client_call(self.last_call, command);
+        let call = ClientCall {
+            descriptors,
+            ..client_call(self.last_call, command)
+        };
         self.live(now, LifeInput::Call(call), then);
     }
 }

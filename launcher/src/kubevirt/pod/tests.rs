@@ -1,8 +1,10 @@
 mod rig;
 
+pub(super) use self::rig::Rig;
+
 use vmm::control::Command;
 
-use self::rig::{Rig, wanted};
+use self::rig::wanted;
 use super::*;
 use crate::kubevirt::domain::InterfaceFacts;
 use crate::supervise::Death;

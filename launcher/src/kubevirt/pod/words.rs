@@ -1,5 +1,8 @@
 //! What comes into the pod's step, and what comes of it.
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
 use bytes::Bytes;
 
 use super::super::agent::AgentView;
@@ -26,6 +29,8 @@ pub(in super::super) enum Ask {
     Kill,
     /// DeleteVirtualMachine.
     Delete,
+    /// VirtualMachineMemoryDump to this file.
+    Dump(PathBuf),
     /// GetDomain.
     Domain,
     /// GetDomainStats.
@@ -84,6 +89,8 @@ pub(in super::super) enum Input {
     Agent(Box<AgentView>),
     /// Whether the agent set users' keys and passwords, or why not.
     CredentialsSet(Result<(), String>),
+    /// What [`Effect::MakeDump`] led to, or why to nothing.
+    DumpFile(Result<OwnedFd, String>),
     /// The pod is to end; the signal's name.
     Stop(String),
     /// Virt-handler knows all that was published, or will not.
@@ -107,6 +114,8 @@ pub(in super::super) enum Effect {
     Answer { token: u64, answer: Answer },
     /// Have a machine made of this VMI.
     Prepare(Box<Wanted>),
+    /// Have this file made, for a dump.
+    MakeDump(PathBuf),
     /// For the vm process.
     Vm(LifeEffect),
     /// Tell virt-handler of the domain.

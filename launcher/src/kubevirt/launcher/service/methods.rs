@@ -15,6 +15,8 @@ pub(super) enum Method {
     Ask(Ask),
     /// The same text always.
     Text(&'static str),
+    /// Memory to a file.
+    Dump,
     /// Counters, those that are wanted.
     VmStats,
     /// A program to run in the guest.
@@ -43,7 +45,6 @@ const NO_HOST_DEVICES: &str = "podvisor has no host devices";
 const NO_CPU_HOTPLUG: &str = "podvisor cannot change the number of vCPUs of a running machine";
 const NO_MEMORY_HOTPLUG: &str = "podvisor cannot change the memory of a running machine";
 const NO_SEV: &str = "podvisor has no confidential machines (launchSecurity)";
-const NO_DUMP: &str = "podvisor cannot write memory dumps yet";
 const NO_DIRTY_RATE: &str = "podvisor does not measure how fast a guest changes its memory";
 const NO_SCREEN: &str = "podvisor's machines have no screen yet; use the serial console";
 const NO_BACKUP: &str = "podvisor cannot back up disks yet";
@@ -104,7 +105,7 @@ static CMD: [Entry; 36] = [
     plain("Ping", Method::Ping),
     ("Exec", Method::Exec, Shape::Text),
     ("GuestPing", Method::GuestPing, Shape::Text),
-    refused("VirtualMachineMemoryDump", NO_DUMP),
+    plain("VirtualMachineMemoryDump", Method::Dump),
     ("GetQemuVersion", Method::Text(QEMU_VERSION), Shape::Text),
     refused("SyncVirtualMachineCPUs", NO_CPU_HOTPLUG),
     refused("SyncVirtualMachineMemory", NO_MEMORY_HOTPLUG),

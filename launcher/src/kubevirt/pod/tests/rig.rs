@@ -7,15 +7,15 @@ use super::super::*;
 use crate::supervise::Death;
 
 /// A pod and what it did.
-pub(super) struct Rig {
-    pub(super) pod: Pod,
+pub(in super::super) struct Rig {
+    pub(in super::super) pod: Pod,
     pub(super) now: Instant,
-    pub(super) effects: Vec<Effect>,
+    pub(in super::super) effects: Vec<Effect>,
     tokens: u64,
 }
 
 impl Rig {
-    pub(super) fn new() -> Self {
+    pub(in super::super) fn new() -> Self {
         let now = Instant::now();
         let limits = Limits {
             grace: Duration::from_secs(45),
@@ -30,7 +30,7 @@ impl Rig {
     }
 
     /// A machine that runs, with its effects forgotten.
-    pub(super) fn up() -> Self {
+    pub(in super::super) fn up() -> Self {
         let mut rig = Self::new();
         rig.sync("Scheduled");
         rig.prepared();
@@ -39,32 +39,32 @@ impl Rig {
         rig
     }
 
-    pub(super) fn input(&mut self, input: Input) {
+    pub(in super::super) fn input(&mut self, input: Input) {
         let more = self.pod.step(self.now, SystemTime::UNIX_EPOCH, input);
         self.effects.extend(more);
     }
 
-    pub(super) fn ask(&mut self, ask: Ask) -> u64 {
+    pub(in super::super) fn ask(&mut self, ask: Ask) -> u64 {
         self.tokens += 1;
         let token = self.tokens;
         self.input(Input::Ask { token, ask });
         token
     }
 
-    pub(super) fn sync(&mut self, phase: &str) -> u64 {
+    pub(in super::super) fn sync(&mut self, phase: &str) -> u64 {
         self.ask(Ask::Sync(Box::new(wanted(phase))))
     }
 
-    pub(super) fn prepared(&mut self) {
+    pub(in super::super) fn prepared(&mut self) {
         self.input(Input::Prepared(Ok(Prepared::default())));
     }
 
-    pub(super) fn notice(&mut self, event: Event, state: MachineState) {
+    pub(in super::super) fn notice(&mut self, event: Event, state: MachineState) {
         self.input(Input::Vm(LifeInput::Report(event.with(state))));
     }
 
     /// The vm process answers the last command.
-    pub(super) fn reply(&mut self, state: MachineState) {
+    pub(in super::super) fn reply(&mut self, state: MachineState) {
         let sent = self.effects.iter().rev().find_map(|effect| match effect {
             Effect::Vm(LifeEffect::Send(call, _)) => Some(call.id),
             _ => None,
@@ -77,22 +77,22 @@ impl Rig {
     }
 
     /// The vm process goes after its last event.
-    pub(super) fn end(&mut self, event: Event) {
+    pub(in super::super) fn end(&mut self, event: Event) {
         self.notice(event, MachineState::ShuttingDown);
         self.gone(Death::Exited(0));
     }
 
-    pub(super) fn gone(&mut self, death: Death) {
+    pub(in super::super) fn gone(&mut self, death: Death) {
         self.input(Input::Vm(LifeInput::Reaped(death)));
         self.input(Input::Vm(LifeInput::Closed));
     }
 
-    pub(super) fn pass(&mut self, time: Duration) {
+    pub(in super::super) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.input(Input::Tick);
     }
 
-    pub(super) fn commands(&self) -> Vec<&Command> {
+    pub(in super::super) fn commands(&self) -> Vec<&Command> {
         let commands = self.effects.iter().filter_map(|effect| match effect {
             Effect::Vm(LifeEffect::Send(call, _)) => Some(&call.command),
             _ => None,
@@ -101,7 +101,7 @@ impl Rig {
     }
 
     #[track_caller]
-    pub(super) fn answer(&self, token: u64) -> &Answer {
+    pub(in super::super) fn answer(&self, token: u64) -> &Answer {
         let mut answers = self.effects.iter().filter_map(|effect| match effect {
             Effect::Answer { token: to, answer } if *to == token => Some(answer),
             _ => None,
@@ -111,14 +111,14 @@ impl Rig {
         answer
     }
 
-    pub(super) fn is_answered(&self, token: u64) -> bool {
+    pub(in super::super) fn is_answered(&self, token: u64) -> bool {
         let to =
             |effect: &Effect| matches!(effect, Effect::Answer { token: to, .. } if *to == token);
         self.effects.iter().any(to)
     }
 
     /// Kind, status and reason of what virt-handler was told.
-    pub(super) fn told(&self) -> Vec<String> {
+    pub(in super::super) fn told(&self) -> Vec<String> {
         let told = self.effects.iter().filter_map(|effect| match effect {
             Effect::Publish { kind, domain, .. } => {
                 let domain: Value = serde_json::from_str(domain).expect("JSON");
@@ -138,7 +138,7 @@ impl Rig {
         told.collect()
     }
 
-    pub(super) fn exits(&self) -> Vec<Exit> {
+    pub(in super::super) fn exits(&self) -> Vec<Exit> {
         let exits = self.effects.iter().filter_map(|effect| match effect {
             Effect::Exit(exit) => Some(*exit),
             _ => None,
@@ -146,7 +146,7 @@ impl Rig {
         exits.collect()
     }
 
-    pub(super) fn warnings(&self) -> Vec<&str> {
+    pub(in super::super) fn warnings(&self) -> Vec<&str> {
         let warnings = self.effects.iter().filter_map(|effect| match effect {
             Effect::Warn { reason, .. } => Some(*reason),
             _ => None,
