@@ -1,9 +1,10 @@
 //! The command line; no logic.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::logging::{LogFormat, LogLevel};
@@ -46,6 +47,12 @@ pub enum CliCommand {
     Plan(Box<MachineArgs>),
     /// Print a VMI for a disk image, the one that `run DISK` runs.
     New(NewArgs),
+    /// Run a script in the guest of a disk image, and keep the image that it leaves, if asked to.
+    ///
+    /// The disk itself stays as it is. cloud-init in the guest runs the script as root; what the script prints is printed.
+    ///
+    /// Exit status: that of `run`, and 6 where the script failed or did not come to its end.
+    Customize(CustomizeArgs),
     /// Send a command to the control socket of a running machine.
     Ctl(CtlArgs),
     /// Look at disk images.
@@ -166,6 +173,48 @@ pub struct NewArgs {
     pub extras: DiskArgs,
 }
 
+/// Arguments of `customize`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["run", "user_data", "inject"]).required(true).multiple(true))]
+pub struct CustomizeArgs {
+    /// A disk image, a block device, or the directory of an unpacked container disk. Its system has cloud-init.
+    pub disk: PathBuf,
+    /// Script that the guest runs as root.
+    #[arg(long, value_name = "SCRIPT")]
+    pub run: Option<PathBuf>,
+    /// User data for cloud-init in place of a script: whether cloud-init had errors is its status, and its log is printed.
+    #[arg(long, value_name = "FILE", conflicts_with = "run")]
+    pub user_data: Option<PathBuf>,
+    /// Put a file into the guest, at this path, before the script runs; may be repeated, for 64 MiB in all.
+    #[arg(long, value_name = "FILE:PATH", value_parser = injection)]
+    pub inject: Vec<(PathBuf, String)>,
+    /// Write what the disk is then to this new qcow2 image, without the guest's machine ID, SSH host keys and state of
+    /// cloud-init.
+    #[arg(long, value_name = "NEW.qcow2")]
+    pub out: Option<PathBuf>,
+    /// Time that the guest may take: seconds, or with m or h after the number, minutes or hours.
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration)]
+    pub timeout: Duration,
+    /// Processors.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+    /// RAM.
+    #[arg(long, value_name = "QUANTITY", default_value = "2Gi")]
+    pub memory: String,
+    /// No network, for which passt is needed.
+    #[arg(long)]
+    pub no_network: bool,
+    /// Append what the guest writes to its serial console to this file (16 MiB at most).
+    #[arg(long, value_name = "FILE")]
+    pub console: Option<PathBuf>,
+    /// Form of the answer: what the script prints as it comes, or one JSON object in the end.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: LogFormat,
+    /// Least severity of messages of the machine on standard error.
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log_level: LogLevel,
+}
+
 /// What a machine of a disk image has besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "For a disk image without a VMI")]
@@ -247,6 +296,15 @@ pub struct MachineArgs {
     /// Give the guest a virtio console (hvc0) on this socket (unix:PATH); one client at a time.
     #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
     pub virtio_console: Option<PathBuf>,
+    /// Let no port in behind passt, not even those of the VMI.
+    #[arg(long, conflicts_with = "publish", hide = true)]
+    pub no_publish: bool,
+    /// Give the guest a port of this name, whose host end is this socket; may be repeated.
+    #[arg(long, value_name = "NAME=unix:PATH", value_parser = named_port, hide = true)]
+    pub port: Vec<(String, PathBuf)>,
+    /// Have what the guest writes to a volume that is not written to in this file, which is empty.
+    #[arg(long, value_name = "NAME=PATH", value_parser = volume, hide = true)]
+    pub overlay: Vec<(String, PathBuf)>,
     /// Give the machine this many PCI slots for devices that come and go while it runs (`ctl attach`).
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub hotplug_slots: u8,
@@ -306,6 +364,9 @@ pub struct RunArgs {
     /// Group that the machine runs as, by number.
     #[arg(long, value_name = "GID", requires = "uid", value_parser = id())]
     pub gid: Option<u32>,
+    /// Stop when this process, which has started this one, is gone.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub end_with: Option<i32>,
     /// Least severity of messages on standard error.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log_level: LogLevel,
@@ -381,13 +442,15 @@ impl MachineArgs {
             cmdline: self.cmdline.clone(),
             boot_entry: self.boot_entry.clone(),
             volumes: self.volumes.clone(),
+            overlays: self.overlay.clone(),
             pod_interface: (self.pod_interface.clone())
                 .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
-            publish: (!self.publish.is_empty()).then(|| self.publish.clone()),
+            publish: (self.no_publish || !self.publish.is_empty()).then(|| self.publish.clone()),
             mac_spoof_check: self.mac_spoof_check,
             exit_on_reboot: self.exit_on_reboot,
             guest_agent: self.guest_agent.clone(),
             virtio_console: self.virtio_console.clone(),
+            ports: self.port.clone(),
             hotplug_slots: self.hotplug_slots,
         }
     }
@@ -413,6 +476,43 @@ fn volume(text: &str) -> Result<(String, PathBuf), &'static str> {
             Ok((name.to_owned(), path.into()))
         }
         _ => Err("expected NAME=PATH"),
+    }
+}
+
+/// Part of a port's name and its socket.
+fn named_port(text: &str) -> Result<(String, PathBuf), &'static str> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() => Ok((name.to_owned(), unix_path(path)?)),
+        _ => Err("expected NAME=unix:PATH"),
+    }
+}
+
+/// The last colon parts file and path.
+fn injection(text: &str) -> Result<(PathBuf, String), &'static str> {
+    match text.rsplit_once(':') {
+        Some((file, path)) if !file.is_empty() && path.starts_with('/') && !path.ends_with('/') => {
+            Ok((file.into(), path.to_owned()))
+        }
+        _ => Err("expected FILE:PATH, with an absolute path of a file"),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let expected = "expected a number of seconds, or one with s, m or h after it";
+    let (digits, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(digits) => (digits, &text[digits.len()..]),
+        None => (text, "s"),
+    };
+    let number: u64 = digits.parse().map_err(|_| expected)?;
+    let unit = match unit {
+        "h" => 3600,
+        "m" => 60,
+        _ => 1,
+    };
+    match number.checked_mul(unit) {
+        // A year is more than enough, and no time of the clock's end.
+        Some(seconds @ 1..=31_536_000) => Ok(Duration::from_secs(seconds)),
+        _ => Err(expected),
     }
 }
 

@@ -3,6 +3,7 @@
 mod check_host;
 mod completions;
 mod ctl;
+mod customize;
 mod error;
 mod explain;
 mod image;
@@ -31,6 +32,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::Explain { field } => explain::explain(field.as_deref()),
         CliCommand::Plan(args) => plan::plan(&args),
         CliCommand::New(args) => new::new(&args),
+        CliCommand::Customize(args) => customize::customize(&args),
         CliCommand::Ctl(args) => ctl::ctl(&args),
         CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
         CliCommand::Image(ImageCommand::Gc(args)) => image::gc(&args),

@@ -18,6 +18,24 @@ pub enum Exit {
     Stopped = 4,
     /// A resource of the host is missing: no /dev/kvm, no permission, disk not found.
     HostResource = 5,
+    /// What was to be done in the guest (`customize`) failed there.
+    GuestFailed = 6,
+}
+
+impl Exit {
+    /// What a podvisor has ended with, by its status.
+    pub fn of_status(status: i32) -> Self {
+        let all = [
+            Self::Success,
+            Self::Refused,
+            Self::GuestCrashed,
+            Self::Stopped,
+            Self::HostResource,
+            Self::GuestFailed,
+        ];
+        let found = all.into_iter().find(|exit| *exit as i32 == status);
+        found.unwrap_or(Self::Internal)
+    }
 }
 
 impl From<Exit> for ExitCode {

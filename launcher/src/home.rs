@@ -144,7 +144,7 @@ spec:
     }
 
     /// A DNS label of the file's name.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
         let label = stem.chars().map(|c| match c {
             c if c.is_ascii_alphanumeric() => c.to_ascii_lowercase(),

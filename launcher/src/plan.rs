@@ -58,6 +58,8 @@ pub struct PlanOptions {
     pub boot_entry: Option<String>,
     /// Where volumes are, by name; `qcow2:` before the path of an image says its format.
     pub volumes: Vec<(String, PathBuf)>,
+    /// Empty files for what guests write to volumes that are not written to, by the volume's name.
+    pub overlays: Vec<(String, PathBuf)>,
     /// The pod's interface for the pod network.
     pub pod_interface: String,
     /// Ports of the pod for the NIC behind passt, besides those of the VMI. If none, and the VMI lists none either, all
@@ -71,6 +73,8 @@ pub struct PlanOptions {
     pub guest_agent: Option<PathBuf>,
     /// Socket of a console beside the serial one.
     pub virtio_console: Option<PathBuf>,
+    /// Sockets of other ports, by the names that they have in the guest.
+    pub ports: Vec<(String, PathBuf)>,
     /// Slots for devices that come and go while the machine runs.
     pub hotplug_slots: u8,
 }
@@ -81,6 +85,13 @@ impl PlanOptions {
         let mut volumes = self.volumes.iter();
         let (_, path) = volumes.find(|(volume, _)| volume == name)?;
         Some(path)
+    }
+
+    /// Where what the guest writes to a volume goes.
+    fn overlay(&self, name: &str) -> Option<PathBuf> {
+        let mut overlays = self.overlays.iter();
+        let (_, path) = overlays.find(|(volume, _)| volume == name)?;
+        Some(path.clone())
     }
 }
 

@@ -37,6 +37,7 @@ pub use self::error::ResourceError;
 pub use self::file::{Kind, Unfit, fits, open_below, settle};
 use self::layers::Layers;
 pub use self::lock::try_lock;
+pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
 
 use crate::plan::{DiskSource, ImageSource, LaunchPlan, PORTS};

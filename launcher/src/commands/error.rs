@@ -7,6 +7,7 @@ use thiserror::Error;
 use vmm::control::VERSION;
 use vmm::shortage::Shortage;
 
+use super::customize::CustomizeError;
 use crate::exit::Exit;
 use crate::network::NetworkError;
 use crate::opener::OpenerError;
@@ -157,6 +158,9 @@ pub enum CommandError {
         /// The machine's version.
         theirs: String,
     },
+    /// A disk was not customized.
+    #[error(transparent)]
+    Customize(#[from] CustomizeError),
     /// A command that there is not.
     #[error("No such command")]
     NoSuchCommand(#[source] serde_json::Error),
@@ -178,6 +182,7 @@ impl CommandError {
             return Exit::HostResource;
         }
         match self {
+            Self::Customize(error) => error.exit(),
             Self::NoVmi
             | Self::NoSuchField(_)
             | Self::NoDisk(_)
@@ -249,6 +254,7 @@ impl CommandError {
             }
             Self::Resource(error) => error.way_out(),
             Self::Network(error) => error.way_out(),
+            Self::Customize(error) => error.way_out(),
             Self::Restore(_) => "Recreate the pod.",
             Self::Control { .. } => {
                 "Check that the machine runs and was started with this --control socket."

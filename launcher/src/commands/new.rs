@@ -45,18 +45,21 @@ pub(super) fn of_disk(args: &MachineArgs) -> Result<Option<(String, PlanOptions)
     options.volumes.insert(0, image.volume());
     // The computer is no pod of its own: what is not asked for is not let in.
     options.publish.get_or_insert_default();
-    let exists = |interface: &str| Path::new("/sys/class/net").join(interface).exists();
-    if args.pod_interface.is_none()
-        && !exists(DEFAULT_INTERFACE)
-        && let Some(interface) = default_interface()
-    {
-        options.pod_interface = interface;
+    if args.pod_interface.is_none() {
+        options.pod_interface = interface();
     }
     let vmi = image.vmi(&extras(&args.extras)?);
     Ok(Some((vmi, options)))
 }
 
-fn image(path: &Path) -> Result<Option<DiskImage>, CommandError> {
+/// The interface of a pod, or, where there is none of that name, the one that this host reaches the world by.
+pub(super) fn interface() -> String {
+    let exists = Path::new("/sys/class/net").join(DEFAULT_INTERFACE).exists();
+    let other = (!exists).then(default_interface).flatten();
+    other.unwrap_or_else(|| DEFAULT_INTERFACE.to_owned())
+}
+
+pub(super) fn image(path: &Path) -> Result<Option<DiskImage>, CommandError> {
     DiskImage::at(path).map_err(cannot_read(path))
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use devices::virtio::net::{BackendKind, NetOptions};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use seccomp::jail::{Use, User};
 use vmm::arch::cpu::HostCpu;
 use vmm::control::{Create, FdRole};
@@ -37,6 +39,9 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         what: "close inherited descriptors",
         source,
     })?;
+    if let Some(parent) = args.end_with {
+        end_with(parent)?;
+    }
     logging::init(args.log_level, args.log_format);
     panics::report(None);
     let user = supervise::choose_user(asked_user(args))?;
@@ -114,6 +119,19 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     Ok(outcome.exit())
 }
 
+/// Has the kernel ask this process to stop when its parent is gone.
+fn end_with(parent: i32) -> Result<(), CommandError> {
+    let fail = |errno: Errno| CommandError::System {
+        what: "stop with the process that asked for it",
+        source: errno.into(),
+    };
+    set_parent_process_death_signal(Some(Signal::TERM)).map_err(fail)?;
+    match getppid().map(Pid::as_raw_pid) == Some(parent) {
+        true => Ok(()),
+        false => Err(fail(Errno::SRCH)),
+    }
+}
+
 /// The process that opens what the machine gets later, if it may get anything.
 fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
     if args.open_below.is_empty() && !args.open_taps {
@@ -163,6 +181,7 @@ fn sockets(args: &RunArgs) -> Vec<PathBuf> {
         Some(DebuggerTarget::Unix(path)) => Some(path.clone()),
         _ => None,
     };
+    let ports = ports.chain(machine.port.iter().map(|(_, path)| path));
     let sockets = args.control.iter().chain(ports);
     sockets.cloned().chain(console).chain(debugger).collect()
 }

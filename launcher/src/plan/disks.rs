@@ -75,6 +75,9 @@ pub struct Overlay {
     pub base: ImagePath,
     /// What it may be.
     pub format: BaseFormat,
+    /// The new image, an empty file until then; without it, one that nobody else sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
 }
 
 /// Formats of what lies under a new image.
@@ -134,7 +137,7 @@ pub(super) fn source(
         ]
     };
     let read_only = disk.read_only || volume.read_only;
-    let image = match &volume.source {
+    let mut image = match &volume.source {
         VolumeSource::Claim => kept(claim(), named, None, read_only),
         VolumeSource::HostDisk { file, create } => {
             let place = PathBuf::from(format!("{VOLUME_DIR}/{name}/{file}"));
@@ -151,6 +154,9 @@ pub(super) fn source(
         }
         VolumeSource::Files(files) => ImageSource::Iso(iso::files(name, files, named)),
     };
+    if let ImageSource::Overlay(overlay) = &mut image {
+        overlay.file = options.overlay(name);
+    }
     DiskSource {
         device: device.to_owned(),
         image,
@@ -180,7 +186,11 @@ fn over(candidates: Vec<PathBuf>, named: Option<&Path>, format: BaseFormat) -> I
         None => (named, format),
     };
     let base = at(candidates, named, None);
-    ImageSource::Overlay(Overlay { base, format })
+    ImageSource::Overlay(Overlay {
+        base,
+        format,
+        file: None,
+    })
 }
 
 /// The image that the command line names, or the first of `candidates`.

@@ -15,18 +15,20 @@ pub(crate) const AGENT: &str = "org.qemu.guest_agent.0";
 
 /// The sockets, and the device unless there is no port. Port 0 is the console's.
 pub(super) fn ports(options: &PlanOptions) -> (Vec<PathBuf>, Option<ConsoleOptions>) {
-    let wanted = [
-        (0, true, None, &options.virtio_console),
-        (1, false, Some(AGENT), &options.guest_agent),
-    ];
-    let ports = wanted.into_iter().filter_map(|(id, console, name, path)| {
+    let console = options.virtio_console.iter().map(|path| (0, None, path));
+    let agent = options.guest_agent.iter();
+    let agent = agent.map(|path| (1, Some(AGENT), path));
+    let others = options.ports.iter();
+    let others = (2..).zip(others);
+    let others = others.map(|(id, (name, path))| (id, Some(name.as_str()), path));
+    let ports = console.chain(agent).chain(others).map(|(id, name, path)| {
         let port = PortOptions {
             id,
-            console,
+            console: id == 0,
             name: name.map(str::to_owned),
             backend: CharacterKind::Socket,
         };
-        Some((path.clone()?, port))
+        (path.clone(), port)
     });
     let (paths, ports): (Vec<_>, Vec<_>) = ports.unzip();
     let console = (!ports.is_empty()).then_some(ConsoleOptions { ports });

@@ -10,6 +10,7 @@ use devices::virtio::block::{
     Backing, BlockOptions, CacheMode, HEADER_BYTES, Header, ImageFormat, create, is_qcow2,
 };
 
+use super::file::{self, Kind};
 use super::{ResourceError, disk, scratch};
 use crate::plan::{BaseFormat, ImagePath, Overlay};
 
@@ -64,7 +65,11 @@ pub(super) fn overlay(
             end(&base.file).map_err(|error| cannot_read(volume, path, error))?
         }
     };
-    let mut layers = empty(volume, bytes.next_multiple_of(SECTOR))?;
+    let bytes = bytes.next_multiple_of(SECTOR);
+    let mut layers = match &overlay.file {
+        Some(path) => new_in(volume, path, bytes)?,
+        None => empty(volume, bytes)?,
+    };
     add_chain(volume, base, path, &mut layers)?;
     settle(volume, path, options, cache, &layers)?;
     Ok(layers)
@@ -137,10 +142,31 @@ fn empty(volume: &str, bytes: u64) -> Result<Layers, ResourceError> {
     };
     let file = scratch::file().map_err(fail)?;
     create(&file, bytes, None).map_err(fail)?;
-    Ok(Layers {
+    Ok(of_one(file))
+}
+
+/// A new image in a file that is empty.
+fn new_in(volume: &str, path: &Path, bytes: u64) -> Result<Layers, ResourceError> {
+    let access = file::Access {
+        kind: Kind::File,
+        write: true,
+        follow: true,
+    };
+    let file = file::open(&format!("overlay of volume {volume:?},"), path, access)?;
+    match file.metadata() {
+        Ok(metadata) if metadata.len() == 0 => {}
+        Ok(_) => return Err(refused(volume, path, "the overlay is not empty")),
+        Err(error) => return Err(cannot_read(volume, path, error)),
+    }
+    create(&file, bytes, None).map_err(|error| cannot_read(volume, path, error))?;
+    Ok(of_one(file))
+}
+
+fn of_one(file: File) -> Layers {
+    Layers {
         files: vec![file],
         formats: vec![ImageFormat::Qcow2],
-    })
+    }
 }
 
 fn end(mut file: &File) -> io::Result<u64> {
@@ -314,7 +340,11 @@ mod tests {
             "root",
             &mut BlockOptions::default(),
             None,
-            &Overlay { base, format },
+            &Overlay {
+                base,
+                format,
+                file: None,
+            },
         )
     }
 

@@ -23,11 +23,15 @@ pub(super) fn directories() -> Vec<PathBuf> {
     vec![PathBuf::from(POD), host]
 }
 
+/// Where there is room for what is gone with the machine.
+pub fn directory() -> io::Result<PathBuf> {
+    let found = directories().into_iter().find(|path| path.is_dir());
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 /// A new file that has no name: nobody else finds it, and it is gone when it is closed.
-pub(super) fn file() -> io::Result<File> {
-    let directories = directories();
-    let directory = directories.iter().find(|path| path.is_dir());
-    let directory = directory.ok_or(io::ErrorKind::NotFound)?;
+pub fn file() -> io::Result<File> {
+    let directory = &directory()?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     match rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {

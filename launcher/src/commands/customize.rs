@@ -1,0 +1,169 @@
+//! `podvisor customize`: a script in the guest of a disk image, and the image that it leaves.
+//!
+//! ```text
+//!   disk of files     guest.sh, script, injected files       files
+//!   seed (NoCloud)    a script that starts guest.sh          machine
+//!   podvisor run      over the image; two ports tell         session
+//!     what the script prints and how it ends
+//!   new image         all layers in one, renamed into place  image
+//! ```
+//!
+//! The machine is a process of its own, which gives up what it does not need as every `run` does; this one keeps its paths for
+//! the new image.
+
+mod error;
+mod files;
+mod image;
+mod machine;
+mod session;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+pub use self::error::CustomizeError;
+use self::image::NewImage;
+use self::session::{Ended, Session};
+use super::{CommandError, new, output};
+use crate::cli::CustomizeArgs;
+use crate::exit::Exit;
+use crate::logging::{self, LogFormat};
+use crate::resources;
+use crate::supervise::Signals;
+
+/// Bytes of output that an answer in JSON has; what comes later is not in it.
+const MAX_OUTPUT: usize = 16 << 20;
+
+/// How often progress is shown.
+const SHOWN_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs the script.
+pub(super) fn customize(args: &CustomizeArgs) -> Result<Exit, CommandError> {
+    let mut said = Vec::new();
+    let is_json = args.output == LogFormat::Json;
+    let result = work(args, &mut |bytes| match is_json {
+        true => {
+            let room = MAX_OUTPUT.saturating_sub(said.len());
+            said.extend(bytes.iter().take(room));
+        }
+        // A reader that has gone wanted no more.
+        false => {
+            let mut output = io::stdout().lock();
+            let _ = output.write_all(bytes).and_then(|()| output.flush());
+        }
+    });
+    if is_json {
+        output::print_json(&answer(args, &result, &said))?;
+    }
+    result
+}
+
+/// What `-o json` prints, whatever became of it.
+fn answer(args: &CustomizeArgs, result: &Result<Exit, CommandError>, said: &[u8]) -> Value {
+    let (exit, error) = match result {
+        Ok(exit) => (*exit, None),
+        Err(error) => (error.exit(), Some(error)),
+    };
+    let status = match (exit, error) {
+        (Exit::Success, _) => Some(0),
+        (_, Some(CommandError::Customize(CustomizeError::Failed(status)))) => Some(*status),
+        _ => None,
+    };
+    json!({
+        "exitStatus": exit as u8,
+        "status": status,
+        "output": String::from_utf8_lossy(said),
+        "out": args.out.as_ref().filter(|_| exit == Exit::Success),
+        "error": error.map(CommandError::paragraph),
+    })
+}
+
+fn work(args: &CustomizeArgs, hear: &mut dyn FnMut(&[u8])) -> Result<Exit, CommandError> {
+    // From here on there is something to remove.
+    let signals = Signals::block().map_err(|source| CommandError::System {
+        what: "wait for signals",
+        source,
+    })?;
+    logging::init(args.log_level, LogFormat::Text);
+    let disk = new::image(&args.disk)?.ok_or_else(|| CommandError::NoDisk(args.disk.clone()))?;
+    let progress = Progress::new();
+    let new_image = args.out.as_deref();
+    let new_image = new_image.map(|out| NewImage::begin(disk.path(), out));
+    let new_image = new_image.transpose()?;
+    let directory = resources::scratch_directory().and_then(|scratch| {
+        let mut directory = tempfile::Builder::new();
+        directory.prefix("podvisor-").tempdir_in(scratch)
+    });
+    let directory = directory.map_err(CustomizeError::Directory)?;
+    files::make(args, &directory.path().join(machine::FILES))?;
+    let overlay = new_image.as_ref().map(NewImage::overlay);
+    let command = machine::command(args, &disk, directory.path(), overlay)?;
+    progress.step(format_args!("booting {:?}", disk.path()));
+    let session = Session::start(command, directory.path(), args.timeout, &signals)?;
+    let ended = session.wait(hear)?;
+    check(&ended, args.out.is_some())?;
+    if ended.exit != Exit::Success {
+        // It has said why.
+        return Ok(ended.exit);
+    }
+    if let Some(new_image) = new_image {
+        new_image.finish(&progress, &signals)?;
+    }
+    Ok(Exit::Success)
+}
+
+/// What the guest said, where its machine ended as it should.
+fn check(ended: &Ended, is_kept: bool) -> Result<(), CustomizeError> {
+    match ended.status {
+        Some(status) if status != 0 => Err(CustomizeError::Failed(status)),
+        _ if ended.exit != Exit::Success => Ok(()),
+        None => Err(CustomizeError::Silent),
+        Some(_) if is_kept && !ended.sealed => Err(CustomizeError::NotSealed),
+        Some(_) => Ok(()),
+    }
+}
+
+/// What somebody at a terminal sees while it works.
+struct Progress {
+    is_shown: bool,
+    start: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            is_shown: io::stderr().is_terminal(),
+            start: Instant::now(),
+        }
+    }
+
+    fn step(&self, words: std::fmt::Arguments<'_>) {
+        if self.is_shown {
+            let seconds = self.start.elapsed().as_secs();
+            crate::report::print(&format!("{words} ({seconds} s)"));
+        }
+    }
+
+    /// What shows how much of a new image is written.
+    fn of_writing(&self, path: &Path) -> impl FnMut(u64, u64) + use<> {
+        self.step(format_args!("writing {path:?}"));
+        let (is_shown, start) = (self.is_shown, Instant::now());
+        let mut next = start + SHOWN_EVERY;
+        move |done, of| {
+            let now = Instant::now();
+            if !is_shown || now < next && done < of {
+                return;
+            }
+            next = now + SHOWN_EVERY;
+            let mib = |bytes: u64| bytes >> 20;
+            let milliseconds = (now - start).as_millis().max(1) as u64;
+            let rate = mib(done).saturating_mul(1000) / milliseconds;
+            let end = if done == of { '\n' } else { '\r' };
+            let (done, of) = (mib(done), mib(of));
+            // Nobody is told that nobody looks.
+            let _ = write!(io::stderr(), "  {done} of {of} MiB, {rate} MiB/s{end}");
+        }
+    }
+}
