@@ -173,8 +173,9 @@ impl Use {
             Self::Remove => AccessFs::RemoveFile.into(),
             Self::Change => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
             Self::Connect => AccessFs::ResolveUnix.into(),
-            // Requests go with the descriptor: a block device is asked for its size.
-            Self::Make => Self::Open.rights() | AccessFs::MakeReg,
+            // Requests go with the descriptor: a block device is asked for its size, and a dump has one before it is
+            // written.
+            Self::Make => Self::Open.rights() | AccessFs::MakeReg | AccessFs::Truncate,
             Self::Open => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
         }
     }
