@@ -308,7 +308,9 @@ const NOT_ITS_OWN: [(Role, Call); 31] = [
 ];
 
 /// What these roles are there for.
-const ITS_OWN: [(Role, &str); 4] = [
+const ITS_OWN: [(Role, &str); 5] = [
+    // Where it was not started for TAPs it cannot open /dev/net/tun, nor has it the capability.
+    (Role::Opener, "make a TAP"),
     (Role::Service, "connect"),
     (Role::Bootdisk, "make a file in memory"),
     (Role::Service, "make a file in memory"),
