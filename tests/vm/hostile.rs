@@ -81,12 +81,13 @@ fn attack(vmi: &Vmi, secs: u64, words: &str) {
     let vm = guest.child("podvisor-vm");
     let files = mapped_files(vm);
     let watches = [vm, guest.pid()].map(Watch::start);
-    let given = wait_for_the_end(&guest, &extra);
+    let mut mapped = files.clone();
+    let given = wait_for_the_end(&guest, &extra, || mapped = mapped_files(vm));
     println!("a disk was given back {given} times");
     assert!(given > 2, "the guest gives nothing back");
     let canary = guest.result("canary");
     let result = guest.wait_for("RESULT hostile=done");
-    assert_eq!(mapped_files(vm), files);
+    assert_eq!(mapped, files);
     let [vm, launcher] = watches.map(Watch::stop);
     guest.wait_for("RESULT sane_after=ok devices=4 failed=0");
     guest.wait_for("PAYLOAD-DONE");
@@ -117,8 +118,9 @@ fn attack(vmi: &Vmi, secs: u64, words: &str) {
 }
 
 /// Waits as long as the guest says every few seconds that it goes on. A disk comes and is asked for meanwhile, again
-/// and again; how often the guest gave it back.
-fn wait_for_the_end(guest: &Guest, extra: &Path) -> usize {
+/// and again; how often the guest gave it back. `each_time` is called while it goes on: soon after its end there is no
+/// process.
+fn wait_for_the_end(guest: &Guest, extra: &Path, mut each_time: impl FnMut()) -> usize {
     let extra = extra.to_str().expect("UTF-8");
     let said = |line: &str| match line {
         line if line.starts_with("RESULT canary=") => Some(true),
@@ -138,7 +140,9 @@ fn wait_for_the_end(guest: &Guest, extra: &Path) -> usize {
             given
         });
         let over = Over(&is_over);
-        while !guest.console.wait_for_match(said, PATIENCE) {}
+        while !guest.console.wait_for_match(said, PATIENCE) {
+            each_time();
+        }
         drop(over);
         disks.join().expect("no panic")
     })
