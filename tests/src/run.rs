@@ -340,6 +340,13 @@ impl Guest {
         );
     }
 
+    /// The same of a run in which a Linux boots, works and ends without a word.
+    #[track_caller]
+    pub fn exits_in_the_end_with(&mut self, code: i32) {
+        assert!(self.ends_within(4 * PATIENCE), "podvisor does not end");
+        self.exits_with(code);
+    }
+
     /// Waits for the end, until which console and log are complete.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {

@@ -95,8 +95,8 @@ fn a_script_makes_a_new_image_or_fails() {
     let mut made = run.arg("--out").arg(outs.join("new.qcow2")).start();
     let run = customize(&disk).arg("--run").arg(bad).arg("-ojson");
     let mut failed = run.arg("--out").arg(outs.join("bad.qcow2")).start();
-    failed.exits_with(6);
-    made.exits_with(0);
+    failed.exits_in_the_end_with(6);
+    made.exits_in_the_end_with(0);
 
     let json: serde_json::Value = serde_json::from_str(&failed.console.text()).expect("JSON");
     assert_eq!(
