@@ -350,11 +350,8 @@ fn forbidden_calls_are_reported_and_fatal() {
 #[test]
 fn files_of_a_ring_may_be_changed() {
     let arguments = [-1, IORING_REGISTER_FILES_UPDATE, 0];
-    for role in [Role::Process, Role::Machine] {
-        let orders = orders("call", role, libc::SYS_io_uring_register, arguments);
-        let (status, report) = run_child(&orders);
-        assert!(status.success() && report.is_empty(), "{role:?}: {status}");
-    }
+    let roles = [Role::Process, Role::Machine];
+    all_may(roles, libc::SYS_io_uring_register, arguments);
 }
 
 /// Only where a debugger may come.
@@ -362,9 +359,14 @@ fn files_of_a_ring_may_be_changed() {
 #[test]
 fn a_debugger_may_debug() {
     let arguments = [-1, KVM_SET_GUEST_DEBUG, 0];
-    for role in [Role::DebuggedMachine, Role::Debugger] {
-        let orders = orders("call", role, libc::SYS_ioctl, arguments);
-        let (status, report) = run_child(&orders);
+    let roles = [Role::DebuggedMachine, Role::Debugger];
+    all_may(roles, libc::SYS_ioctl, arguments);
+}
+
+/// The call goes on under the filter of each role.
+fn all_may(roles: [Role; 2], number: c_long, arguments: [c_long; 3]) {
+    for role in roles {
+        let (status, report) = run_child(&orders("call", role, number, arguments));
         assert!(status.success() && report.is_empty(), "{role:?}: {status}");
     }
 }

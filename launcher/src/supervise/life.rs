@@ -279,20 +279,9 @@ impl Life {
             // Believed only if somebody has asked for it.
             Event::Stopped if self.saved => Outcome::Saved,
             Event::Stopped => Outcome::Stopped,
-            Event::GuestShutdown => Outcome::PoweredOff,
-            Event::GuestCrashed(report) => Outcome::Crashed(report),
-            Event::Refused { causes } => Outcome::Refused { causes },
-            Event::Shortage { of, causes } => Outcome::Shortage { of, causes },
-            Event::InternalError { causes } => Outcome::Failed { causes },
-            Event::SeccompViolation { role, syscall } => Outcome::Violation { role, syscall },
-            Event::Panicked {
-                thread,
-                message,
-                place,
-            } => Outcome::Panicked {
-                thread,
-                message,
-                place,
+            event => match Outcome::of_last(event) {
+                Some(outcome) => outcome,
+                None => return,
             },
         };
         let is_dumped = matches!(last, Outcome::Crashed(_) | Outcome::Failed { .. });

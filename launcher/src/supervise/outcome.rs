@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use rustix::process::{Signal, WaitStatus};
 use serde::{Deserialize, Serialize};
-use vmm::control::CrashReport;
+use vmm::control::{CrashReport, Event};
 use vmm::shortage::Shortage;
 
 use crate::exit::Exit;
@@ -93,6 +93,38 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What it means that this event is the last of a run; none if runs go on after it, or if that depends on what was
+    /// asked for.
+    pub fn of_last(event: Event) -> Option<Self> {
+        Some(match event {
+            Event::GuestShutdown => Self::PoweredOff,
+            Event::GuestCrashed(report) => Self::Crashed(report),
+            Event::Refused { causes } => Self::Refused { causes },
+            Event::Shortage { of, causes } => Self::Shortage { of, causes },
+            Event::InternalError { causes } => Self::Failed { causes },
+            Event::SeccompViolation { role, syscall } => Self::Violation { role, syscall },
+            Event::Panicked {
+                thread,
+                message,
+                place,
+            } => Self::Panicked {
+                thread,
+                message,
+                place,
+            },
+            Event::Running
+            | Event::Paused
+            | Event::Reset
+            | Event::BootWanted
+            | Event::Stopped
+            | Event::GuestPanicNotice
+            | Event::WatchdogExpired { .. }
+            | Event::DiskError(_)
+            | Event::ConsoleEscape
+            | Event::BootTrace { .. } => return None,
+        })
+    }
+
     /// The exit status.
     pub fn exit(&self) -> Exit {
         match self {

@@ -8,7 +8,7 @@ use launcher::supervise::Outcome;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vmm::control::{self, Call, Create, Event, Hello, MAX_MESSAGE, Report};
+use vmm::control::{self, Call, Create, Hello, MAX_MESSAGE, Report};
 
 /// Sends the input as a message and does with it what its reader does.
 pub fn run(bytes: &[u8]) {
@@ -24,7 +24,7 @@ pub fn run(bytes: &[u8]) {
     let Some(Report::Notice(notice)) = receive(bytes) else {
         return;
     };
-    let Some(outcome) = outcome(notice.event) else {
+    let Some(outcome) = Outcome::of_last(notice.event) else {
         return;
     };
     let escape = outcome
@@ -53,25 +53,4 @@ fn receive<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) ->
         Some(&message)
     );
     Some(message)
-}
-
-/// As the launcher's supervisor takes the last event of a run.
-fn outcome(event: Event) -> Option<Outcome> {
-    Some(match event {
-        Event::GuestCrashed(report) => Outcome::Crashed(report),
-        Event::Refused { causes } => Outcome::Refused { causes },
-        Event::InternalError { causes } => Outcome::Failed { causes },
-        Event::SeccompViolation { role, syscall } => Outcome::Violation { role, syscall },
-        Event::Shortage { of, causes } => Outcome::Shortage { of, causes },
-        Event::Panicked {
-            thread,
-            message,
-            place,
-        } => Outcome::Panicked {
-            thread,
-            message,
-            place,
-        },
-        _ => return None,
-    })
 }

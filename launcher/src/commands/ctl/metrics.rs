@@ -131,25 +131,11 @@ impl Labels {
             .map(Self)
     }
 
-    /// All of them, and one more.
-    fn with(&self, name: &str, value: &str) -> String {
-        let mut all: BTreeMap<_, _> = self
-            .0
-            .iter()
-            .map(|(name, value)| (&**name, &**value))
-            .collect();
-        all.insert(name, value);
-        let all = all
-            .into_iter()
-            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
-        all.collect::<Vec<_>>().join(",")
-    }
-
-    fn alone(&self) -> String {
-        let all = self
-            .0
-            .iter()
-            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
+    /// All of them, and perhaps one more.
+    fn with(&self, more: Option<(&str, &str)>) -> String {
+        let own = (self.0.iter()).map(|(name, value)| (&**name, &**value));
+        let all: BTreeMap<_, _> = own.chain(more).collect();
+        let all = (all.into_iter()).map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
         all.collect::<Vec<_>>().join(",")
     }
 }
@@ -171,8 +157,12 @@ pub(super) fn text(stats: &Stats, labels: &Labels) -> String {
     let resident = stats.memory_resident.to_string();
     let of_vcpus = |values: &[u64], unit| {
         let values = values.iter().enumerate();
-        let value =
-            |(id, value): (usize, &u64)| (labels.with("id", &id.to_string()), said(*value, unit));
+        let value = |(id, value): (usize, &u64)| {
+            (
+                labels.with(Some(("id", &id.to_string()))),
+                said(*value, unit),
+            )
+        };
         values.map(value).collect::<Vec<_>>()
     };
     let sum = said(stats.vcpu_time_ns.iter().sum(), Unit::Nanoseconds);
@@ -180,12 +170,12 @@ pub(super) fn text(stats: &Stats, labels: &Labels) -> String {
         (
             "kubevirt_vmi_memory_resident_bytes",
             "gauge",
-            vec![(labels.alone(), resident)],
+            vec![(labels.with(None), resident)],
         ),
         (
             "kubevirt_vmi_cpu_usage_seconds_total",
             "counter",
-            vec![(labels.alone(), sum)],
+            vec![(labels.with(None), sum)],
         ),
         (
             "kubevirt_vmi_vcpu_seconds_total",
@@ -201,26 +191,19 @@ pub(super) fn text(stats: &Stats, labels: &Labels) -> String {
         family(&mut text, name, kind, &values);
     }
     for (counters, label) in [(&NIC[..], "interface"), (&DISK[..], "drive")] {
+        // By which a kind of device is known: others count other things.
+        let first = counters[0].0;
         for (key, unit, name) in counters {
             let value = |(device, counters): (&String, &Value)| {
-                // Others count other things: of each kind, all begin with the first.
-                counters.get(counters_of(label))?;
+                counters.get(first)?;
                 let value = counters.get(key)?.as_u64()?;
-                Some((labels.with(label, device), said(value, *unit)))
+                Some((labels.with(Some((label, device))), said(value, *unit)))
             };
             let values: Vec<_> = stats.devices.iter().filter_map(value).collect();
             family(&mut text, name, "counter", &values);
         }
     }
     text
-}
-
-/// The counter by which a kind of device is known.
-fn counters_of(label: &str) -> &'static str {
-    match label {
-        "drive" => DISK[0].0,
-        _ => NIC[0].0,
-    }
 }
 
 fn said(value: u64, unit: Unit) -> String {
