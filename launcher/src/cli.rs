@@ -196,7 +196,7 @@ pub struct CustomizeArgs {
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration)]
     pub timeout: Duration,
     /// Processors.
-    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS))]
     pub cpus: u32,
     /// RAM.
     #[arg(long, value_name = "QUANTITY", default_value = "2Gi")]
@@ -365,7 +365,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "GID", requires = "uid", value_parser = id())]
     pub gid: Option<u32>,
     /// Stop when this process, which has started this one, is gone.
-    #[arg(long, value_name = "PID", hide = true)]
+    #[arg(long, value_name = "PID", hide = true, value_parser = clap::value_parser!(i32).range(1..))]
     pub end_with: Option<i32>,
     /// Least severity of messages on standard error.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]

@@ -28,7 +28,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use seccomp::jail::{self, Use};
+use seccomp::jail;
+pub use seccomp::jail::Use;
 use thiserror::Error;
 use vmm::control::{self, ControlError};
 
@@ -80,7 +81,7 @@ impl Opener {
         json_log: bool,
     ) -> Result<Self, OpenerError> {
         // What is wrong with them is said here; the new process opens its own.
-        Openable::prepare(directories, taps)?;
+        Openable::prepare(directories, usage, taps)?;
         let (ours, theirs) = control::pair().map_err(OpenerError::Socket)?;
         let enter = || process::enter(directories, usage, taps, json_log);
         jail::fork(theirs, enter).map_err(OpenerError::Fork)?;

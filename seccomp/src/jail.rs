@@ -77,9 +77,9 @@ pub fn enter(user: Option<User>) -> Result<(), JailError> {
     capabilities::keep(CapabilitySet::empty())
 }
 
-/// Has the kernel kill this process when `parent`, which made it, dies. Fails where that has happened already.
-pub fn die_with(parent: Pid) -> Result<(), JailError> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+/// Has the kernel send this process a signal when `parent`, which made it, dies. Fails where that has happened already.
+pub fn die_with(parent: Pid, signal: Signal) -> Result<(), JailError> {
+    rustix::process::set_parent_process_death_signal(Some(signal))
         .map_err(call("ask for a signal at the launcher's death"))?;
     match rustix::process::getppid() == Some(parent) {
         true => Ok(()),

@@ -131,7 +131,8 @@ impl Run {
         self.spawn(Some(slot))
     }
 
-    /// Starts a podvisor that never gets as far as a guest, beside those that do.
+    /// Starts a podvisor that never gets as far as a guest, or one more for a test that has a guest: who holds one place
+    /// and waits for another can wait for ever.
     #[track_caller]
     pub fn start_at_once(self) -> Guest {
         self.spawn(None)

@@ -94,7 +94,7 @@ fn a_script_makes_a_new_image_or_fails() {
     let run = run.arg(dir.join("console"));
     let mut made = run.arg("--out").arg(outs.join("new.qcow2")).start();
     let run = customize(&disk).arg("--run").arg(bad).arg("-ojson");
-    let mut failed = run.arg("--out").arg(outs.join("bad.qcow2")).start();
+    let mut failed = run.arg("--out").arg(outs.join("bad.qcow2")).start_at_once();
     failed.exits_in_the_end_with(6);
     made.exits_in_the_end_with(0);
 

@@ -100,12 +100,12 @@ fn writes_without_io_uring(rules: &mut Rules) {
     traced.end(0, rules);
 }
 
-/// A machine that virt-handler starts, asks, has boot again and ends.
 /// A configuration with a guest that goes on until it is ended.
 fn endless() -> String {
     extlinux("ticker secs=100000")
 }
 
+/// A machine that virt-handler starts, asks, has boot again and ends.
 fn under_kubevirt(rules: &mut Rules) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let trace = directory.path().join("trace");

@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use seccomp::jail::{self, User};
 use seccomp::{Others, Role};
 use thiserror::Error as ThisError;
@@ -144,7 +144,7 @@ fn restrict(user: Option<User>, parent: Option<Pid>, json_log: bool) -> Result<(
     jail::enter(user)?;
     jail::limit_memory(MAX_MEMORY)?;
     if let Some(parent) = parent {
-        jail::die_with(parent)?;
+        jail::die_with(parent, Signal::KILL)?;
     }
     Ok(supervise::filter(
         Role::Bootdisk,

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use devices::virtio::net::{BackendKind, NetOptions};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use seccomp::jail::{Use, User};
+use rustix::process::{Pid, Signal};
+use seccomp::jail::{self, Use, User};
 use vmm::arch::cpu::HostCpu;
 use vmm::control::{Create, FdRole};
 use vmm::plan::DevicePlan;
@@ -39,8 +38,11 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         what: "close inherited descriptors",
         source,
     })?;
-    if let Some(parent) = args.end_with {
-        end_with(parent)?;
+    if let Some(parent) = args.end_with.and_then(Pid::from_raw) {
+        jail::die_with(parent, Signal::TERM).map_err(|error| CommandError::System {
+            what: "stop with the process that asked for it",
+            source: io::Error::other(error),
+        })?;
     }
     logging::init(args.log_level, args.log_format);
     panics::report(None);
@@ -117,19 +119,6 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     tell(&outcome, symbols.as_ref());
     restored.map_err(CommandError::Restore)?;
     Ok(outcome.exit())
-}
-
-/// Has the kernel ask this process to stop when its parent is gone.
-fn end_with(parent: i32) -> Result<(), CommandError> {
-    let fail = |errno: Errno| CommandError::System {
-        what: "stop with the process that asked for it",
-        source: errno.into(),
-    };
-    set_parent_process_death_signal(Some(Signal::TERM)).map_err(fail)?;
-    match getppid().map(Pid::as_raw_pid) == Some(parent) {
-        true => Ok(()),
-        false => Err(fail(Errno::SRCH)),
-    }
 }
 
 /// The process that opens what the machine gets later, if it may get anything.

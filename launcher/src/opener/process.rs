@@ -29,7 +29,7 @@ pub(super) fn enter(directories: &[PathBuf], usage: Use, taps: bool, json_log: b
 }
 
 fn run(paths: &[PathBuf], usage: Use, taps: bool, json_log: bool) -> Result<(), Box<dyn Error>> {
-    let openable = Openable::prepare(paths, taps)?;
+    let openable = Openable::prepare(paths, usage, taps)?;
     restrict(paths, usage, taps, json_log)?;
     // From now on there is little to do.
     footprint::release_start_code();

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use seccomp::jail::Use;
 use serde::{Deserialize, Serialize};
 
 use super::{Directories, OpenerError, Taps};
@@ -89,15 +90,18 @@ pub struct Answer {
 pub struct Openable {
     /// Files below these.
     pub directories: Directories,
+    /// What may be done there; the process is held to that, too.
+    pub usage: Use,
     /// TAPs.
     pub taps: Option<Taps>,
 }
 
 impl Openable {
     /// Opens what is needed later.
-    pub fn prepare(directories: &[PathBuf], taps: bool) -> Result<Self, OpenerError> {
+    pub fn prepare(directories: &[PathBuf], usage: Use, taps: bool) -> Result<Self, OpenerError> {
         Ok(Self {
             directories: Directories::open(directories)?,
+            usage,
             taps: taps.then(Taps::open).transpose()?,
         })
     }
@@ -110,7 +114,9 @@ impl Openable {
                     .map(|file| vec![file])
                     .map_err(|error| causes(&error))
             }
-            // The process may make files where it was started for that.
+            (ToOpen::New(_), _) if self.usage != Use::Make => Err(vec![
+                "this run makes no files while a machine runs".to_owned(),
+            ]),
             (ToOpen::New(file), _) => {
                 let made = self.directories.make_file(&file.make);
                 made.map(|file| vec![file]).map_err(|error| causes(&error))
@@ -161,7 +167,11 @@ mod tests {
         std::fs::write(&path, "").expect("writable");
         let directories = Directories::open(&[directory.path().to_owned()]).expect("there");
         let taps = None;
-        let openable = Openable { directories, taps };
+        let openable = Openable {
+            directories,
+            usage: Use::Open,
+            taps,
+        };
         let read_only = false;
         let mut order = Order {
             version: VERSION,
@@ -186,6 +196,11 @@ mod tests {
         let (refused, _) = answer(&order, &openable);
         let causes = refused.causes.expect("refused");
         assert!(causes[0].contains("--open-taps"), "{causes:?}");
+        let make = directory.path().join("new");
+        order.open = ToOpen::New(FileToMake { make: make.clone() });
+        let (refused, files) = answer(&order, &openable);
+        assert!(refused.causes.is_some() && files.is_empty(), "{refused:?}");
+        assert!(!make.exists(), "only for who was started to make files");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use devices::thread::ThreadRole;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use rustix::thread::CapabilitySet;
 use seccomp::jail::{self, JailError, Use, User};
 use seccomp::violation::{self, Report};
@@ -149,7 +149,7 @@ pub(super) fn restrict_thread(
         ThreadRole::EventLoop => {
             jail::enter(user)?;
             // A change of user or capabilities would take it back.
-            jail::die_with(parent)?;
+            jail::die_with(parent, Signal::KILL)?;
             violation::report_to(Report::Event(report_fd))?;
             Role::Process
         }

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::{CommandError, CustomizeError, Progress};
 use crate::resources;
-use crate::supervise::{Signal, Signals};
+use crate::supervise::Signals;
 
 /// What may be done with the image, before the user's mask.
 const MODE: u32 = 0o666;
@@ -88,9 +88,7 @@ impl NewImage {
         let mut stopped = false;
         let written = flatten(files, &all, to, |done, of| {
             show(done, of);
-            while let Some(signal) = signals.next() {
-                stopped |= matches!(signal, Signal::Stop(_));
-            }
+            stopped |= signals.want_end();
             match stopped {
                 true => Err(io::ErrorKind::Interrupted.into()),
                 false => Ok(()),

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal as Number, kill_process};
 
 use super::CustomizeError;
 use crate::exit::Exit;
-use crate::supervise::{Signal, Signals};
+use crate::supervise::Signals;
 
 /// Names of the ports, and of their sockets: what the script prints, and how it ends.
 pub(super) const PORTS: [&str; 2] = ["podvisor.output", "podvisor.status"];
@@ -104,15 +104,16 @@ impl<'a> Session<'a> {
         self.sleep()
             .map_err(|errno| CustomizeError::Machine(errno.into()))?;
         self.read(hear);
-        while let Some(signal) = self.signals.next() {
-            if let Signal::Stop(_) = signal {
-                self.end(CustomizeError::Stopped);
-            }
+        if self.signals.want_end() {
+            self.end(CustomizeError::Stopped);
         }
         if Instant::now() >= self.deadline {
             match self.told {
                 None => self.end(CustomizeError::TooLate(self.timeout.as_secs())),
-                Some(_) => self.signal(Number::KILL),
+                Some(_) => {
+                    self.signal(Number::KILL);
+                    self.deadline = Instant::now() + END_TIMEOUT;
+                }
             }
         }
         Ok(())
@@ -154,8 +155,11 @@ impl<'a> Session<'a> {
     fn end(&mut self, why: CustomizeError) {
         self.signal(Number::TERM);
         self.signal(Number::INT);
-        self.told.get_or_insert(why);
-        self.deadline = Instant::now() + END_TIMEOUT;
+        // Who asks again does not put off its end.
+        if self.told.is_none() {
+            self.told = Some(why);
+            self.deadline = Instant::now() + END_TIMEOUT;
+        }
     }
 
     fn signal(&self, signal: Number) {
