@@ -107,6 +107,10 @@ impl Machine {
             (_, Job::TearDown { .. }) => Ok(Outcome::Done),
             (_, Job::RemoveEjected) => Ok(Outcome::Gone(std::mem::take(&mut self.ejected))),
             (_, Job::Keep { name }) => self.keep(&name),
+            // The machine is taken down first: what follows succeeds, or is the end.
+            (Err(JobError::Refused(_)), job @ (Job::Reset { .. } | Job::Halt)) => {
+                Ok(self.succeed(job))
+            }
             (Err(error), _) => Err(error),
             (Ok(()), job) => Ok(self.succeed(job)),
         };
