@@ -205,6 +205,12 @@ impl Seat {
         self.state().machine.clone()
     }
 
+    /// Whether the run is over, to a debugger that is not told of anything else now: that waits until the machine goes on.
+    fn is_over(&self) -> bool {
+        self.wake.clear();
+        self.state().ended
+    }
+
     /// What has happened, to a debugger that knows the machine of this number; which it is then.
     fn news(&self, known: &mut u64) -> Option<News> {
         self.wake.clear();
@@ -258,11 +264,13 @@ mod tests {
         }
         let first = Some(News::Stop(stop(0, Reason::Breakpoint)));
         assert_eq!(seat.news(&mut known), first);
+        assert!(!seat.is_over(), "who is idle takes none");
         assert!(seat.has_stops_left());
         assert_eq!(seat.news(&mut known), Some(News::Stop(stop(3, slots(2)))));
         assert!(!seat.has_stops_left());
         assert_eq!(seat.news(&mut known), None);
         seat.end();
+        assert!(seat.is_over());
         assert_eq!(seat.news(&mut known), Some(News::Ended));
     }
 }

@@ -185,6 +185,7 @@ impl SnapshotError {
         !matches!(
             self,
             Self::NotPaused
+                | Self::Breakpoints
                 | Self::GoneAtEnd { .. }
                 | Self::Kvm(_)
                 | Self::Save(_)
@@ -220,8 +221,9 @@ impl SavedMachine {
             .and_then(|()| state.take(MAX_STATE).read_to_end(&mut bytes))
             .map_err(SnapshotError::file("read", "state"))?;
         let saved = Self::parse(&bytes)?;
-        let contents = &bytes[FORMAT.len() + CHECKSUM_LINE..];
-        check_ram(&checksum(contents), ram.bytes(), file)?;
+        // Its line is that of the contents.
+        let checksum = &bytes[FORMAT.len()..][..CHECKSUM_LINE - 1];
+        check_ram(&String::from_utf8_lossy(checksum), ram.bytes(), file)?;
         ram.read_from(file)?;
         Ok(saved)
     }

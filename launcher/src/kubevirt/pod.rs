@@ -155,9 +155,10 @@ impl Pod {
         self.phase == Phase::Up
     }
 
-    /// Its guest runs, as far as is known.
+    /// Its guest runs, as far as is known. Its vCPUs stand still while its memory is written.
     pub(super) fn guest_runs(&self) -> bool {
-        self.is_up() && self.life.machine() == MachineState::Running
+        let runs = self.is_up() && self.life.machine() == MachineState::Running;
+        runs && !self.dump.is_under_way()
     }
 
     /// When [`Input::Tick`] is due.

@@ -12,9 +12,9 @@ use gdbstub::stub::{DisconnectReason, GdbStub, GdbStubError, MultiThreadStopReas
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketFlags, accept_with};
 
+use super::Seat;
 use super::connection::Link;
 use super::guest::{Fault, Guest, thread};
-use super::{News, Seat};
 
 /// Stack of the thread, bytes.
 const STACK_SIZE: usize = 256 * 1024;
@@ -65,8 +65,7 @@ fn serve(seat: &Arc<Seat>, listener: &OwnedFd) {
 fn accept(seat: &Seat, listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     loop {
-        seat.wake.clear();
-        if seat.state().ended {
+        if seat.is_over() {
             return Ok(None);
         }
         wait(listener, seat)?;
@@ -132,7 +131,7 @@ fn converse(guest: &mut Guest, link: Link) -> Result<DisconnectReason, Broken> {
                 Some(byte) => idle.incoming_data(guest, byte)?,
                 None => {
                     wait(idle.borrow_conn(), guest.seat())?;
-                    if guest.news() == Some(News::Ended) {
+                    if guest.seat().is_over() {
                         return Ok(DisconnectReason::Disconnect);
                     }
                     Machine::Idle(idle)

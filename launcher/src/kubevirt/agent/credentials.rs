@@ -16,14 +16,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Agent {
-    /// Sets all of them, of a guest that is paused once it goes on.
+    /// Sets all of them, of a guest that is paused once it goes on, and again where the agent did not answer.
     pub(in super::super) async fn set_credentials(
         &self,
         credentials: &Credentials,
     ) -> Result<(), AgentError> {
         loop {
             match self.try_credentials(credentials).await {
-                Err(AgentError::Paused) => sleep(AGAIN).await,
+                Err(AgentError::Paused | AgentError::Silent) => sleep(AGAIN).await,
                 done => return done,
             }
         }

@@ -35,7 +35,7 @@ impl Pod {
             Ask::Filesystems => Ok(self.agent.filesystems().to_string()),
             Ask::ProbesArePaused => match self.condition() {
                 Some(Condition::PausedByUser) => done(),
-                _ if self.pause_probes => done(),
+                _ if self.pause_probes || self.dump.is_under_way() => done(),
                 _ => Err("The guest's agent is to be asked".to_owned()),
             },
             Ask::PingFailed(message) => {

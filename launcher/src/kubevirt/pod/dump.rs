@@ -128,7 +128,9 @@ mod tests {
             ..MemoryDump::default()
         };
         assert_eq!(rig.pod.dump.told(), Some(&dump));
+        assert!(!rig.pod.guest_runs(), "no agent is asked meanwhile");
         rig.reply(MachineState::Running);
+        assert!(rig.pod.guest_runs());
         dump.completed = true;
         dump.end_timestamp = Some("1970-01-01T00:00:00Z".to_owned());
         assert_eq!(rig.pod.dump.told(), Some(&dump));

@@ -178,17 +178,17 @@ pub(super) fn expand(plan: &CpuPlan, host: &HostCpu) -> Result<CpuPlan, CpuError
     }
     let has = features_of(&model);
     let bits: Vec<_> = has.iter().filter_map(|name| features::find(name)).collect();
-    let is_left = |name: &&str| {
+    // Some have two names.
+    let is_said = |name: &str| {
         let same = |feature: &CpuFeature| features::find(&feature.name) == features::find(name);
-        KEPT.contains(name) || plan.features.iter().any(same)
+        plan.features.iter().any(same)
     };
+    let is_left = |name: &&str| KEPT.contains(name) || is_said(name);
     let feature = |name: &str, policy| CpuFeature {
         name: name.to_owned(),
         policy,
     };
-    let needed = has
-        .iter()
-        .filter(|name| !plan.features.iter().any(|feature| feature.name == **name));
+    let needed = has.iter().filter(|name| !is_said(name));
     let needed = needed.map(|name| feature(name, FeaturePolicy::Require));
     let surplus = host.features().into_iter().filter(|name| !is_left(name));
     let surplus = surplus.filter(|name| {
@@ -262,6 +262,18 @@ mod tests {
             .collect();
         assert_eq!(without, TSX);
         assert_eq!(of("kvm64").len(), 26);
+    }
+
+    /// The model says `pclmuldq`.
+    #[test]
+    fn what_the_vmi_says_by_another_name_counts() {
+        let host = host(INTEL, &features_of("Nehalem"));
+        let said = [
+            ("pclmulqdq", FeaturePolicy::Optional),
+            ("aes", FeaturePolicy::Optional),
+        ];
+        let plan = expand(&model("Westmere", &said), &host).expect("the rest is there");
+        CpuidTemplate::new(&host, &plan).expect("nothing is missing");
     }
 
     #[test]
