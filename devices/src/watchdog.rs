@@ -13,7 +13,7 @@ mod tests;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -249,6 +249,3 @@ impl PciFunction for WatchdogFunction {
         self.watchdog.lock().pause(Instant::now());
     }
 }
-
-/// Longest time of one stage: 20 bits of the slow clock.
-const MAX_PERIOD: Duration = Duration::from_nanos(0xf_ffff * (30 << 15));

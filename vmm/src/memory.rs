@@ -25,8 +25,8 @@ use crate::plan::MemoryPlan;
 /// The usual large page, bytes.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// What is never in huge pages, at the start of each range, bytes. Linux's kernel lies behind it, and its allocator
-/// takes this zone last.
+/// What is never in huge pages, at the start of each range, bytes. In the first one Linux's kernel lies behind it, and
+/// its allocator takes this zone last; of the range above 4 GiB it is little.
 const SMALL_PAGES: usize = 16 << 20;
 
 /// Pages asked about at a time, 16 MiB.

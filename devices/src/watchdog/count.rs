@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::MAX_PERIOD;
-
 const INTERRUPT_TYPE: u8 = 0b11;
 /// Count at 1 MHz instead of 1 kHz.
 const FAST: u8 = 1 << 2;
@@ -37,6 +35,11 @@ const FIRED: u16 = 1 << 9 | 1 << 12;
 
 /// A PCI clock, which the slow clock divides by 2^15 and the fast one by 2^5.
 const PCI_CLOCK: Duration = Duration::from_nanos(30);
+const SLOW: u32 = 1 << 15;
+const QUICK: u32 = 1 << 5;
+
+/// Longest time of one stage.
+const MAX_PERIOD: Duration = PCI_CLOCK.saturating_mul(SLOW).saturating_mul(PRELOAD_BITS);
 
 /// So that a guest cannot keep the event loop busy.
 const MIN_PERIOD: Duration = Duration::from_millis(1);
@@ -166,8 +169,8 @@ impl Count {
 
     fn begin(&mut self, stage: usize, now: Instant) {
         let clock = match self.config & FAST {
-            0 => PCI_CLOCK * (1 << 15),
-            _ => PCI_CLOCK * (1 << 5),
+            0 => PCI_CLOCK * SLOW,
+            _ => PCI_CLOCK * QUICK,
         };
         let preload = self.preload.get(stage).copied().unwrap_or(PRELOAD_BITS);
         let period = (clock * preload).max(MIN_PERIOD);

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::count::Count;
 use super::*;
 use crate::state::conformance::{Script, goes_on_after_restore};

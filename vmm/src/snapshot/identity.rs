@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{FileType, SeekFrom, fstat, seek};
+use rustix::fs::{FileType, SeekFrom, Stat, fstat, seek};
 use rustix::io::pread;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -90,9 +90,11 @@ struct Found {
 
 /// Whether a file has no name any more, or never had one: it is gone when it is closed.
 pub fn is_nameless(file: impl AsFd) -> io::Result<bool> {
-    let stat = fstat(file)?;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    Ok(is_file && stat.st_nlink == 0)
+    Ok(has_no_name(&fstat(file)?))
+}
+
+fn has_no_name(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 0
 }
 
 fn inspect(file: BorrowedFd<'_>) -> io::Result<Found> {
@@ -112,7 +114,7 @@ fn inspect(file: BorrowedFd<'_>) -> io::Result<Found> {
             i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
         ),
     };
-    let is_whole = is_nameless(file)?;
+    let is_whole = has_no_name(&stat);
     Ok(Found {
         size: stat.st_size.unsigned_abs(),
         inode: (!is_whole).then_some(inode),

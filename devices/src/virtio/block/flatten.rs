@@ -5,11 +5,12 @@ use std::io;
 use std::sync::Arc;
 
 use crate::virtio::block::file::{AlignedBuffer, DiskFile};
-use crate::virtio::block::image::{self, Image, ImageFormat, Layered, OpenImageError, create};
+use crate::virtio::block::image::{
+    self, Image, ImageFormat, Layered, NEW_CLUSTER as CLUSTER, OpenImageError, create,
+};
 use crate::virtio::block::request::SECTOR_SIZE;
 
-/// What is looked at and written at once, bytes: a cluster of a new image.
-const CLUSTER: u64 = 1 << 16;
+/// A cluster's worth: what is looked at and written at once.
 static ZEROS: [u8; CLUSTER as usize] = [0; CLUSTER as usize];
 
 /// Makes `to`, which is empty and open for reading and writing, a qcow2 image that lies over no other, with the content of

@@ -47,10 +47,10 @@ use std::os::unix::fs::FileExt;
 use serde::{Deserialize, Serialize};
 
 use crate::virtio::block::file::DiskFile;
-pub(super) use crate::virtio::block::image::qcow2::Layered;
 pub use crate::virtio::block::image::qcow2::{
     Backing, HEADER_BYTES, Header, HeaderError, OpenImageError, create, is_qcow2,
 };
+pub(super) use crate::virtio::block::image::qcow2::{Layered, NEW_CLUSTER};
 pub(super) use crate::virtio::block::image::raw::Raw;
 
 /// Most files of one image, backing files included.

@@ -25,6 +25,7 @@ mod tables;
 mod tests;
 mod writer;
 
+pub(in crate::virtio::block) use self::create::CLUSTER as NEW_CLUSTER;
 pub use self::create::create;
 pub use self::header::{Backing, HEADER_BYTES, Header, HeaderError, is_qcow2};
 pub(in crate::virtio::block) use self::layers::Layered;

@@ -8,7 +8,8 @@ use super::header::{BACKING_FORMAT, MAGIC, MAX_L1, MAX_NAME, TOO_LARGE, l1_entri
 
 /// Clusters of 64 KiB, as QEMU's are.
 const BITS: u32 = 16;
-const CLUSTER: u64 = 1 << BITS;
+/// Bytes of a cluster of a new image.
+pub(in crate::virtio::block) const CLUSTER: u64 = 1 << BITS;
 
 /// Length of the header without extensions.
 const LENGTH: u32 = 112;
