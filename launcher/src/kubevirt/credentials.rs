@@ -71,6 +71,8 @@ struct Keys {
 #[serde(rename_all = "camelCase")]
 struct KeysMethod {
     qemu_guest_agent: Option<Users>,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +92,8 @@ struct Password {
 #[serde(rename_all = "camelCase")]
 struct PasswordMethod {
     qemu_guest_agent: Option<Value>,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +107,8 @@ struct SecretName {
     secret_name: String,
 }
 
-/// Takes what the agent is to set out of the VMI, so that what is left is for others.
+/// Takes what the agent is to set out of the VMI, so that what is left is for others. An entry that says more than one
+/// thing is left, too: it is refused where those are read.
 pub(super) fn take(vmi: &mut Value) -> Result<Credentials, CredentialsError> {
     take_from(vmi, &access_secret)
 }
@@ -127,10 +132,11 @@ fn take_from(
                         propagation_method:
                             KeysMethod {
                                 qemu_guest_agent: Some(Users { users }),
+                                others: more,
                             },
                     }),
-                ..
-            } => {
+                user_password: None,
+            } if more.is_empty() => {
                 for user in users {
                     let files = read(directory, &source, &mut left)?;
                     let keys = files.values().flat_map(|text| text.lines());
@@ -146,10 +152,11 @@ fn take_from(
                         propagation_method:
                             PasswordMethod {
                                 qemu_guest_agent: Some(_),
+                                others: more,
                             },
                     }),
-                ..
-            } => credentials
+                ssh_public_key: None,
+            } if more.is_empty() => credentials
                 .passwords
                 .extend(read(directory, &source, &mut left)?),
             _ => others.push(value),
@@ -253,6 +260,26 @@ mod tests {
         assert_eq!(agents.passwords, passwords.into());
         assert!(!format!("{agents:?}").contains("secret"));
         assert_eq!(vmi["spec"]["accessCredentials"], json!([cloud]));
+    }
+
+    /// Nothing of them is dropped in silence.
+    #[test]
+    fn entries_that_say_two_things_are_left() {
+        let directory = secrets();
+        let source = json!({"secret": {"secretName": "words"}});
+        let agent = json!({"qemuGuestAgent": {"users": ["root"]}});
+        let both = json!({"noCloud": {}, "qemuGuestAgent": {"users": ["root"]}});
+        let key = |method: &Value| json!({"source": source, "propagationMethod": method});
+        for entry in [
+            json!({"sshPublicKey": key(&agent), "userPassword": key(&agent)}),
+            json!({"sshPublicKey": key(&both)}),
+            json!({"userPassword": key(&both)}),
+        ] {
+            let mut vmi = vmi(json!([entry]));
+            let before = vmi.clone();
+            let agents = taken(&mut vmi, &directory).expect("readable");
+            assert!(agents == Credentials::default() && vmi == before, "{vmi}");
+        }
     }
 
     #[test]
