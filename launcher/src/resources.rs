@@ -40,7 +40,7 @@ pub use self::lock::try_lock;
 pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
 
-use crate::plan::{DiskSource, ImageSource, LaunchPlan, PORTS};
+use crate::plan::{BootFile, DiskSource, ImageSource, LaunchPlan, PORTS};
 
 /// Open descriptors and what each is, for the vm process.
 #[derive(Debug, Default)]
@@ -133,6 +133,28 @@ pub fn open_to_inspect(path: &Path) -> Result<(Vec<File>, Vec<ImageFormat>), Res
     };
     let layers = layers::to_inspect(file::open("disk", path, access)?, path)?;
     Ok((layers.files, layers.formats))
+}
+
+/// The same of an image that nobody may write to as long as the files are open.
+pub fn open_unchanged(path: &Path) -> Result<(Vec<File>, Vec<ImageFormat>), ResourceError> {
+    let (files, formats) = open_to_inspect(path)?;
+    if let Some(top) = files.first() {
+        // What lies below it was locked as it was opened.
+        disk::lock(&path.to_string_lossy(), top, path, true)?;
+    }
+    Ok((files, formats))
+}
+
+/// Opens the kernel's file with symbols, as the user named it.
+pub fn open_symbols(path: &Path) -> Result<File, ResourceError> {
+    let path = path.to_owned();
+    file::open_boot_file(
+        "symbols",
+        &BootFile {
+            path,
+            trusted: true,
+        },
+    )
 }
 
 /// Opens or makes the files of a disk, and says in its options what they are.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
 
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object, ObjectSection, ObjectSymbol, ReadCache, SectionKind, SymbolKind};
@@ -17,9 +16,8 @@ const MAX_NAME: usize = 128;
 pub(crate) struct Symbols(File);
 
 impl Symbols {
-    /// Opens it; refused if it has no symbols.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+    /// Of an open file; refused if it has no symbols.
+    pub(crate) fn of(file: File) -> io::Result<Self> {
         let cache = ReadCache::new(&file);
         let elf = ElfFile64::<Endianness, _>::parse(&cache).map_err(io::Error::other)?;
         if elf.symbols().next().is_none() {
@@ -60,7 +58,7 @@ mod tests {
     fn addresses_are_in_functions() {
         // This test itself is an ELF file with symbols.
         let program = std::env::current_exe().expect("this test");
-        let symbols = Symbols::open(&program).expect("symbols");
+        let symbols = Symbols::of(File::open(program).expect("open")).expect("symbols");
         let cache = ReadCache::new(&symbols.0);
         let elf = ElfFile64::<Endianness, _>::parse(&cache).expect("ELF");
         let mut all = elf.symbols();
@@ -70,6 +68,6 @@ mod tests {
         let text = symbols.describe(main.address() + 1);
         assert_eq!(text.as_deref(), Some("main+0x1"));
         assert_eq!(symbols.describe(0), None);
-        Symbols::open(Path::new("/dev/null")).expect_err("no ELF file");
+        Symbols::of(File::open("/dev/null").expect("open")).expect_err("no ELF file");
     }
 }

@@ -378,13 +378,15 @@ fn run_machine(
 }
 
 fn open_symbols(args: &RunArgs) -> Result<Option<Symbols>, CommandError> {
-    let opened = args.symbols.as_deref().map(|path| {
-        Symbols::open(path).map_err(|source| CommandError::Symbols {
-            path: path.to_owned(),
-            source,
-        })
-    });
-    opened.transpose()
+    let Some(path) = &args.symbols else {
+        return Ok(None);
+    };
+    let file = resources::open_symbols(path)?;
+    let symbols = Symbols::of(file).map_err(|source| CommandError::Symbols {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(symbols))
 }
 
 /// Says how the run ended unless it ended as it should.

@@ -41,9 +41,7 @@ impl NewImage {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let (base, formats) = resources::open_to_inspect(disk)?;
-        // Where somebody writes to it, the machine says so, which locks it, too.
-        let _ = base.first().map(|file| resources::try_lock(file, true));
+        let (base, formats) = resources::open_unchanged(disk)?;
         let mut file = tempfile::Builder::new();
         let file = file
             .prefix(".podvisor-")
