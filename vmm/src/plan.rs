@@ -203,6 +203,11 @@ pub struct HypervisorPlan {
 }
 
 impl HypervisorPlan {
+    /// The guest has no clock of KVM's.
+    pub fn hides_clock(&self) -> bool {
+        self.kvm_hidden || self.kvmclock_hidden
+    }
+
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -70,6 +70,12 @@ impl Processors {
         if hypervisor.hyperv.is_some() && offered.is_none() {
             tracing::warn!("the host's KVM has no Hyper-V interface: the guest does without");
         }
+        if hypervisor.hides_clock() && host.vendor().as_deref() != Some("Intel") {
+            tracing::warn!(
+                "guests have no clock of KVM's, and on this processor no way to learn their counter's frequency: Linux \
+                 needs tsc_early_khz= on its command line"
+            );
+        }
         template.set_hypervisor(&hypervisor, offered.as_ref())?;
         Ok(Self {
             template,
@@ -97,7 +103,7 @@ impl Processors {
                     .create_vcpu(u64::from(*apic_id))
                     .map_err(KvmError::call("KVM_CREATE_VCPU"))?;
                 let mut cpuid = self.template.for_vcpu(index);
-                if self.hypervisor != HypervisorPlan::default() {
+                if self.hypervisor.hides_clock() {
                     let khz = vcpu.get_tsc_khz().unwrap_or(0);
                     hypervisor::tell_frequency(&mut cpuid, &self.hypervisor, khz);
                 }

@@ -64,7 +64,7 @@ fn make_way(cpuid: &mut CpuId) {
 /// A guest that has no clock of KVM's, and no timer that its counter could be compared with, is told the counter's
 /// frequency. Guests look for it on Intel's processors only.
 pub(super) fn tell_frequency(cpuid: &mut CpuId, plan: &HypervisorPlan, tsc_khz: u32) {
-    if !plan.kvm_hidden && !plan.kvmclock_hidden {
+    if !plan.hides_clock() {
         return;
     }
     let first = cpuid.as_slice().iter().find(|entry| entry.function == 0);
