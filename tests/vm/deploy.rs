@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::podman::Podman;
@@ -43,7 +43,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -224,9 +224,9 @@ fn a_plain_pod_is_reached_by_another() {
         "client.yaml",
         &client.replace("value: \"22\"", "value: \"7000\""),
     );
-    let status = wait(&podman, "client-client");
-    let said = podman.run(&["logs", "client-client"]);
-    let log = podman.run(&["logs", "demo-compute"]);
+    let logs = || ["client-client", "demo-compute"].map(|name| podman.run(&["logs", name]));
+    let status = wait(&podman, "client-client", &logs);
+    let [said, log] = logs();
     assert_eq!(status, "0", "{said}\n{log}");
     // The guest tells whom it sees: neither the gateway nor its own pod stands between.
     let seen: Option<IpAddr> = said.split(' ').next().and_then(|word| word.parse().ok());
@@ -234,12 +234,20 @@ fn a_plain_pod_is_reached_by_another() {
     assert!(![gateway, address].contains(&seen.to_string()), "{said}");
 }
 
-/// Waits for a container's end: its status.
+/// Waits for a container's end: its status. Podman takes a good part of a processor, so it is not asked often.
 #[track_caller]
-fn wait(podman: &Podman, container: &str) -> String {
-    let ended = || podman.run(&["inspect", "--format", "{{.State.Status}}", container]) == "exited";
-    wait_until("the client has an answer", ended);
-    podman.run(&["inspect", "--format", "{{.State.ExitCode}}", container])
+fn wait(podman: &Podman, container: &str, logs: &dyn Fn() -> [String; 2]) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    let inspect = |what: &str| podman.run(&["inspect", "--format", what, container]);
+    while inspect("{{.State.Status}}") != "exited" {
+        assert!(
+            Instant::now() < deadline,
+            "no answer: {}",
+            logs().join("\n")
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    inspect("{{.State.ExitCode}}")
 }
 
 /// What podman's network gave a container.
