@@ -66,11 +66,11 @@ unit: ## Unit tests and tests without a VM
 vm-tests: build guest nested ## Whole-VM tests through the binary
 	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2
 
-soak: build guest ## Hours: 200 losses of power, 200 kills, 1000 disks that come and go, an hour of a hostile guest, fuzzing
+soak: build guest ## Half a day: losses of power, kills, 1000 disks that come and go, two hostile guests for an hour each, fuzzing
 	SOAK_LIVES=200 $(CARGO) test -p podvisor-devices --locked no_loss_of_power -- --nocapture
 	HOTPLUG_ROUNDS=1000 $(CARGO) test -p podvisor-tests --locked --test vm ports_balloon_and_disks_that_come_and_go -- --nocapture
 	KILL_ROUNDS=200 $(CARGO) test -p podvisor-tests --locked --test vm kills_at_random_points -- --nocapture
-	HOSTILE_SECS=3600 $(CARGO) test -p podvisor-tests --locked --test vm hostile:: -- --nocapture
+	HOSTILE_SECS=3600 $(CARGO) test -p podvisor-tests --locked --test vm a_hostile_driver -- --nocapture
 	tests/fuzz/run.sh 1800
 
 # Linked as the product is, so that the bare program starts no slower than it.

@@ -145,8 +145,8 @@ pub struct NetShowArgs {
 pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
-        /// Only the rules of this role: process, vcpu, debugger, block, net, device, launcher, restorer,
-        /// opener, bootdisk, monitor or service.
+        /// Only the rules of this role: process, machine, debugged_machine, vcpu, debugger, block, net, balloon,
+        /// console, device, launcher, restorer, opener, bootdisk, preparer, monitor or service.
         #[arg(value_parser = role)]
         role: Option<String>,
     },
@@ -399,7 +399,7 @@ pub struct CtlArgs {
     /// The socket given to `run --control`.
     pub socket: PathBuf,
     /// pause, resume, powerButton, reboot, reset, stop, registers, stats, status, metrics [LABEL=VALUE...], setLink nic=NAME up=true|false,
-    /// device name=NAME order=JSON, attach NAME IMAGE [OPTION=VALUE...], detach NAME
+    /// device name=NAME order=JSON, attach NAME IMAGE|tap:TAP [OPTION=VALUE...], detach NAME
     /// [seconds=NUMBER], snapshot DIR, or dump FILE.
     pub command: String,
     /// What belongs to the command: NAME=VALUE, a device's name, an image, the directory of a snapshot, the file of
@@ -409,7 +409,7 @@ pub struct CtlArgs {
     /// End the machine once its snapshot is written.
     #[arg(long)]
     pub stop: bool,
-    /// Form of the answer to `registers`; all others are JSON.
+    /// Form of the answer to `registers`; `metrics` are Prometheus' text, all others JSON.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: LogFormat,
 }

@@ -135,7 +135,19 @@ fn a_machine_that_gdb_holds_obeys_others() {
     guest.wait_for("TICK cpu=1");
     gdb.interrupt();
     gdb.wait_for("SIGINT");
+    let mut control = guest.control();
+    guest.ctl_does(&["pause"]);
+    assert_eq!(control.status(), "paused");
+    control.resume();
+    assert_eq!(control.status(), "running");
     gdb.tell("kill");
+    guest.exits_with(4);
+
+    let run = Run::new(&Vmi::new("ended").grace_seconds(0));
+    let (mut guest, socket) = start(run.payload("ticker secs=100000"));
+    let mut gdb = Gdb::start(&guest::payload());
+    gdb.ask(&format!("target remote {}", socket.display()), "0x");
+    guest.control().tell("stop");
     guest.exits_with(4);
 }
 

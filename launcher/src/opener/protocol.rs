@@ -183,23 +183,32 @@ mod tests {
         order.version += 1;
         let (refused, files) = answer(&order, &openable);
         assert!(refused.causes.is_some() && files.is_empty(), "{refused:?}");
-        let tap = TapToOpen {
+    }
+
+    /// TAPs, and new files.
+    #[test]
+    fn what_was_not_asked_for_is_refused() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directories = [directory.path().to_owned()];
+        let openable = Openable::prepare(&directories, Use::Open, false).expect("there");
+        let refused = |open| {
+            let order = Order {
+                version: VERSION,
+                id: 8,
+                open,
+            };
+            let (refused, descriptors) = answer(&order, &openable);
+            assert!(descriptors.is_empty());
+            refused.causes.expect("refused")
+        };
+        let causes = refused(ToOpen::Tap(TapToOpen {
             tap: "tap9".to_owned(),
             queues: 1,
             bridge: None,
-        };
-        order = Order {
-            version: VERSION,
-            id: 8,
-            open: ToOpen::Tap(tap),
-        };
-        let (refused, _) = answer(&order, &openable);
-        let causes = refused.causes.expect("refused");
+        }));
         assert!(causes[0].contains("--open-taps"), "{causes:?}");
         let make = directory.path().join("new");
-        order.open = ToOpen::New(FileToMake { make: make.clone() });
-        let (refused, files) = answer(&order, &openable);
-        assert!(refused.causes.is_some() && files.is_empty(), "{refused:?}");
+        refused(ToOpen::New(FileToMake { make: make.clone() }));
         assert!(!make.exists(), "only for who was started to make files");
     }
 

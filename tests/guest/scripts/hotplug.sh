@@ -25,10 +25,14 @@ done
 sysfs /sys/class/net/eth0/address && result "nic=$value"
 ip addr add 10.9.9.2/24 dev eth0
 ip link set eth0 up
-until ping -c 1 -W 1 10.9.9.1 > /dev/null; do
-	[ -e /sys/class/net/eth0 ] || break
+ping=lost
+while [ -e /sys/class/net/eth0 ]; do
+	if ping -c 1 -W 1 10.9.9.1 > /dev/null; then
+		ping=ok
+		break
+	fi
 done
-result "ping=ok"
+result "ping=$ping"
 while [ -e /sys/class/net/eth0 ]; do
 	ping -c 1 -W 1 -s 1000 10.9.9.1 > /dev/null
 done
