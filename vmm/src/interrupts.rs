@@ -273,7 +273,7 @@ mod tests {
     /// A route that KVM has refused is asked for again.
     #[test]
     fn a_refused_route_is_not_kept() {
-        let Some(kvm) = crate::kvm::for_test() else {
+        let Some(kvm) = crate::kvm::api::for_test() else {
             return;
         };
         let table = Table {

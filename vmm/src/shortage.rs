@@ -83,7 +83,7 @@ fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvm::KvmError;
+    use crate::kvm::api::KvmError;
     use crate::memory::MemoryError;
 
     fn io(errno: Errno) -> io::Error {

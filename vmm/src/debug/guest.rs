@@ -20,7 +20,7 @@ use thiserror::Error;
 use self::resume::Wish;
 use super::{News, Reason, Seat, Slot, Stop, Trap, Watched};
 use crate::arch::debug::{Control, Processor, SLOTS, control};
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 use crate::vcpu::Debugged;
 
 /// What ends a debugger's connection.

@@ -11,7 +11,7 @@ use super::shared::{Shared, Target, VcpuEvent};
 use crate::arch::{clock, crash, debug};
 use crate::crash::CrashReport;
 use crate::debug::{Reason, Seat};
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 use crate::trace;
 
 /// What a vCPU thread tells of itself.

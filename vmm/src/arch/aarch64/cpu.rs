@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::boot::EntryPoint;
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 use crate::plan::CpuPlan;
 
 /// What the host's processor shows guests; it cannot be asked for, nor changed.

@@ -5,7 +5,7 @@ use kvm_bindings::kvm_debug_exit_arch;
 use kvm_ioctls::VcpuFd;
 
 use crate::debug::{Slot, Trap};
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// `brk #0`.
 pub const BREAKPOINT: [u8; 4] = [0x00, 0x00, 0x20, 0xd4];

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// Machines as VMIs call them.
 pub const MACHINE_TYPES: [&str; 1] = ["virt"];

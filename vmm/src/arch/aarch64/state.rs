@@ -4,7 +4,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// KVM's part of a machine cannot be saved or put back.
 #[derive(Debug, Error)]

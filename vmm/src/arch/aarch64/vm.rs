@@ -2,7 +2,7 @@
 
 use kvm_ioctls::{Cap, VmFd};
 
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// Beside what every architecture requires.
 pub const REQUIRED: [(Cap, &str); 1] = [(Cap::ArmPsci02, "KVM_CAP_ARM_PSCI_0_2")];

@@ -25,7 +25,7 @@ use devices::legacy::x86_64::{cmos, pvpanic};
 use devices::legacy::{power, serial};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::boot::BootError;
+use super::boot::error::BootError;
 use super::layout;
 
 const OEM_ID: [u8; 6] = *b"PODVSR";

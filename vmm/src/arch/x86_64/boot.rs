@@ -2,7 +2,7 @@
 //! structures and ACPI tables in guest memory.
 
 mod check;
-mod error;
+pub(super) mod error;
 mod initrd;
 mod kernel;
 mod pvh;
@@ -18,26 +18,12 @@ pub use self::check::{CheckedKernel, Format, KernelFault, check_kernel};
 pub use self::error::BootError;
 use self::kernel::Limits;
 use super::cpu;
+pub use super::regs::EntryPoint;
 use super::{acpi, layout, smbios};
 use crate::plan::{CpuPlan, IdentityPlan};
 
 /// Offset of the 64-bit entry point in a bzImage (Linux `Documentation/arch/x86/boot.rst`).
 const BZIMAGE_ENTRY_64: u64 = 0x200;
-
-/// How the boot vCPU starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryPoint {
-    /// 32-bit protected mode with the start info in EBX (Xen `docs/misc/pvh.pandoc`).
-    Pvh {
-        /// Instruction pointer.
-        ip: u64,
-    },
-    /// 64-bit mode with the zero page in RSI (Linux boot protocol, 64-bit).
-    Linux64 {
-        /// Instruction pointer.
-        ip: u64,
-    },
-}
 
 /// Gives the guest a new generation ID, for the first time or another one.
 pub fn renew_generation(memory: &GuestMemory) -> Result<(), BootError> {

@@ -26,10 +26,9 @@ pub use self::error::CpuError;
 pub use self::host::HostCpu;
 use self::hyperv::Offered;
 use self::topology::Topology;
-use super::boot::EntryPoint;
-use super::regs;
 pub use super::regs::RegisterError;
-use crate::kvm::KvmError;
+use super::regs::{self, EntryPoint};
+use crate::kvm::api::KvmError;
 use crate::plan::{CpuPlan, HypervisorPlan};
 
 /// Whether a feature of this name can be in a plan.

@@ -13,7 +13,7 @@ use kvm_ioctls::VcpuFd;
 
 pub use self::registers::{Registers, read, write};
 use crate::debug::{Slot, Trap, Watched};
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// `int3`, which takes the place of an instruction's first byte.
 pub const BREAKPOINT: [u8; 1] = [0xcc];

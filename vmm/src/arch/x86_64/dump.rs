@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::state::StateError;
 use crate::dump::Mapping;
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// `EM_X86_64`.
 pub const MACHINE: u16 = 62;

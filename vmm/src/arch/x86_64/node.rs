@@ -9,7 +9,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm};
 
 use super::cpu::HostCpu;
-use crate::kvm::{KvmError, create_uninterrupted};
+use crate::kvm::api::{KvmError, create_uninterrupted};
 
 /// Machines as VMIs call them.
 pub const MACHINE_TYPES: [&str; 1] = ["q35"];

@@ -9,7 +9,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use crate::kvm::{self, KvmError};
+use crate::kvm::api::{KvmError, create_uninterrupted};
 
 /// Page tables and code: PML4, PDPT, page directory with one 2 MiB page, code.
 const MEMORY_SIZE: usize = 0x4000;
@@ -79,7 +79,7 @@ impl Probe {
     /// Makes a machine whose vCPU has this CPUID table.
     pub fn new(kvm: &Kvm, cpuid: &CpuId, level: Level) -> Result<Self, ProbeError> {
         let memory = memory().ok_or(ProbeError::Memory)?;
-        let vm = kvm::create_uninterrupted(kvm).map_err(KvmError::call("KVM_CREATE_VM"))?;
+        let vm = create_uninterrupted(kvm).map_err(KvmError::call("KVM_CREATE_VM"))?;
         for region in memory.iter() {
             let slot = kvm_userspace_memory_region {
                 slot: 0,
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn sees_the_processor_from_both_levels() {
-        let Some(kvm) = crate::kvm::for_test() else {
+        let Some(kvm) = crate::kvm::api::for_test() else {
             return;
         };
         let table = kvm

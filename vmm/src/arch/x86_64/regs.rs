@@ -6,9 +6,23 @@ use kvm_ioctls::VcpuFd;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::boot::EntryPoint;
 use super::layout;
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
+
+/// How the boot vCPU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryPoint {
+    /// 32-bit protected mode with the start info in EBX (Xen `docs/misc/pvh.pandoc`).
+    Pvh {
+        /// Instruction pointer.
+        ip: u64,
+    },
+    /// 64-bit mode with the zero page in RSI (Linux boot protocol, 64-bit).
+    Linux64 {
+        /// Instruction pointer.
+        ip: u64,
+    },
+}
 
 /// The boot state cannot be set.
 #[derive(Debug, Error)]

@@ -4,7 +4,7 @@
 use devices::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::boot::BootError;
+use super::boot::error::BootError;
 use super::layout;
 use crate::plan::{ChassisPlan, IdentityPlan};
 

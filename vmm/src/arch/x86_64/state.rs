@@ -12,7 +12,7 @@ use thiserror::Error;
 pub use self::msrs::SavedMsrs;
 pub use self::vcpu::VcpuState;
 pub use self::vm::VmState;
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// KVM's part of a machine cannot be saved or put back.
 #[derive(Debug, Error)]

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_question_has_an_answer_that_stays() {
-        let Some(kvm) = crate::kvm::for_test() else {
+        let Some(kvm) = crate::kvm::api::for_test() else {
             return;
         };
         let table = kvm

@@ -4,7 +4,7 @@ use kvm_bindings::{KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip};
 use kvm_ioctls::{Cap, VmFd};
 
 use super::layout;
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// Beside what every architecture requires.
 pub const REQUIRED: [(Cap, &str); 3] = [
@@ -48,10 +48,10 @@ mod tests {
 
     #[test]
     fn both_8259s_begin_masked() {
-        let Some(kvm) = crate::kvm::for_test() else {
+        let Some(kvm) = crate::kvm::api::for_test() else {
             return;
         };
-        let vm = crate::kvm::create_uninterrupted(&kvm).expect("VM");
+        let vm = crate::kvm::api::create_uninterrupted(&kvm).expect("VM");
         prepare(&vm).expect("interrupt controllers");
         for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
             let mut chip = kvm_irqchip {

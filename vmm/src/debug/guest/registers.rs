@@ -9,7 +9,7 @@ use kvm_ioctls::VcpuFd;
 use super::super::memory::View;
 use super::{Fault, Guest, thread, vcpu, vcpu_of};
 use crate::arch::debug::{Registers, read, write};
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 use crate::vcpu::Debugged;
 
 /// Linux's `EFAULT`, which gdb takes for an address that cannot be accessed.

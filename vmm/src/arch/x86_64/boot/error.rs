@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::KernelFault;
+use super::check::KernelFault;
 
 /// A kernel cannot be booted.
 #[derive(Debug, Error)]

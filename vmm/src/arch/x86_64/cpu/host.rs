@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::CpuError;
 use super::bits::bit_of;
 use super::features::{self, FeatureBit};
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// The table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -217,7 +217,7 @@ pub(super) mod tests {
     /// Whether there is one or not, the question does no harm.
     #[test]
     fn the_host_answers() {
-        let Some(kvm) = crate::kvm::for_test() else {
+        let Some(kvm) = crate::kvm::api::for_test() else {
             return;
         };
         if let Some(Offered([features, ..])) = Offered::ask(&kvm) {

@@ -3,7 +3,7 @@
 use kvm_bindings::{kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// Bytes of a floating point register, of which KVM has 16.
 const FLOAT: usize = 10;

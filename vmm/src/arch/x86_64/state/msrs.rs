@@ -5,7 +5,7 @@ use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::StateError;
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// The time stamp counter, which has a state of its own.
 const TSC: u32 = 0x10;

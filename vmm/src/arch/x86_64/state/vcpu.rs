@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::super::clock;
 use super::StateError;
 use super::msrs::{self, SavedMsrs};
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 /// A vCPU that does not run. Its CPUID table is the machine's.
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,7 +125,7 @@ mod tests {
             memory
                 .write_slice(&COUNTER, GuestAddress(CODE))
                 .expect("code");
-            let vm = crate::kvm::create_uninterrupted(kvm).expect("VM");
+            let vm = crate::kvm::api::create_uninterrupted(kvm).expect("VM");
             for region in memory.iter() {
                 let slot = kvm_userspace_memory_region {
                     slot: 0,
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_guest_goes_on_in_another_machine_as_if_nothing_had_been() {
-        let Some(kvm) = crate::kvm::for_test() else {
+        let Some(kvm) = crate::kvm::api::for_test() else {
             return;
         };
         let saved_msrs = SavedMsrs::of(&kvm).expect("MSR list");
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn who_runs_guests_cannot_be_saved_and_impossible_registers_are_named() {
-        let Some(kvm) = crate::kvm::for_test() else {
+        let Some(kvm) = crate::kvm::api::for_test() else {
             return;
         };
         let machine = Machine::new(&kvm);

@@ -7,7 +7,7 @@ use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
 use super::StateError;
-use crate::kvm::KvmError;
+use crate::kvm::api::KvmError;
 
 const CHIPS: [u32; 3] = [
     KVM_IRQCHIP_PIC_MASTER,
