@@ -100,7 +100,7 @@ enum News {
 }
 
 #[derive(Default)]
-struct State {
+struct SeatState {
     /// The machine of now, and how many there were before it.
     machine: Option<Arc<Debugged>>,
     generation: u64,
@@ -117,7 +117,7 @@ struct State {
 
 /// Where a debugger sits, with or without one. It outlives resets.
 pub struct Seat {
-    state: Mutex<State>,
+    state: Mutex<SeatState>,
     wake: Wake,
     killed: Wake,
 }
@@ -125,9 +125,9 @@ pub struct Seat {
 impl Seat {
     /// Holds the first machine.
     pub fn new() -> io::Result<Self> {
-        let state = State {
+        let state = SeatState {
             holds: true,
-            ..State::default()
+            ..SeatState::default()
         };
         Ok(Self {
             state: Mutex::new(state),
@@ -136,7 +136,7 @@ impl Seat {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SeatState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

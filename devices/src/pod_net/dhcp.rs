@@ -22,7 +22,7 @@ use smoltcp::wire::{
     IPV4_HEADER_LEN, IpProtocol, Ipv4Packet, Ipv4Repr, UDP_HEADER_LEN, UdpPacket,
 };
 
-use self::request::Request;
+use self::request::DhcpRequest;
 use super::answer::{Answer, LeaseError, MAX_ANSWER};
 
 /// BOOTP's fixed part and the magic number (RFC 2131, section 2).
@@ -163,7 +163,7 @@ impl DhcpResponder {
     /// The UDP checksum of the request is not looked at: a guest with checksum offload leaves it
     /// unfinished.
     pub fn answer(&self, frame: &[u8], out: &mut [u8]) -> Answer {
-        let request = match Request::parse(frame) {
+        let request = match DhcpRequest::parse(frame) {
             Some(request) if self.client.is_none_or(|client| client == request.client) => request,
             _ => return Answer::Pass,
         };
@@ -176,7 +176,7 @@ impl DhcpResponder {
     }
 
     /// RFC 2131, section 4.3.
-    fn decide(&self, request: &Request) -> Result<Reply, Answer> {
+    fn decide(&self, request: &DhcpRequest) -> Result<Reply, Answer> {
         if request.server.is_some_and(|server| server != self.server) {
             // The client chose another server's offer.
             return Err(Answer::Pass);
@@ -193,7 +193,7 @@ impl DhcpResponder {
         }
     }
 
-    fn emit(&self, request: &Request, reply: Reply, out: &mut [u8]) -> Option<usize> {
+    fn emit(&self, request: &DhcpRequest, reply: Reply, out: &mut [u8]) -> Option<usize> {
         let options_len = if reply == Reply::Refusal {
             0
         } else {
@@ -240,7 +240,7 @@ impl DhcpResponder {
     }
 
     /// Fills `out`, which is zeroed and long enough.
-    fn emit_dhcp(&self, request: &Request, reply: Reply, out: &mut [u8]) {
+    fn emit_dhcp(&self, request: &DhcpRequest, reply: Reply, out: &mut [u8]) {
         let mut dhcp = DhcpPacket::new_unchecked(&mut out[..DHCP_HEADER_LEN]);
         dhcp.set_opcode(DhcpOpCode::Reply);
         dhcp.set_hardware_type(ArpHardware::Ethernet);

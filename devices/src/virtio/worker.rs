@@ -87,7 +87,7 @@ pub enum SpawnWorkerError {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Command {
+enum WorkerCommand {
     Run,
     Pause,
     Stop,
@@ -108,8 +108,8 @@ enum StartError {
     Setup(ThreadSetupError),
 }
 
-struct State {
-    command: Command,
+struct WorkerState {
+    command: WorkerCommand,
     phase: Phase,
     /// The handler's queues when it parked last; room for them was made at the start, since the
     /// thread may not be allowed to.
@@ -117,13 +117,13 @@ struct State {
 }
 
 struct Control {
-    state: Mutex<State>,
+    state: Mutex<WorkerState>,
     changed: Condvar,
     wake: Wake,
 }
 
 impl Control {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WorkerState> {
         // The state is a pair of enums: never half written, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,13 +143,13 @@ impl Control {
         self.changed.notify_all();
     }
 
-    fn wait_while(&self, condition: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+    fn wait_while(&self, condition: impl Fn(&WorkerState) -> bool) -> MutexGuard<'_, WorkerState> {
         self.changed
             .wait_while(self.lock(), |state| condition(state))
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn command(&self, command: Command) {
+    fn command(&self, command: WorkerCommand) {
         self.lock().command = command;
         self.changed.notify_all();
         self.wake.wake();
@@ -192,8 +192,8 @@ impl Worker {
             name: name.clone(),
             source,
         })?;
-        let state = Mutex::new(State {
-            command: Command::Run,
+        let state = Mutex::new(WorkerState {
+            command: WorkerCommand::Run,
             phase: Phase::Starting,
             queues: Vec::with_capacity(handler.queues().len()),
         });
@@ -243,14 +243,14 @@ impl Worker {
 
     /// Returns once no request is in flight and the handler does nothing until [`Worker::resume`].
     pub fn pause(&self) {
-        self.control.command(Command::Pause);
-        let done = |state: &State| matches!(state.phase, Phase::Parked | Phase::Idle);
+        self.control.command(WorkerCommand::Pause);
+        let done = |state: &WorkerState| matches!(state.phase, Phase::Parked | Phase::Idle);
         drop(self.control.wait_while(|state| !done(state)));
     }
 
     /// Lets a paused worker go on.
     pub fn resume(&self) {
-        self.control.command(Command::Run);
+        self.control.command(WorkerCommand::Run);
     }
 
     /// Numbers and states of the handler's queues at the last [`Worker::pause`].
@@ -265,7 +265,7 @@ impl Worker {
 
     fn join(&mut self) -> Option<Box<dyn QueueHandler>> {
         let thread = self.thread.take()?;
-        self.control.command(Command::Stop);
+        self.control.command(WorkerCommand::Stop);
         // An error is a panic in the handler, whose message the panic hook has printed.
         thread.join().ok()
     }
@@ -316,7 +316,7 @@ fn run(
     if let Err(error) = result {
         failed(error);
         control.set_phase(Phase::Idle);
-        drop(control.wait_while(|state| state.command != Command::Stop));
+        drop(control.wait_while(|state| state.command != WorkerCommand::Stop));
     }
     handler
 }
@@ -326,14 +326,14 @@ fn obey(handler: &mut dyn QueueHandler, control: &Control) -> bool {
     // Drained before the command is read: a command given later wakes the poller again.
     control.wake.clear();
     let mut state = control.lock();
-    if state.command == Command::Pause {
+    if state.command == WorkerCommand::Pause {
         drop(state);
         handler.drain();
         control.park(handler.queues());
-        state = control.wait_while(|state| state.command == Command::Pause);
+        state = control.wait_while(|state| state.command == WorkerCommand::Pause);
         state.phase = Phase::Running;
     }
-    state.command != Command::Stop
+    state.command != WorkerCommand::Stop
 }
 
 fn kick_all(handler: &mut dyn QueueHandler) -> Result<(), QueueError> {
@@ -361,7 +361,7 @@ fn serve(
                 position => handler.kicked(position as usize)?,
             }
         }
-        if commanded && control.lock().command != Command::Run {
+        if commanded && control.lock().command != WorkerCommand::Run {
             return Ok(());
         }
     }

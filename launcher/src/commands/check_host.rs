@@ -13,7 +13,7 @@ use crate::logging::LogFormat;
 /// How a thing was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-enum State {
+enum Finding {
     /// There, and enough.
     Ok,
     /// Not there, or not enough.
@@ -27,7 +27,7 @@ enum State {
 #[serde(rename_all = "camelCase")]
 struct Check {
     name: &'static str,
-    state: State,
+    state: Finding,
     /// A default VMI does not run without it.
     required: bool,
     /// What is there, or why it is not.
@@ -48,7 +48,7 @@ pub(super) fn check_host(format: LogFormat) -> Result<Exit, CommandError> {
 }
 
 fn verdict(checks: &[Check]) -> Exit {
-    let lacking = |check: &Check| check.required && check.state == State::Lacking;
+    let lacking = |check: &Check| check.required && check.state == Finding::Lacking;
     match checks.iter().any(lacking) {
         true => Exit::HostResource,
         false => Exit::Success,
@@ -66,10 +66,10 @@ fn text(checks: &[Check]) -> String {
     let mut text = String::new();
     for check in checks {
         let state = match (check.state, check.required) {
-            (State::Ok, _) => "ok",
-            (State::Lacking, true) => "MISSING",
-            (State::Lacking, false) => "without",
-            (State::Info, _) => "info",
+            (Finding::Ok, _) => "ok",
+            (Finding::Lacking, true) => "MISSING",
+            (Finding::Lacking, false) => "without",
+            (Finding::Info, _) => "info",
         };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{state:<8} {:<20} {}", check.name, check.found);
@@ -82,7 +82,7 @@ fn text(checks: &[Check]) -> String {
 mod tests {
     use super::*;
 
-    fn check(state: State, required: bool) -> Check {
+    fn check(state: Finding, required: bool) -> Check {
         Check {
             name: "thing",
             state,
@@ -94,10 +94,16 @@ mod tests {
 
     #[test]
     fn only_what_is_required_decides() {
-        let fine = [check(State::Ok, true), check(State::Lacking, false)];
+        let fine = [check(Finding::Ok, true), check(Finding::Lacking, false)];
         assert_eq!(verdict(&fine), Exit::Success);
-        assert_eq!(verdict(&[check(State::Lacking, true)]), Exit::HostResource);
-        let told = text(&[check(State::Lacking, true), check(State::Lacking, false)]);
+        assert_eq!(
+            verdict(&[check(Finding::Lacking, true)]),
+            Exit::HostResource
+        );
+        let told = text(&[
+            check(Finding::Lacking, true),
+            check(Finding::Lacking, false),
+        ]);
         assert!(told.starts_with("MISSING  thing") && told.contains("\nwithout  thing"));
     }
 }

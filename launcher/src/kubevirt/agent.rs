@@ -56,13 +56,13 @@ pub(super) enum AgentError {
 
 /// Something to ask.
 #[derive(Debug)]
-struct Request {
+struct Question {
     command: &'static str,
     arguments: Value,
     answer: oneshot::Sender<Result<Value, AgentError>>,
 }
 
-impl Request {
+impl Question {
     fn answer(self, answer: Result<Value, AgentError>) {
         // Who asked may have had no patience.
         let _ = self.answer.send(answer);
@@ -72,7 +72,7 @@ impl Request {
 /// The agent of the pod's guest, if there is one.
 #[derive(Debug, Default)]
 pub(super) struct Agent {
-    session: OnceCell<Sender<Request>>,
+    session: OnceCell<Sender<Question>>,
     runs: watch::Sender<bool>,
 }
 
@@ -110,7 +110,7 @@ impl Agent {
     ) -> Result<Value, AgentError> {
         let session = self.session.get().ok_or(AgentError::NotConnected)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request {
+        let request = Question {
             command,
             arguments,
             answer,

@@ -11,7 +11,7 @@ use super::{DHCP_MAGIC, OPTION_MESSAGE_TYPE, OPTION_REQUESTED_IP, OPTION_SERVER_
 
 /// A client's request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Request {
+pub(super) struct DhcpRequest {
     pub(super) message_type: u8,
     pub(super) transaction: u32,
     pub(super) secs: u16,
@@ -24,7 +24,7 @@ pub(super) struct Request {
     pub(super) server: Option<Ipv4Addr>,
 }
 
-impl Request {
+impl DhcpRequest {
     /// `None` if the frame is not a request straight from a client.
     pub(super) fn parse(frame: &[u8]) -> Option<Self> {
         let frame = EthernetFrame::new_checked(frame).ok()?;

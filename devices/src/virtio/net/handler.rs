@@ -12,7 +12,7 @@ use super::features::tap_offloads;
 use super::pairs::Pairs;
 use super::port::Port;
 use super::rx::{Rx, RxEnd};
-use super::stream::State;
+use super::stream::Transit;
 use super::tx::{Tx, TxEnd};
 use crate::irq::Irq;
 use crate::pod_net::answers::{Answers, Protocol};
@@ -77,7 +77,7 @@ impl PairHandler {
         rx: VirtQueue,
         tx: VirtQueue,
         control: Option<VirtQueue>,
-        stream: Option<State>,
+        stream: Option<Transit>,
     ) -> Self {
         let Setup {
             pairs,
@@ -295,7 +295,7 @@ impl Drop for PairHandler {
         if let Port::Stream(stream) = &self.pairs.get(self.pair).port
             && let (Some(incoming), Some(unsent)) = (self.rx.take_incoming(), self.tx.take_unsent())
         {
-            stream.give_back(State { incoming, unsent });
+            stream.give_back(Transit { incoming, unsent });
         }
     }
 }

@@ -31,13 +31,13 @@ pub(super) struct Lost;
 pub struct Stream {
     socket: File,
     /// Here unless a handler has it.
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<Transit>>,
     lost: AtomicBool,
 }
 
 /// What is there of frames on their way.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct Transit {
     pub(super) incoming: Incoming,
     pub(super) unsent: Unsent,
 }
@@ -47,7 +47,7 @@ impl Stream {
     pub fn new(socket: File) -> Self {
         Self {
             socket,
-            state: Mutex::new(Some(State {
+            state: Mutex::new(Some(Transit {
                 incoming: Incoming::default(),
                 unsent: Unsent::default(),
             })),
@@ -71,15 +71,15 @@ impl Stream {
     }
 
     /// Takes the state for a handler, once until it is given back.
-    pub(super) fn take(&self) -> Option<State> {
+    pub(super) fn take(&self) -> Option<Transit> {
         self.lock().take()
     }
 
-    pub(super) fn give_back(&self, state: State) {
+    pub(super) fn give_back(&self, state: Transit) {
         *self.lock() = Some(state);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<State>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Transit>> {
         // It is replaced as a whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

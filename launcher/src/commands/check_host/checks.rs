@@ -14,7 +14,7 @@ use vmm::arch::cpu::{HostCpu, Processors};
 use vmm::kvm::{Hypervisor, KvmError};
 use vmm::plan::{CpuFeature, CpuPlan, FeaturePolicy, HypervisorPlan};
 
-use super::{Check, State};
+use super::{Check, Finding};
 use crate::network::NetworkOptions;
 use crate::report::chain;
 use crate::supervise::choose_user;
@@ -49,8 +49,8 @@ fn check(
     found: Result<String, String>,
 ) -> Check {
     let (state, found) = match found {
-        Ok(found) => (State::Ok, found),
-        Err(reason) => (State::Lacking, reason),
+        Ok(found) => (Finding::Ok, found),
+        Err(reason) => (Finding::Lacking, reason),
     };
     Check {
         name,
@@ -63,7 +63,7 @@ fn check(
 
 fn info(name: &'static str, needed_for: &'static str, found: String) -> Check {
     Check {
-        state: State::Info,
+        state: Finding::Info,
         ..check(name, needed_for, false, Ok(found))
     }
 }

@@ -13,7 +13,7 @@ use super::channel::{Channel, ChannelError};
 use super::freeze::{self, FREEZE, THAW};
 use super::polls::{FREEZE_STATUS, Polls};
 use super::view::AgentView;
-use super::{AgentError, Request};
+use super::{AgentError, Question};
 
 /// Time for an agent to say that it is there, at first; one that does not is asked ever more seldom.
 const FIRST_SYNC: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(10);
 /// A conversation.
 pub(super) struct Session {
     channel: Channel,
-    requests: Receiver<Request>,
+    requests: Receiver<Question>,
     runs: watch::Receiver<bool>,
     view: AgentView,
 }
@@ -36,7 +36,7 @@ struct Over;
 impl Session {
     pub(super) fn new(
         channel: Channel,
-        requests: Receiver<Request>,
+        requests: Receiver<Question>,
         runs: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl Session {
     }
 
     /// Whether there was an answer.
-    async fn pass_on(&mut self, request: Request, polls: &mut Polls) -> Result<bool, Over> {
+    async fn pass_on(&mut self, request: Question, polls: &mut Polls) -> Result<bool, Over> {
         if request.answer.is_closed() {
             return Ok(true);
         }
@@ -190,7 +190,7 @@ impl Session {
 
 /// What `wait` ends with; who asks for something meanwhile is refused.
 async fn refusing<T>(
-    requests: &mut Receiver<Request>,
+    requests: &mut Receiver<Question>,
     reason: &AgentError,
     mut wait: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Over> {
@@ -245,7 +245,7 @@ mod tests {
                 let mut session = Session::new(channel, requests, runs);
                 session.view.connected = connected;
                 let (answer, mut answered) = oneshot::channel();
-                let request = Request {
+                let request = Question {
                     command: "guest-ping",
                     arguments: Value::Null,
                     answer,

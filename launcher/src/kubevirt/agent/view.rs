@@ -20,7 +20,7 @@ pub(in super::super) struct AgentView {
     /// The agent answers.
     pub(in super::super) connected: bool,
     version: String,
-    commands: Vec<Command>,
+    commands: Vec<CommandInfo>,
     host_name: String,
     timezone: String,
     /// Of the domain's status.
@@ -34,7 +34,7 @@ pub(in super::super) struct AgentView {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Command {
+struct CommandInfo {
     name: String,
     enabled: bool,
 }
@@ -110,7 +110,7 @@ struct Info {
     #[serde(default)]
     version: String,
     #[serde(default)]
-    supported_commands: Vec<Command>,
+    supported_commands: Vec<CommandInfo>,
 }
 
 #[derive(Deserialize)]

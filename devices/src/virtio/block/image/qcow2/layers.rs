@@ -39,7 +39,7 @@ pub enum OpenImageError {
 pub(in crate::virtio::block) struct Layered {
     files: Vec<DiskFile>,
     layers: Vec<Layer>,
-    state: Mutex<State>,
+    state: Mutex<Exclusive>,
 }
 
 /// One of the files of a disk.
@@ -61,7 +61,7 @@ struct Qcow2 {
 }
 
 /// What only one worker at a time may use.
-struct State {
+struct Exclusive {
     /// None if nothing may be written.
     writer: Option<Writer>,
     /// What is in memory, by layer.
@@ -97,9 +97,9 @@ enum Found {
     Unread { layer: usize },
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for Exclusive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "State {{ writes: {} }}", self.writer.is_some())
+        write!(f, "Exclusive {{ writes: {} }}", self.writer.is_some())
     }
 }
 
@@ -157,7 +157,7 @@ impl Layered {
                 qcow2,
             });
         }
-        let state = State {
+        let state = Exclusive {
             writer,
             slots: layers.iter().map(Layer::slots).collect(),
             cluster: AlignedBuffer::new(largest as usize),
@@ -176,7 +176,7 @@ impl Layered {
         self.state().writer.as_ref().map_or(0, Writer::count)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Exclusive> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -247,7 +247,7 @@ impl Layered {
     }
 
     /// Reads the tables that say where `offset` is.
-    fn load(&self, state: &mut State, offset: u64) -> io::Result<(Found, u64)> {
+    fn load(&self, state: &mut Exclusive, offset: u64) -> io::Result<(Found, u64)> {
         // Each turn reads a table; one more for each layer could push others out.
         for _ in 0..=self.layers.len() {
             match self.find(offset) {
@@ -258,7 +258,7 @@ impl Layered {
         Err(damaged())
     }
 
-    fn read_table(&self, state: &mut State, layer: usize, offset: u64) -> io::Result<()> {
+    fn read_table(&self, state: &mut Exclusive, layer: usize, offset: u64) -> io::Result<()> {
         let qcow2 = self.layers[layer].qcow2.as_ref().ok_or_else(damaged)?;
         let (table, _) = qcow2.tables.numbers(offset >> qcow2.bits);
         let host = entry::table(qcow2.tables.l1(table)).ok_or_else(damaged)?;
@@ -274,7 +274,7 @@ impl Layered {
     /// Puts a table into memory, in place of one that the file has, too.
     fn put_table(
         &self,
-        state: &mut State,
+        state: &mut Exclusive,
         layer: usize,
         table: usize,
         bytes: &[u8],
@@ -302,7 +302,7 @@ impl Layered {
     }
 
     /// Reads whatever is there; zeros behind the end of the disk. Direct I/O is of whole pages, if `bytes` are.
-    fn read(&self, state: &mut State, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    fn read(&self, state: &mut Exclusive, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !bytes.is_empty() {
             if offset >= self.end() {
                 bytes.fill(0);

@@ -7,7 +7,7 @@ use super::super::damaged;
 use super::super::entry::Cluster;
 use super::super::header::{HeaderError, MAX_L1, TOO_LARGE, l1_entries, with_disk};
 use super::super::tables::Known;
-use super::{Found, Layered, State};
+use super::{Exclusive, Found, Layered};
 
 fn refused(error: HeaderError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
@@ -55,7 +55,7 @@ impl Layered {
     }
 
     /// Zeroes what the last cluster has behind the end of the disk, at `old`.
-    fn clear_tail(&self, state: &mut State, old: u64, below: u64) -> io::Result<()> {
+    fn clear_tail(&self, state: &mut Exclusive, old: u64, below: u64) -> io::Result<()> {
         let top = self.top()?;
         let size = 1 << top.bits;
         let start = old / size * size;

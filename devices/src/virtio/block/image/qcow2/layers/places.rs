@@ -5,12 +5,12 @@ use std::io;
 use super::super::damaged;
 use super::super::entry::{self, Cluster};
 use super::super::writer::Writer;
-use super::{Found, Layered, State};
+use super::{Exclusive, Found, Layered};
 use crate::virtio::block::file::AlignedBuffer;
 
 impl Layered {
     /// Gives the cluster at `offset` a place at the top, with what it has now.
-    pub(super) fn make_place(&self, state: &mut State, offset: u64) -> io::Result<()> {
+    pub(super) fn make_place(&self, state: &mut Exclusive, offset: u64) -> io::Result<()> {
         let top = self.top()?;
         let start = offset >> top.bits << top.bits;
         self.load(state, start)?;
@@ -49,12 +49,12 @@ impl Layered {
         Ok(())
     }
 
-    pub(super) fn writer<'a>(&self, state: &'a mut State) -> io::Result<&'a mut Writer> {
+    pub(super) fn writer<'a>(&self, state: &'a mut Exclusive) -> io::Result<&'a mut Writer> {
         state.writer.as_mut().ok_or_else(damaged)
     }
 
     /// Writes what the cluster at `start` has now to `host`.
-    fn fill(&self, state: &mut State, start: u64, host: u64) -> io::Result<()> {
+    fn fill(&self, state: &mut Exclusive, start: u64, host: u64) -> io::Result<()> {
         let size = 1 << self.top()?.bits;
         let mut cluster = std::mem::replace(&mut state.cluster, AlignedBuffer::new(0));
         let bytes = &mut cluster.bytes_mut()[..size];
@@ -65,7 +65,7 @@ impl Layered {
     }
 
     /// Whether all of the cluster at `start` is zeros, in the layers as they are.
-    fn is_hole(&self, state: &mut State, start: u64) -> io::Result<bool> {
+    fn is_hole(&self, state: &mut Exclusive, start: u64) -> io::Result<bool> {
         let end = (start + (1 << self.top()?.bits)).min(self.end());
         let mut offset = start;
         while offset < end {
@@ -79,7 +79,7 @@ impl Layered {
 
     /// The numbers of the entries for the cluster at `start`, in tables that are there, in memory and the
     /// top's own.
-    fn make_table(&self, state: &mut State, start: u64) -> io::Result<(usize, usize)> {
+    fn make_table(&self, state: &mut Exclusive, start: u64) -> io::Result<(usize, usize)> {
         let top = self.top()?;
         let (table, at) = top.tables.numbers(start >> top.bits);
         if table >= top.tables.l1_len() {
@@ -106,7 +106,7 @@ impl Layered {
     }
 
     /// Marks the cluster at `start` as zeros.
-    pub(super) fn mark_zero(&self, state: &mut State, start: u64) -> io::Result<()> {
+    pub(super) fn mark_zero(&self, state: &mut Exclusive, start: u64) -> io::Result<()> {
         let top = self.top()?;
         let (table, at) = self.make_table(state, start)?;
         let old = top.tables.load(table, at).ok_or_else(damaged)?;

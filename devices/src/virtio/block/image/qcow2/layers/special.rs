@@ -5,13 +5,13 @@ use std::io;
 use super::super::compressed::inflate;
 use super::super::entry::Cluster;
 use super::super::{PAGE, damaged};
-use super::{Layered, State};
+use super::{Exclusive, Layered};
 use crate::virtio::block::file::AlignedBuffer;
 
 impl Layered {
     pub(super) fn read_special(
         &self,
-        state: &mut State,
+        state: &mut Exclusive,
         layer: usize,
         cluster: Cluster,
         part: &mut [u8],
