@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use devices::tap;
+use devices::virtio::net::testing::tap_device;
 use podvisor_tests::host;
 use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
 
@@ -67,7 +68,7 @@ impl Network {
         gateway.ip(&format!("address add {GATEWAY}/24 dev gw0"));
         gateway.ip("link set gw0 up");
         gateway.ip(&format!("neighbour add {POD_ADDRESS} lladdr {mac} dev gw0"));
-        let generator = gateway.enter(|| tap::open("gen", 1))?.remove(0);
+        let generator = gateway.enter(|| tap::open(tap_device, "gen", 1))?.remove(0);
         gateway.ip("link set gen master gw0 up");
         Ok(Self {
             pod,
@@ -115,7 +116,7 @@ impl Network {
             use std::os::fd::AsFd;
             let kind = Some(rustix::thread::LinkNameSpaceType::Network);
             rustix::thread::move_into_link_name_space(File::open(path)?.as_fd(), kind)?;
-            Ok(tap::open(TAP, 1)?.remove(0))
+            Ok(tap::open(tap_device, TAP, 1)?.remove(0))
         };
         let opened = std::thread::spawn(open).join();
         opened.unwrap_or_else(|_| anyhow::bail!("the thread in the namespace panicked"))

@@ -3,10 +3,9 @@
 //! Every queue passes frames behind a 12-byte `virtio_net_hdr_v1`, which the kernel makes and checks
 //! itself, so frames go between guest memory and the TAP without being looked at.
 
-use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 
 use libc::{c_char, c_int, c_uint, c_ulong, ifreq};
 use thiserror::Error;
@@ -29,8 +28,6 @@ mod request {
     ioctl_iow_nr!(TUNSETVNETHDRSZ, TUNTAP, 216, c_int);
     ioctl_iow_nr!(TUNSETQUEUE, TUNTAP, 217, c_int);
 }
-
-const DEVICE: &CStr = c"/dev/net/tun";
 
 /// Bytes of the header before each frame: `virtio_net_hdr_v1` (virtio 1.2, 5.1.6).
 pub const HEADER_SIZE: usize = 12;
@@ -103,31 +100,20 @@ impl Offloads {
     }
 }
 
-/// Opens `queues` queues of the TAP device `name` of the current network namespace, making the
-/// device if it does not exist (which needs `CAP_NET_ADMIN`).
+/// Attaches `queues` files, each of which `device` gives by opening `/dev/net/tun` anew without blocking, to the TAP
+/// device `name` of the current network namespace, making the device if it does not exist (which needs `CAP_NET_ADMIN`).
 ///
-/// A device made here vanishes when the last of the files is closed. The files do not block.
-pub fn open(name: &str, queues: u16) -> Result<Vec<File>, OpenTapError> {
-    (0..queues).map(|_| open_queue(name, queues > 1)).collect()
+/// A device made here vanishes when the last of the files is closed.
+pub fn open(
+    device: impl Fn() -> io::Result<File>,
+    name: &str,
+    queues: u16,
+) -> Result<Vec<File>, OpenTapError> {
+    let queue = |_| attach(device().map_err(OpenTapError::Device)?, name, queues > 1);
+    (0..queues).map(queue).collect()
 }
 
-fn open_queue(name: &str, multi_queue: bool) -> Result<File, OpenTapError> {
-    // SAFETY: `DEVICE` is a C string; the result is checked before it is used.
-    let fd = unsafe {
-        libc::open(
-            DEVICE.as_ptr(),
-            libc::O_RDWR | libc::O_NONBLOCK | libc::O_CLOEXEC,
-        )
-    };
-    if fd < 0 {
-        return Err(OpenTapError::Device(io::Error::last_os_error()));
-    }
-    // SAFETY: `fd` was just opened and nobody else owns it.
-    attach(unsafe { File::from_raw_fd(fd) }, name, multi_queue)
-}
-
-/// Makes `tap`, which is `/dev/net/tun` newly opened without blocking, a queue as [`open`] does.
-pub fn attach(tap: File, name: &str, multi_queue: bool) -> Result<File, OpenTapError> {
+fn attach(tap: File, name: &str, multi_queue: bool) -> Result<File, OpenTapError> {
     let mut ifreq = ifreq_for(name).ok_or_else(|| OpenTapError::Name(name.to_owned()))?;
     let multi_queue = if multi_queue {
         libc::IFF_MULTI_QUEUE

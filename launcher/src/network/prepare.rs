@@ -7,6 +7,7 @@ use std::time::Duration;
 use devices::pod_net::dhcp::DhcpLease;
 use devices::pod_net::ipv6::Ipv6Lease;
 use devices::tap;
+use rustix::fs::{Mode, OFlags};
 
 use super::Forward;
 use super::guard::{Changed, NetworkGuard, forget, runtime};
@@ -17,6 +18,9 @@ use super::passt::{self, Passt};
 use super::record::{self, NicRecord};
 use super::state::{Place, SavedInterface};
 use super::{Binding, NetworkError, NetworkOptions, NetworkRequest, PreparedNetwork};
+
+/// What TAPs are opened by.
+const TAP_DEVICE: &str = "/dev/net/tun";
 
 /// How long to wait for the TAP of a killed run to vanish with its last holder.
 const STALE_TAP_PATIENCE: Duration = Duration::from_secs(5);
@@ -335,7 +339,11 @@ impl<'a> Task<'a> {
     }
 
     pub(super) fn open_taps(&self) -> Result<Vec<File>, NetworkError> {
-        let taps = tap::open(&self.names.tap, self.request.queue_pairs);
+        let device = || {
+            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            Ok(rustix::fs::open(TAP_DEVICE, flags, Mode::empty())?.into())
+        };
+        let taps = tap::open(device, &self.names.tap, self.request.queue_pairs);
         taps.map_err(|source| NetworkError::Tap {
             nic: self.request.nic_name.clone(),
             source,

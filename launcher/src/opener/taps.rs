@@ -75,11 +75,7 @@ impl Taps {
         if !(1..=MAX_QUEUE_PAIRS).contains(&wanted.queues) {
             return Err(TapError::Queues(wanted.queues));
         }
-        let queues = (0..wanted.queues).map(|_| {
-            let device = self.device().map_err(OpenTapError::Device)?;
-            tap::attach(device, name, wanted.queues > 1)
-        });
-        let queues = queues.collect::<Result<Vec<_>, _>>()?;
+        let queues = tap::open(|| self.device(), name, wanted.queues)?;
         if let Some(bridge) = &wanted.bridge {
             let joined = tap::join_bridge(&self.socket, name, bridge);
             joined.map_err(|source| TapError::Bridge {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 pub use self::answers::{check_dhcp, check_ipv6, dhcp_discover, dhcp_request};
 use super::{Backend, BackendKind, NetOptions, NetSpec};
@@ -74,6 +75,13 @@ pub fn spec(backend: Backend) -> NetSpec {
     }
 }
 
+/// Opens what TAPs are opened by.
+pub fn tap_device() -> io::Result<File> {
+    let mut options = File::options();
+    let options = options.read(true).write(true);
+    options.custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")
+}
+
 /// Moves the thread into a network namespace that ends with it, and makes `tap0` there, with so many
 /// queues; `None` where that is not permitted and tests may be left out.
 #[track_caller]
@@ -84,7 +92,7 @@ pub fn taps(queues: u16) -> Option<Vec<File>> {
         missing(format_args!("no network namespace: {error}"));
         return None;
     }
-    match tap::open("tap0", queues) {
+    match tap::open(tap_device, "tap0", queues) {
         Ok(taps) => Some(taps),
         Err(error) => {
             missing(format_args!("no TAP device: {error}"));
