@@ -19,4 +19,7 @@ mod names;
 
 pub(crate) use self::answer::MAX_ANSWER;
 pub use self::answer::{Answer, LeaseError};
-pub use self::names::is_domain_name;
+pub use self::names::{MAX_LABEL, is_domain_name};
+
+/// How long an address is given for, seconds: 999 days, as KubeVirt does. The pod's address outlives the guest.
+const LEASE_SECONDS: u32 = 999 * 24 * 60 * 60;

@@ -12,6 +12,7 @@ mod slots;
 
 use std::path::{Path, PathBuf};
 
+use devices::pod_net::MAX_LABEL;
 use devices::virtio::balloon::BalloonOptions;
 use devices::virtio::rng::RngOptions;
 use serde::Serialize;
@@ -36,10 +37,7 @@ use crate::vmi::{Disk, RebootPolicy, Report, Vmi};
 const KERNEL_BOOT_DIR: &str = "/var/run/kubevirt/container-disks/kernel-boot";
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
-const DEFAULT_GRACE_SECONDS: u64 = 30;
-
-/// Longest label of a domain name, bytes.
-const MAX_LABEL: usize = 63;
+pub(crate) const DEFAULT_GRACE_SECONDS: u64 = 30;
 
 /// Most queues of a device: disks and NICs alike.
 const MAX_QUEUES: u16 = devices::virtio::net::MAX_QUEUE_PAIRS;

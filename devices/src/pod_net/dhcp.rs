@@ -23,6 +23,7 @@ use smoltcp::wire::{
 };
 
 use self::request::DhcpRequest;
+use super::LEASE_SECONDS;
 use super::answer::{Answer, LeaseError, MAX_ANSWER};
 
 /// BOOTP's fixed part and the magic number (RFC 2131, section 2).
@@ -41,8 +42,6 @@ const OPTION_MESSAGE_TYPE: u8 = 53;
 const OPTION_SERVER_ID: u8 = 54;
 const OPTION_END: u8 = 255;
 
-/// 999 days in seconds, what KubeVirt gives: the pod's address outlives the guest.
-const LEASE_SECONDS: u32 = 999 * 24 * 60 * 60;
 const DHCP_MAGIC: u32 = 0x6382_5363;
 
 /// Message types (RFC 2132, section 9.6).

@@ -5,9 +5,6 @@ use super::dhcp::{self, DhcpLease};
 use super::ipv6::{self, Ipv6Lease};
 use super::names;
 
-/// Longest label of a domain name, bytes.
-const MAX_LABEL: usize = 63;
-
 /// A list of a lease, the bytes that it takes in an answer, and how to leave out its last element.
 type Part<L> = (usize, fn(&mut L) -> Option<String>);
 
@@ -105,7 +102,9 @@ fn fit_hostname(name: String, left_out: &mut Vec<String>) -> Option<String> {
         return Some(name);
     }
     let (label, rest) = name.split_at(name.find('.').unwrap_or(name.len()));
-    let cut = label.get(..MAX_LABEL.min(label.len())).unwrap_or_default();
+    let cut = label
+        .get(..names::MAX_LABEL.min(label.len()))
+        .unwrap_or_default();
     let short = format!("{}{rest}", cut.trim_end_matches('-'));
     let good = names::checked(&short).is_ok();
     let told = if good {

@@ -4,8 +4,8 @@ use super::answer::LeaseError;
 
 /// Longest name in text form (RFC 1035, section 2.3.4, less the length bytes).
 const MAX_NAME: usize = 253;
-/// Longest label of a name.
-const MAX_LABEL: usize = 63;
+/// Longest label of a name, bytes.
+pub const MAX_LABEL: usize = 63;
 
 /// The name without a dot at its end.
 pub(super) fn checked(name: &str) -> Result<&str, LeaseError> {

@@ -21,7 +21,7 @@ const F_WRITE: u16 = 2;
 const F_INDIRECT: u16 = 4;
 
 /// The kernel takes no more iovecs in one call (`UIO_MAXIOV`).
-const MAX_IOVECS: usize = 1024;
+pub(super) const MAX_IOVECS: usize = 1024;
 
 /// A chain that the specification forbids, or that does not lie in guest memory.
 #[derive(Debug, Error, PartialEq, Eq)]

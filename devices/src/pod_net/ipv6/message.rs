@@ -3,10 +3,11 @@
 use std::net::Ipv6Addr;
 
 use super::options::{
-    CLIENT_ID, IA_ADDRESS, IA_NA, IA_PD, IA_TA, LEASE_SECONDS, NO_ADDRESSES, NO_PREFIXES,
-    NOT_ON_LINK, Options, PREFERENCE, RAPID_COMMIT, SERVER_ID, SUCCESS, Writer, duid,
+    CLIENT_ID, IA_ADDRESS, IA_NA, IA_PD, IA_TA, NO_ADDRESSES, NO_PREFIXES, NOT_ON_LINK, Options,
+    PREFERENCE, RAPID_COMMIT, SERVER_ID, SUCCESS, Writer, duid,
 };
 use super::{HEADERS_LEN, Ipv6Responder};
+use crate::pod_net::LEASE_SECONDS;
 use crate::pod_net::answer::{Answer, MAX_ANSWER};
 
 /// Message types (section 7.3).

@@ -2,8 +2,8 @@
 
 use std::net::Ipv6Addr;
 
-/// 999 days in seconds, what KubeVirt gives.
-pub(super) const LEASE_SECONDS: u32 = 999 * 24 * 60 * 60;
+use crate::pod_net::LEASE_SECONDS;
+
 /// When the client asks again: at a half and at four fifths (RFC 8415, section 21.4).
 const RENEW_SECONDS: u32 = LEASE_SECONDS / 2;
 const REBIND_SECONDS: u32 = LEASE_SECONDS / 5 * 4;

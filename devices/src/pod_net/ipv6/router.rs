@@ -7,6 +7,7 @@ use smoltcp::wire::{
 };
 
 use super::{Client, Ipv6Responder, NETWORK_LEN, checksums};
+use crate::pod_net::LEASE_SECONDS;
 use crate::pod_net::answer::Answer;
 
 /// ICMPv6 type of a router solicitation.
@@ -78,4 +79,4 @@ impl Ipv6Responder {
 }
 
 /// As that of a lease.
-const LIFETIME: Duration = Duration::from_secs(super::options::LEASE_SECONDS as u64);
+const LIFETIME: Duration = Duration::from_secs(LEASE_SECONDS as u64);

@@ -14,11 +14,8 @@ use vm_memory::VolatileSlice;
 
 use crate::GuestMemory;
 use crate::virtio::QueueError;
-use crate::virtio::chain::Chain;
+use crate::virtio::chain::{Chain, MAX_IOVECS};
 use crate::virtio::queue::VirtQueue;
-
-/// The kernel takes no more iovecs in one call (`UIO_MAXIOV`).
-const MAX_IOVECS: usize = 1024;
 
 /// Where `num_buffers` is in the header (5.1.6).
 const NUM_BUFFERS_OFFSET: usize = 10;

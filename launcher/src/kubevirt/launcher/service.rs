@@ -21,9 +21,7 @@ use super::super::messages::{
 use super::super::pod::{Answer, Ask, Wanted};
 use super::super::rpc::{Code, Service, Status, decode, encode};
 use super::actor::News;
-
-/// Kubernetes' default of `terminationGracePeriodSeconds`.
-const DEFAULT_GRACE_SECONDS: u64 = 30;
+use crate::plan::DEFAULT_GRACE_SECONDS;
 
 /// Time that the guest has for what nobody says a time for.
 const DEFAULT_GUEST_SECONDS: u64 = 5;
