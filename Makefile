@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell examples/target.sh)
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build image guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy repo unit vm-tests soak clean
+.PHONY: help deps build image guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy doc repo unit vm-tests soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,13 +43,16 @@ demo-pod: deps build guest ## The same with podvisor as the entrypoint of a real
 
 test: deps check unit vm-tests ## All checks and tests
 
-check: fmt clippy repo check-arm64 ## Format, lints, licences, that each promise has its test and 64-bit Arm compiles
+check: fmt clippy doc repo check-arm64 ## Format, lints, links in docs, licences, that each promise has its test and 64-bit Arm compiles
 
 fmt:
 	$(CARGO) fmt --all --check
 
 clippy:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+doc: ## The code's documentation, whose links must lead somewhere
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --document-private-items --locked
 
 # What the machine has on Arm is checked, not yet linked or run.
 check-arm64: ## Check the product for 64-bit Arm

@@ -7,7 +7,7 @@
 //!        └── domain events ───┘  └──▶ preparer ── the machine ──▶ vm process
 //! ```
 //!
-//! All four processes (with the [`monitor`] that forks them) are there from the start; nothing of the host is
+//! All four processes (with the `monitor` that forks them) are there from the start; nothing of the host is
 //! touched before virt-handler asks for a machine.
 
 mod agent;

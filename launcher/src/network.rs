@@ -117,7 +117,7 @@ pub struct NetworkRequest {
 /// What is common to all NICs of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkOptions {
-    /// Directory for the state that [`prepare`] needs to recover after a kill; made if missing.
+    /// Directory for the state that [`prepare`](fn@prepare) needs to recover after a kill; made if missing.
     pub state_dir: PathBuf,
     /// The resolver configuration to hand on to the guest.
     pub resolv_conf: PathBuf,

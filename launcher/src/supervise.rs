@@ -1,5 +1,5 @@
 //! The life of a machine seen from outside: one loop that waits for the vm process, for signals,
-//! for control clients and for the end of the grace period. What follows on what is in [`life`]'s diagram; here
+//! for control clients and for the end of the grace period. What follows on what is in `life`'s diagram; here
 //! is what it sees and does.
 
 pub mod control;

@@ -258,7 +258,7 @@ impl CpuPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CpuFeature {
-    /// libvirt's name of the feature, e.g. `cx16`; see [`crate::cpu::features`].
+    /// libvirt's name of the feature, e.g. `cx16`: each architecture has a table of those that it knows.
     pub name: String,
     /// What to do with it.
     pub policy: FeaturePolicy,

@@ -157,7 +157,7 @@ impl DhcpResponder {
         to.is_broadcast() || to == self.server
     }
 
-    /// Answers the Ethernet frame `frame` into `out`, for which [`MAX_ANSWER`] bytes suffice.
+    /// Answers the Ethernet frame `frame` into `out`, for which `MAX_ANSWER` bytes suffice.
     ///
     /// The UDP checksum of the request is not looked at: a guest with checksum offload leaves it
     /// unfinished.

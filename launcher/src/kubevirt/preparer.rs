@@ -1,4 +1,4 @@
-//! A process that makes a machine of a VMI: the launcher, which virt-handler talks to, has no path.
+//! A process that makes a machine of a VMI: the launcher, which virt-handler talks to, opens nothing.
 //!
 //! Forked beside it before anything is heard, with all that the container may do. It reads the VMI, opens what
 //! it names, prepares the network and hands the machine to the vm process, which no guest has been in yet;

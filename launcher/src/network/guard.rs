@@ -48,7 +48,7 @@ pub(super) fn forget(file: &Path) {
     }
 }
 
-/// Undoes [`prepare`](super::prepare). Dropping it without [`NetworkGuard::restore`] restores too, and logs errors;
+/// Undoes [`prepare`](fn@super::prepare). Dropping it without [`NetworkGuard::restore`] restores too, and logs errors;
 /// [`NetworkGuard::keep`] does not.
 #[derive(Debug)]
 #[must_use = "the pod's network is restored when the guard is dropped"]

@@ -70,7 +70,7 @@ impl VmProcess {
     }
 
     /// Hands over the machine: the second message and all descriptors. A vm process that ended
-    /// before is not an error: it said why, and [`VmProcess::receive`] tells.
+    /// before is not an error: it said why, and `receive` tells.
     pub fn create(&self, create: &Create, descriptors: &Descriptors) -> Result<(), VmProcessError> {
         self.hand_over(create, &descriptors.fds())
     }

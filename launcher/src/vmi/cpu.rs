@@ -39,7 +39,7 @@ impl Default for Cpu {
 }
 
 impl Cpu {
-    /// Number of vCPUs, at most [`MAX_VCPUS`].
+    /// Number of vCPUs, at most `MAX_VCPUS`.
     pub fn count(&self) -> u16 {
         (self.sockets * self.cores * self.threads) as u16
     }
