@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use launcher::vmi::Beside;
 use launcher::vmi::fields::{Class, FIELDS, Field};
+use serde_json::Value;
 
 const API: &str = include_str!("kubevirt-v1.txt");
 
@@ -55,6 +57,47 @@ fn every_field_of_the_table_is_one_of_kubevirt() {
     let unknown = fields().filter(|field| !known(field) && field.path != "status.*");
     let unknown: Vec<_> = unknown.map(|field| field.path).collect();
     assert_eq!(unknown, [""; 0]);
+}
+
+/// A debug build panics where a field is there that the table calls honoured, and nobody reads it. This has them all.
+#[test]
+fn every_honoured_field_is_read() {
+    let text = include_str!("every-field.yaml");
+    let manifests = launcher::vmi::parse(text.as_bytes(), false, &Beside::default());
+    for manifest in manifests.expect("YAML") {
+        if let Err(report) = manifest.verdict {
+            panic!("{:?}: {report:?}", manifest.name);
+        }
+    }
+
+    let mut there = Vec::new();
+    for document in text.split("\n---\n") {
+        let document: Value = serde_saphyr::from_str(document).expect("YAML");
+        let kind = document["kind"].as_str().expect("a kind");
+        let is_vmi = kind == "VirtualMachineInstance";
+        collect(if is_vmi { "" } else { kind }, &document, &mut there);
+    }
+    let read = |field: &Field| matches!(field.class, Class::Honoured | Class::Adapted(_));
+    let missing =
+        fields().filter(|field| read(field) && !there.iter().any(|path| path == field.path));
+    let missing: Vec<_> = missing.map(|field| field.path).collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+/// The paths of all that is in a document, as the table writes them.
+fn collect(path: &str, value: &Value, paths: &mut Vec<String>) {
+    let mut add = |path: String, value| {
+        collect(&path, value, paths);
+        paths.push(path);
+    };
+    match value {
+        Value::Object(map) => map.iter().for_each(|(name, value)| match path {
+            "" => add(name.clone(), value),
+            _ => add(format!("{path}.{name}"), value),
+        }),
+        Value::Array(items) => items.iter().for_each(|item| add(format!("{path}[]"), item)),
+        _ => {}
+    }
 }
 
 /// `docs/vmi-support.md` says what the table says. `UPDATE_GOLDEN=1` writes it, for review.

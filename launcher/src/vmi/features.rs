@@ -65,21 +65,20 @@ fn all_of(plan: HypervPlan) -> HypervPlan {
 fn read_hyperv(hyperv: &Object<'_>) -> HypervPlan {
     let mut enlightenments = Vec::new();
     for (name, enlightenment) in SERVED {
-        let Some(part) = enabled(hyperv, name) else {
-            continue;
+        let within = |part: &Object<'_>| {
+            if enlightenment == Enlightenment::TlbFlush {
+                read_part(part, "direct", |_| ());
+                read_part(part, "extended", |_| ());
+            }
         };
-        enlightenments.push(enlightenment);
-        if enlightenment == Enlightenment::TlbFlush {
-            enabled(&part, "direct");
-            enabled(&part, "extended");
-        }
+        enlightenments.extend(read_part(hyperv, name, within).map(|()| enlightenment));
     }
-    enabled(hyperv, "evmcs");
-    enabled(hyperv, "reset");
-    enabled(hyperv, "synic");
-    if let Some(timer) = enabled(hyperv, "synictimer") {
-        enabled(&timer, "direct");
+    for name in ["evmcs", "reset", "synic"] {
+        read_part(hyperv, name, |_| ());
     }
+    read_part(hyperv, "synictimer", |timer| {
+        read_part(timer, "direct", |_| ());
+    });
     // As KubeVirt adds it: they name vCPUs by their index.
     let by_index =
         |part: &Enlightenment| matches!(part, Enlightenment::Ipi | Enlightenment::TlbFlush);
@@ -88,15 +87,20 @@ fn read_hyperv(hyperv: &Object<'_>) -> HypervPlan {
     }
     HypervPlan {
         enlightenments,
-        spinlock_retries: enabled(hyperv, "spinlocks").map(|node| read_retries(&node)),
-        vendor_id: enabled(hyperv, "vendorid").and_then(|node| read_vendor(&node)),
+        spinlock_retries: read_part(hyperv, "spinlocks", read_retries),
+        vendor_id: read_part(hyperv, "vendorid", read_vendor).flatten(),
     }
 }
 
-/// The part called `name`, unless it is switched off or not there.
-fn enabled<'a>(hyperv: &Object<'a>, name: &'static str) -> Option<Object<'a>> {
+/// What the part called `name` says beside `enabled`: nothing if that switches it off.
+fn read_part<T>(
+    hyperv: &Object<'_>,
+    name: &'static str,
+    read: impl Fn(&Object<'_>) -> T,
+) -> Option<T> {
     let part = hyperv.get(name)?.object();
-    part.boolean_or("enabled", true).then_some(part)
+    let said = read(&part);
+    part.boolean_or("enabled", true).then_some(said)
 }
 
 fn read_retries(spinlocks: &Object<'_>) -> u32 {
