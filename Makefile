@@ -72,6 +72,7 @@ vm-tests: build guest nested ## Whole-VM tests through the binary
 soak: build guest ## Half a day: losses of power, kills, 1000 disks that come and go, two hostile guests for an hour each, fuzzing
 	SOAK_LIVES=200 $(CARGO) test -p podvisor-devices --locked no_loss_of_power -- --nocapture
 	HOTPLUG_ROUNDS=1000 $(CARGO) test -p podvisor-tests --locked --test vm ports_balloon_and_disks_that_come_and_go -- --nocapture
+	POWER_ROUNDS=200 $(CARGO) test -p podvisor-tests --locked --test vm a_loss_of_power -- --nocapture
 	KILL_ROUNDS=200 $(CARGO) test -p podvisor-tests --locked --test vm kills_at_random_points -- --nocapture
 	HOSTILE_SECS=3600 $(CARGO) test -p podvisor-tests --locked --test vm a_hostile_driver -- --nocapture
 	tests/fuzz/run.sh 1800

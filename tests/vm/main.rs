@@ -32,6 +32,7 @@ mod opener;
 mod passt;
 mod pause;
 mod pod;
+mod power;
 mod restored;
 mod rules;
 mod snapshot;

@@ -1,8 +1,9 @@
 //! A run that is killed at any point is recovered from by the next, and nothing is left.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use podvisor_tests::netns::PodNetwork;
+use podvisor_tests::random::{Random, rounds};
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Nic, Vmi};
 
@@ -37,9 +38,7 @@ fn kills_at_random_points_are_recovered_from() {
     let mut random = Random::from_environment();
     let length = whole().min(whole());
     println!("a run takes {length:?}");
-    let rounds = std::env::var("KILL_ROUNDS").map_or(ROUNDS, |rounds| {
-        rounds.parse().expect("KILL_ROUNDS is a number")
-    });
+    let rounds = rounds("KILL_ROUNDS", ROUNDS);
     let mut killed = 0;
     for round in 0..rounds {
         for _ in 0..=random.below(3) {
@@ -62,26 +61,4 @@ fn two_networks() -> PodNetwork {
     let network = PodNetwork::new();
     network.add_secondary("podb1f51a511f1", 9000);
     network
-}
-
-/// Numbers that look random (xorshift), the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    /// The seed is `PODVISOR_SEED`, or the time.
-    fn from_environment() -> Self {
-        let given = std::env::var("PODVISOR_SEED").ok();
-        let given = given.and_then(|text| text.parse().ok());
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
-        let seed = given.unwrap_or(now.unwrap_or(Duration::ZERO).as_nanos() as u64 | 1);
-        println!("PODVISOR_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, limit: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 32) as u32 % limit
-    }
 }

@@ -2,6 +2,7 @@
 
 mod blkbench;
 mod crash;
+mod durable;
 mod exitcost;
 mod flood;
 mod hostile;
@@ -32,6 +33,7 @@ const MODES: &[Mode] = &[
     ("storm", storm::run),
     ("flood", flood::run),
     ("blkbench", blkbench::run),
+    ("durable", durable::run),
     ("netbench", netbench::run),
     ("exitcost", exitcost::run),
 ];
