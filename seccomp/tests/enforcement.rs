@@ -166,7 +166,7 @@ const RESTORERS: [Call; 3] = [
 ];
 
 /// What some threads do and these must not.
-const NOT_ITS_OWN: [(Role, Call); 31] = [
+const NOT_ITS_OWN: [(Role, Call); 40] = [
     (
         Role::Process,
         (
@@ -181,6 +181,18 @@ const NOT_ITS_OWN: [(Role, Call); 31] = [
     ),
     (
         Role::Machine,
+        (
+            "let a ring do more",
+            libc::SYS_io_uring_register,
+            [-1, IORING_REGISTER_RESTRICTIONS, 0],
+        ),
+    ),
+    (
+        Role::DebuggedMachine,
+        ("make a ring", libc::SYS_io_uring_setup, [0, 0, 0]),
+    ),
+    (
+        Role::DebuggedMachine,
         (
             "let a ring do more",
             libc::SYS_io_uring_register,
@@ -281,6 +293,38 @@ const NOT_ITS_OWN: [(Role, Call); 31] = [
         ("remove a path", libc::SYS_unlinkat, [0, 0, 0]),
     ),
     (Role::Opener, ("read a disk", libc::SYS_preadv2, [0, 0, 0])),
+    (
+        Role::Monitor,
+        ("open below a directory", libc::SYS_openat2, [0, 0, 0]),
+    ),
+    (
+        Role::Monitor,
+        ("take a client", libc::SYS_accept4, [0, 0, 0]),
+    ),
+    (
+        Role::Monitor,
+        (
+            "make a thread",
+            libc::SYS_clone,
+            [libc::CLONE_THREAD as c_long, 0, 0],
+        ),
+    ),
+    (
+        Role::Monitor,
+        ("write to a disk", libc::SYS_pwrite64, [0, 0, 0]),
+    ),
+    (
+        Role::Service,
+        ("open below a directory", libc::SYS_openat2, [0, 0, 0]),
+    ),
+    (
+        Role::Service,
+        ("remove a path", libc::SYS_unlinkat, [0, 0, 0]),
+    ),
+    (
+        Role::Service,
+        ("wait for a process", libc::SYS_wait4, [0, 0, 0]),
+    ),
     (
         Role::Bootdisk,
         ("open below a directory", libc::SYS_openat2, [0, 0, 0]),

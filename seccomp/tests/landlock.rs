@@ -1,6 +1,6 @@
 //! What is refused to the two processes where no filter is in the way: ports, signals and abstract
-//! sockets to the vm process, and to a launcher all paths but those that it still needs; and what of
-//! a launcher of its own user the vm process reaches.
+//! sockets to the vm process, and to a launcher all paths but those that it still needs, a KubeVirt pod's and its
+//! monitor's too; and what of a launcher of its own user the vm process reaches.
 //!
 //! Each test has a control: a process without the restriction may do all of it. The test runs
 //! itself again as the process that is restricted.
@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use devices::testing::missing;
 use rustix::thread::CapabilitySet;
 use seccomp::jail::{self, Use};
 use seccomp::probe::landlock_abi;
@@ -22,18 +23,33 @@ use serde_json::{Value, json};
 
 const CHILD: &str = "PODVISOR_LANDLOCK_CHILD";
 
+/// The name of a socket in either directory.
+const SOCKET: &str = "socket";
+
 /// A user that no process but those of these tests has.
 const USER: u32 = 54_321;
 
-/// The version that has ports of TCP, and the one that has signals and abstract sockets.
+/// The version that has ports of TCP, the one that has signals and abstract sockets, and the one that has paths of
+/// sockets.
 const PORTS: i64 = 4;
 const SCOPES: i64 = 6;
+const SOCKETS: i64 = 9;
+
+/// Whether this kernel's Landlock is of this version, without which the test may not pass.
+#[track_caller]
+fn has(version: i64) -> bool {
+    let found = landlock_abi().expect("Landlock");
+    if found < version {
+        missing(format!("Landlock {version}, this kernel has {found}"));
+    }
+    found >= version
+}
 
 /// What the child tries, and upon what.
 struct Place {
     directory: tempfile::TempDir,
     listener: TcpListener,
-    _socket: UnixListener,
+    _sockets: [UnixListener; 3],
     name: String,
     /// A process that it may see as any other does.
     other: Child,
@@ -56,10 +72,13 @@ impl Place {
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("podvisor-test-{}-{count}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).expect("short");
+        let path = |name: &str| SocketAddr::from_pathname(directory.path().join(name).join(SOCKET));
+        let [elsewhere, there] = ["removed", "changed"].map(|name| path(name).expect("short"));
+        let sockets = [address, elsewhere, there];
         Self {
-            directory,
             listener: TcpListener::bind("127.0.0.1:0").expect("a port"),
-            _socket: UnixListener::bind_addr(&address).expect("a socket"),
+            _sockets: sockets.map(|address| UnixListener::bind_addr(&address).expect("a socket")),
+            directory,
             name,
             other: start_other(user),
         }
@@ -142,7 +161,6 @@ const NETWORK: [&str; 2] = ["bind a port", "connect to a port"];
 
 #[test]
 fn the_vm_process_has_no_path_port_signal_or_socket() {
-    let abi = landlock_abi().expect("Landlock");
     let place = Place::new(None);
     let refused = place.attempts("vm process", None);
     // Or nothing is there, where it has a namespace of mounts of its own.
@@ -153,10 +171,10 @@ fn the_vm_process_has_no_path_port_signal_or_socket() {
             "{name}"
         );
     }
-    if abi >= PORTS {
+    if has(PORTS) {
         assert_all(&refused, &NETWORK, &json!(libc::EACCES));
     }
-    if abi >= SCOPES {
+    if has(SCOPES) {
         assert_all(
             &refused,
             &["signal", "abstract socket"],
@@ -172,7 +190,6 @@ fn the_vm_process_has_no_path_port_signal_or_socket() {
 /// It removes where it may remove, changes where it may change, and kills its vm process.
 #[test]
 fn a_launcher_has_the_paths_that_it_needs() {
-    let abi = landlock_abi().expect("Landlock");
     let place = Place::new(None);
     let attempts = place.attempts("launcher", None);
     let refused = json!(libc::EACCES);
@@ -185,10 +202,10 @@ fn a_launcher_has_the_paths_that_it_needs() {
         &refused,
     );
     assert_all(&attempts, &["signal"], &FREE);
-    if abi >= PORTS {
+    if has(PORTS) {
         assert_all(&attempts, &NETWORK, &refused);
     }
-    if abi >= SCOPES {
+    if has(SCOPES) {
         assert_all(&attempts, &["abstract socket"], &json!(libc::EPERM));
     }
     let free = place.attempts("none", None);
@@ -204,11 +221,62 @@ fn a_launcher_has_the_paths_that_it_needs() {
     );
 }
 
+/// It removes sockets of container disks, and kills the others.
+#[test]
+fn a_monitor_removes_files_of_its_directory() {
+    let place = Place::new(None);
+    let attempts = place.attempts("monitor", None);
+    let refused = json!(libc::EACCES);
+    assert_all(&attempts, &["remove", "signal"], &FREE);
+    assert_all(&attempts, &["read", "write", "make", "list"], &refused);
+    let more = [
+        "change there",
+        "make there",
+        "remove there",
+        "read elsewhere",
+    ];
+    assert_all(&attempts, &more, &refused);
+    if has(PORTS) {
+        assert_all(&attempts, &NETWORK, &refused);
+    }
+    if has(SCOPES) {
+        assert_all(&attempts, &["abstract socket"], &json!(libc::EPERM));
+    }
+}
+
+/// It connects to sockets below its directory. A kernel that does not know these rights leaves it those elsewhere,
+/// and its filter leaves it sockets of this kind alone (`enforcement.rs`).
+#[test]
+fn a_launcher_of_kubevirt_has_sockets_and_no_path() {
+    let place = Place::new(None);
+    let attempts = place.attempts("service", None);
+    let refused = json!(libc::EACCES);
+    assert_all(&attempts, &PATHS, &refused);
+    let more = [
+        "change there",
+        "make there",
+        "remove there",
+        "read elsewhere",
+    ];
+    assert_all(&attempts, &more, &refused);
+    assert_all(&attempts, &["connect there"], &FREE);
+    let knows_sockets = landlock_abi().expect("Landlock") >= SOCKETS;
+    let elsewhere = if knows_sockets { &refused } else { &FREE };
+    assert_all(&attempts, &["connect elsewhere"], elsewhere);
+    if has(PORTS) {
+        assert_all(&attempts, &NETWORK, &refused);
+    }
+    if has(SCOPES) {
+        assert_all(&attempts, &["abstract socket"], &json!(libc::EPERM));
+    }
+    let free = place.attempts("none", None);
+    assert_all(&free, &["connect there", "connect elsewhere"], &FREE);
+}
+
 /// It opens what is there, for reading and for writing, and nothing elsewhere; it makes and removes
 /// nothing.
 #[test]
 fn an_opener_opens_below_its_directories() {
-    let abi = landlock_abi().expect("Landlock");
     let place = Place::new(None);
     let attempts = place.attempts("opener", None);
     let refused = json!(libc::EACCES);
@@ -216,10 +284,10 @@ fn an_opener_opens_below_its_directories() {
     assert_all(&attempts, &PATHS, &refused);
     let more = ["make there", "remove there", "read elsewhere"];
     assert_all(&attempts, &more, &refused);
-    if abi >= PORTS {
+    if has(PORTS) {
         assert_all(&attempts, &NETWORK, &refused);
     }
-    if abi >= SCOPES {
+    if has(SCOPES) {
         assert_all(
             &attempts,
             &["signal", "abstract socket"],
@@ -243,11 +311,10 @@ fn an_opener_that_makes_files_removes_none() {
 #[test]
 fn a_launcher_of_the_same_user_is_out_of_reach() {
     const REACH: [&str; 4] = ["signal", "trace", "read memory", "take a descriptor"];
-    let abi = landlock_abi().expect("Landlock");
     let place = Place::new(Some(USER));
     let attempts = place.attempts("vm process", Some(USER));
     assert_all(&attempts, &REACH[1..], &json!(libc::EPERM));
-    if abi >= SCOPES {
+    if has(SCOPES) {
         assert_all(&attempts, &REACH[..1], &json!(libc::EPERM));
     }
     let free = place.attempts("none", Some(USER));
@@ -267,13 +334,9 @@ fn child() {
     let output = File::from(io::stdin().as_fd().try_clone_to_owned().expect("a file"));
     match orders["restriction"].as_str() {
         Some("vm process") => jail::enter(None).expect("jail"),
-        Some("launcher") => {
-            let paths = [
-                (removed.clone(), Use::Remove),
-                (changed.clone(), Use::Change),
-            ];
-            jail::shrink(None, CapabilitySet::empty(), &paths).expect("jail");
-        }
+        Some("launcher") => shrink(&[(&removed, Use::Remove), (&changed, Use::Change)]),
+        Some("monitor") => shrink(&[(&removed, Use::Remove)]),
+        Some("service") => shrink(&[(&changed, Use::Connect)]),
         Some(opener @ ("opener" | "maker")) => {
             let usage = if opener == "maker" {
                 Use::Make
@@ -300,6 +363,9 @@ fn child() {
     note("make there", File::create(changed.join("new")).map(drop));
     note("remove there", fs::remove_file(changed.join("b")));
     note("read elsewhere", File::open("/proc/self/status").map(drop));
+    let connect = |directory: &Path| UnixStream::connect(directory.join(SOCKET)).map(drop);
+    note("connect there", connect(&changed));
+    note("connect elsewhere", connect(&removed));
     note("bind a port", TcpListener::bind("127.0.0.1:0").map(drop));
     note(
         "connect to a port",
@@ -313,6 +379,14 @@ fn child() {
     let number = |name: &str| orders[name].as_u64().expect("a number");
     reach(number("other") as libc::pid_t, number("address"), &mut note);
     serde_json::to_writer(output, &report).expect("a report");
+}
+
+fn shrink(paths: &[(&PathBuf, Use)]) {
+    let paths: Vec<_> = paths
+        .iter()
+        .map(|(path, usage)| ((*path).clone(), *usage))
+        .collect();
+    jail::shrink(None, CapabilitySet::empty(), &paths).expect("jail");
 }
 
 fn append(path: &Path) -> io::Result<()> {
