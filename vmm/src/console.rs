@@ -239,6 +239,39 @@ mod tests {
         drop(theirs);
     }
 
+    /// Nor for who takes a little again and again, each time before it is given up.
+    #[test]
+    fn a_slow_reader_is_not_waited_for() {
+        const PAGE: usize = 4096;
+        let (mut theirs, ours) = std::io::pipe().expect("pipe");
+        rustix::io::ioctl_fionbio(&ours, true).expect("non-blocking");
+        rustix::pipe::fcntl_setpipe_size(&ours, PAGE).expect("a small pipe");
+        let (mut console, serial) = fixture(to(ours));
+        let mut written = 0;
+        while console.write_output() == OutputResult::Done {
+            (0..CHUNK).for_each(|_| serial.write(0, b"a"));
+            written += CHUNK;
+        }
+        // What the queue has room for: the reader would need four times as long for it.
+        let pages = 12;
+        (0..pages * PAGE).for_each(|_| serial.write(0, b"a"));
+        written += pages * PAGE;
+        let reader = std::thread::spawn(move || {
+            let (mut page, mut read) = ([0; PAGE], 0);
+            loop {
+                match theirs.read(&mut page).expect("read") {
+                    0 => return read,
+                    count => read += count,
+                }
+                std::thread::sleep(4 * DRAIN_TIME / pages as u32);
+            }
+        });
+        console.drain();
+        drop(console);
+        let read = reader.join().expect("reader");
+        assert!(read < written, "all {written} bytes were waited for");
+    }
+
     /// However fast a guest writes, others have their turn.
     #[test]
     fn a_flood_is_written_in_parts() {

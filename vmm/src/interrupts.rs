@@ -192,7 +192,11 @@ impl Table {
     fn disconnect(&self, vector: u32, event: &EventFd) -> io::Result<()> {
         let mut routes = self.routes();
         if routes.connected.remove(&vector) {
-            self.vm.unregister_irqfd(event, vector).map_err(os_error)?;
+            self.vm.unregister_irqfd(event, vector).map_err(|error| {
+                // KVM has it still, and would not take it a second time.
+                routes.connected.insert(vector);
+                os_error(error)
+            })?;
         }
         // The route stays until the vector is connected anew: it is inert without an irqfd.
         Ok(())
@@ -246,8 +250,23 @@ fn os_error(error: kvm_ioctls::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{FromRawFd, IntoRawFd};
 
     use super::*;
+
+    const MESSAGE: MsiMessage = MsiMessage {
+        address: 0xfee0_0000,
+        data: 0x31,
+    };
+
+    /// The routes of a VM without an interrupt controller.
+    fn table() -> Option<Table> {
+        let kvm = crate::kvm::api::for_test()?;
+        Some(Table {
+            vm: Arc::new(kvm.create_vm().expect("a VM")),
+            routes: Mutex::default(),
+        })
+    }
 
     #[test]
     fn vectors_are_used_again() {
@@ -273,26 +292,33 @@ mod tests {
     /// A route that KVM has refused is asked for again.
     #[test]
     fn a_refused_route_is_not_kept() {
-        let Some(kvm) = crate::kvm::api::for_test() else {
-            return;
-        };
-        let table = Table {
-            vm: Arc::new(kvm.create_vm().expect("a VM")),
-            routes: Mutex::default(),
-        };
-        let message = MsiMessage {
-            address: 0xfee0_0000,
-            data: 0x31,
-        };
+        let Some(table) = table() else { return };
         let event = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
         let vector = irq::LINES;
         // There is no interrupt controller yet.
-        table.connect(vector, message, &event).expect_err("refused");
+        table.connect(vector, MESSAGE, &event).expect_err("refused");
         assert!(table.routes().messages.is_empty());
         assert!(table.routes().connected.is_empty());
         table.vm.create_irq_chip().expect("a controller");
-        table.connect(vector, message, &event).expect("connected");
-        assert_eq!(table.routes().messages.get(&vector), Some(&message));
+        table.connect(vector, MESSAGE, &event).expect("connected");
+        assert_eq!(table.routes().messages.get(&vector), Some(&MESSAGE));
         assert!(table.routes().connected.contains(&vector));
+    }
+
+    /// An event that KVM has not let go is still connected, so that it can be connected anew.
+    #[test]
+    fn a_vector_that_is_not_let_go_stays() {
+        let Some(table) = table() else { return };
+        table.vm.create_irq_chip().expect("a controller");
+        let event = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+        let file = std::fs::File::open("/dev/null").expect("/dev/null");
+        // SAFETY: the descriptor is this file's own; what it is not is what the test is about.
+        let other = unsafe { EventFd::from_raw_fd(file.into_raw_fd()) };
+        let vector = irq::LINES;
+        table.connect(vector, MESSAGE, &event).expect("connected");
+        table.disconnect(vector, &other).expect_err("no eventfd");
+        table.connect(vector, MESSAGE, &event).expect("connected");
+        table.disconnect(vector, &event).expect("let go");
+        table.connect(vector, MESSAGE, &event).expect("connected");
     }
 }
