@@ -81,7 +81,10 @@ pub const FIRECRACKER_SOCKET: &str = "firecracker.sock";
 
 fn save_podvisor(binary: &Path, socket: &Path, files: &Path) -> Result<()> {
     let mut ctl = Command::new(binary);
-    ctl.arg("ctl").arg(socket).arg("snapshot").arg(files);
+    ctl.args(["ctl", "--vm"])
+        .arg(socket)
+        .arg("snapshot")
+        .arg(files);
     let output = ctl.arg("--stop").output()?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));

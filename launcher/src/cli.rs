@@ -398,9 +398,11 @@ pub struct ValidateArgs {
 /// Arguments of `ctl`.
 #[derive(Debug, Args)]
 pub struct CtlArgs {
-    /// The socket given to `run --control`.
-    pub socket: PathBuf,
-    /// pause, resume, powerButton, reboot, reset, stop, registers, stats, status, metrics [LABEL=VALUE...], setLink nic=NAME up=true|false,
+    /// The machine: the name of its VMI, or the path of the socket given to `run --control` [default: the one machine of
+    /// this user that runs].
+    #[arg(long, value_name = "NAME|SOCKET")]
+    pub vm: Option<String>,
+    /// list (the machines of this user that run), events (as they happen, to the end of the run), pause, resume, powerButton, reboot, reset, stop, registers, stats, status, metrics [LABEL=VALUE...], setLink nic=NAME up=true|false,
     /// device name=NAME order=JSON, attach NAME IMAGE|tap:TAP [OPTION=VALUE...], detach NAME
     /// [seconds=NUMBER], snapshot DIR, or dump FILE.
     pub command: String,
@@ -411,7 +413,7 @@ pub struct CtlArgs {
     /// End the machine once its snapshot is written.
     #[arg(long)]
     pub stop: bool,
-    /// Form of the answer to `registers`; `metrics` are Prometheus' text, all others JSON.
+    /// Form of the answers to `list` and `registers`; `metrics` are Prometheus' text, all others JSON.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: LogFormat,
 }

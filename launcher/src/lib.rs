@@ -18,6 +18,7 @@ pub mod exit;
 pub mod home;
 pub mod kubevirt;
 pub mod logging;
+pub mod machines;
 pub mod network;
 pub mod opener;
 pub mod plan;

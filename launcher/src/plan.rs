@@ -97,6 +97,8 @@ impl PlanOptions {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LaunchPlan {
+    /// Name of the VMI.
+    pub name: String,
     /// The machine; its NICs follow from `nics` once the pod's network is prepared.
     pub machine: MachinePlan,
     /// Kernel image, if the machine boots one.
@@ -259,6 +261,7 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         None => BootPlan::Disk,
     };
     LaunchPlan {
+        name: vmi.metadata.name.clone(),
         machine: machine_plan(vmi, boot, devices, watchdog, hotplug_slots),
         boot_disks: kernel.is_none().then(|| boot_disks(bootable, options)),
         kernel,

@@ -294,7 +294,7 @@ fn ctl_without_a_machine() {
     let dir = temp();
     let path = dir.path().join("none");
     check(
-        podvisor().arg("ctl").arg(path).arg("status"),
+        podvisor().args(["ctl", "--vm"]).arg(path).arg("status"),
         5,
         &["control socket", "--control"],
     );

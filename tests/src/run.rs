@@ -26,6 +26,8 @@ pub struct Run {
     args: Vec<OsString>,
     cmdline: String,
     input: bool,
+    /// Where it listens for commands, if that is not to be said to it.
+    found_at: Option<PathBuf>,
 }
 
 impl Run {
@@ -48,7 +50,14 @@ impl Run {
             args: args.map(OsString::from).into(),
             cmdline: String::new(),
             input: false,
+            found_at: None,
         }
+    }
+
+    /// Without `--control`: the machine listens at `path`, where it is looked for.
+    pub fn found_at(mut self, path: PathBuf) -> Self {
+        self.found_at = Some(path);
+        self
     }
 
     /// A directory that lives as long as the run, for disks, sockets and the like.
@@ -140,13 +149,19 @@ impl Run {
 
     #[track_caller]
     fn spawn(mut self, slot: Option<Slot>) -> Guest {
-        let control = self.dir().join("control.sock");
-        if self.args[0] == "run" {
+        let is_run = self.args[0] == "run";
+        if is_run {
             self = self.arg("--log-level").arg("debug");
-            self = self
-                .arg("--control")
-                .arg(format!("unix:{}", control.display()));
         }
+        let control = match self.found_at.take() {
+            Some(path) => path,
+            None => {
+                let path = self.dir().join("control.sock");
+                let option = format!("--control=unix:{}", path.display());
+                self = if is_run { self.arg(option) } else { self };
+                path
+            }
+        };
         if !self.cmdline.is_empty() {
             let cmdline = std::mem::take(&mut self.cmdline);
             self = self.arg("--cmdline").arg(cmdline.trim());
@@ -185,6 +200,13 @@ impl Run {
             slot,
         }
     }
+}
+
+/// `podvisor ctl` with these words, which may say no machine.
+pub fn ctl(words: &[&str]) -> Output {
+    let mut ctl = Command::new(guest::podvisor());
+    let output = ctl.arg("ctl").args(words).output();
+    output.expect("podvisor can be run")
 }
 
 /// A podvisor that was started, and its guest.
@@ -260,12 +282,13 @@ impl Guest {
 
     /// `podvisor ctl` with these words.
     pub fn ctl(&self, words: &[&str]) -> Output {
-        Command::new(guest::podvisor())
-            .arg("ctl")
-            .arg(&self.control)
-            .args(words)
-            .output()
-            .expect("podvisor can be run")
+        let vm = ["--vm", &self.control.to_string_lossy()].map(str::to_owned);
+        let words: Vec<_> = vm
+            .iter()
+            .map(String::as_str)
+            .chain(words.iter().copied())
+            .collect();
+        ctl(&words)
     }
 
     /// The same, which has to succeed.

@@ -1,12 +1,16 @@
 //! A disk image without a VMI, as on a laptop.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use podvisor_tests::netns::{POD_ADDRESS, PodNetwork};
-use podvisor_tests::run::Run;
-use podvisor_tests::{host, image};
+use podvisor_tests::run::{Run, ctl};
+use podvisor_tests::vmi::Vmi;
+use podvisor_tests::{guest, host, image};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::bootdisk::{extlinux, payload_disk};
 
@@ -89,4 +93,59 @@ fn a_vmi_is_made_for_a_disk() {
         refused.exits_with(2);
         refused.log_has(&[reason]);
     }
+}
+
+/// Each machine listens where `ctl` looks for it by its name, as long as it runs.
+#[test]
+fn machines_are_found_by_name() {
+    let names = ["one", "two"].map(|name| format!("{name}-{}", std::process::id()));
+    let start = |name: &String| {
+        let run = Run::new(&Vmi::new(name).grace_seconds(0));
+        let socket = format!("/run/podvisor/{name}.sock").into();
+        let guest = run.found_at(socket).payload("ticker secs=100000").start();
+        guest.wait_for("TICK");
+        guest
+    };
+    let [mut one, mut two] = names.each_ref().map(start);
+    let states = || {
+        let listed = ctl(&["list", "-o", "json"]).stdout;
+        let listed: Vec<Value> = serde_json::from_slice(&listed).expect("a list");
+        let state = |name: &String| listed.iter().find(|one| one["name"] == *name);
+        names
+            .each_ref()
+            .map(|name| state(name).map(|one| one["state"].clone()))
+    };
+    let [first, second] = &names;
+    let paused = ctl(&["--vm", second, "pause"]);
+    assert!(paused.status.success(), "{paused:?}");
+    assert_eq!(states(), [Some("running".into()), Some("paused".into())]);
+    let which = ctl(&["status"]);
+    let reason = String::from_utf8_lossy(&which.stderr);
+    assert!(
+        which.status.code() == Some(2) && reason.contains(&**first),
+        "{which:?}"
+    );
+
+    // What a kill leaves is nobody's machine.
+    let mut watched = Command::new(guest::podvisor())
+        .args(["ctl", "--vm", second, "events"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("podvisor can be run");
+    let events = watched.stdout.take().expect("a pipe");
+    let mut events = BufReader::new(events).lines().map_while(Result::ok);
+    let hello = events.next().expect("a greeting");
+    assert!(
+        hello.contains("hello") && hello.contains("paused"),
+        "{hello}"
+    );
+    assert!(one.kill_both());
+    assert_eq!(states(), [None, Some("paused".into())]);
+    let gone = ctl(&["--vm", first, "status"]);
+    assert_eq!(gone.status.code(), Some(5), "{gone:?}");
+    assert!(ctl(&["--vm", second, "stop"]).status.success());
+    two.exits_with(4);
+    assert_eq!(states(), [None, None]);
+    assert!(events.any(|line| line.contains("ended")));
+    assert!(watched.wait().expect("it ends").success());
 }

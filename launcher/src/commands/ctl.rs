@@ -1,6 +1,7 @@
 //! `podvisor ctl`: one command to a running machine.
 
 mod attach;
+mod list;
 mod metrics;
 mod snapshot;
 
@@ -45,6 +46,10 @@ const ID: u64 = 1;
 /// What the words of a command line ask for.
 #[derive(Debug, PartialEq)]
 enum Errand {
+    /// What machines there are.
+    List,
+    /// To see what happens.
+    Events,
     /// A call.
     Call(Command),
     /// One that comes with the files of a snapshot in this directory.
@@ -62,57 +67,32 @@ enum Errand {
 /// Sends the command, waits for its answer and prints it. [`Command::Stop`] is done when the run has
 /// ended.
 pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
-    match errand(args).map_err(CommandError::NoSuchCommand)? {
-        Errand::Call(command) => talk(args, command, &[], |line, answer| {
+    let errand = errand(args).map_err(CommandError::NoSuchCommand)?;
+    if errand == Errand::List {
+        return list::list(args.output);
+    }
+    let machine = Machine(list::socket(args.vm.as_deref())?);
+    match errand {
+        Errand::List => Ok(Exit::Success),
+        Errand::Events => machine.watch(),
+        Errand::Call(command) => machine.talk(command, &[], |line, answer| {
             shown(args.output, line, answer)
         }),
-        Errand::Snapshot(command, directory) => snapshot(args, command, &directory),
-        Errand::Dump(command, path) => dump(args, command, &path),
+        Errand::Snapshot(command, directory) => machine.snapshot(command, &directory),
+        Errand::Dump(command, path) => machine.dump(command, &path),
         Errand::Attach(disk) => {
             let (command, image) = disk.open()?;
-            talk(args, command, &[image.as_fd()], as_it_came)
+            machine.talk(command, &[image.as_fd()], as_it_came)
         }
         Errand::AttachNic(nic) => {
             let (command, tap) = nic.command();
-            talk_and_open(args, command, &[], Some(ToOpen::Tap(tap)), as_it_came)
+            machine.talk_and_open(command, &[], Some(ToOpen::Tap(tap)), as_it_came)
         }
-        Errand::Metrics(labels) => talk(args, Command::Stats, &[], |_, answer| {
+        Errand::Metrics(labels) => machine.talk(Command::Stats, &[], |_, answer| {
             let stats = answer.stats.as_deref();
             stats.map_or_else(String::new, |stats| metrics::text(stats, &labels))
         }),
     }
-}
-
-fn snapshot(args: &CtlArgs, command: Command, directory: &Path) -> Result<Exit, CommandError> {
-    let fail = |source| CommandError::Snapshot {
-        directory: directory.to_owned(),
-        source,
-    };
-    let files = SnapshotFiles::create(directory).map_err(fail)?;
-    let done = talk(args, command, &files.descriptors(), as_it_came);
-    match done {
-        Ok(_) => files.keep().map_err(fail)?,
-        Err(_) => files.discard(),
-    }
-    done
-}
-
-fn dump(args: &CtlArgs, command: Command, path: &Path) -> Result<Exit, CommandError> {
-    let fail = |source| CommandError::Dump {
-        path: path.to_owned(),
-        source,
-    };
-    // The guest's memory: nobody else's to read.
-    let mut options = File::options();
-    let options = options.write(true).create_new(true).mode(0o600);
-    let file = options.open(path).map_err(fail)?;
-    let done = talk(args, command, &[file.as_fd()], as_it_came);
-    match done {
-        Ok(_) => file.sync_all().map_err(fail)?,
-        // What cannot be removed is no whole dump and says so.
-        Err(_) => drop(std::fs::remove_file(path)),
-    }
-    done
 }
 
 /// The line of an answer, for people to read.
@@ -135,54 +115,120 @@ fn shown(format: LogFormat, line: &str, answer: &Answer) -> String {
     text
 }
 
-/// Makes the call and prints what `show` makes of its answer.
-fn talk(
-    args: &CtlArgs,
-    command: Command,
-    descriptors: &[BorrowedFd<'_>],
-    show: impl Fn(&str, &Answer) -> String,
-) -> Result<Exit, CommandError> {
-    talk_and_open(args, command, descriptors, None, show)
-}
+/// A machine, by its control socket.
+struct Machine(PathBuf);
 
-/// The same of a call for which the launcher is to have something opened.
-fn talk_and_open(
-    args: &CtlArgs,
-    command: Command,
-    descriptors: &[BorrowedFd<'_>],
-    open: Option<ToOpen>,
-    show: impl Fn(&str, &Answer) -> String,
-) -> Result<Exit, CommandError> {
-    let fail = |source| CommandError::Control {
-        path: args.socket.clone(),
-        source,
-    };
-    let waits_for_end = matches!(command, Command::Stop | Command::Snapshot { stop: true });
-    let stream = send(args, command, descriptors, open).map_err(fail)?;
-    for line in BufReader::new(stream).lines() {
-        let line = line.map_err(fail)?;
-        let message: Value = serde_json::from_str(&line).map_err(|error| fail(error.into()))?;
-        if message["event"] == "hello" && message["version"] != VERSION {
-            return Err(CommandError::ControlVersion {
-                theirs: message["version"].to_string(),
-            });
-        }
-        let Ok(reply) = serde_json::from_value::<Reply>(message) else {
-            continue;
-        };
-        match reply.verdict {
-            Verdict::Result(answer) => output::print(&show(&line, &answer))?,
-            Verdict::Error(refusal) => {
-                return Err(CommandError::ControlRefused(refusal.to_string()));
-            }
-        }
-        if !waits_for_end {
-            return Ok(Exit::Success);
+impl Machine {
+    fn fail(&self, source: io::Error) -> CommandError {
+        CommandError::Control {
+            path: self.0.clone(),
+            source,
         }
     }
-    match waits_for_end {
-        true => Ok(Exit::Success),
-        false => Err(CommandError::ControlRefused("its run ended".to_owned())),
+
+    fn snapshot(&self, command: Command, directory: &Path) -> Result<Exit, CommandError> {
+        let fail = |source| CommandError::Snapshot {
+            directory: directory.to_owned(),
+            source,
+        };
+        let files = SnapshotFiles::create(directory).map_err(fail)?;
+        let done = self.talk(command, &files.descriptors(), as_it_came);
+        match done {
+            Ok(_) => files.keep().map_err(fail)?,
+            Err(_) => files.discard(),
+        }
+        done
+    }
+
+    fn dump(&self, command: Command, path: &Path) -> Result<Exit, CommandError> {
+        let fail = |source| CommandError::Dump {
+            path: path.to_owned(),
+            source,
+        };
+        // The guest's memory: nobody else's to read.
+        let mut options = File::options();
+        let options = options.write(true).create_new(true).mode(0o600);
+        let file = options.open(path).map_err(fail)?;
+        let done = self.talk(command, &[file.as_fd()], as_it_came);
+        match done {
+            Ok(_) => file.sync_all().map_err(fail)?,
+            // What cannot be removed is no whole dump and says so.
+            Err(_) => drop(std::fs::remove_file(path)),
+        }
+        done
+    }
+
+    /// Makes the call and prints what `show` makes of its answer.
+    fn talk(
+        &self,
+        command: Command,
+        descriptors: &[BorrowedFd<'_>],
+        show: impl Fn(&str, &Answer) -> String,
+    ) -> Result<Exit, CommandError> {
+        self.talk_and_open(command, descriptors, None, show)
+    }
+
+    /// The same of a call for which the launcher is to have something opened.
+    fn talk_and_open(
+        &self,
+        command: Command,
+        descriptors: &[BorrowedFd<'_>],
+        open: Option<ToOpen>,
+        show: impl Fn(&str, &Answer) -> String,
+    ) -> Result<Exit, CommandError> {
+        let waits_for_end = matches!(command, Command::Stop | Command::Snapshot { stop: true });
+        let stream = UnixStream::connect(&self.0).map_err(|error| self.fail(error))?;
+        send(&stream, command, descriptors, open).map_err(|error| self.fail(error))?;
+        for message in messages(stream) {
+            let (line, message) = message.map_err(|error| self.fail(error))?;
+            check_version(&message)?;
+            let Ok(reply) = serde_json::from_value::<Reply>(message) else {
+                continue;
+            };
+            match reply.verdict {
+                Verdict::Result(answer) => output::print(&show(&line, &answer))?,
+                Verdict::Error(refusal) => {
+                    return Err(CommandError::ControlRefused(refusal.to_string()));
+                }
+            }
+            if !waits_for_end {
+                return Ok(Exit::Success);
+            }
+        }
+        match waits_for_end {
+            true => Ok(Exit::Success),
+            false => Err(CommandError::ControlRefused("its run ended".to_owned())),
+        }
+    }
+
+    /// Prints events to the end of the run.
+    fn watch(&self) -> Result<Exit, CommandError> {
+        let stream = UnixStream::connect(&self.0).map_err(|error| self.fail(error))?;
+        for message in messages(stream) {
+            let (line, message) = message.map_err(|error| self.fail(error))?;
+            check_version(&message)?;
+            output::print(&(line + "\n"))?;
+        }
+        Ok(Exit::Success)
+    }
+}
+
+/// What a launcher says, as it came and as JSON.
+fn messages(stream: UnixStream) -> impl Iterator<Item = io::Result<(String, Value)>> {
+    BufReader::new(stream).lines().map(|line| {
+        let line = line?;
+        let message = serde_json::from_str(&line)?;
+        Ok((line, message))
+    })
+}
+
+/// Who speaks another version says so first.
+fn check_version(message: &Value) -> Result<(), CommandError> {
+    match message["event"] == "hello" && message["version"] != VERSION {
+        true => Err(CommandError::ControlVersion {
+            theirs: message["version"].to_string(),
+        }),
+        false => Ok(()),
     }
 }
 
@@ -198,12 +244,11 @@ fn patience(command: &Command) -> Duration {
 
 /// Sends the line of the call with its descriptors.
 fn send(
-    args: &CtlArgs,
+    stream: &UnixStream,
     command: Command,
     descriptors: &[BorrowedFd<'_>],
     open: Option<ToOpen>,
-) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(&args.socket)?;
+) -> io::Result<()> {
     stream.set_read_timeout(Some(patience(&command)))?;
     let call = Call { id: ID, command };
     let mut line = serde_json::to_vec(&Line { open, call })?;
@@ -214,9 +259,9 @@ fn send(
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }
     let (text, flags) = ([IoSlice::new(&line)], SendFlags::NOSIGNAL);
-    let sent = rustix::net::sendmsg(&stream, &text, &mut ancillary, flags)?;
+    let sent = rustix::net::sendmsg(stream, &text, &mut ancillary, flags)?;
     match sent == line.len() {
-        true => Ok(stream),
+        true => Ok(()),
         false => Err(io::ErrorKind::WriteZero.into()),
     }
 }
@@ -236,6 +281,11 @@ fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
         return Err(serde_json::Error::custom("only a snapshot takes --stop"));
     }
     match (args.command.as_str(), words.as_slice()) {
+        ("list" | "events", []) if !fields.is_empty() => {
+            Err(serde_json::Error::custom("it takes no arguments"))
+        }
+        ("list", []) => Ok(Errand::List),
+        ("events", []) => Ok(Errand::Events),
         ("snapshot", [directory]) => {
             fields.insert("stop".to_owned(), args.stop.into());
             Ok(Errand::Snapshot(command(args, fields)?, directory.into()))
@@ -276,7 +326,7 @@ mod tests {
     use crate::cli::{Cli, CliCommand};
 
     fn parse(words: &[&str]) -> serde_json::Result<Errand> {
-        let words = ["podvisor", "ctl", "/run/vm.sock"].iter().chain(words);
+        let words = ["podvisor", "ctl", "--vm", "x"].iter().chain(words);
         let cli = Cli::try_parse_from(words).expect("usage");
         match cli.command {
             CliCommand::Ctl(args) => errand(&args),
@@ -319,6 +369,8 @@ mod tests {
         assert_eq!(snapshot, Errand::Snapshot(expected, "/tmp/x".into()));
         let dump = parse(&["dump", "/tmp/x"]).expect("a command");
         assert_eq!(dump, Errand::Dump(Command::Dump, "/tmp/x".into()));
+        assert_eq!(parse(&["list"]).expect("a command"), Errand::List);
+        assert_eq!(parse(&["events"]).expect("a command"), Errand::Events);
         let attach = parse(&["attach", "data", "/tmp/x", "readOnly=true"]).expect("a command");
         let Errand::Attach(disk) = attach else {
             panic!("{attach:?}");
@@ -326,6 +378,8 @@ mod tests {
         assert_eq!((&*disk.name, disk.options.read_only), ("data", true));
         for wrong in [
             &["fly"][..],
+            &["list", "x=1"],
+            &["events", "x"],
             &["setLink"],
             &["setLink", "nic=x", "up=maybe"],
             &["pause", "/tmp/x"],

@@ -122,6 +122,15 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// No machine of this user has the name.
+    #[error("No machine called {0:?} runs")]
+    NoSuchMachine(String),
+    /// No machine of this user runs.
+    #[error("No machine of this user runs")]
+    NothingRuns,
+    /// Each of these machines could be meant.
+    #[error("Several machines run: {}", .0.join(", "))]
+    WhichRunning(Vec<String>),
     /// The files of a snapshot cannot be made.
     #[error("Cannot write a snapshot to {directory:?}")]
     Snapshot {
@@ -193,13 +202,16 @@ impl CommandError {
             | Self::Refused { .. }
             | Self::User(_)
             | Self::BootDisk(BootDiskError::Nothing { .. })
-            | Self::NoSuchCommand(_) => Exit::Refused,
+            | Self::NoSuchCommand(_)
+            | Self::WhichRunning(_) => Exit::Refused,
             Self::Opener(OpenerError::Directory { .. })
             | Self::Resource(_)
             | Self::Inspect { .. }
             | Self::Network(_)
             | Self::Input { .. }
             | Self::Symbols { .. }
+            | Self::NoSuchMachine(_)
+            | Self::NothingRuns
             | Self::Control { .. } => Exit::HostResource,
             Self::Restore(_)
             | Self::VmProcess(_)
@@ -258,6 +270,9 @@ impl CommandError {
             Self::Restore(_) => "Recreate the pod.",
             Self::Control { .. } => {
                 "Check that the machine runs and was started with this --control socket."
+            }
+            Self::NoSuchMachine(_) | Self::NothingRuns | Self::WhichRunning(_) => {
+                "podvisor ctl list prints those that run; --vm takes a name, or the path of a --control socket."
             }
             _ => "",
         }

@@ -30,7 +30,7 @@ use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, V
 use crate::symbols::Symbols;
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
-use crate::{logging, report};
+use crate::{logging, machines, report};
 
 /// Runs the machine.
 pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
@@ -80,7 +80,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     // From here on there is something to put back.
     let signals = Signals::block().map_err(wait_for_signals)?;
     let ports = resources::open_ports(&plan, &mut descriptors)?;
-    let control = open_control(args)?;
+    let control = open_control(args, &plan.name)?;
     let symbols = open_symbols(args)?;
     let debugger = open_debugger(args, &mut descriptors)?;
     let boot_trace = open_boot_trace(args)?;
@@ -96,13 +96,13 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         host_cpu,
         cmdline,
         boot_reader,
-        control,
         opener,
         boot_trace,
         remains: Remains {
             network: guard.as_ref().map(|_| NetworkOptions::default().state_dir),
-            sockets: sockets(args),
+            sockets: sockets(args, control.as_ref()),
         },
+        control,
     };
     let outcome = run_machine(args, vm, inputs, &console, &signals);
     drop((console, ports, debugger));
@@ -159,7 +159,7 @@ fn asked_user(args: &RunArgs) -> Option<User> {
 }
 
 /// Paths of the sockets that the launcher listens on.
-fn sockets(args: &RunArgs) -> Vec<PathBuf> {
+fn sockets(args: &RunArgs, control: Option<&ControlServer>) -> Vec<PathBuf> {
     let console = match &args.console {
         Some(ConsoleTarget::Unix(path)) => Some(path.clone()),
         _ => None,
@@ -171,8 +171,9 @@ fn sockets(args: &RunArgs) -> Vec<PathBuf> {
         _ => None,
     };
     let ports = ports.chain(machine.port.iter().map(|(_, path)| path));
-    let sockets = args.control.iter().chain(ports);
-    sockets.cloned().chain(console).chain(debugger).collect()
+    let control = control.map(|server| server.path().to_owned());
+    let sockets = ports.cloned().chain(control);
+    sockets.chain(console).chain(debugger).collect()
 }
 
 /// A machine without a serial console cannot have it anywhere; otherwise it is on standard input
@@ -234,16 +235,31 @@ fn open_crash_dump(path: &Path) -> Result<File, CommandError> {
     })
 }
 
-fn open_control(args: &RunArgs) -> Result<Option<ControlServer>, CommandError> {
-    let Some(path) = &args.control else {
+/// Listens for commands where the user says, or where they are looked for by the machine's name.
+fn open_control(args: &RunArgs, name: &str) -> Result<Option<ControlServer>, CommandError> {
+    let socket = match &args.control {
+        Some(path) => Some(ListenSocket::bind("control", path)?),
+        None => listen_by_name(name),
+    };
+    let Some(socket) = socket else {
         return Ok(None);
     };
-    let socket = ListenSocket::bind("control", path)?;
     let server = ControlServer::new(socket).map_err(|source| CommandError::System {
         what: "serve the control socket",
         source,
     })?;
     Ok(Some(server))
+}
+
+/// Nobody asked for it: in a container without a place for it, and beside another machine of the name, there is none.
+fn listen_by_name(name: &str) -> Option<ListenSocket> {
+    let directory = machines::directory()?;
+    let made = machines::make(&directory).map_err(|error| error.to_string());
+    let socket = machines::socket(&directory, name);
+    let bind = |()| ListenSocket::bind("control", &socket).map_err(|error| report::chain(&error));
+    made.and_then(bind)
+        .inspect_err(|error| tracing::info!("podvisor ctl does not find this machine: {error}"))
+        .ok()
 }
 
 /// Prepares the pod's network for the NICs, which makes the plan complete.

@@ -36,6 +36,11 @@ impl ListenSocket {
         &self.listener
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Another descriptor of the socket.
     pub fn try_clone(&self) -> io::Result<OwnedFd> {
         Ok(self.listener.try_clone()?.into())

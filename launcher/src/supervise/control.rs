@@ -7,6 +7,7 @@ mod client;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vmm::control::{Call, Command, MachineState, Reply, VERSION};
@@ -132,6 +133,11 @@ impl ControlServer {
             clients: Vec::new(),
             next_client: 0,
         })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        self.socket.path()
     }
 
     /// Descriptors to wait for: the listening socket, then the clients.

@@ -1,0 +1,103 @@
+//! Running machines by name: each run listens for commands where others find it.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::network::STATE_DIR;
+
+/// Ends the names of sockets in [`directory`].
+const SUFFIX: &str = ".sock";
+
+/// Where the runtime files of an ordinary user are, if anywhere.
+const RUNTIME_DIRECTORY: &str = "XDG_RUNTIME_DIR";
+
+/// A machine that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunningMachine {
+    /// The VMI's name.
+    pub name: String,
+    /// Where its launcher listens for commands.
+    pub socket: PathBuf,
+}
+
+/// Where this user's machines listen: none for an ordinary user outside of a session.
+pub fn directory() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(STATE_DIR.into());
+    }
+    let runtime = PathBuf::from(std::env::var_os(RUNTIME_DIRECTORY)?);
+    runtime.is_absolute().then(|| runtime.join("podvisor"))
+}
+
+/// Where the machine called `name`, which is a DNS name, listens in [`directory`].
+pub fn socket(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}{SUFFIX}"))
+}
+
+/// Makes [`directory`], for this user alone.
+pub fn make(directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+}
+
+/// The machines that run, by name. Sockets that killed runs have left are removed.
+pub fn running(directory: &Path) -> Vec<RunningMachine> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let machine = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let name = name.strip_suffix(SUFFIX)?.to_owned();
+        let socket = entry.path();
+        match UnixStream::connect(&socket) {
+            Ok(_) => Some(RunningMachine { name, socket }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                // Another process may have done it.
+                let _ = fs::remove_file(&socket);
+                None
+            }
+            Err(_) => None,
+        }
+    };
+    let mut machines: Vec<_> = entries.filter_map(machine).collect();
+    machines.sort_by(|a, b| a.name.cmp(&b.name));
+    machines
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn those_that_listen_run() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let directory = parent.path().join("podvisor");
+        assert_eq!(running(&directory), []);
+        make(&directory).expect("made");
+        make(&directory).expect("made before");
+        let names = ["b", "a.example", "gone"];
+        let sockets = names.map(|name| {
+            let socket = socket(&directory, name);
+            (UnixListener::bind(&socket).expect("ours"), socket)
+        });
+        fs::write(directory.join("record.json"), "").expect("ours");
+        symlink("nowhere", directory.join("link.sock")).expect("ours");
+        let [b, a, (listener, gone)] = sockets;
+        drop(listener);
+        let machine = |name: &str, socket: &PathBuf| RunningMachine {
+            name: name.to_owned(),
+            socket: socket.clone(),
+        };
+        let expected = [machine("a.example", &a.1), machine("b", &b.1)];
+        assert_eq!(running(&directory), expected);
+        assert!(!gone.exists(), "nobody listens");
+    }
+}
