@@ -21,6 +21,7 @@ mod validate;
 use crate::cli::{Cli, CliCommand, ImageCommand, NetCommand, SeccompCommand};
 use crate::exit::Exit;
 
+pub use self::customize::told_by_guest;
 pub use self::error::CommandError;
 pub(crate) use self::run::prepare_network as machine_network;
 

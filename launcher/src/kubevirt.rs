@@ -32,6 +32,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use self::agent::{Heard, hear};
 use self::flags::Flags;
 use crate::logging::{self, LogFormat, LogLevel};
 use crate::report;
@@ -103,6 +107,22 @@ fn level(flags: &Flags) -> LogLevel {
         0..=2 => LogLevel::Info,
         _ => LogLevel::Debug,
     }
+}
+
+/// Whether each message of the pod's processes that these bytes are is the same when it is written and read again. For a
+/// fuzzer, since any of them may have been taken over.
+pub fn messages_last(bytes: &[u8]) -> bool {
+    fn lasts<T: DeserializeOwned + Serialize + PartialEq>(bytes: &[u8]) -> bool {
+        let Ok(message) = serde_json::from_slice::<T>(bytes) else {
+            return true;
+        };
+        let again = serde_json::to_vec(&message).ok();
+        again.and_then(|again| serde_json::from_slice(&again).ok()) == Some(message)
+    }
+    lasts::<monitor::Word>(bytes)
+        && lasts::<monitor::Wish>(bytes)
+        && lasts::<preparer::Order>(bytes)
+        && lasts::<preparer::Done>(bytes)
 }
 
 #[cfg(test)]

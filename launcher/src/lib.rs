@@ -26,6 +26,6 @@ mod registers;
 pub mod report;
 pub mod resources;
 pub mod supervise;
-mod symbols;
+pub mod symbols;
 pub mod terminal;
 pub mod vmi;

@@ -13,11 +13,11 @@ const MAX_NAME: usize = 128;
 
 /// The kernel's ELF file: open, and read when it is asked, which is once. It is not trusted.
 #[derive(Debug)]
-pub(crate) struct Symbols(File);
+pub struct Symbols(File);
 
 impl Symbols {
     /// Of an open file; refused if it has no symbols.
-    pub(crate) fn of(file: File) -> io::Result<Self> {
+    pub fn of(file: File) -> io::Result<Self> {
         let cache = ReadCache::new(&file);
         let elf = ElfFile64::<Endianness, _>::parse(&cache).map_err(io::Error::other)?;
         if elf.symbols().next().is_none() {
@@ -27,7 +27,7 @@ impl Symbols {
     }
 
     /// `function+0xoffset`, if the address is in one.
-    pub(crate) fn describe(&self, address: u64) -> Option<String> {
+    pub fn describe(&self, address: u64) -> Option<String> {
         let cache = ReadCache::new(&self.0);
         let elf = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
         let section = elf.sections().find(|section| {

@@ -84,7 +84,7 @@ pub struct Booted {
 
 /// Whether an answer is one that may be believed: files that nobody can change, of bounded size, and words that a kernel
 /// and a log can take.
-pub(super) fn check(answer: &Answer, files: &[File]) -> Result<(), ReaderError> {
+pub fn check(answer: &Answer, files: &[File]) -> Result<(), ReaderError> {
     let sizes: &[u64] = match (answer, files.len()) {
         (Answer::Booted(_), 1 | 2) => &[MAX_KERNEL, MAX_INITRD],
         (Answer::Inspected {}, 1) => &[MAX_INSPECTION],

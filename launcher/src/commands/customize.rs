@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 pub use self::error::CustomizeError;
 use self::image::NewImage;
+pub use self::session::told as told_by_guest;
 use self::session::{Ended, Session};
 use super::{CommandError, new, output};
 use crate::cli::CustomizeArgs;

@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::{oneshot, watch};
@@ -125,6 +125,43 @@ impl Agent {
             Err(_) => Err(AgentError::Silent),
         }
     }
+}
+
+/// What a guest has said.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Its refusals.
+    pub refusals: Vec<String>,
+    /// What would be told of it.
+    pub told: Vec<Value>,
+}
+
+/// Takes each line for the answer to the next command that an agent is asked for regularly, and for how a program ended.
+/// For a fuzzer, since a guest may say anything.
+pub fn hear(lines: &[u8]) -> Heard {
+    let (mut view, mut heard) = (AgentView::default(), Heard::default());
+    view.connected = true;
+    let commands = polls::COMMANDS.iter().cycle();
+    for (line, (command, _)) in lines.split(|byte| *byte == b'\n').zip(commands) {
+        match channel::understand(line) {
+            Some(Ok(answer)) => {
+                // What a program printed is what somebody wanted to have.
+                let _ = exec::ended(answer.clone());
+                view.hear(command, answer);
+            }
+            Some(Err(refusal)) => heard.refusals.push(refusal),
+            None => {}
+        }
+    }
+    let (os, interfaces) = (json!(view.os), json!(view.interfaces));
+    heard.told = vec![
+        view.info(),
+        view.users(),
+        view.filesystems(),
+        os,
+        interfaces,
+    ];
+    heard
 }
 
 #[cfg(test)]

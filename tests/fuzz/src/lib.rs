@@ -4,6 +4,7 @@
 //! A target panics where podvisor's promise is broken: besides crashes and hangs, that a driver that
 //! behaves finds a working device after everything that another one did to it.
 
+pub mod agent;
 pub mod balloon;
 pub mod block;
 pub mod bootdisk;
@@ -11,6 +12,7 @@ pub mod console;
 pub mod control;
 pub mod dhcp;
 mod dhcpv6;
+pub mod files;
 pub mod image;
 pub mod input;
 mod json;
@@ -30,6 +32,7 @@ pub mod snapshot;
 pub mod state;
 pub mod stream;
 pub mod vmi;
+pub mod watchdog;
 
 /// A target: its name, which is that of its corpus, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -57,4 +60,7 @@ pub const TARGETS: &[Target] = &[
     ("kernel", kernel::run),
     ("pod", pod::run),
     ("bootdisk", bootdisk::run),
+    ("agent", agent::run),
+    ("files", files::run),
+    ("watchdog", watchdog::run),
 ];

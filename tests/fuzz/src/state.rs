@@ -6,37 +6,55 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use devices::bus::BusDevice;
+use devices::character::CharacterKind;
 use devices::legacy::power::{PowerControl, Signals};
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use devices::legacy::x86_64::cmos::Cmos;
 use devices::pci::PciFunction;
 use devices::state::Saved;
 use devices::virtio::VirtioDevice;
+use devices::virtio::balloon::Balloon;
+use devices::virtio::console::{ConsoleOptions, ConsoleSpec, PortOptions};
 use devices::virtio::net::testing::spec;
 use devices::virtio::net::{Backend, Stream};
 use devices::virtio::rng::Rng;
 use devices::virtio::testing::driven::Driven;
 use devices::virtio::testing::{Buffer, FakeIrq, block_spec};
+use devices::watchdog::{WatchdogAction, WatchdogFunction};
 
 use crate::input::Input;
 use crate::json;
 use crate::memory::{self, HEAP};
 
+/// Position of the console's queue for control messages of the driver.
+const CONTROL: usize = 3;
+/// Position of the balloon's queue for pages that the driver takes back.
+const DEFLATE: usize = 1;
 /// Bytes of the structures that a driver reads.
 const REGISTERS: u64 = 0x40;
+
+/// No two stages of a watchdog take longer.
+const LONGEST: Duration = Duration::from_secs(4000);
 
 /// Changes the state of the device that the first byte names.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    match input.below(6) {
+    match input.below(9) {
         0 => serial(&mut input),
         1 => cmos(&mut input),
         2 => power(&mut input),
         3 => virtio(&mut input, 0, || Box::new(Rng::new("rng"))),
         4 => block(&mut input),
-        _ => net(&mut input),
+        5 => net(&mut input),
+        6 => virtio(&mut input, CONTROL, console),
+        // By the other queue the driver would give its own rings away.
+        7 => virtio(&mut input, DEFLATE, || {
+            Box::new(Balloon::new("balloon").expect("eventfd"))
+        }),
+        _ => watchdog(&mut input),
     }
 }
 
@@ -99,6 +117,43 @@ fn power(input: &mut Input<'_>) {
         touch(&second, 4);
     }
     assert_eq!(signals.take(), 0, "a state asks for nothing");
+}
+
+fn watchdog(input: &mut Input<'_>) {
+    const LOCK: u16 = 0x68;
+    const ENABLED: u8 = 1 << 1;
+    let signals = Arc::new(Signals::new().expect("an eventfd"));
+    let new = || WatchdogFunction::new(WatchdogAction::Reset, signals.clone(), Arc::default());
+    let mut first = new();
+    first.config_write(LOCK, &[ENABLED]);
+    first.pause();
+    let saved = first.save().expect("paused");
+    let Some(saved) = changed(&saved, input) else {
+        return;
+    };
+    let mut second = new();
+    if second.restore(&saved).is_ok() {
+        let again = second.save().expect("it is paused");
+        new().restore(&again).expect("its own state");
+        second.resume();
+        second.config_write(LOCK, &[ENABLED]);
+        let end = second.watchdog().next();
+        assert!(end.is_none_or(|end| end <= Instant::now() + LONGEST));
+    }
+}
+
+/// Two ports, of which nobody has the other side.
+fn console() -> Box<dyn VirtioDevice> {
+    let options = ConsoleOptions {
+        ports: vec![PortOptions {
+            id: 1,
+            console: false,
+            name: Some("channel".to_owned()),
+            backend: CharacterKind::File,
+        }],
+    };
+    let spec = ConsoleSpec::new("ports".to_owned(), options, vec![memory::file(0).into()]);
+    Box::new(spec.expect("a good spec").build())
 }
 
 fn touch(device: &dyn BusDevice, len: u64) {

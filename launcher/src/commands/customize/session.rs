@@ -214,15 +214,21 @@ impl Port {
     }
 }
 
-/// What the guest said: `status N`, then perhaps `sealed`, each a line.
 fn ended(status: ExitStatus, words: &[u8]) -> Ended {
-    let text = String::from_utf8_lossy(words);
-    let told = text.lines().find_map(|line| line.strip_prefix("status "));
+    let (told, sealed) = told(words);
     Ended {
         exit: status.code().map_or(Exit::Internal, Exit::of_status),
-        status: told.and_then(|number| number.parse().ok()),
-        sealed: text.lines().any(|line| line == "sealed"),
+        status: told,
+        sealed,
     }
+}
+
+/// What the guest said: `status N`, then perhaps `sealed`, each a line; the status, and whether it is sealed.
+pub fn told(words: &[u8]) -> (Option<i32>, bool) {
+    let text = String::from_utf8_lossy(words);
+    let told = text.lines().find_map(|line| line.strip_prefix("status "));
+    let status = told.and_then(|number| number.parse().ok());
+    (status, text.lines().any(|line| line == "sealed"))
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ fn is_in_step(line: &[u8], id: u64) -> bool {
 }
 
 /// What a line says; nothing where it is no answer.
-fn understand(line: &[u8]) -> Option<Said> {
+pub(super) fn understand(line: &[u8]) -> Option<Said> {
     let answer: Answer = serde_json::from_slice(last_part(line).1).ok()?;
     match (answer.done, answer.error) {
         (_, Some(Failure { desc })) => {

@@ -70,14 +70,19 @@ impl Agent {
         let mut pause = FIRST_LOOK;
         loop {
             let which = json!({"pid": pid});
-            let status: Status = read(self.ask("guest-exec-status", which, left()?).await?)?;
-            if status.exited {
-                return Ok(status.ran());
+            if let Some(ran) = ended(self.ask("guest-exec-status", which, left()?).await?)? {
+                return Ok(ran);
             }
             sleep(pause.min(left()?)).await;
             pause = (pause * 2).min(LAST_LOOK);
         }
     }
+}
+
+/// How a program ended, if it has.
+pub(super) fn ended(answer: Value) -> Result<Option<Ran>, AgentError> {
+    let status: Status = read(answer)?;
+    Ok(status.exited.then(|| status.ran()))
 }
 
 fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, AgentError> {

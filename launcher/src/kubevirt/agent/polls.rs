@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const FIRST: Duration = Duration::from_secs(10);
 
 /// Commands without arguments, and the longest time before they are given again, seconds.
-const COMMANDS: [(&str, u64); 8] = [
+pub(super) const COMMANDS: [(&str, u64); 8] = [
     ("guest-info", 300),
     (FREEZE_STATUS, 5),
     ("guest-get-osinfo", 120),
