@@ -80,10 +80,19 @@ pub(crate) enum Payload {
     Other,
 }
 
+/// What the network header is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Network {
+    Ipv4,
+    Ipv6,
+    Other,
+}
+
 /// A frame's headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) payload: Payload,
+    pub(crate) kind: Network,
     /// Where the network header is.
     pub(crate) network: usize,
     /// Where the packet ends.
@@ -145,14 +154,24 @@ pub(crate) fn parse(bytes: Bytes<'_>) -> Result<Frame, Stop> {
     match ethertype {
         IPV4 => ipv4(bytes, network),
         IPV6 => ipv6(bytes, network),
-        ARP => Ok(found(bytes, network, Payload::Arp { at: network }, network)),
-        _ => Ok(found(bytes, network, Payload::Other, network)),
+        ARP => Ok(other(bytes, network, Payload::Arp { at: network })),
+        _ => Ok(other(bytes, network, Payload::Other)),
     }
 }
 
-fn found(bytes: Bytes<'_>, network: usize, payload: Payload, end: usize) -> Frame {
+fn other(bytes: Bytes<'_>, network: usize, payload: Payload) -> Frame {
+    found(bytes, (Network::Other, network), payload, network)
+}
+
+fn found(
+    bytes: Bytes<'_>,
+    (kind, network): (Network, usize),
+    payload: Payload,
+    end: usize,
+) -> Frame {
     Frame {
         payload,
+        kind,
         network,
         limit: bytes.end,
         end,
@@ -182,6 +201,7 @@ fn ipv4(bytes: Bytes<'_>, network: usize) -> Result<Frame, Stop> {
     let fragment = u16::from_be_bytes([fragment_hi, fragment_lo]);
     let (offset, more) = (fragment & 0x1fff, fragment & 0x2000 != 0);
     if offset != 0 {
+        let network = (Network::Ipv4, network);
         return Ok(found(packet, network, Payload::Other, transport));
     }
     let upper = Upper {
@@ -219,6 +239,7 @@ fn ipv6(bytes: Bytes<'_>, network: usize) -> Result<Frame, Stop> {
             FRAGMENT => {
                 let flags = packet.u16(at + 2).map_err(|stop| hide(stop, fragment))?;
                 if flags & 0xfff8 != 0 {
+                    let network = (Network::Ipv6, network);
                     return Ok(found(packet, network, Payload::Other, at + 8));
                 }
                 fragment |= flags & 1 != 0;
@@ -269,6 +290,7 @@ impl Upper {
             }
             _ => (Payload::Other, at),
         };
-        Ok(found(packet, self.network, payload, end))
+        let kind = if v6 { Network::Ipv6 } else { Network::Ipv4 };
+        Ok(found(packet, (kind, self.network), payload, end))
     }
 }

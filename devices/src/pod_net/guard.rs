@@ -7,6 +7,8 @@
 //!   servers (67, 547) speak to clients, and clients look at nothing else;
 //! - ICMPv6 router advertisements and redirects, and ICMPv4 redirects;
 //! - neighbour discovery in fragments, which receivers have to ignore (RFC 6980);
+//! - packets to or from loopback addresses, which are on no network (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3): a bridge of
+//!   KubeVirt's takes those of IPv4 (`route_localnet`), and the pod's own servers listen there;
 //! - first fragments, and packets, whose headers do not show what they carry ([`Stop::Hidden`]), and
 //!   headers that go on for more than [`MAX_LOOK`](crate::virtio::net::outgoing::MAX_LOOK) bytes;
 //! - frames whose offloaded checksum would be written over any of these headers: the kernel fills in
@@ -26,7 +28,9 @@
 //! the first, which receivers must refuse (RFC 5722; Linux does for IPv4 too); IP addresses of
 //! others, since bridges and routers in guests are allowed to use several.
 
-use super::frame::{Bytes, Frame, Payload, Stop};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::frame::{Bytes, Frame, Network, Payload, Stop};
 use crate::tap::HEADER_SIZE;
 
 /// Where DHCP clients listen.
@@ -75,7 +79,7 @@ impl Guard {
         bytes: Bytes<'_>,
         frame: &Frame,
     ) -> Result<Option<Offence>, Stop> {
-        if impersonates(frame.payload) {
+        if impersonates(frame.payload) || is_loopback(bytes, frame)? {
             return Ok(Some(Offence::Impersonation));
         }
         let mut end = frame.end;
@@ -102,6 +106,28 @@ impl Guard {
             return Some(Offence::Spoof);
         }
         rewrites(header, end).then_some(Offence::Impersonation)
+    }
+}
+
+/// Whether source or destination is an address of this host alone.
+fn is_loopback(bytes: Bytes<'_>, frame: &Frame) -> Result<bool, Stop> {
+    /// Where the source address is in the header; the destination follows.
+    const IPV4_SOURCE: usize = 12;
+    const IPV6_SOURCE: usize = 8;
+    match frame.kind {
+        Network::Ipv4 => {
+            let source: [u8; 4] = bytes.get(frame.network + IPV4_SOURCE)?;
+            let destination: [u8; 4] = bytes.get(frame.network + IPV4_SOURCE + 4)?;
+            let both = [source, destination].map(Ipv4Addr::from);
+            Ok(both.iter().any(Ipv4Addr::is_loopback))
+        }
+        Network::Ipv6 => {
+            let source: [u8; 16] = bytes.get(frame.network + IPV6_SOURCE)?;
+            let destination: [u8; 16] = bytes.get(frame.network + IPV6_SOURCE + 16)?;
+            let both = [source, destination].map(Ipv6Addr::from);
+            Ok(both.iter().any(Ipv6Addr::is_loopback))
+        }
+        Network::Other => Ok(false),
     }
 }
 

@@ -21,12 +21,16 @@ pub fn check_sent(frame: &[u8]) {
             let Ok(ip) = Ipv4Packet::new_checked(ethernet.payload()) else {
                 return;
             };
+            let ends = [ip.src_addr(), ip.dst_addr()];
+            assert!(!ends.iter().any(|end| end.is_loopback()), "{ends:?}");
             if ip.frag_offset() == 0 {
                 check_payload(ip.next_header(), ip.payload(), 68);
             }
         }
         EthernetProtocol::Ipv6 => {
             if let Ok(ip) = Ipv6Packet::new_checked(ethernet.payload()) {
+                let ends = [ip.src_addr(), ip.dst_addr()];
+                assert!(!ends.iter().any(|end| end.is_loopback()), "{ends:?}");
                 check_payload(ip.next_header(), ip.payload(), 546);
             }
         }

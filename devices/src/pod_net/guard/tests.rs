@@ -128,6 +128,67 @@ fn what_servers_and_routers_say_is_dropped() {
 }
 
 #[test]
+fn loopback_addresses_do_not_leave() {
+    const ADDRESSES: [usize; 2] = [12, 16];
+    const ADDRESSES6: [usize; 2] = [8, 24];
+    let bad = Some(Offence::Impersonation);
+    let ours = [127, 0, 0, 1];
+    for (tags, fragment) in [
+        (&[][..], 0),
+        (&[0x8100; 4], 0),
+        (&[], 1),
+        (&[0x88a8], 0x2000),
+    ] {
+        let packet = ipv4(6, 2, fragment, &[0; 20]);
+        assert_eq!(judge(&ethernet(tags, 0x0800, &packet)), None);
+        for at in ADDRESSES {
+            for address in [ours, [127, 255, 255, 254]] {
+                let mut packet = packet.clone();
+                packet[at..at + 4].copy_from_slice(&address);
+                assert_eq!(
+                    judge(&ethernet(tags, 0x0800, &packet)),
+                    bad,
+                    "{tags:x?} {at}"
+                );
+                assert_eq!(judge(&ethernet(tags, 0x88b5, &packet)), None, "no packet");
+            }
+        }
+        let packet = ipv6(60, &extension(6, 1, &[0; 20]));
+        assert_eq!(judge(&ethernet(tags, 0x86dd, &packet)), None);
+        for at in ADDRESSES6 {
+            let mut packet = packet.clone();
+            packet[at..at + 16].copy_from_slice(&1_u128.to_be_bytes());
+            assert_eq!(
+                judge(&ethernet(tags, 0x86dd, &packet)),
+                bad,
+                "{tags:x?} {at}"
+            );
+            packet[at + 15] = 0;
+            assert_eq!(
+                judge(&ethernet(tags, 0x86dd, &packet)),
+                None,
+                "no address yet"
+            );
+        }
+    }
+    let mut cut = ethernet(&[], 0x0800, &ipv4(6, 0, 0, &[]));
+    cut.truncate(14 + 19);
+    assert_eq!(judge(&cut), None, "no header");
+    // Nor is the address written by the kernel where a checksum should be.
+    let mut header = PLAIN;
+    (header[0], header[6], header[8]) = (1, 14, 16);
+    let guard = Guard::new(None);
+    assert_eq!(
+        judge_as(
+            &guard,
+            &header,
+            &ethernet(&[], 0x0800, &ipv4(6, 0, 0, &[0; 20]))
+        ),
+        bad
+    );
+}
+
+#[test]
 fn wrappings_do_not_help() {
     let bad = Some(Offence::Impersonation);
     let offer = ipv4(17, 10, 0, &udp(67, 68));
