@@ -2,6 +2,7 @@
 
 mod values;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +56,11 @@ pub enum CliCommand {
     ///
     /// Exit status: that of `run`, and 6 where the script failed or did not come to its end.
     Customize(CustomizeArgs),
+    /// Start a machine again and again, and print how long it takes.
+    ///
+    /// From the execution of podvisor to the guest's first instruction, and to what its console says: of itself the
+    /// kernel's first line and the start of init, if they are there, and each --until.
+    BenchBoot(BenchBootArgs),
     /// Send a command to the control socket of a running machine.
     Ctl(CtlArgs),
     /// Look at disk images.
@@ -215,6 +221,39 @@ pub struct CustomizeArgs {
     /// Least severity of messages of the machine on standard error.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log_level: LogLevel,
+}
+
+/// Arguments of `bench-boot`.
+#[derive(Debug, Args)]
+pub struct BenchBootArgs {
+    /// Starts that are timed.
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub runs: u32,
+    /// Text on the console that is timed, too; may be repeated. A machine is stopped when all were there, and without any
+    /// runs to its end.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub until: Vec<String>,
+    /// Another way to start such a guest, in turn with podvisor: a command for the shell, whose standard output is the
+    /// guest's console, and which is killed with all that it has started.
+    #[arg(long, value_name = "COMMAND")]
+    pub compare: Option<String>,
+    /// Draw all starts (SVG).
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// Time that one start may take: seconds, or with m or h after the number, minutes or hours.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
+    /// Form of the answer.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: LogFormat,
+    /// The machine and its options, as `run` takes them; they come last.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "VMI [OPTION]..."
+    )]
+    pub run: Vec<OsString>,
 }
 
 /// What a machine of a disk image has besides.

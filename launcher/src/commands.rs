@@ -1,5 +1,6 @@
 //! The subcommands: each takes its arguments and returns an exit status or an error.
 
+mod bench_boot;
 mod check_host;
 mod completions;
 mod ctl;
@@ -34,6 +35,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::Plan(args) => plan::plan(&args),
         CliCommand::New(args) => new::new(&args),
         CliCommand::Customize(args) => customize::customize(&args),
+        CliCommand::BenchBoot(args) => bench_boot::bench_boot(&args),
         CliCommand::Ctl(args) => ctl::ctl(&args),
         CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
         CliCommand::Image(ImageCommand::Gc(args)) => image::gc(&args),

@@ -149,3 +149,44 @@ fn machines_are_found_by_name() {
     assert!(events.any(|line| line.contains("ended")));
     assert!(watched.wait().expect("it ends").success());
 }
+
+/// Starts are timed to the guest's words, beside another program, and the drawing has them all.
+#[test]
+fn starts_are_timed() {
+    let dir = Run::new(&Vmi::new("timed").grace_seconds(0));
+    let (vmi, drawing) = (dir.dir().join("vmi.yaml"), dir.dir().join("starts.svg"));
+    let mut bench = Command::new(guest::podvisor());
+    bench.args([
+        "bench-boot",
+        "-n",
+        "2",
+        "-o",
+        "json",
+        "--until",
+        "TICK cpu=0",
+    ]);
+    bench
+        .args(["--compare", "echo TICK cpu=0; sleep 1000", "--plot"])
+        .arg(&drawing);
+    bench.arg(&vmi).arg("--kernel").arg(guest::payload());
+    let output = bench.args(["--cmdline", "ticker secs=100000"]).output();
+    let output = output.expect("podvisor can be run");
+    assert!(output.status.success(), "{output:?}");
+    let series: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let text = |one: &Value| format!("{} {}", one["program"], one["step"]).replace(['"', '\\'], "");
+    let names: Vec<_> = series.iter().map(text).collect();
+    let expected = [
+        "podvisor first instruction",
+        "podvisor TICK cpu=0",
+        "echo TICK cpu=0; sleep 1000 TICK cpu=0",
+    ];
+    assert_eq!(names, expected);
+    let medians: Vec<_> = series.iter().map(|one| one["medianMs"].as_f64()).collect();
+    assert!(
+        medians[0] > Some(0.0) && medians[0] <= medians[1],
+        "{output:?}"
+    );
+    assert_eq!(series[0]["runsMs"].as_array().map(Vec::len), Some(2));
+    let drawing = fs::read_to_string(&drawing).expect("a drawing");
+    assert_eq!(drawing.matches("<circle").count(), 6);
+}

@@ -7,6 +7,7 @@ use thiserror::Error;
 use vmm::control::VERSION;
 use vmm::shortage::Shortage;
 
+use super::bench_boot::BenchBootError;
 use super::customize::CustomizeError;
 use crate::exit::Exit;
 use crate::network::NetworkError;
@@ -170,6 +171,9 @@ pub enum CommandError {
     /// A disk was not customized.
     #[error(transparent)]
     Customize(#[from] CustomizeError),
+    /// Starts were not timed.
+    #[error(transparent)]
+    BenchBoot(#[from] BenchBootError),
     /// A command that there is not.
     #[error("No such command")]
     NoSuchCommand(#[source] serde_json::Error),
@@ -219,6 +223,7 @@ impl CommandError {
             | Self::BootDisk(_)
             | Self::Restrict(_)
             | Self::System { .. }
+            | Self::BenchBoot(_)
             | Self::Snapshot { .. }
             | Self::Dump { .. }
             | Self::ControlRefused(_)

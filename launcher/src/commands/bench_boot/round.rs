@@ -1,0 +1,354 @@
+//! One start, and when it came how far.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Deserialize;
+use vmm::trace::Mark;
+
+use super::{BenchBootError, words};
+
+/// The step of podvisor's own: the next thing is the guest's first instruction.
+const RUNNING: &str = "running";
+
+/// How it is called here.
+const FIRST_INSTRUCTION: &str = "first instruction";
+
+/// The step after which nothing was waited for.
+const END: &str = "end";
+
+/// Bytes of a console that are read at once.
+const CHUNK: usize = 4096;
+
+/// What is started and timed.
+pub(super) struct Program {
+    /// For people.
+    pub(super) name: String,
+    arguments: Vec<OsString>,
+    /// Where podvisor leaves its trace and its messages, if this is it.
+    podvisor: Option<Files>,
+}
+
+struct Files {
+    trace: PathBuf,
+    log: PathBuf,
+}
+
+/// How far a start has come, and the time from its execution on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) name: String,
+    pub(super) took: Duration,
+}
+
+/// Of one of podvisor's processes.
+#[derive(Deserialize)]
+struct Timeline {
+    marks: Vec<Mark>,
+}
+
+impl Program {
+    /// `podvisor run` with these arguments, whose files are in `directory`.
+    pub(super) fn podvisor(arguments: Vec<OsString>, directory: &Path) -> Self {
+        Self {
+            name: "podvisor".to_owned(),
+            arguments,
+            podvisor: Some(Files {
+                trace: directory.join("trace.json"),
+                log: directory.join("log"),
+            }),
+        }
+    }
+
+    /// What podvisor said in its last run. That it was stopped is of no interest where all went well.
+    pub(super) fn show_log(&self) {
+        let log = self
+            .podvisor
+            .as_ref()
+            .and_then(|files| fs::read(&files.log).ok());
+        // There is nobody else to tell.
+        let _ = io::stderr().write_all(&log.unwrap_or_default());
+    }
+
+    /// A command for the shell.
+    pub(super) fn shell(command: &str) -> Self {
+        let arguments = ["sh", "-c", command].map(OsString::from).into();
+        Self {
+            name: words(&[command.into()]),
+            arguments,
+            podvisor: None,
+        }
+    }
+
+    /// Starts it, waits until its console has had each of `until` (or to its end, if there are none), and stops it.
+    /// The `usual` texts are timed if they come.
+    pub(super) fn time(
+        &self,
+        until: &[String],
+        usual: &[&str],
+        patience: Duration,
+    ) -> Result<Vec<Step>, BenchBootError> {
+        let fail = |source| BenchBootError::Run {
+            program: self.name.clone(),
+            source,
+        };
+        let mut command = self.command().map_err(fail)?;
+        let start = now();
+        let mut running = Running(command.spawn().map_err(fail)?, self.podvisor.is_some());
+        let console = running.0.stdout.take();
+        let mut console = console.ok_or_else(|| fail(io::ErrorKind::BrokenPipe.into()))?;
+        let wanted = until.iter().map(|text| (text.as_str(), true));
+        let others = usual.iter().map(|text| (*text, false));
+        let mut watch = Watch::new(others.chain(wanted));
+        let mut chunk = [0; CHUNK];
+        while !watch.is_done() || until.is_empty() {
+            let left = (start + patience).saturating_sub(now());
+            if !is_readable(&console, left).map_err(fail)? {
+                return Err(BenchBootError::Silent {
+                    program: self.name.clone(),
+                    text: watch.next().unwrap_or_default().to_owned(),
+                    patience,
+                });
+            }
+            match console.read(&mut chunk).map_err(fail)? {
+                0 => break,
+                len => watch.see(&chunk[..len], now().saturating_sub(start)),
+            }
+        }
+        let ended = now().saturating_sub(start);
+        let status = running.stop().map_err(fail)?;
+        if !watch.is_done() {
+            return Err(BenchBootError::Ended {
+                program: self.name.clone(),
+                status,
+                text: watch.next().unwrap_or_default().to_owned(),
+            });
+        }
+        let mut steps = Vec::new();
+        if let Some(files) = &self.podvisor {
+            let took = first_instruction(&files.trace, start);
+            steps.push(took.ok_or_else(|| BenchBootError::NoGuest {
+                program: self.name.clone(),
+                status,
+            })?);
+        }
+        steps.extend(watch.steps());
+        if until.is_empty() {
+            steps.push(Step {
+                name: END.to_owned(),
+                took: ended,
+            });
+        }
+        Ok(steps)
+    }
+
+    fn command(&self) -> io::Result<Command> {
+        let mut command = match &self.podvisor {
+            Some(files) => {
+                let mut command = Command::new(std::env::current_exe()?);
+                let parent = std::process::id().to_string();
+                command.args(["run", "--end-with", &parent, "--boot-trace"]);
+                command.arg(&files.trace).args(&self.arguments);
+                command.stderr(File::create(&files.log)?);
+                command
+            }
+            None => {
+                let mut command = Command::new(&self.arguments[0]);
+                // All that it starts is ended with it.
+                command.args(&self.arguments[1..]).process_group(0);
+                command
+            }
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(command)
+    }
+}
+
+/// By the trace of a podvisor that has ended; none if there was no guest.
+fn first_instruction(trace: &Path, start: Duration) -> Option<Step> {
+    let text = fs::read(trace).ok()?;
+    let timelines: Vec<Timeline> = serde_json::from_slice(&text).ok()?;
+    let mut marks = timelines.iter().flat_map(|timeline| &timeline.marks);
+    let running = marks.find(|mark| mark.step == RUNNING)?;
+    Some(Step {
+        name: FIRST_INSTRUCTION.to_owned(),
+        took: Duration::from_nanos(running.at_ns).saturating_sub(start),
+    })
+}
+
+/// The clock of the trace.
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}
+
+/// Waits for more, or the end: false if neither comes in time.
+fn is_readable(console: &impl std::os::fd::AsFd, patience: Duration) -> io::Result<bool> {
+    let mut fds = [PollFd::new(console, PollFlags::IN)];
+    let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+    loop {
+        match poll(&mut fds, Some(&patience)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// A child, which does not outlive this, and whether it is podvisor.
+struct Running(Child, bool);
+
+impl Running {
+    /// Stops it: podvisor by the second of two signals, which leaves the network as it was.
+    fn stop(&mut self) -> io::Result<ExitStatus> {
+        if self.0.try_wait()?.is_none() {
+            self.signal();
+        }
+        self.0.wait()
+    }
+
+    fn signal(&self) {
+        let pid = Pid::from_child(&self.0);
+        // It may just have ended, and is not reaped before `wait`.
+        match self.1 {
+            true => {
+                let _ = kill_process(pid, Signal::TERM);
+                let _ = kill_process(pid, Signal::INT);
+            }
+            false => {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Where all is well it has been done.
+        let _ = self.stop();
+    }
+}
+
+/// What was waited for, in what came so far.
+struct Watch<'a> {
+    texts: Vec<Awaited<'a>>,
+    /// The end of what came: as much as part of a text could be.
+    tail: Vec<u8>,
+    longest: usize,
+}
+
+struct Awaited<'a> {
+    text: &'a str,
+    required: bool,
+    came: Option<Duration>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(texts: impl Iterator<Item = (&'a str, bool)>) -> Self {
+        let awaited = |(text, required)| Awaited {
+            text,
+            required,
+            came: None,
+        };
+        let texts: Vec<_> = texts.map(awaited).collect();
+        Self {
+            longest: texts.iter().map(|one| one.text.len()).max().unwrap_or(0),
+            texts,
+            tail: Vec::new(),
+        }
+    }
+
+    fn see(&mut self, bytes: &[u8], at: Duration) {
+        self.tail.extend_from_slice(bytes);
+        for one in self.texts.iter_mut().filter(|one| one.came.is_none()) {
+            let is_there = |text: &[u8]| self.tail.windows(text.len()).any(|part| part == text);
+            one.came = is_there(one.text.as_bytes()).then_some(at);
+        }
+        let surplus = self.tail.len().saturating_sub(self.longest);
+        self.tail.drain(..surplus);
+    }
+
+    fn is_done(&self) -> bool {
+        self.next().is_none()
+    }
+
+    /// The first text that is required and has not come.
+    fn next(&self) -> Option<&'a str> {
+        let mut missing = self.texts.iter();
+        let missing = missing.find(|one| one.required && one.came.is_none());
+        missing.map(|one| one.text)
+    }
+
+    fn steps(self) -> impl Iterator<Item = Step> {
+        self.texts.into_iter().filter_map(|one| {
+            Some(Step {
+                name: format!("{:?}", one.text),
+                took: one.came?,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn texts_are_found_where_reads_part_them() {
+        let mut watch = Watch::new([("kernel", false), ("login:", true)].into_iter());
+        for (at, bytes) in ["ker", "nel\n", "log", "out log", "in", ": "]
+            .iter()
+            .enumerate()
+        {
+            assert!(!watch.is_done());
+            watch.see(bytes.as_bytes(), Duration::from_secs(at as u64));
+        }
+        assert!(watch.is_done());
+        let took: Vec<_> = watch.steps().map(|step| step.took.as_secs()).collect();
+        assert_eq!(took, [1, 5]);
+    }
+
+    #[test]
+    fn a_program_is_timed_and_stopped() {
+        let until = ["two".to_owned()];
+        let program = Program::shell("echo one; echo two; sleep 1000");
+        let steps = program
+            .time(&until, &["one", "three"], PATIENCE)
+            .expect("timed");
+        let names: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(names, ["\"one\"", "\"two\""]);
+        let to_the_end = Program::shell("echo one").time(&[], &[], PATIENCE);
+        assert_eq!(to_the_end.expect("timed")[0].name, END);
+        let ended = Program::shell("echo one; exit 3").time(&until, &[], PATIENCE);
+        let ended = ended.expect_err("it says nothing more").to_string();
+        assert!(ended.contains("exit status: 3"), "{ended}");
+        let silent = Program::shell("sleep 1000").time(&until, &[], Duration::from_millis(1));
+        assert!(matches!(silent, Err(BenchBootError::Silent { .. })));
+    }
+
+    #[test]
+    fn the_first_instruction_is_in_the_trace() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let trace = directory.path().join("trace.json");
+        assert_eq!(first_instruction(&trace, Duration::ZERO), None);
+        let marks = |step: &str| json!({"process": "vm", "marks": [{"step": step, "atNs": 5000}]});
+        let write = |step| fs::write(&trace, json!([marks("start"), marks(step)]).to_string());
+        write("devices").expect("ours");
+        assert_eq!(first_instruction(&trace, Duration::ZERO), None);
+        write("running").expect("ours");
+        let step = first_instruction(&trace, Duration::from_nanos(2000)).expect("a guest");
+        assert_eq!(step.took, Duration::from_nanos(3000));
+    }
+}
