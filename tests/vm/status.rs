@@ -2,7 +2,9 @@
 //! where guests end.)
 
 use std::fs;
+use std::process::Command;
 
+use podvisor_tests::guest;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Disk, Vmi};
@@ -167,6 +169,29 @@ fn no_kvm() {
         .start_at_once();
     podvisor.exits_with(5);
     podvisor.log_has(&["Cannot open /dev/kvm", "No such file", "kvm_intel"]);
+}
+
+/// The demos end before they begin, in the words of `check-host`.
+#[test]
+fn a_demo_that_cannot_run_says_what_the_host_lacks() {
+    let script = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; exec \"$0\"";
+    for demo in ["demo.sh", "demo-pod.sh"] {
+        let path = guest::repository().join("examples").join(demo);
+        let output = Command::new("unshare")
+            .args(["-m", "sh", "-ec", script])
+            .arg(path)
+            .env("PODVISOR", guest::podvisor())
+            .output()
+            .expect("unshare runs");
+        assert_eq!(output.status.code(), Some(5), "{demo}: {output:?}");
+        assert!(output.stdout.is_empty(), "{demo}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let words = ["This host cannot run the demo", "MISSING", "/dev/kvm"];
+        for word in words {
+            assert!(said.contains(word), "{demo}: {said}");
+        }
+        assert!(!said.contains("spec."), "nothing of the VMI: {said}");
+    }
 }
 
 /// With a `/dev/kvm` that belongs to somebody else.
