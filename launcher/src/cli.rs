@@ -495,6 +495,7 @@ impl MachineArgs {
             virtio_console: self.virtio_console.clone(),
             ports: self.port.clone(),
             hotplug_slots: self.hotplug_slots,
+            without_hotpluggable: false,
         }
     }
 }

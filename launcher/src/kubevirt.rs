@@ -18,6 +18,7 @@ mod disk_name;
 mod domain;
 mod events;
 mod flags;
+mod hotplug;
 mod launcher;
 mod messages;
 mod monitor;

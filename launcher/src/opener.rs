@@ -35,7 +35,8 @@ use vmm::control::{self, ControlError};
 
 pub use self::beneath::{Directories, OpenError};
 pub use self::protocol::{
-    Answer, FileToMake, FileToOpen, Openable, Order, TapToOpen, ToOpen, VERSION, answer,
+    Answer, FileToMake, FileToOpen, ImageToOpen, Openable, OpenedImage, Order, TapToOpen, ToOpen,
+    VERSION, answer,
 };
 pub use self::taps::{TapError, Taps};
 

@@ -22,7 +22,9 @@ use vmm::plan::{
     MemoryPlan, WatchdogPlan,
 };
 
-pub use self::disks::{BaseFormat, DiskSource, ImagePath, ImageSource, Overlay};
+pub use self::disks::{
+    BaseFormat, DiskSource, ImagePath, ImageSource, LaterDisk, Overlay, later_disks,
+};
 pub(crate) use self::iso::access_secret;
 pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, PublicKeys, Take};
 pub use self::needs::needs;
@@ -75,6 +77,8 @@ pub struct PlanOptions {
     pub ports: Vec<(String, PathBuf)>,
     /// Slots for devices that come and go while the machine runs.
     pub hotplug_slots: u8,
+    /// Disks whose volumes are hotpluggable come later ([`later_disks`]).
+    pub without_hotpluggable: bool,
 }
 
 impl PlanOptions {
@@ -229,6 +233,11 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     for disk in &spec.devices.disks {
         let mut volumes = spec.volumes.iter();
         if let Some(volume) = volumes.find(|volume| volume.name == disk.name) {
+            if options.without_hotpluggable && volume.hotpluggable {
+                // It is its own all the same.
+                slots.name(&disk.name, "disk");
+                continue;
+            }
             let block = disks::block_options(vmi, disk, volume);
             let device = slots.device(&disk.name, "disk", None, block);
             let source = disks::source(vmi, disk, volume, &device.name, options);

@@ -34,13 +34,12 @@ pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::debugger::{DebuggerTarget, open_debugger};
 pub use self::disk::open as open_image;
 pub use self::error::ResourceError;
-pub use self::file::{Kind, Unfit, fits, open_below, settle};
-use self::layers::Layers;
+pub use self::file::{Access, Anywhere, Kind, Places, Unfit, fits, open_below, settle};
 pub use self::lock::try_lock;
 pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
 
-use crate::plan::{BootFile, DiskSource, ImageSource, LaunchPlan, PORTS};
+use crate::plan::{BootFile, DiskSource, ImagePath, ImageSource, LaunchPlan, PORTS};
 
 /// Open descriptors and what each is, for the vm process.
 #[derive(Debug, Default)]
@@ -97,7 +96,7 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
         {
             let images = open_disk(options, source)?;
             let name = device.name.clone();
-            for image in images.files {
+            for image in images {
                 descriptors.push(FdRole::Device { name: name.clone() }, image);
             }
         }
@@ -140,7 +139,7 @@ pub fn open_unchanged(path: &Path) -> Result<(Vec<File>, Vec<ImageFormat>), Reso
     let (files, formats) = open_to_inspect(path)?;
     if let Some(top) = files.first() {
         // What lies below it was locked as it was opened.
-        disk::lock(&path.to_string_lossy(), top, path, true)?;
+        disk::lock(&Anywhere, &path.to_string_lossy(), top, path, true)?;
     }
     Ok((files, formats))
 }
@@ -157,31 +156,44 @@ pub fn open_symbols(path: &Path) -> Result<File, ResourceError> {
     )
 }
 
+/// Opens the image of a disk that is at one of `places`, a qcow2 image with all that it lies over, and says in the
+/// options what it is.
+pub fn open_files(
+    places: &impl Places,
+    volume: &str,
+    options: &mut BlockOptions,
+    cache: Option<CacheMode>,
+    image: &ImagePath,
+    is_qcow2: bool,
+) -> Result<Vec<File>, ResourceError> {
+    if is_qcow2 {
+        return Ok(layers::qcow2(places, volume, options, cache, image)?.files);
+    }
+    let (file, cache) = disk::open(places, volume, options, cache, image)?;
+    options.cache = cache;
+    Ok(vec![file])
+}
+
 /// Opens or makes the files of a disk, and says in its options what they are.
-fn open_disk(options: &mut BlockOptions, source: &DiskSource) -> Result<Layers, ResourceError> {
-    let DiskSource {
-        device: volume,
-        image,
-        cache,
-    } = source;
-    let file = match image {
+fn open_disk(options: &mut BlockOptions, source: &DiskSource) -> Result<Vec<File>, ResourceError> {
+    let (volume, cache) = (&*source.device, source.cache);
+    let layers = match &source.image {
         ImageSource::Raw(image) => {
-            let (file, cache) = disk::open(volume, options, *cache, image)?;
-            options.cache = cache;
-            file
+            return open_files(&Anywhere, volume, options, cache, image, false);
+        }
+        ImageSource::Qcow2(image) => {
+            return open_files(&Anywhere, volume, options, cache, image, true);
         }
         ImageSource::Iso(plan) => {
             options.cache = CacheMode::Writeback;
-            iso::make(volume, plan)?
+            return Ok(vec![iso::make(volume, plan)?]);
         }
-        ImageSource::Qcow2(image) => return layers::qcow2(volume, options, *cache, image),
-        ImageSource::Overlay(overlay) => return layers::overlay(volume, options, *cache, overlay),
-        ImageSource::Empty { bytes } => return layers::empty_disk(volume, options, *cache, *bytes),
+        ImageSource::Overlay(overlay) => {
+            layers::overlay(&Anywhere, volume, options, cache, overlay)?
+        }
+        ImageSource::Empty { bytes } => layers::empty_disk(volume, options, cache, *bytes)?,
     };
-    Ok(Layers {
-        files: vec![file],
-        formats: Vec::new(),
-    })
+    Ok(layers.files)
 }
 
 /// Listens on the sockets of ports; they go away with what this returns.

@@ -149,6 +149,37 @@ pub fn disk_vmi() -> Value {
     vmi
 }
 
+/// Adds a volume that comes while the machine runs, and its disk; `phase` is how far virt-handler is with it.
+pub fn add_volume(vmi: &mut Value, name: &str, phase: &str) {
+    let claim = serde_json::json!({"claimName": name, "hotpluggable": true});
+    let volume = serde_json::json!({"name": name, "persistentVolumeClaim": claim});
+    let disk = serde_json::json!({"name": name, "disk": {"bus": "scsi"}});
+    let attachment = serde_json::json!({"attachPodName": "hp", "attachPodUID": "u"});
+    let status = serde_json::json!({
+        "name": name, "target": "", "phase": phase, "hotplugVolume": attachment,
+    });
+    for (list, item) in [
+        ("/spec/volumes", volume),
+        ("/spec/domain/devices/disks", disk),
+        ("/status/volumeStatus", status),
+    ] {
+        let (owner, key) = list.rsplit_once('/').expect("a path");
+        let owner = vmi.pointer_mut(owner).expect("it is there");
+        match &mut owner[key] {
+            Value::Array(items) => items.push(item),
+            none => *none = vec![item].into(),
+        }
+    }
+}
+
+/// Makes the image of such a volume where virt-handler mounts it, 1 MiB.
+pub fn mount_volume(pod: &Guest, name: &str) -> PathBuf {
+    let directory = in_pod(pod, "kubevirt/hotplug-disks");
+    let image = crate::image::zeros(&directory, &format!("{name}.img"), crate::image::MIB);
+    std::os::unix::fs::chown(&image, Some(107), Some(107)).expect("ours");
+    image
+}
+
 /// `VMIRequest` with options that podvisor does not look at.
 pub fn vmi_request(vmi: &Value) -> Bytes {
     let vmi = field(1, vmi.to_string().as_bytes());

@@ -6,9 +6,12 @@ use podvisor_tests::footprint::Footprint;
 use podvisor_tests::host;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::Namespace;
+use podvisor_tests::proc::Process;
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::{Disk, Vmi};
 use serde_json::{Value, json};
+
+use crate::opener;
 
 /// Rounds in CI; `HOTPLUG_ROUNDS` asks for others (`make soak`).
 const ROUNDS: u32 = 3;
@@ -166,6 +169,8 @@ pub fn a_nic_comes_and_goes(guest: &Guest, namespace: &Namespace) {
     let after = look();
     assert_eq!(after.descriptors, before.descriptors);
     assert_eq!(after.threads, before.threads);
+    let opener = Process::new(guest.child("podvisor-open")).private_kib();
+    assert!(opener <= opener::MEMORY, "{opener} KiB");
 }
 
 /// A guest without a driver for it keeps its disk, whatever is asked of it; a reset takes away what it was asked

@@ -9,13 +9,19 @@ use bytes::Bytes;
 use podvisor_tests::handler::{
     self, Handler, Pipe, container_disks, in_pod, pod, vmi, vmi_request, wait_until_ready,
 };
+use podvisor_tests::image;
 use podvisor_tests::proc::Process;
 use podvisor_tests::run::Guest;
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
+use crate::opener;
+
 /// A guest that goes on until it is ended.
 const ENDLESS: &str = "ticker secs=100000";
+
+/// The same, which uses disks that come.
+const LATER: &str = "later";
 
 /// gRPC's status of what the guest's agent is wanted for, and cannot be.
 const CANNOT: u32 = 9;
@@ -217,9 +223,10 @@ fn how_a_guest_ends_is_told() {
     delete(pod, handler, &pipe);
 
     // Who asks for a shutdown is answered, and the grace begins.
-    let (pod, mut handler, pipe) = running(30, ENDLESS);
+    let (pod, mut handler, pipe) = running(30, LATER);
     without_an_agent(&mut handler);
     nobody_else_finds_the_port(&pod);
+    disks_come_and_go(&pod, &mut handler, &pipe);
     dumps(&pod, &mut handler, &pipe);
     handler.ask("ShutdownVirtualMachine").is_done();
     let metadata = &handler.domain()["Spec"]["Metadata"]["KubeVirt"]["GracePeriod"];
@@ -242,6 +249,55 @@ fn without_an_agent(handler: &mut Handler) {
     let channel = "/Spec/Devices/Channels/0/Target";
     let target = json!({"Name": "org.qemu.guest_agent.0", "State": "disconnected"});
     assert_eq!(handler.domain().pointer(channel), Some(&target));
+}
+
+/// A volume that comes while the machine runs: a disk when it is mounted, which the guest writes to and gives back when
+/// the VMI has it no more.
+fn disks_come_and_go(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
+    let lines = BufReader::new(handler::console(pod)).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let mut guest_says = |words: &str| lines.any(|line| line.contains(words));
+    let mut sync = |volume: Option<(&str, &str)>| {
+        let mut vmi = vmi(LATER);
+        vmi["status"]["phase"] = json!("Running");
+        if let Some((name, phase)) = volume {
+            handler::add_volume(&mut vmi, name, phase);
+        }
+        let request = vmi_request(&vmi);
+        handler.cmd("SyncVirtualMachine", request).is_done();
+    };
+    let image = handler::mount_volume(pod, "data");
+    let (disks, target) = ("/Spec/Devices/Disks", "/Spec/Devices/Disks/0/Target/Device");
+    sync(Some(("data", "AttachedToNode")));
+    let events = pipe.words().len();
+    sync(Some(("data", "MountedToPod")));
+    pipe.wait_for_value(target, "vda", events);
+    pipe.wait_for_value("/Spec/Devices/Disks/0/Alias/Name", "data", events);
+    let path = "/var/run/kubevirt/hotplug-disks/data.img";
+    pipe.wait_for_value("/Spec/Devices/Disks/0/Source/File", path, events);
+    assert!(guest_says("sectors=2048"), "it has the disk");
+    assert!(image::read(&image).starts_with(b"podvisor was here"));
+    let events = pipe.words().len();
+    sync(Some(("data", "Ready")));
+    assert_eq!(pipe.words().len(), events, "it is there");
+    // Another that is not where it should be, and is what it is not.
+    sync(Some(("dumps", "MountedToPod")));
+    pipe.wait_for_value(disks, json!([]), events);
+    assert!(guest_says("gone="), "it gave the disk back");
+    pipe.wait_for("HotplugFailed");
+    let vm = Process::new(pod.child("qemu-kvm"));
+    let open = vm.descriptors();
+    assert!(
+        !open.iter().any(|path| path.contains("data.img")),
+        "{open:?}"
+    );
+    let memory = Process::new(pod.child("podvisor-open")).private_kib();
+    assert!(memory <= opener::MEMORY, "{memory} KiB");
+    // And the same once more.
+    let events = pipe.words().len();
+    sync(Some(("data", "Ready")));
+    pipe.wait_for_value(target, "vda", events);
+    assert!(guest_says("sectors=2048"), "it has the disk");
 }
 
 /// Where the volume is that virt-handler mounts for it, and nowhere else.

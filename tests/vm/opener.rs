@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 const OPENS_WHAT_OTHERS_OWN: &str = "0000000000000002";
 
 /// Private memory that the process may have, KiB.
-const MEMORY: u64 = 1024;
+pub const MEMORY: u64 = 1024;
 
 fn start(volumes: Option<&Path>) -> Guest {
     let mut run = Run::new(&Vmi::new("opener").grace_seconds(0)).payload("ticker secs=100000");

@@ -120,6 +120,12 @@ fn under_kubevirt(rules: &mut Rules) {
     pipe.wait_for("ADDED Running/Unknown");
     pod.log.wait_for("booting entry", PATIENCE);
     drop(Handler::connect(&pod));
+    handler::mount_volume(&pod, "data");
+    let mut vmi = handler::disk_vmi();
+    handler::add_volume(&mut vmi, "data", "MountedToPod");
+    let sync = handler.cmd("SyncVirtualMachine", handler::vmi_request(&vmi));
+    sync.is_done();
+    pipe.wait_for_value("/Spec/Devices/Disks/1/Target/Device", "vdb", 0);
     handler.ask("ResetVirtualMachine").is_done();
     pod.log.wait_for("booting entry", PATIENCE);
     handler.ask("KillVirtualMachine").is_done();

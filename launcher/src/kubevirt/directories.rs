@@ -36,9 +36,14 @@ pub(super) fn notify_pipe(flags: &Flags) -> PathBuf {
     flags.share_dir.join("domain-notify-pipe.sock")
 }
 
-/// Where virt-handler mounts volumes that come while the machine runs; made if it is not there.
+/// Where virt-handler mounts volumes that come while the machine runs.
+pub(super) fn hotplug_path(flags: &Flags) -> PathBuf {
+    flags.share_dir.join("hotplug-disks")
+}
+
+/// The same, made if it is not there.
 pub(super) fn of_hotplug(flags: &Flags) -> io::Result<PathBuf> {
-    let path = flags.share_dir.join("hotplug-disks");
+    let path = hotplug_path(flags);
     make_one(&path, 0o755)?;
     Ok(path)
 }

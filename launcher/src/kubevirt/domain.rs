@@ -19,7 +19,7 @@ pub(super) struct Facts {
     pub(super) agent_port: bool,
     /// NICs.
     pub(super) interfaces: Vec<InterfaceFacts>,
-    /// All disks, in the order in which the guest numbers them.
+    /// All disks.
     pub(super) disks: Vec<DiskFacts>,
 }
 
@@ -42,6 +42,10 @@ pub(super) struct InterfaceFacts {
 pub(super) struct DiskFacts {
     /// Its name in the VMI, which is its volume's and its device's.
     pub(super) name: String,
+    /// The guest's number for it.
+    pub(super) number: usize,
+    /// It was added to the machine while that ran.
+    pub(super) comes_and_goes: bool,
     /// Where the image is; empty where it is made of nothing.
     pub(super) path: String,
     /// The image is a block device.
@@ -451,7 +455,7 @@ impl<'a> Domain<'a> {
                 },
             }
         };
-        let disk = |(index, disk): (usize, &'a DiskFacts)| Disk {
+        let disk = |disk: &'a DiskFacts| Disk {
             alias: Alias::of(&disk.name),
             source: match disk.is_block {
                 false => Source {
@@ -464,13 +468,13 @@ impl<'a> Domain<'a> {
                 },
             },
             target: Target {
-                device: target(index),
+                device: target(disk.number),
                 bus: "virtio",
             },
         };
         Devices {
             interfaces: self.facts.interfaces.iter().map(interface).collect(),
-            disks: self.facts.disks.iter().enumerate().map(disk).collect(),
+            disks: self.facts.disks.iter().map(disk).collect(),
             channels: self.channels(),
         }
     }

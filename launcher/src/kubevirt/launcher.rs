@@ -2,7 +2,7 @@
 //! to nobody but virt-handler, monitor, preparer and vm process.
 
 mod actor;
-mod dumps;
+mod openings;
 mod packets;
 mod service;
 
@@ -82,6 +82,7 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
         preparer,
         opener,
         listener,
+        volumes: directories::hotplug_path(flags),
         notify_pipe: directories::notify_pipe(flags),
         stats_collector: flags.stats_collector,
     };

@@ -3,7 +3,7 @@
 //! ```text
 //!   virt-launcher-monitor ─┬─ launcher   gRPC, the life of the machine
 //!                          ├─ preparer   makes the machine, then ends
-//!                          ├─ opener     makes the files of memory dumps
+//!                          ├─ opener     opens images that come later, makes the files of memory dumps
 //!                          └─ vm process
 //! ```
 //!
@@ -142,13 +142,15 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     Ok(code)
 }
 
-/// Who makes the files of memory dumps. A machine can be without.
+/// Who opens the images of disks that come while the machine runs, and makes the files of memory dumps. A machine can be
+/// without.
 fn opener(flags: &Flags) -> Option<OwnedFd> {
     let directory = directories::of_hotplug(flags).inspect_err(|error| {
-        tracing::warn!("no memory can be dumped: {error}");
+        tracing::warn!("no disk can come later, and no memory be dumped: {error}");
     });
     let opener = Opener::spawn(&[directory.ok()?], Use::Make, false, true).inspect_err(|error| {
-        tracing::warn!("no memory can be dumped: {}", crate::report::chain(error));
+        let text = crate::report::chain(error);
+        tracing::warn!("no disk can come later, and no memory be dumped: {text}");
     });
     opener.ok().map(Opener::give)
 }

@@ -13,6 +13,7 @@
 //! domain outlives the machine until virt-handler deletes it.
 
 mod asks;
+mod disks;
 mod dump;
 mod words;
 
@@ -21,11 +22,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use vmm::control::{Event, MachineState, Verdict};
 
+use self::disks::Disks;
 use self::dump::Dump;
 pub(super) use self::words::{Answer, Ask, Effect, Failure, Input, Prepared, Wanted};
 use super::agent::AgentView;
 use super::clock::rfc3339;
-use super::domain::{Condition, Domain, Facts, GracePeriod, Identity};
+use super::domain::{Condition, DiskFacts, Domain, Facts, GracePeriod, Identity};
 use crate::exit::Exit;
 use crate::supervise::{Life, LifeEffect, LifeInput, Outcome};
 
@@ -42,7 +44,7 @@ const UNDELETED_TIMEOUT: Duration = Duration::from_secs(30);
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a reply of the vm process is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Pending {
     Answer(u64),
     Pause(u64),
@@ -53,6 +55,10 @@ enum Pending {
         up: bool,
     },
     Dump,
+    /// A disk that comes, as it will be.
+    Attach(DiskFacts),
+    /// The disk of this name.
+    Detach(String),
     Stats,
 }
 
@@ -94,6 +100,7 @@ pub(super) struct Pod {
     agent: AgentView,
     credentials: Option<Result<(), String>>,
     dump: Dump,
+    disks: Disks,
     pause_probes: bool,
     grace: GracePeriod,
     /// Virt-handler paused the machine, or wanted it so from the start.
@@ -129,6 +136,7 @@ impl Pod {
             agent: AgentView::default(),
             credentials: None,
             dump: Dump::default(),
+            disks: Disks::default(),
             pause_probes: false,
             grace: GracePeriod::default(),
             paused_by_user: false,
@@ -193,6 +201,7 @@ impl Pod {
                 self.credentials = Some(result);
             }
             Input::DumpFile(file) => self.dump_into(now, file, then),
+            Input::Image(name, image) => self.add_disk(now, name, image, then),
             Input::Stop(signal) => self.stop(now, &signal, then),
             Input::Delivered => {
                 if matches!(self.phase, Phase::Leaving { .. }) {
@@ -294,6 +303,8 @@ impl Pod {
             }
             Pending::Link { nic, up } => return self.link_was_set(nic, up, result.err()),
             Pending::Dump => return self.dump.end(result.map(drop)),
+            Pending::Attach(disk) => return self.disk_has_come(disk, result.err(), then),
+            Pending::Detach(name) => return self.disk_has_gone(&name, result.err(), then),
             Pending::Stats => {
                 let counted = |stats| {
                     super::stats::domain_stats(&self.identity, &self.facts, stats).to_string()
@@ -360,10 +371,10 @@ impl Pod {
     fn look(&mut self, now: Instant, time: SystemTime, then: &mut Vec<Effect>) {
         if self.phase == Phase::Starting {
             match self.life.machine() {
-                MachineState::Running => self.started(then),
+                MachineState::Running => self.started(now, then),
                 MachineState::Paused => {
                     self.paused_by_user = true;
-                    self.started(then);
+                    self.started(now, then);
                 }
                 _ => {}
             }
@@ -380,9 +391,10 @@ impl Pod {
         self.publish(then);
     }
 
-    fn started(&mut self, then: &mut Vec<Effect>) {
+    fn started(&mut self, now: Instant, then: &mut Vec<Effect>) {
         self.phase = Phase::Up;
         answer_all(&mut self.syncs, &Ok(String::new()), then);
+        self.change_disks(now, then);
     }
 
     fn ended(&mut self, now: Instant, outcome: &Outcome, then: &mut Vec<Effect>) {

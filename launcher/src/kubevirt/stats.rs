@@ -72,10 +72,10 @@ fn net(facts: &Facts, stats: &Stats) -> Vec<Value> {
 }
 
 fn block(facts: &Facts, stats: &Stats) -> Vec<Value> {
-    let disk = |(index, disk): (usize, &super::domain::DiskFacts)| {
+    let disk = |disk: &super::domain::DiskFacts| {
         let counter = |name| counter(stats, &disk.name, name);
         let mut counters = object([
-            ("Name", json!(target(index))),
+            ("Name", json!(target(disk.number))),
             ("Path", json!(disk.path)),
             ("RdReqs", counter("readRequests")),
             ("RdBytes", counter("readBytes")),
@@ -90,7 +90,7 @@ fn block(facts: &Facts, stats: &Stats) -> Vec<Value> {
         counters["Alias"] = json!(disk.name);
         counters
     };
-    facts.disks.iter().enumerate().map(disk).collect()
+    facts.disks.iter().map(disk).collect()
 }
 
 #[cfg(test)]

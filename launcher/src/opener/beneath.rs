@@ -1,15 +1,19 @@
 //! Files below directories, whatever the tenants who write there make of the paths.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
 use super::OpenerError;
-use crate::resources::{Kind, Unfit, fits, open_below, settle, try_lock};
+use crate::resources::{
+    Access, Kind, Places, ResourceError, Unfit, fits, open_below, settle, try_lock,
+};
 
 /// Tenants' links are not followed.
 const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
@@ -72,6 +76,20 @@ impl Directories {
     /// were given, and locks it as an image. No link is followed on the way, since who writes there
     /// may not be who owns what a link leads to.
     pub fn open_file(&self, path: &Path, read_only: bool) -> Result<OwnedFd, OpenError> {
+        let file = self.open_unlocked(path, Kind::Disk, !read_only)?;
+        match try_lock(&file, read_only) {
+            Ok(true) => Ok(file),
+            Ok(false) => Err(OpenError::Locked {
+                path: path.to_owned(),
+            }),
+            Err(errno) => {
+                tracing::warn!("cannot lock {path:?}, so nothing keeps others from it: {errno}");
+                Ok(file)
+            }
+        }
+    }
+
+    fn open_unlocked(&self, path: &Path, kind: Kind, write: bool) -> Result<OwnedFd, OpenError> {
         let (directory, below) = self.find(path).ok_or_else(|| OpenError::Elsewhere {
             path: path.to_owned(),
         })?;
@@ -85,25 +103,15 @@ impl Directories {
         };
         // A look first, since to open some devices does something.
         let seen = open_below(directory, below, OFlags::PATH, NO_LINKS).map_err(refused)?;
-        fits(&seen, Kind::Disk).map_err(unfit)?;
-        let access = match read_only {
-            true => OFlags::RDONLY,
-            false => OFlags::RDWR,
+        fits(&seen, kind).map_err(unfit)?;
+        let access = match write {
+            true => OFlags::RDWR,
+            false => OFlags::RDONLY,
         };
         // A FIFO that has come there meanwhile is not waited for.
         let flags = access | OFlags::NOCTTY | OFlags::NONBLOCK;
         let opened = open_below(directory, below, flags, NO_LINKS).map_err(refused)?;
-        let file = settle(opened, Kind::Disk).map_err(unfit)?;
-        match try_lock(&file, read_only) {
-            Ok(true) => Ok(file),
-            Ok(false) => Err(OpenError::Locked {
-                path: path.to_owned(),
-            }),
-            Err(errno) => {
-                tracing::warn!("cannot lock {path:?}, so nothing keeps others from it: {errno}");
-                Ok(file)
-            }
-        }
+        settle(opened, kind).map_err(unfit)
     }
 
     /// Makes a regular file, which only its owner can read, by a path like that of [`Directories::open_file`].
@@ -131,6 +139,25 @@ impl Directories {
             let rest = path.strip_prefix(directory).ok().filter(is_below)?;
             Some((opened, rest))
         })
+    }
+}
+
+impl Places for Directories {
+    fn open(&self, what: &str, path: &Path, access: Access) -> Result<File, ResourceError> {
+        let opened = self.open_unlocked(path, access.kind, access.write);
+        opened.map(File::from).map_err(|error| match error {
+            OpenError::Refused { path, source } => ResourceError::Open {
+                what: what.to_owned(),
+                path,
+                source,
+            },
+            error => ResourceError::Beneath(error),
+        })
+    }
+
+    /// Others have orders, too.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

@@ -3,15 +3,18 @@
 
 use std::error::Error;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use devices::virtio::block::{BlockOptions, CacheMode, ImageFormat};
 use seccomp::jail::Use;
 use serde::{Deserialize, Serialize};
 
 use super::{Directories, OpenerError, Taps};
+use crate::plan::ImagePath;
+use crate::resources::{Kind, ResourceError, fits, open_files};
 
 /// Version of the protocol.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What is to be opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,8 @@ pub const VERSION: u32 = 2;
 pub enum ToOpen {
     /// A file.
     File(FileToOpen),
+    /// An image.
+    Image(ImageToOpen),
     /// A TAP.
     Tap(TapToOpen),
     /// A new file.
@@ -42,6 +47,52 @@ pub struct FileToOpen {
     /// Open it only for reading.
     #[serde(default)]
     pub read_only: bool,
+}
+
+/// The image of a disk below such a directory, with all that it lies over. What it is comes with the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageToOpen {
+    /// Places to look at, which begin with the directory as it was given; the first that exists is taken.
+    pub image: Vec<PathBuf>,
+    /// A qcow2 image, not a raw one; it is written to where it is.
+    #[serde(default)]
+    pub qcow2: bool,
+    /// The guest does not write to it.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Cache mode asked for; if none, O_DIRECT where it works.
+    #[serde(default)]
+    pub cache: Option<CacheMode>,
+    /// Bytes of the smallest request.
+    #[serde(default = "sector")]
+    pub logical_block_size: u32,
+}
+
+fn sector() -> u32 {
+    512
+}
+
+/// What came with the answer to [`ToOpen::Image`]: one descriptor for each file, the top one first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OpenedImage {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// It is a block device.
+    pub is_block: bool,
+    /// Its cache mode.
+    pub cache: CacheMode,
+    /// Formats of the files; none for a raw image alone.
+    pub layers: Vec<ImageFormat>,
+}
+
+impl OpenedImage {
+    /// Says in the options of a disk what its image is.
+    pub fn settle(&self, options: &mut BlockOptions) {
+        options.cache = self.cache;
+        options.layers = self.layers.clone();
+    }
 }
 
 /// A TAP in the launcher's network namespace (`run --open-taps`), which is made if it is not there.
@@ -83,7 +134,13 @@ pub struct Answer {
     /// Why it was not obeyed, outermost first; else the descriptors come with the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub causes: Option<Vec<String>>,
+    /// The image, if the order was for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<OpenedImage>,
 }
+
+/// Descriptors for the launcher, and what they are where that has to be said.
+type Opened = (Vec<OwnedFd>, Option<OpenedImage>);
 
 /// What may be opened.
 #[derive(Debug)]
@@ -106,27 +163,80 @@ impl Openable {
         })
     }
 
-    fn open(&self, wanted: &ToOpen) -> Result<Vec<OwnedFd>, Vec<String>> {
+    fn open(&self, wanted: &ToOpen) -> Result<Opened, Vec<String>> {
+        let plain = |opened: Vec<OwnedFd>| (opened, None);
         match (wanted, &self.taps) {
             (ToOpen::File(file), _) => {
                 let opened = self.directories.open_file(&file.path, file.read_only);
                 opened
-                    .map(|file| vec![file])
+                    .map(|file| plain(vec![file]))
                     .map_err(|error| causes(&error))
             }
+            (ToOpen::Image(image), _) => self.open_image(image).map_err(|error| causes(&error)),
             (ToOpen::New(_), _) if self.usage != Use::Make => Err(vec![
                 "this run makes no files while a machine runs".to_owned(),
             ]),
             (ToOpen::New(file), _) => {
                 let made = self.directories.make_file(&file.make);
-                made.map(|file| vec![file]).map_err(|error| causes(&error))
+                made.map(|file| plain(vec![file]))
+                    .map_err(|error| causes(&error))
             }
-            (ToOpen::Tap(tap), Some(taps)) => taps.attach(tap).map_err(|error| causes(&error)),
+            (ToOpen::Tap(tap), Some(taps)) => {
+                taps.attach(tap).map(plain).map_err(|error| causes(&error))
+            }
             (ToOpen::Tap(_), None) => {
                 let cause = "this run opens no TAPs: it was started without --open-taps";
                 Err(vec![cause.to_owned()])
             }
         }
+    }
+
+    /// The first of the places where there is something.
+    fn open_image(&self, wanted: &ImageToOpen) -> Result<Opened, ResourceError> {
+        if let (true, true, Some(path)) = (wanted.qcow2, wanted.read_only, wanted.image.first()) {
+            return Err(ResourceError::Image {
+                name: path.to_string_lossy().into_owned(),
+                path: path.clone(),
+                why: "a qcow2 image is written to where it is".to_owned(),
+            });
+        }
+        for path in &wanted.image {
+            match self.open_image_at(path, wanted) {
+                Err(ResourceError::NoVolume { .. }) => {}
+                opened => return opened,
+            }
+        }
+        let candidates = wanted.image.clone();
+        let name = candidates.first().map(|path| path.to_string_lossy());
+        let name = name.unwrap_or_default().into_owned();
+        Err(ResourceError::NoVolume { name, candidates })
+    }
+
+    fn open_image_at(&self, path: &Path, wanted: &ImageToOpen) -> Result<Opened, ResourceError> {
+        let place = ImagePath {
+            candidates: vec![path.to_owned()],
+            trusted: false,
+            create: None,
+        };
+        let mut options = BlockOptions {
+            read_only: wanted.read_only,
+            logical_block_size: wanted.logical_block_size,
+            ..BlockOptions::default()
+        };
+        let (name, cache) = (path.to_string_lossy(), wanted.cache);
+        let (directories, is_qcow2) = (&self.directories, wanted.qcow2);
+        let files = open_files(directories, &name, &mut options, cache, &place, is_qcow2)?;
+        let files: Vec<_> = files.into_iter().map(OwnedFd::from).collect();
+        let image = OpenedImage {
+            path: path.to_owned(),
+            // Else it is a file, and nothing of the kind is left out.
+            is_block: files
+                .first()
+                .is_some_and(|top| fits(top, Kind::File).is_err()),
+            cache: options.cache,
+            layers: options.layers,
+        };
+        Ok((files, Some(image)))
     }
 }
 
@@ -138,10 +248,13 @@ pub fn answer(order: &Order, openable: &Openable) -> (Answer, Vec<OwnedFd>) {
     };
     let id = order.id;
     match result {
-        Ok(descriptors) => (Answer { id, causes: None }, descriptors),
+        Ok((descriptors, image)) => {
+            let causes = None;
+            (Answer { id, causes, image }, descriptors)
+        }
         Err(causes) => {
-            let causes = Some(causes);
-            (Answer { id, causes }, Vec::new())
+            let (causes, image) = (Some(causes), None);
+            (Answer { id, causes, image }, Vec::new())
         }
     }
 }
@@ -158,6 +271,8 @@ fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use devices::virtio::block::create;
+
     use super::*;
 
     #[test]
@@ -183,6 +298,70 @@ mod tests {
         order.version += 1;
         let (refused, files) = answer(&order, &openable);
         assert!(refused.causes.is_some() && files.is_empty(), "{refused:?}");
+    }
+
+    /// A qcow2 image with what it lies over, and nothing that lies elsewhere.
+    #[test]
+    fn images_come_with_their_layers() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let at = directory.path().join("volumes");
+        std::fs::create_dir(&at).expect("writable");
+        let [top, base, outside] =
+            ["volumes/top", "volumes/base", "outside"].map(|name| directory.path().join(name));
+        for raw in [&base, &outside] {
+            std::fs::write(raw, vec![0; 1 << 20]).expect("writable");
+        }
+        let openable = Openable::prepare(&[at], Use::Open, false).expect("there");
+        let make = |backing: &str| {
+            let file = std::fs::File::create(&top).expect("writable");
+            create(&file, 1 << 20, Some((backing, "raw"))).expect("an image");
+        };
+        let open = |image: &[&Path], qcow2| {
+            let cache = Some(CacheMode::Writeback);
+            let open = ToOpen::Image(ImageToOpen {
+                image: image.iter().map(|path| path.to_path_buf()).collect(),
+                qcow2,
+                read_only: false,
+                cache,
+                logical_block_size: 512,
+            });
+            let (version, id) = (VERSION, 9);
+            answer(&Order { version, id, open }, &openable)
+        };
+        make("base");
+        let missing = directory.path().join("volumes/missing");
+        let (done, files) = open(&[&missing, &top], true);
+        let image = done.image.expect("an image");
+        assert_eq!((image.path, image.is_block), (top.clone(), false));
+        assert_eq!(image.layers, [ImageFormat::Qcow2, ImageFormat::Raw]);
+        assert_eq!((files.len(), done.causes), (2, None));
+        let (locked, _) = open(&[&top], true);
+        assert!(locked.causes.expect("refused")[0].contains("in use"));
+        drop(files);
+        let (raw, files) = open(&[&base], false);
+        assert_eq!(
+            (raw.image.expect("an image").layers, files.len()),
+            (vec![], 1)
+        );
+        drop(files);
+        let (none, _) = open(&[&missing], false);
+        assert!(none.causes.expect("refused")[0].contains("is not there"));
+        make(&outside.to_string_lossy());
+        let refused = Openable::open_image(
+            &openable,
+            &ImageToOpen {
+                image: vec![top.clone()],
+                qcow2: true,
+                read_only: true,
+                cache: None,
+                logical_block_size: 512,
+            },
+        );
+        refused.expect_err("clusters get a place when they are read");
+        for (image, is_qcow2) in [(&top, true), (&outside, false), (&top, false)] {
+            let (refused, files) = open(&[image], is_qcow2);
+            assert!(refused.causes.is_some() && refused.image.is_none() && files.is_empty());
+        }
     }
 
     /// TAPs, and new files.
@@ -235,18 +414,23 @@ mod tests {
         for open in [
             serde_json::json!({"path": "/a", "readOnly": true}),
             serde_json::json!({"tap": "tap9", "queues": 2, "bridge": "br0"}),
+            serde_json::json!({
+                "image": ["/a"], "qcow2": true, "readOnly": false, "cache": null, "logicalBlockSize": 4096,
+            }),
         ] {
-            let order = serde_json::json!({"version": 2, "id": 2, "open": open});
+            let order = serde_json::json!({"version": 3, "id": 2, "open": open});
             let parsed: Order = serde_json::from_value(order.clone()).expect("an order");
             assert_eq!(serde_json::to_value(&parsed).expect("JSON"), order);
         }
         for wrong in [
-            r#"{"version": 2, "id": 2, "path": "/a"}"#,
-            r#"{"version": 2, "id": 2, "open": {}}"#,
-            r#"{"version": 2, "id": 2, "open": {"path": "/a", "readOnly": true, "create": true}}"#,
-            r#"{"version": 2, "id": 2, "open": {"path": "/a", "tap": "tap9"}}"#,
-            r#"{"version": 2, "id": 2, "open": {"tap": "tap9", "queues": -1}}"#,
-            r#"{"version": 2, "id": -2, "open": {"path": "/a", "readOnly": true}}"#,
+            r#"{"version": 3, "id": 2, "path": "/a"}"#,
+            r#"{"version": 3, "id": 2, "open": {}}"#,
+            r#"{"version": 3, "id": 2, "open": {"path": "/a", "readOnly": true, "create": true}}"#,
+            r#"{"version": 3, "id": 2, "open": {"path": "/a", "tap": "tap9"}}"#,
+            r#"{"version": 3, "id": 2, "open": {"tap": "tap9", "queues": -1}}"#,
+            r#"{"version": 3, "id": 2, "open": {"image": ["/a"], "path": "/a"}}"#,
+            r#"{"version": 3, "id": 2, "open": {"image": ["/a"], "cache": "unsafe"}}"#,
+            r#"{"version": 3, "id": -2, "open": {"path": "/a", "readOnly": true}}"#,
             r#"["/a"]"#,
         ] {
             serde_json::from_str::<Order>(wrong).expect_err(wrong);

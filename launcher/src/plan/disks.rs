@@ -34,6 +34,31 @@ pub struct DiskSource {
     pub cache: Option<CacheMode>,
 }
 
+/// A disk that comes while the machine runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaterDisk {
+    /// Its name and its volume's.
+    pub name: String,
+    /// Its device.
+    pub options: BlockOptions,
+    /// Cache mode asked for, as in [`DiskSource`].
+    pub cache: Option<CacheMode>,
+}
+
+/// The disks of a VMI whose volumes come and go.
+pub fn later_disks(vmi: &Vmi) -> Vec<LaterDisk> {
+    let disk = |disk: &Disk| {
+        let mut volumes = vmi.spec.volumes.iter();
+        let volume = volumes.find(|volume| volume.name == disk.name)?;
+        volume.hotpluggable.then(|| LaterDisk {
+            name: disk.name.clone(),
+            options: block_options(vmi, disk, volume),
+            cache: disk.cache,
+        })
+    };
+    vmi.spec.devices.disks.iter().filter_map(disk).collect()
+}
+
 /// What the launcher opens or makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]

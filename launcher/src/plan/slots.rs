@@ -47,7 +47,9 @@ impl Slots {
     pub(super) fn later(&mut self, count: u8) -> Vec<u8> {
         let free = (1..=MAX_PCI_DEVICES as u8).rev();
         let free = free.filter(|slot| self.taken & 1 << slot == 0);
-        let slots: Vec<_> = free.take(count.into()).collect();
+        let mut slots: Vec<_> = free.take(count.into()).collect();
+        // A guest that looks for devices late numbers them as they came.
+        slots.sort_unstable();
         self.taken |= slots.iter().fold(0, |taken, slot| taken | 1 << slot);
         slots
     }
@@ -88,7 +90,7 @@ mod tests {
     fn slots_for_later_are_the_last() {
         let mut slots = Slots::new([30].into_iter());
         let first = slots.slot(None);
-        assert_eq!((first, slots.later(3)), (1, vec![31, 29, 28]));
+        assert_eq!((first, slots.later(3)), (1, vec![28, 29, 31]));
         assert_eq!(slots.later(u8::MAX).len(), 26);
         assert!(slots.later(1).is_empty());
     }

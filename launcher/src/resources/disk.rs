@@ -11,19 +11,20 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::ResourceError;
-use super::file::{self, Access, Kind};
+use super::file::{Access, Kind, Places};
 use super::{layers, lock};
 use crate::plan::ImagePath;
 
 /// Opens and locks the raw image of a disk and settles its cache mode.
 pub fn open(
+    places: &impl Places,
     volume: &str,
     options: &BlockOptions,
     cache: Option<CacheMode>,
     image: &ImagePath,
 ) -> Result<(File, CacheMode), ResourceError> {
-    let (file, path) = find(volume, image, options.read_only)?;
-    lock(volume, &file, path, options.read_only)?;
+    let (file, path) = find(places, volume, image, options.read_only)?;
+    lock(places, volume, &file, path, options.read_only)?;
     refuse_empty(volume, &file, path)?;
     layers::refuse_qcow2(volume, &file, path)?;
     let files = slice::from_ref(&file);
@@ -85,6 +86,7 @@ pub(super) fn settle_cache(
 
 /// Opens the first candidate that exists.
 pub(super) fn find<'a>(
+    places: &impl Places,
     volume: &str,
     image: &'a ImagePath,
     read_only: bool,
@@ -96,7 +98,7 @@ pub(super) fn find<'a>(
     };
     let what = format!("image of volume {volume:?},");
     for path in &image.candidates {
-        match file::open(&what, path, access) {
+        match places.open(&what, path, access) {
             Ok(file) => return Ok((file, path)),
             Err(ResourceError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             }
@@ -134,28 +136,31 @@ fn create(volume: &str, path: &Path, bytes: u64) -> Result<File, ResourceError> 
 }
 
 /// Opens what an image lies over, whose name its maker has chosen.
-pub(super) fn open_backing(volume: &str, path: &Path) -> Result<File, ResourceError> {
+pub(super) fn open_backing(
+    places: &impl Places,
+    volume: &str,
+    path: &Path,
+) -> Result<File, ResourceError> {
     let access = Access {
         kind: Kind::File,
         write: false,
         follow: false,
     };
-    file::open(&format!("image below volume {volume:?},"), path, access)
+    places.open(&format!("image below volume {volume:?},"), path, access)
 }
 
-/// How long a lock may be held by a machine that has just ended: the kernel gives it back only when
-/// the last request in flight is done, which may be after the process is gone.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two attempts to lock an image.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// Locks the image, if that can be done on its file system.
 pub(super) fn lock(
+    places: &impl Places,
     volume: &str,
     image: &File,
     path: &Path,
     read_only: bool,
 ) -> Result<(), ResourceError> {
-    let give_up = Instant::now() + LOCK_PATIENCE;
+    let give_up = Instant::now() + places.patience();
     loop {
         match lock::try_lock(image, read_only) {
             Ok(true) => return Ok(()),
@@ -211,10 +216,11 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
+    use super::super::file::Anywhere;
     use super::*;
 
     fn open(options: &BlockOptions, image: &ImagePath) -> Result<(File, CacheMode), ResourceError> {
-        super::open("root", options, None, image)
+        super::open(&Anywhere, "root", options, None, image)
     }
 
     fn disk(read_only: bool) -> BlockOptions {
@@ -348,7 +354,7 @@ mod tests {
         let source = source(image.path());
         for cache in [CacheMode::Writethrough, CacheMode::Writeback] {
             let (file, found) =
-                super::open("root", &disk(false), Some(cache), &source).expect("image");
+                super::open(&Anywhere, "root", &disk(false), Some(cache), &source).expect("image");
             assert_eq!(found, cache);
             let flags = rustix::fs::fcntl_getfl(&file).expect("flags");
             assert!(!flags.contains(OFlags::DIRECT));

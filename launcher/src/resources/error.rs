@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 use vmm::kvm::KvmError;
 
+use crate::opener::OpenError;
+
 /// A resource of the host is missing or cannot be used.
 #[derive(Debug, Error)]
 pub enum ResourceError {
@@ -55,6 +57,9 @@ pub enum ResourceError {
         #[source]
         source: io::Error,
     },
+    /// A file cannot be opened below the directories in which files may be.
+    #[error(transparent)]
+    Beneath(#[from] OpenError),
     /// A volume is at none of the places where it could be.
     #[error("Volume {name:?} is not there: looked for {candidates:?}")]
     NoVolume {
@@ -208,6 +213,7 @@ impl ResourceError {
                 "Symbolic links inside of volumes are not followed; name the file on the command \
                  line."
             }
+            Self::Beneath(_) => "Put the file below one of these directories.",
             Self::Open { .. } => "Check that the path is right and mounted in the pod.",
             Self::NoVolume { .. } => {
                 "Mount it in the pod, or say where it is with --volume NAME=PATH."

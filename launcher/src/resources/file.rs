@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -48,12 +49,41 @@ pub enum Unfit {
 
 /// How to open a path.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Access {
-    pub(super) kind: Kind,
-    pub(super) write: bool,
+pub struct Access {
+    /// What it may be.
+    pub kind: Kind,
+    /// Open it for writing, too.
+    pub write: bool,
     /// Follow a symbolic link at the end. The contents of volumes belong to tenants, so links in
     /// them could lead to other files of the pod.
-    pub(super) follow: bool,
+    pub follow: bool,
+}
+
+/// Where images are looked for.
+pub trait Places {
+    /// Opens what is at a path.
+    fn open(&self, what: &str, path: &Path, access: Access) -> Result<File, ResourceError>;
+
+    /// How long another's lock is waited for.
+    fn patience(&self) -> Duration;
+}
+
+/// All that this process can reach.
+#[derive(Clone, Copy, Debug)]
+pub struct Anywhere;
+
+/// How long a lock may be held by a machine that has just ended: the kernel gives it back only when
+/// the last request in flight is done, which may be after the process is gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Places for Anywhere {
+    fn open(&self, what: &str, path: &Path, access: Access) -> Result<File, ResourceError> {
+        open(what, path, access)
+    }
+
+    fn patience(&self) -> Duration {
+        LOCK_PATIENCE
+    }
 }
 
 /// Opens the kernel or the initial RAM disk.

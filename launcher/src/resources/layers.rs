@@ -10,7 +10,7 @@ use devices::virtio::block::{
     Backing, BlockOptions, CacheMode, HEADER_BYTES, Header, ImageFormat, create, is_qcow2,
 };
 
-use super::file::{self, Kind};
+use super::file::{self, Anywhere, Kind, Places};
 use super::{ResourceError, disk, scratch};
 use crate::plan::{BaseFormat, ImagePath, Overlay};
 
@@ -38,13 +38,14 @@ struct Opened {
 
 /// Makes an empty overlay over the image of `overlay`, which stays as it is.
 pub(super) fn overlay(
+    places: &impl Places,
     volume: &str,
     options: &mut BlockOptions,
     cache: Option<CacheMode>,
     overlay: &Overlay,
 ) -> Result<Layers, ResourceError> {
-    let (file, path) = disk::find(volume, &overlay.base, true)?;
-    disk::lock(volume, &file, path, true)?;
+    let (file, path) = disk::find(places, volume, &overlay.base, true)?;
+    disk::lock(places, volume, &file, path, true)?;
     let base = look(volume, file, path)?;
     match (overlay.format, &base.header) {
         (BaseFormat::Raw, Some(_)) => return Err(not_raw(volume, path)),
@@ -70,7 +71,7 @@ pub(super) fn overlay(
         Some(path) => new_in(volume, path, bytes)?,
         None => empty(volume, bytes)?,
     };
-    add_chain(volume, base, path, &mut layers)?;
+    add_chain(places, volume, base, path, &mut layers)?;
     settle(volume, path, options, cache, &layers)?;
     Ok(layers)
 }
@@ -89,13 +90,14 @@ pub(super) fn empty_disk(
 
 /// Opens a qcow2 image that is written to where it is.
 pub(super) fn qcow2(
+    places: &impl Places,
     volume: &str,
     options: &mut BlockOptions,
     cache: Option<CacheMode>,
     image: &ImagePath,
 ) -> Result<Layers, ResourceError> {
-    let (file, path) = disk::find(volume, image, options.read_only)?;
-    disk::lock(volume, &file, path, options.read_only)?;
+    let (file, path) = disk::find(places, volume, image, options.read_only)?;
+    disk::lock(places, volume, &file, path, options.read_only)?;
     let image = look(volume, file, path)?;
     let Some(header) = &image.header else {
         return Err(not_qcow2(volume, path));
@@ -109,7 +111,7 @@ pub(super) fn qcow2(
         return Err(refused(volume, path, why));
     }
     let mut layers = Layers::default();
-    add_chain(volume, image, path, &mut layers)?;
+    add_chain(places, volume, image, path, &mut layers)?;
     settle(volume, path, options, cache, &layers)?;
     Ok(layers)
 }
@@ -118,7 +120,13 @@ pub(super) fn qcow2(
 pub(super) fn to_inspect(file: File, path: &Path) -> Result<Layers, ResourceError> {
     let name = path.to_string_lossy();
     let mut layers = Layers::default();
-    add_chain(&name, look(&name, file, path)?, path, &mut layers)?;
+    add_chain(
+        &Anywhere,
+        &name,
+        look(&name, file, path)?,
+        path,
+        &mut layers,
+    )?;
     Ok(layers)
 }
 
@@ -189,6 +197,7 @@ fn look(volume: &str, mut file: File, path: &Path) -> Result<Opened, ResourceErr
 
 /// Adds an image and all that it lies over.
 fn add_chain(
+    places: &impl Places,
     volume: &str,
     image: Opened,
     path: &Path,
@@ -210,22 +219,23 @@ fn add_chain(
             return Err(refused(volume, &path, "it lies over too many others"));
         }
         path = backing_path(volume, &path, &backing)?;
-        image = open_backing(volume, &path, &backing, &layers.files)?;
+        image = open_backing(places, volume, &path, &backing, &layers.files)?;
     }
 }
 
 /// Opens and locks what the images `above` lie over.
 fn open_backing(
+    places: &impl Places,
     volume: &str,
     path: &Path,
     backing: &Backing,
     above: &[File],
 ) -> Result<Opened, ResourceError> {
-    let file = disk::open_backing(volume, path)?;
+    let file = disk::open_backing(places, volume, path)?;
     if above.iter().any(|other| is_same(other, &file)) {
         return Err(refused(volume, path, "it lies over itself"));
     }
-    disk::lock(volume, &file, path, true)?;
+    disk::lock(places, volume, &file, path, true)?;
     let image = look(volume, file, path)?;
     match (backing.format.as_deref(), &image.header) {
         (Some("raw"), None) | (Some("qcow2"), Some(_)) => Ok(image),
@@ -331,12 +341,19 @@ mod tests {
     }
 
     fn open(path: &Path) -> Result<Layers, ResourceError> {
-        qcow2("root", &mut BlockOptions::default(), None, &source(path))
+        qcow2(
+            &Anywhere,
+            "root",
+            &mut BlockOptions::default(),
+            None,
+            &source(path),
+        )
     }
 
     fn over(path: &Path, format: BaseFormat) -> Result<Layers, ResourceError> {
         let base = source(path);
         overlay(
+            &Anywhere,
             "root",
             &mut BlockOptions::default(),
             None,

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use vmm::control::{ControlError, Refusal};
+use devices::virtio::registry::AnyOptions;
+use vmm::control::{Command, ControlError, Refusal};
 
 use super::control::ClientCall;
-use crate::opener::{self, Opener, Order, ToOpen};
+use crate::opener::{self, OpenedImage, Opener, Order, ToOpen};
 
 /// Most calls that wait for a file.
 const MAX_WAITING: usize = 32;
@@ -91,6 +92,9 @@ impl Opening {
                     (None, true) => Err(failed(["the opener sent no descriptor"])),
                     (None, false) => Ok(()),
                 };
+                if let Some(image) = &answer.image {
+                    settle(&mut call.command, image);
+                }
                 call.descriptors.extend(descriptors);
                 vec![(call, result)]
             }
@@ -113,6 +117,15 @@ impl Opening {
             )
         };
         waiting.map(refused).collect()
+    }
+}
+
+/// A disk that comes is what its image is.
+fn settle(command: &mut Command, image: &OpenedImage) {
+    if let Command::Attach { options, .. } = command
+        && let AnyOptions::Block(options) = &mut **options
+    {
+        image.settle(options);
     }
 }
 

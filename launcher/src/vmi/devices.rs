@@ -30,6 +30,8 @@ pub struct Devices {
     pub block_multi_queue: bool,
     /// One queue pair a vCPU for NICs.
     pub network_multi_queue: bool,
+    /// Under KubeVirt devices may come and go while the machine runs.
+    pub hotplug: bool,
 }
 
 impl Default for Devices {
@@ -45,6 +47,7 @@ impl Default for Devices {
             serial_console: true,
             block_multi_queue: false,
             network_multi_queue: false,
+            hotplug: true,
         }
     }
 }
@@ -82,6 +85,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         serial_console: flag("autoattachSerialConsole", true),
         block_multi_queue: flag("blockMultiQueue", false),
         network_multi_queue: flag("networkInterfaceMultiqueue", false),
+        hotplug: !flag("disableHotplug", false),
     }
 }
 

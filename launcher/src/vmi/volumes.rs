@@ -18,6 +18,8 @@ pub struct Volume {
     pub source: VolumeSource,
     /// Refuse writes.
     pub read_only: bool,
+    /// Under KubeVirt it comes and goes while the machine runs.
+    pub hotpluggable: bool,
 }
 
 /// Kinds of volumes. What is made of files is read-only: nobody would keep what a guest writes there.
@@ -132,6 +134,7 @@ pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
             name: name.to_owned(),
             source,
             read_only,
+            hotpluggable: is_hotpluggable(&volume),
         });
     }
     (volumes, left_out)
@@ -172,6 +175,12 @@ fn read_claim(node: &Node<'_>) -> Option<(VolumeSource, bool)> {
 fn read_data_volume(node: &Node<'_>) -> Option<(VolumeSource, bool)> {
     require_name(&node.object(), "name", "the name of a DataVolume");
     Some((VolumeSource::Claim, false))
+}
+
+fn is_hotpluggable(volume: &Object<'_>) -> bool {
+    let claims = ["persistentVolumeClaim", "dataVolume"].into_iter();
+    let mut claims = claims.filter_map(|field| volume.get(field));
+    claims.any(|claim| claim.object().boolean_or("hotpluggable", false))
 }
 
 fn read_cloud_init(node: &Node<'_>, layout: CloudInitLayout) -> Option<(VolumeSource, bool)> {

@@ -6,6 +6,7 @@ mod durable;
 mod exitcost;
 mod flood;
 mod hostile;
+mod later;
 mod memory;
 mod netbench;
 mod sane;
@@ -29,6 +30,7 @@ const MODES: &[Mode] = &[
     ("crash", crash::run),
     ("sane", sane::run),
     ("hostile", hostile::run),
+    ("later", later::run),
     ("silent", silent::run),
     ("storm", storm::run),
     ("flood", flood::run),

@@ -106,6 +106,14 @@ impl Pci {
         self.write(function, COMMAND, 2, command | COMMAND_ON);
     }
 
+    /// Puts what is behind the function's first BAR, which has 64 bits, at an address, and lets the function answer.
+    pub fn place(&self, function: Function, address: u64) {
+        self.write(function, COMMAND, 2, 0);
+        self.write(function, BAR0, 4, address as u32);
+        self.write(function, BAR0 + 4, 4, (address >> 32) as u32);
+        self.write(function, COMMAND, 2, COMMAND_ON);
+    }
+
     /// Capabilities: identifier and offset.
     pub fn capabilities(&self, function: Function) -> impl Iterator<Item = (u8, u16)> {
         let first = match self.read(function, STATUS, 2) & STATUS_CAPABILITIES {

@@ -11,7 +11,7 @@ use vmm::control::Command;
 
 use crate::opener::TapToOpen;
 use crate::plan::ImagePath;
-use crate::resources::{self, ResourceError};
+use crate::resources::{self, Anywhere, ResourceError};
 use crate::vmi::parse_mac;
 
 /// Of a NIC of which nothing else is said, bytes.
@@ -63,7 +63,8 @@ impl NewDisk {
             create: None,
         };
         let mut options = self.options;
-        let (image, cache) = resources::open_image(&self.name, &options, self.cache, &image)?;
+        let (image, cache) =
+            resources::open_image(&Anywhere, &self.name, &options, self.cache, &image)?;
         options.cache = cache;
         let command = Command::Attach {
             name: self.name,

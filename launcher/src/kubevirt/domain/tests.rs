@@ -24,11 +24,15 @@ fn a_domain_as_virt_handler_reads_it() {
         disks: vec![
             DiskFacts {
                 name: "seed".to_owned(),
+                number: 0,
+                comes_and_goes: false,
                 path: String::new(),
                 is_block: false,
             },
             DiskFacts {
                 name: "root".to_owned(),
+                number: 1,
+                comes_and_goes: false,
                 path: "/dev/root".to_owned(),
                 is_block: true,
             },

@@ -24,7 +24,7 @@ use super::super::monitor::{Wish, Word};
 use super::super::notify::{Event, Notifier};
 use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Wanted};
 use super::super::preparer::{Done, Order};
-use super::dumps::Dumps;
+use super::openings::Openings;
 use super::packets::{Packets, readable};
 use super::service::Commands;
 use crate::bootdisk::process::ReaderError;
@@ -45,6 +45,8 @@ pub(super) struct Wires {
     pub(super) preparer: OwnedFd,
     pub(super) opener: Option<OwnedFd>,
     pub(super) listener: UnixListener,
+    /// Where volumes are mounted that come while the machine runs.
+    pub(super) volumes: PathBuf,
     pub(super) notify_pipe: PathBuf,
     pub(super) stats_collector: bool,
 }
@@ -91,7 +93,7 @@ pub(super) struct Actor {
     agent_is_there: bool,
     sender: Sender<News>,
     notifier: Notifier,
-    dumps: Dumps,
+    openings: Openings,
     released: bool,
     exit: Option<Exit>,
 }
@@ -108,9 +110,15 @@ impl Actor {
         listen_to_monitor(wires.monitor.try_clone()?, sender.clone())?;
         listen_to_vm(wires.vm.try_clone()?, sender.clone())?;
         listen_to_preparer(wires.preparer.try_clone()?, sender.clone())?;
-        let dumps = Dumps::listen(wires.opener, sender.clone())?;
+        let openings = Openings::listen(wires.opener, sender.clone())?;
         let agent = Rc::new(Agent::default());
-        let commands = Commands::new(sender.clone(), agent.clone(), wires.stats_collector);
+        let (inbox_of_clients, volumes) = (sender.clone(), wires.volumes);
+        let commands = Commands::new(
+            inbox_of_clients,
+            agent.clone(),
+            volumes,
+            wires.stats_collector,
+        );
         serve(wires.listener, commands)?;
         let mut actor = Self {
             pod,
@@ -127,7 +135,7 @@ impl Actor {
             agent_is_there: false,
             sender,
             notifier,
-            dumps,
+            openings,
             released: false,
             exit: None,
         };
@@ -211,8 +219,13 @@ impl Actor {
                 }
             }
             Effect::MakeDump(path) => {
-                if let Err(reason) = self.dumps.make(path) {
+                if let Err(reason) = self.openings.make(path) {
                     self.step(Input::DumpFile(Err(reason)));
+                }
+            }
+            Effect::OpenImage(name, image) => {
+                if let Err(reason) = self.openings.open(name.clone(), image) {
+                    self.step(Input::Image(name, Err(reason)));
                 }
             }
             Effect::Vm(effect) => self.apply_to_vm(effect),

@@ -2,6 +2,7 @@
 
 mod methods;
 
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 use self::methods::{Method, Shape, find};
 use super::super::agent::{Agent, AgentError, Freezer, Ran};
 use super::super::domain::Identity;
+use super::super::hotplug;
 use super::super::messages::{
     CMD_VERSION, DumpRequest, Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest,
     Response, TextResponse, Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
@@ -31,6 +33,8 @@ pub(super) struct Commands {
     inbox: Sender<News>,
     agent: Rc<Agent>,
     freezer: Freezer,
+    /// Where volumes are mounted that come while the machine runs.
+    volumes: PathBuf,
     stats_collector: bool,
 }
 
@@ -125,7 +129,7 @@ impl Service for Commands {
                 }));
             }
             Method::Ping => Ok(String::new()),
-            Method::Sync => match wanted(request) {
+            Method::Sync => match wanted(request, &self.volumes) {
                 Ok(wanted) => self.ask(Ask::Sync(Box::new(wanted))).await,
                 Err(reason) => Err(reason),
             },
@@ -150,8 +154,14 @@ impl Service for Commands {
 }
 
 impl Commands {
-    pub(super) fn new(inbox: Sender<News>, agent: Rc<Agent>, stats_collector: bool) -> Self {
+    pub(super) fn new(
+        inbox: Sender<News>,
+        agent: Rc<Agent>,
+        volumes: PathBuf,
+        stats_collector: bool,
+    ) -> Self {
         Self {
+            volumes,
             inbox,
             freezer: Freezer::new(agent.clone()),
             agent,
@@ -242,7 +252,7 @@ fn failed(error: AgentError) -> Status {
 }
 
 /// What a SyncVirtualMachine wants.
-fn wanted(request: Bytes) -> Result<Wanted, String> {
+fn wanted(request: Bytes, volumes: &Path) -> Result<Wanted, String> {
     let request: VmiRequest = decode(request).map_err(|status| status.message)?;
     let vmi = request.vmi.unwrap_or_default().json;
     let head: Head = serde_json::from_slice(&vmi)
@@ -253,6 +263,10 @@ fn wanted(request: Bytes) -> Result<Wanted, String> {
     let devices = head.spec.domain.devices.unwrap_or_default();
     let interfaces = devices.interfaces.unwrap_or_default().into_iter();
     let grace_seconds = head.spec.termination_grace_period_seconds;
+    let (disks, refused) = match hotplug::disks(&vmi, volumes) {
+        Ok(disks) => (disks, None),
+        Err(reason) => (Vec::new(), Some(reason)),
+    };
     Ok(Wanted {
         identity: Identity {
             name: head.metadata.name,
@@ -265,6 +279,8 @@ fn wanted(request: Bytes) -> Result<Wanted, String> {
             .status
             .and_then(|status| status.phase)
             .unwrap_or_default(),
+        disks,
+        refused,
         vmi,
         pause_probes: annotations.pause_probes.as_deref() == Some("true"),
         links: interfaces.filter_map(HeadInterface::link).collect(),
@@ -283,7 +299,7 @@ mod tests {
     fn a_ping_at_the_launchers_end_is_no_success() {
         let (inbox, gone) = mpsc::channel(1);
         drop(gone);
-        let commands = Commands::new(inbox, Rc::default(), false);
+        let commands = Commands::new(inbox, Rc::default(), PathBuf::new(), false);
         let request = encode(&GuestPingRequest { timeout_seconds: 1 });
         let runtime = Builder::new_current_thread().build().expect("a runtime");
         let ping = commands.call("/kubevirt.cmd.v1.Cmd/GuestPing", request);

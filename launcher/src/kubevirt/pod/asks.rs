@@ -80,10 +80,13 @@ impl Pod {
     }
 
     /// The same as often as it is asked: there is one machine.
-    fn sync(&mut self, now: Instant, token: u64, wanted: Wanted, then: &mut Vec<Effect>) {
+    fn sync(&mut self, now: Instant, token: u64, mut wanted: Wanted, then: &mut Vec<Effect>) {
         let is_ours = self.is_ours(&wanted);
         if is_ours.is_ok() {
             self.pause_probes = wanted.pause_probes;
+            if wanted.refused.is_none() {
+                self.disks.want(std::mem::take(&mut wanted.disks));
+            }
         }
         let answer = match (is_ours, self.phase) {
             (Err(reason), _) => Err(reason),
@@ -98,6 +101,7 @@ impl Pod {
             (Ok(()), Phase::Up) => {
                 self.grace.deletion_grace_period_seconds = wanted.grace_seconds;
                 self.set_links(now, &wanted.links, then);
+                self.change_disks(now, then);
                 // Another try of what the machine was paused for.
                 if matches!(
                     self.condition(),
@@ -105,7 +109,7 @@ impl Pod {
                 ) {
                     return self.call(now, Command::Resume, Pending::Answer(token), then);
                 }
-                done()
+                wanted.refused.map_or_else(done, Err)
             }
             (Ok(()), Phase::Over { .. } | Phase::Leaving { .. }) => match &self.failure {
                 Some(text) => Err(text.clone()),
@@ -178,7 +182,13 @@ impl Pod {
         self.live(now, LifeInput::Call(call), then);
     }
 
-    fn call(&mut self, now: Instant, command: Command, pending: Pending, then: &mut Vec<Effect>) {
+    pub(super) fn call(
+        &mut self,
+        now: Instant,
+        command: Command,
+        pending: Pending,
+        then: &mut Vec<Effect>,
+    ) {
         self.call_with(now, command, Vec::new(), pending, then);
     }
 

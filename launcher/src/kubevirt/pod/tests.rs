@@ -1,10 +1,9 @@
 mod rig;
 
-pub(super) use self::rig::Rig;
+pub(super) use self::rig::{Rig, wanted};
 
 use vmm::control::Command;
 
-use self::rig::wanted;
 use super::*;
 use crate::kubevirt::domain::InterfaceFacts;
 use crate::supervise::Death;

@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::super::agent::AgentView;
 use super::super::domain::{Facts, Identity};
+use super::super::hotplug::NewDisk;
 use crate::exit::Exit;
+use crate::opener::{ImageToOpen, OpenedImage};
 use crate::supervise::{LifeEffect, LifeInput};
 
 /// What virt-handler wants, or asks.
@@ -61,6 +63,10 @@ pub(in super::super) struct Wanted {
     pub(in super::super) pause_probes: bool,
     /// Names of NICs, and whether the link of each is to be up.
     pub(in super::super) links: Vec<(String, bool)>,
+    /// Disks that come and go, and are mounted.
+    pub(in super::super) disks: Vec<NewDisk>,
+    /// Why these cannot be told. No machine is made of such a VMI either.
+    pub(in super::super) refused: Option<String>,
     /// The cluster wants no log of the serial console.
     pub(in super::super) no_serial_log: bool,
 }
@@ -91,6 +97,8 @@ pub(in super::super) enum Input {
     CredentialsSet(Result<(), String>),
     /// What [`Effect::MakeDump`] led to, or why to nothing.
     DumpFile(Result<OwnedFd, String>),
+    /// What [`Effect::OpenImage`] led to for the disk of this name, or why to nothing.
+    Image(String, Result<(OpenedImage, Vec<OwnedFd>), String>),
     /// The pod is to end; the signal's name.
     Stop(String),
     /// Virt-handler knows all that was published, or will not.
@@ -116,6 +124,8 @@ pub(in super::super) enum Effect {
     Prepare(Box<Wanted>),
     /// Have this file made, for a dump.
     MakeDump(PathBuf),
+    /// Have the image of the disk of this name opened.
+    OpenImage(String, ImageToOpen),
     /// For the vm process.
     Vm(LifeEffect),
     /// Tell virt-handler of the domain.

@@ -17,6 +17,7 @@ use crate::bootdisk::process::Reader;
 use crate::commands::{CommandError, machine_network};
 use crate::kubevirt::credentials::{self, CredentialsError};
 use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
+use crate::kubevirt::hotplug;
 use crate::kubevirt::rpc::MAX_MESSAGE;
 use crate::plan::{self, LaunchPlan, PlanOptions};
 use crate::resources::{
@@ -235,8 +236,8 @@ fn hand_over(sent: Result<(), ControlError>) -> Result<(), MakeError> {
     }
 }
 
-/// What is to be opened and built, of a VMI as a cluster's API server has it. The port for the guest's agent is left out
-/// where the VMI's devices leave no room.
+/// What is to be opened and built, of a VMI as a cluster's API server has it. Slots for devices that come later, and then
+/// the port for the guest's agent, are left out where the VMI's devices leave no room.
 fn plan(value: &Value, agent: &Path) -> Result<LaunchPlan, MakeError> {
     let (vmi, report) = vmi::from_cluster(value).map_err(MakeError::Refused)?;
     for note in &report.notes {
@@ -244,13 +245,20 @@ fn plan(value: &Value, agent: &Path) -> Result<LaunchPlan, MakeError> {
     }
     let options = PlanOptions {
         pod_interface: POD_INTERFACE.to_owned(),
+        without_hotpluggable: true,
         ..PlanOptions::default()
     };
     let with_agent = PlanOptions {
         guest_agent: Some(agent.to_owned()),
         ..options.clone()
     };
-    let plan = plan::plan(&vmi, &with_agent).or_else(|_| plan::plan(&vmi, &options));
+    let with_slots = PlanOptions {
+        hotplug_slots: hotplug::slots(&vmi),
+        ..with_agent.clone()
+    };
+    let plan = plan::plan(&vmi, &with_slots)
+        .or_else(|_| plan::plan(&vmi, &with_agent))
+        .or_else(|_| plan::plan(&vmi, &options));
     plan.map_err(MakeError::Refused)
 }
 
@@ -279,7 +287,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
             link_up: options.link_up,
         })
     };
-    let disk = |source: &plan::DiskSource| {
+    let disk = |(number, source): (usize, &plan::DiskSource)| {
         let path = source.image.places().iter().find(|path| path.exists());
         let is_block = |path: &PathBuf| {
             path.metadata()
@@ -287,6 +295,8 @@ fn facts(plan: &LaunchPlan) -> Facts {
         };
         DiskFacts {
             name: source.device.clone(),
+            number,
+            comes_and_goes: false,
             is_block: path.is_some_and(is_block),
             path: path.map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
         }
@@ -297,6 +307,6 @@ fn facts(plan: &LaunchPlan) -> Facts {
         memory: plan.machine.memory.bytes,
         agent_port: !plan.ports.is_empty(),
         interfaces: plan.nics.iter().filter_map(interface).collect(),
-        disks: plan.disks.iter().map(disk).collect(),
+        disks: plan.disks.iter().enumerate().map(disk).collect(),
     }
 }

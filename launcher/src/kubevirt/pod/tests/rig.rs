@@ -1,7 +1,7 @@
 //! A pod whose inputs are a test's, and what came of them.
 
 use serde_json::Value;
-use vmm::control::{Command, Reply, Report};
+use vmm::control::{Command, Refusal, Reply, Report};
 
 use super::super::*;
 use crate::supervise::Death;
@@ -63,15 +63,24 @@ impl Rig {
         self.input(Input::Vm(LifeInput::Report(event.with(state))));
     }
 
-    /// The vm process answers the last command.
+    /// The vm process obeys the last command.
     pub(in super::super) fn reply(&mut self, state: MachineState) {
+        self.answer_last(Verdict::Result(state.into()));
+    }
+
+    /// It does not.
+    pub(in super::super) fn refuse(&mut self, refusal: Refusal) {
+        self.answer_last(Verdict::Error(refusal));
+    }
+
+    fn answer_last(&mut self, verdict: Verdict) {
         let sent = self.effects.iter().rev().find_map(|effect| match effect {
             Effect::Vm(LifeEffect::Send(call, _)) => Some(call.id),
             _ => None,
         });
         let reply = Reply {
             id: sent.expect("a command"),
-            verdict: Verdict::Result(state.into()),
+            verdict,
         };
         self.input(Input::Vm(LifeInput::Report(Report::Reply(reply))));
     }
@@ -164,7 +173,7 @@ pub(super) fn identity() -> Identity {
     }
 }
 
-pub(super) fn wanted(phase: &str) -> Wanted {
+pub(in super::super) fn wanted(phase: &str) -> Wanted {
     Wanted {
         identity: identity(),
         grace_seconds: 30,

@@ -3,8 +3,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{registers, slots};
+use super::registers;
 use super::values::{Shared, Values};
+use crate::modes::later;
 use crate::virtio::pci::common;
 use crate::{cpu, phys};
 
@@ -113,7 +114,7 @@ fn disturb(values: &mut Values, prey: &Prey) {
         60 => interrupts(values, prey),
         61 => phys::w16(prey.common + common::QUEUE_SIZE, 1 << values.prng.below(16)),
         62 => drop(phys::r8(prey.common + common::DEVICE_STATUS)),
-        _ if values.prng.one_in(16) => cpu::outl(slots::EJECT, u32::MAX),
+        _ if values.prng.one_in(16) => cpu::outl(later::EJECT, u32::MAX),
         _ => drop(phys::r32u(prey.common + values.prng.below(common::LEN))),
     }
 }

@@ -4,23 +4,14 @@
 use super::racer;
 use super::rings;
 use super::{Hostile, Target};
+use crate::modes::later::{EJECT, INSERTED, WANTED, WINDOW};
 use crate::pci::Function;
 use crate::virtio::msix::Msix;
 use crate::virtio::pci::{self as transport, common};
 use crate::virtio::{Device, Transport};
 use crate::{cpu, phys};
 
-/// Which slots have a device that is new, and which are asked for; reading clears.
-const INSERTED: u16 = 0x700;
-const WANTED: u16 = 0x704;
-/// Written: gives the devices of these slots back.
-pub const EJECT: u16 = 0x708;
-
 const COMMAND: u16 = 0x04;
-const COMMAND_ON: u32 = 0b110;
-const BAR0: u16 = 0x10;
-/// Of what a function has behind its BAR, bytes.
-const WINDOW: u64 = 32 << 10;
 const SLOTS: u8 = 32;
 
 /// Uses what is new, and gives it back now or later.
@@ -103,11 +94,7 @@ fn newcomer(h: &Hostile) -> Option<Target> {
     };
     let mut functions = (1..SLOTS).map(|slot| Function { devfn: slot << 3 });
     let function = functions.find(is_new)?;
-    h.pci.write(function, COMMAND, 2, 0);
-    let address = end.next_multiple_of(WINDOW);
-    h.pci.write(function, BAR0, 4, address as u32);
-    h.pci.write(function, BAR0 + 4, 4, (address >> 32) as u32);
-    h.pci.write(function, COMMAND, 2, COMMAND_ON);
+    h.pci.place(function, end.next_multiple_of(WINDOW));
     let (kind, transport) = transport::probe(&h.pci, function)?;
     let device = Device {
         kind,

@@ -1,0 +1,314 @@
+//! Disks that come and go: those that the last SyncVirtualMachine wants, and those that the machine has. What fails is
+//! tried again by the next one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use vmm::control::Command;
+
+use super::super::domain::DiskFacts;
+use super::super::hotplug::NewDisk;
+use super::{Effect, Pending, Phase, Pod};
+use crate::opener::OpenedImage;
+
+/// Time that a guest has to give a disk back.
+const DETACH_SECONDS: u32 = 30;
+
+/// What is wanted, and what happens.
+#[derive(Debug, Default)]
+pub(super) struct Disks {
+    wanted: Vec<NewDisk>,
+    /// Disks that come or go just now.
+    under_way: BTreeSet<String>,
+    /// What was said of those that cannot.
+    said: BTreeMap<String, String>,
+}
+
+impl Disks {
+    /// These are to be there, and no others of their kind.
+    pub(super) fn want(&mut self, disks: Vec<NewDisk>) {
+        self.wanted = disks;
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.wanted.iter().any(|new| new.disk.name == name)
+    }
+}
+
+impl Pod {
+    /// Has disks come that are wanted and not there, and others go.
+    pub(super) fn change_disks(&mut self, now: Instant, then: &mut Vec<Effect>) {
+        let is_there = |name: &str| self.facts.disks.iter().any(|disk| disk.name == name);
+        let new = self.disks.wanted.iter();
+        let new = new.filter(|new| !is_there(&new.disk.name));
+        for new in new {
+            if self.disks.under_way.insert(new.disk.name.clone()) {
+                then.push(Effect::OpenImage(new.disk.name.clone(), new.image.clone()));
+            }
+        }
+        let old = self.facts.disks.iter().filter(|disk| disk.comes_and_goes);
+        let old = old.filter(|disk| !self.disks.wants(&disk.name));
+        let old: Vec<_> = old.map(|disk| disk.name.clone()).collect();
+        for name in old {
+            if self.disks.under_way.insert(name.clone()) {
+                let command = Command::Detach {
+                    name: name.clone(),
+                    seconds: DETACH_SECONDS,
+                };
+                self.call(now, command, Pending::Detach(name), then);
+            }
+        }
+    }
+
+    /// The image of a disk is open, or will not be.
+    pub(super) fn add_disk(
+        &mut self,
+        now: Instant,
+        name: String,
+        image: Result<(OpenedImage, Vec<OwnedFd>), String>,
+        then: &mut Vec<Effect>,
+    ) {
+        let wanted = self.disks.wanted.iter().find(|new| new.disk.name == name);
+        let (image, files) = match (image, wanted) {
+            (Ok(opened), Some(_)) if self.phase == Phase::Up => opened,
+            // Nobody waits for it any more.
+            (Ok(_), _) => {
+                self.disks.under_way.remove(&name);
+                return;
+            }
+            (Err(reason), _) => return self.disk_stays_away(&name, reason, then),
+        };
+        let Some(new) = wanted else { return };
+        let mut options = new.disk.options.clone();
+        image.settle(&mut options);
+        let command = Command::Attach {
+            name: name.clone(),
+            options: Box::new(options.into()),
+        };
+        let disk = DiskFacts {
+            name,
+            number: 0,
+            comes_and_goes: true,
+            path: image.path.to_string_lossy().into_owned(),
+            is_block: image.is_block,
+        };
+        self.call_with(now, command, files, Pending::Attach(disk), then);
+    }
+
+    fn disk_stays_away(&mut self, name: &str, reason: String, then: &mut Vec<Effect>) {
+        self.disks.under_way.remove(name);
+        self.say(name, "cannot be added", reason, then);
+    }
+
+    /// Says it once.
+    fn say(&mut self, name: &str, what: &str, reason: String, then: &mut Vec<Effect>) {
+        let message = format!("disk {name:?} {what}: {reason}");
+        let said = &mut self.disks.said;
+        if said.get(name) != Some(&message) {
+            said.insert(name.to_owned(), message.clone());
+            let reason = "HotplugFailed";
+            then.push(Effect::Warn { reason, message });
+        }
+    }
+
+    /// The machine has the disk, or does not get it.
+    pub(super) fn disk_has_come(
+        &mut self,
+        mut disk: DiskFacts,
+        failure: Option<String>,
+        then: &mut Vec<Effect>,
+    ) {
+        if let Some(reason) = failure {
+            return self.disk_stays_away(&disk.name, reason, then);
+        }
+        self.disks.under_way.remove(&disk.name);
+        self.disks.said.remove(&disk.name);
+        // As Linux does.
+        let is_taken = |number: &usize| self.facts.disks.iter().any(|it| it.number == *number);
+        disk.number = (0..).find(|number| !is_taken(number)).unwrap_or_default();
+        self.facts.disks.push(disk);
+    }
+
+    /// The guest has given the disk back, or not.
+    pub(super) fn disk_has_gone(
+        &mut self,
+        name: &str,
+        failure: Option<String>,
+        then: &mut Vec<Effect>,
+    ) {
+        self.disks.under_way.remove(name);
+        if let Some(reason) = failure {
+            return self.say(name, "stays", reason, then);
+        }
+        self.disks.said.remove(name);
+        self.facts.disks.retain(|disk| disk.name != name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::virtio::block::{BlockOptions, CacheMode};
+    use serde_json::Value;
+    use vmm::control::{MachineState, Refusal};
+
+    use super::super::tests::{Rig, wanted};
+    use super::super::words::{Ask, Input};
+    use super::*;
+    use crate::opener::ImageToOpen;
+    use crate::plan::LaterDisk;
+
+    fn new(name: &str) -> NewDisk {
+        let disk = LaterDisk {
+            name: name.to_owned(),
+            options: BlockOptions::default(),
+            cache: None,
+        };
+        let image = ImageToOpen {
+            image: vec![format!("/hp/{name}.img").into()],
+            qcow2: false,
+            read_only: false,
+            cache: None,
+            logical_block_size: 512,
+        };
+        NewDisk { disk, image }
+    }
+
+    fn sync(rig: &mut Rig, names: &[&str]) {
+        let mut wanted = wanted("Running");
+        wanted.disks = names.iter().map(|name| new(name)).collect();
+        let token = rig.ask(Ask::Sync(Box::new(wanted)));
+        assert_eq!(rig.answer(token), &Ok(String::new()), "at once");
+    }
+
+    /// Names of the disks whose images are to be opened.
+    fn orders(rig: &Rig) -> Vec<&str> {
+        let orders = rig.effects.iter().filter_map(|effect| match effect {
+            Effect::OpenImage(name, _) => Some(&**name),
+            _ => None,
+        });
+        orders.collect()
+    }
+
+    fn open(rig: &mut Rig, name: &str) {
+        let image = OpenedImage {
+            path: format!("/hp/{name}.img").into(),
+            is_block: false,
+            cache: CacheMode::Writethrough,
+            layers: Vec::new(),
+        };
+        let (file, _) = std::io::pipe().expect("a pipe");
+        let opened = (image, vec![file.into()]);
+        rig.input(Input::Image(name.to_owned(), Ok(opened)));
+    }
+
+    /// Names of disks and of their devices in the guest, as virt-handler was told last.
+    fn told(rig: &Rig) -> Vec<(String, String)> {
+        let domain = rig.pod.published.as_deref().expect("a domain");
+        let domain: Value = serde_json::from_str(domain).expect("JSON");
+        let disks = domain["Spec"]["Devices"]["Disks"].as_array();
+        let word = |disk: &Value, place: &str| {
+            let word = disk.pointer(place).and_then(Value::as_str);
+            word.expect("a word").to_owned()
+        };
+        let disk = |disk: &Value| {
+            assert!(!word(disk, "/Source/File").is_empty());
+            (word(disk, "/Alias/Name"), word(disk, "/Target/Device"))
+        };
+        disks.expect("disks").iter().map(disk).collect()
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = pairs.iter();
+        owned
+            .map(|(name, device)| ((*name).to_owned(), (*device).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn disks_come_and_go_once_each() {
+        let mut rig = Rig::up();
+        sync(&mut rig, &["a", "b"]);
+        sync(&mut rig, &["a", "b"]);
+        assert_eq!(orders(&rig), ["a", "b"]);
+        open(&mut rig, "a");
+        let [Command::Attach { name, options }] = rig.commands()[..] else {
+            panic!("{:?}", rig.commands());
+        };
+        let options = serde_json::to_value(options).expect("JSON");
+        assert_eq!(
+            (&**name, &options["cache"]),
+            ("a", &Value::from("writethrough"))
+        );
+        assert_eq!(told(&rig), [], "not before it is there");
+        rig.reply(MachineState::Running);
+        open(&mut rig, "b");
+        rig.reply(MachineState::Running);
+        assert_eq!(told(&rig), pairs(&[("a", "vda"), ("b", "vdb")]));
+        sync(&mut rig, &["b"]);
+        sync(&mut rig, &["b"]);
+        let detach = Command::Detach {
+            name: "a".to_owned(),
+            seconds: DETACH_SECONDS,
+        };
+        assert_eq!(rig.commands()[2..], [&detach]);
+        assert_eq!(told(&rig).len(), 2, "not before it has gone");
+        rig.reply(MachineState::Running);
+        assert_eq!(told(&rig), pairs(&[("b", "vdb")]));
+        sync(&mut rig, &["b", "c"]);
+        open(&mut rig, "c");
+        rig.reply(MachineState::Running);
+        assert_eq!(told(&rig), pairs(&[("b", "vdb"), ("c", "vda")]));
+        assert_eq!(rig.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn what_fails_is_said_once_and_tried_again() {
+        let mut rig = Rig::up();
+        for _ in 0..2 {
+            sync(&mut rig, &["a"]);
+            let why = Err("not there".to_owned());
+            rig.input(Input::Image("a".to_owned(), why));
+        }
+        assert_eq!((orders(&rig).len(), rig.warnings().len()), (2, 1));
+        for _ in 0..2 {
+            sync(&mut rig, &["a"]);
+            open(&mut rig, "a");
+            rig.refuse(Refusal::Busy);
+        }
+        assert_eq!((rig.commands().len(), rig.warnings().len()), (2, 2));
+        sync(&mut rig, &["a"]);
+        open(&mut rig, "a");
+        rig.reply(MachineState::Running);
+        for _ in 0..2 {
+            sync(&mut rig, &[]);
+            rig.refuse(Refusal::Busy);
+        }
+        assert_eq!(told(&rig), pairs(&[("a", "vda")]), "it stays");
+        assert_eq!((rig.commands().len(), rig.warnings().len()), (5, 3));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_closed() {
+        let mut rig = Rig::up();
+        sync(&mut rig, &["a"]);
+        sync(&mut rig, &[]);
+        open(&mut rig, "a");
+        assert_eq!(rig.commands(), Vec::<&Command>::new());
+        // And may come another time.
+        sync(&mut rig, &["a"]);
+        assert_eq!(orders(&rig), ["a", "a"]);
+    }
+
+    #[test]
+    fn disks_that_are_there_from_the_first_come_when_the_machine_runs() {
+        let mut rig = Rig::new();
+        let mut first = wanted("Scheduled");
+        first.disks = vec![new("a")];
+        rig.ask(Ask::Sync(Box::new(first)));
+        rig.prepared();
+        assert_eq!(orders(&rig), Vec::<&str>::new());
+        rig.notice(vmm::control::Event::Running, MachineState::Running);
+        assert_eq!(orders(&rig), ["a"]);
+    }
+}
