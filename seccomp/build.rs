@@ -29,7 +29,7 @@ const PIDS: [(&str, u32); 3] = [
 
 /// The file: rules of every thread, of each role of the vm process beside them, what its threads lose
 /// once the machine is known (`unless` it is for a debugger, and one may come), rules of the launcher, of a launcher that has to put the pod's network
-/// back, of the process that opens files for it, of the one that reads boot disks, and of monitor and launcher of
+/// back, of the process that opens files for it, of one that connects to sockets as well, of the one that reads boot disks, and of monitor and launcher of
 /// a KubeVirt pod.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +40,7 @@ struct Filters {
     launcher: Vec<Value>,
     restorer: Vec<Value>,
     opener: Vec<Value>,
+    connector: Vec<Value>,
     monitor: Vec<Value>,
     service: Vec<Value>,
     bootdisk: Vec<Value>,
@@ -103,6 +104,8 @@ fn programs(filters: &Filters) -> BTreeMap<String, Value> {
     let restorer = [&filters.launcher[..], &filters.restorer].concat();
     add("restorer", &restorer);
     add("opener", &filters.opener);
+    let connector = [&filters.opener[..], &filters.connector].concat();
+    add("connector", &connector);
     add("monitor", &filters.monitor);
     add("service", &filters.service);
     add("bootdisk", &filters.bootdisk);

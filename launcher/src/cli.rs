@@ -154,7 +154,7 @@ pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
         /// Only the rules of this role: process, machine, debugged_machine, vcpu, debugger, block, net, balloon,
-        /// console, device, launcher, restorer, opener, bootdisk, preparer, monitor or service.
+        /// console, device, launcher, restorer, opener, connector, bootdisk, preparer, monitor or service.
         #[arg(value_parser = role)]
         role: Option<String>,
     },

@@ -2,9 +2,9 @@
 //! then.
 //!
 //! It is there only with `run --open-below` or `run --open-taps`, and under KubeVirt, where it makes the files of memory
-//! dumps as well. It opens regular files and block devices below the
+//! dumps and connects to virt-handler as well. It opens regular files and block devices below the
 //! given directories, or TAPs of its network namespace, and hands their descriptors to the launcher, and can do nothing
-//! else: no path outside, no new socket, no process, no capability but to open what belongs to another user and, for
+//! else: no path outside, no process, no capability but to open what belongs to another user and, for
 //! TAPs, CAP_NET_ADMIN, if the launcher had these.
 //!
 //! ```text
@@ -35,8 +35,8 @@ use vmm::control::{self, ControlError};
 
 pub use self::beneath::{Directories, OpenError};
 pub use self::protocol::{
-    Answer, FileToMake, FileToOpen, ImageToOpen, Openable, OpenedImage, Order, TapToOpen, ToOpen,
-    VERSION, answer,
+    Answer, FileToMake, FileToOpen, ImageToOpen, Openable, OpenedImage, Order, SocketToConnect,
+    TapToOpen, ToOpen, VERSION, answer,
 };
 pub use self::taps::{TapError, Taps};
 
@@ -68,23 +68,30 @@ pub enum OpenerError {
     Fork(#[source] io::Error),
 }
 
+/// What an opener may do.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    /// Directories below which it opens files.
+    pub directories: Vec<PathBuf>,
+    /// What is to be done there.
+    pub usage: Use,
+    /// It opens and makes TAPs.
+    pub taps: bool,
+    /// Sockets that it connects to, which need not be there yet.
+    pub sockets: Vec<PathBuf>,
+}
+
 /// A running opener.
 #[derive(Debug)]
 pub struct Opener(OwnedFd);
 
 impl Opener {
-    /// Starts one for these directories and what is to be done there, and for TAPs if `taps`. The caller has one
-    /// thread.
-    pub fn spawn(
-        directories: &[PathBuf],
-        usage: Use,
-        taps: bool,
-        json_log: bool,
-    ) -> Result<Self, OpenerError> {
-        // What is wrong with them is said here; the new process opens its own.
-        Openable::prepare(directories, usage, taps)?;
+    /// Starts one. The caller has one thread.
+    pub fn spawn(allowed: &Allowed, json_log: bool) -> Result<Self, OpenerError> {
+        // What is wrong with the directories is said here; the new process opens its own.
+        Openable::prepare(allowed)?;
         let (ours, theirs) = control::pair().map_err(OpenerError::Socket)?;
-        let enter = || process::enter(directories, usage, taps, json_log);
+        let enter = || process::enter(allowed, json_log);
         jail::fork(theirs, enter).map_err(OpenerError::Fork)?;
         Ok(Self(ours))
     }

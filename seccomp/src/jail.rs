@@ -109,20 +109,12 @@ pub fn shrink(
     capabilities::keep(held)
 }
 
-/// Gives up all capabilities but `kept`, all paths but those below `directories`, whose files may be
-/// opened, ports, and others' signals and abstract sockets.
-pub fn open_below(
-    kept: CapabilitySet,
-    directories: &[PathBuf],
-    usage: Use,
-) -> Result<(), JailError> {
+/// Gives up all capabilities but `kept`, all paths but those below directories that may be used so, ports, and others'
+/// signals and abstract sockets.
+pub fn open_below(kept: CapabilitySet, directories: &[(PathBuf, Use)]) -> Result<(), JailError> {
     forbid_inspection()?;
     limits::forbid_core_dumps()?;
-    let paths: Vec<_> = directories
-        .iter()
-        .map(|path| (path.clone(), usage))
-        .collect();
-    keep_paths(&paths, Scope::from_all(NEWEST))?;
+    keep_paths(directories, Scope::from_all(NEWEST))?;
     let held = capabilities::held() & kept;
     capabilities::empty_bounding_set(held);
     capabilities::keep(held)

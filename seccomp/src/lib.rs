@@ -60,6 +60,8 @@ pub enum Role {
     Restorer,
     /// The process that opens files for a launcher that cannot do so any more.
     Opener,
+    /// The same where it connects to sockets as well.
+    Connector,
     /// The first process of a KubeVirt pod.
     Monitor,
     /// The launcher of a KubeVirt pod, which virt-handler talks to.
@@ -70,7 +72,7 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Process,
         Self::Machine,
         Self::DebuggedMachine,
@@ -84,6 +86,7 @@ impl Role {
         Self::Launcher,
         Self::Restorer,
         Self::Opener,
+        Self::Connector,
         Self::Monitor,
         Self::Service,
         Self::Bootdisk,
@@ -105,6 +108,7 @@ impl Role {
             Self::Launcher => "launcher",
             Self::Restorer => "restorer",
             Self::Opener => "opener",
+            Self::Connector => "connector",
             Self::Monitor => "monitor",
             Self::Service => "service",
             Self::Bootdisk => "bootdisk",
@@ -131,6 +135,7 @@ impl Role {
             Self::Launcher => LAUNCHER,
             Self::Restorer => RESTORER,
             Self::Opener => OPENER,
+            Self::Connector => CONNECTOR,
             Self::Monitor => MONITOR,
             Self::Service => SERVICE,
             Self::Bootdisk => BOOTDISK,

@@ -244,10 +244,9 @@ fn a_monitor_removes_files_of_its_directory() {
     }
 }
 
-/// It connects to sockets below its directory. A kernel that does not know these rights leaves it those elsewhere,
-/// and its filter leaves it sockets of this kind alone (`enforcement.rs`).
+/// On a kernel that does not know the right to connect to sockets its filter forbids that alone (`enforcement.rs`).
 #[test]
-fn a_launcher_of_kubevirt_has_sockets_and_no_path() {
+fn a_launcher_of_kubevirt_has_no_path() {
     let place = Place::new(None);
     let attempts = place.attempts("service", None);
     let refused = json!(libc::EACCES);
@@ -259,10 +258,9 @@ fn a_launcher_of_kubevirt_has_sockets_and_no_path() {
         "read elsewhere",
     ];
     assert_all(&attempts, &more, &refused);
-    assert_all(&attempts, &["connect there"], &FREE);
     let knows_sockets = landlock_abi().expect("Landlock") >= SOCKETS;
-    let elsewhere = if knows_sockets { &refused } else { &FREE };
-    assert_all(&attempts, &["connect elsewhere"], elsewhere);
+    let sockets = if knows_sockets { &refused } else { &FREE };
+    assert_all(&attempts, &["connect there", "connect elsewhere"], sockets);
     if has(PORTS) {
         assert_all(&attempts, &NETWORK, &refused);
     }
@@ -306,6 +304,18 @@ fn an_opener_that_makes_files_removes_none() {
     assert_all(&attempts, &others, &json!(libc::EACCES));
 }
 
+/// It may be allowed to connect to sockets below a directory.
+#[test]
+fn an_opener_connects_below_its_directories() {
+    let attempts = Place::new(None).attempts("connector", None);
+    assert_all(&attempts, &["connect there"], &FREE);
+    let refused = json!(libc::EACCES);
+    let knows_sockets = landlock_abi().expect("Landlock") >= SOCKETS;
+    let elsewhere = if knows_sockets { &refused } else { &FREE };
+    assert_all(&attempts, &["connect elsewhere"], elsewhere);
+    assert_all(&attempts, &["change there", "make there"], &refused);
+}
+
 /// A vm process that has its launcher's user does not get at it: what Landlock leaves, which is the
 /// launcher's limits, the filter takes (`enforcement.rs`).
 #[test]
@@ -336,15 +346,15 @@ fn child() {
         Some("vm process") => jail::enter(None).expect("jail"),
         Some("launcher") => shrink(&[(&removed, Use::Remove), (&changed, Use::Change)]),
         Some("monitor") => shrink(&[(&removed, Use::Remove)]),
-        Some("service") => shrink(&[(&changed, Use::Connect)]),
-        Some(opener @ ("opener" | "maker")) => {
-            let usage = if opener == "maker" {
-                Use::Make
-            } else {
-                Use::Open
+        Some("service") => shrink(&[]),
+        Some(opener @ ("opener" | "maker" | "connector")) => {
+            let usage = match opener {
+                "opener" => Use::Open,
+                "maker" => Use::Make,
+                _ => Use::Connect,
             };
-            let directories = std::slice::from_ref(&changed);
-            jail::open_below(CapabilitySet::empty(), directories, usage).expect("jail");
+            let directories = [(changed.clone(), usage)];
+            jail::open_below(CapabilitySet::empty(), &directories).expect("jail");
         }
         _ => {}
     }

@@ -29,7 +29,7 @@ pub fn strace(file: &Path, more: &[&str]) -> Vec<String> {
 /// One rule.
 #[derive(Debug)]
 struct Rule {
-    /// `common`, a role, `launcher`, `restorer`, `opener`, `bootdisk`, `monitor` or `service`.
+    /// `common`, a role, `launcher`, `restorer`, `opener`, `connector`, `bootdisk`, `monitor` or `service`.
     group: String,
     rule: Value,
     used: bool,
@@ -161,6 +161,7 @@ impl Rules {
     fn use_one(&mut self, group: &str, call: &Call) {
         let own: &[&str] = match group {
             "launcher" => &["launcher", "restorer"],
+            "opener" => &["opener", "connector"],
             group => &[group],
         };
         for groups in [own, &["common"]] {

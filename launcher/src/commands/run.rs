@@ -22,7 +22,7 @@ use crate::cli::RunArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
-use crate::opener::Opener;
+use crate::opener::{Allowed, Opener};
 use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::{self, BootDiskError, BootReader, Console, Descriptors, ListenSocket};
 use crate::resources::{ConsoleTarget, DebuggerTarget};
@@ -127,7 +127,13 @@ fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
         return Ok(None);
     }
     let json_log = args.log_format == LogFormat::Json;
-    let opener = Opener::spawn(&args.open_below, Use::Open, args.open_taps, json_log)?;
+    let allowed = Allowed {
+        directories: args.open_below.clone(),
+        usage: Use::Open,
+        taps: args.open_taps,
+        sockets: Vec::new(),
+    };
+    let opener = Opener::spawn(&allowed, json_log)?;
     Ok(Some(opener))
 }
 

@@ -49,7 +49,7 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
         return Err("the monitor begins with something else".into());
     };
     let mut fds = fds.into_iter();
-    let (Some(vm), Some(preparer), opener) = (fds.next(), fds.next(), fds.next()) else {
+    let (Some(vm), Some(preparer), Some(opener)) = (fds.next(), fds.next(), fds.next()) else {
         return Err("the monitor sent no sockets".into());
     };
     if flags.hook_sidecars > 0 {
@@ -74,7 +74,7 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
     // The name is the sign that there is an answer.
     std::fs::rename(&before, sockets.join(READY))?;
     let runtime = rpc::runtime()?;
-    supervise::restrict_service(&flags.share_dir)?;
+    supervise::restrict_service()?;
     tracing::info!("ready for virt-handler");
     let wires = Wires {
         monitor,

@@ -3,7 +3,7 @@
 //! ```text
 //!   virt-launcher-monitor ─┬─ launcher   gRPC, the life of the machine
 //!                          ├─ preparer   makes the machine, then ends
-//!                          ├─ opener     opens images that come later, makes the files of memory dumps
+//!                          ├─ opener     connects to virt-handler, opens disks that come later, makes files of memory dumps
 //!                          └─ vm process
 //! ```
 //!
@@ -27,7 +27,7 @@ use vmm::control::{self, ControlError};
 
 use super::flags::Flags;
 use super::{directories, launcher, preparer};
-use crate::opener::Opener;
+use crate::opener::{Allowed, Opener, OpenerError};
 use crate::supervise::{self, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError};
 
 /// What the launcher's death by a signal, or a panic, counts as.
@@ -41,7 +41,7 @@ const PANICKED: u8 = 2;
     tag = "kind"
 )]
 pub(super) enum Word {
-    /// The first: the sockets of vm process and preparer come with it, and that of the opener if there is one.
+    /// The first: the sockets of vm process, preparer and opener come with it.
     Begin,
     /// The pod is to end; the signal's name.
     Stop { signal: String },
@@ -72,6 +72,9 @@ pub(super) enum MonitorError {
     /// The vm process.
     #[error(transparent)]
     VmProcess(#[from] VmProcessError),
+    /// The process that opens files.
+    #[error(transparent)]
+    Opener(#[from] OpenerError),
     /// What this process should give up.
     #[error(transparent)]
     Restrict(#[from] RestrictError),
@@ -115,11 +118,11 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     fork("the preparer", preparer_socket, || {
         preparer::enter(directory, user)
     })?;
-    let opener = opener(flags);
+    let opener = opener(flags)?;
     let (socket, launcher_socket) = control::pair().map_err(no_pair)?;
     let launcher = fork("the launcher", launcher_socket, || launcher::enter(flags))?;
-    let fds: Vec<_> = [vm_socket, to_preparer].into_iter().chain(opener).collect();
-    let borrowed: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
+    let fds = [vm_socket, to_preparer, opener];
+    let borrowed = fds.each_ref().map(OwnedFd::as_fd);
     control::send(socket.as_fd(), &Word::Begin, &borrowed).map_err(MonitorError::Launcher)?;
     drop(fds);
     let clean_up = clean_up::Sockets::open(&flags.container_disk_dir);
@@ -142,17 +145,19 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     Ok(code)
 }
 
-/// Who opens the images of disks that come while the machine runs, and makes the files of memory dumps. A machine can be
-/// without.
-fn opener(flags: &Flags) -> Option<OwnedFd> {
+/// Who connects to virt-handler, opens the images of disks that come while the machine runs, and makes the files of memory
+/// dumps. A machine can be without disks that come and dumps.
+fn opener(flags: &Flags) -> Result<OwnedFd, OpenerError> {
     let directory = directories::of_hotplug(flags).inspect_err(|error| {
         tracing::warn!("no disk can come later, and no memory be dumped: {error}");
     });
-    let opener = Opener::spawn(&[directory.ok()?], Use::Make, false, true).inspect_err(|error| {
-        let text = crate::report::chain(error);
-        tracing::warn!("no disk can come later, and no memory be dumped: {text}");
-    });
-    opener.ok().map(Opener::give)
+    let allowed = Allowed {
+        directories: directory.into_iter().collect(),
+        usage: Use::Make,
+        taps: false,
+        sockets: vec![directories::notify_pipe(flags)],
+    };
+    Opener::spawn(&allowed, true).map(Opener::give)
 }
 
 fn fork(

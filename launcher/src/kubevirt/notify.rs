@@ -6,10 +6,11 @@
 //! that the domain is gone replaces nothing.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -50,11 +51,11 @@ pub(super) enum Event {
 pub(super) struct Notifier(Sender<Event>);
 
 impl Notifier {
-    /// Starts the queue to the pipe at `path`; `idle` is called when all is delivered.
-    pub(super) fn start(path: PathBuf, idle: impl Fn() + 'static) -> Self {
+    /// Starts the queue to the pipe to which `connect` connects; `idle` is called when all is delivered.
+    pub(super) fn start(connect: impl Connect + 'static, idle: impl Fn() + 'static) -> Self {
         let (sender, receiver) = channel(MAX_WAITING);
         let queue = Queue {
-            path,
+            connect,
             receiver,
             waiting: VecDeque::new(),
             connection: None,
@@ -72,14 +73,19 @@ impl Notifier {
     }
 }
 
-struct Queue {
-    path: PathBuf,
+/// Connects to virt-handler's pipe.
+pub(super) trait Connect: AsyncFn() -> io::Result<UnixStream> {}
+
+impl<C: AsyncFn() -> io::Result<UnixStream>> Connect for C {}
+
+struct Queue<C> {
+    connect: C,
     receiver: Receiver<Event>,
     waiting: VecDeque<(Event, Instant)>,
     connection: Option<Connection>,
 }
 
-impl Queue {
+impl<C: Connect> Queue<C> {
     async fn run(mut self, idle: impl Fn()) {
         while let Some(event) = self.receiver.recv().await {
             self.add(event);
@@ -144,7 +150,7 @@ impl Queue {
     async fn attempt(&mut self, event: &Event) -> Result<(), CallError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => none.insert(connect(&self.path).await?),
+            none => none.insert(greet((self.connect)().await).await?),
         };
         let response: Response = match event {
             Event::Domain { kind, json, .. } => {
@@ -170,8 +176,8 @@ impl Queue {
     }
 }
 
-async fn connect(path: &std::path::Path) -> Result<Connection, CallError> {
-    let mut connection = Connection::open(path).await?;
+async fn greet(connected: io::Result<UnixStream>) -> Result<Connection, CallError> {
+    let mut connection = Connection::over(connected.map_err(CallError::Connect)?).await?;
     let method = "/kubevirt.notify.info.NotifyInfo/Info";
     let versions: Versions = connection.call(method, &Empty {}).await?;
     if !versions.supported.contains(&VERSION) {
@@ -197,7 +203,7 @@ mod tests {
         let waiting = |events: Vec<Event>| {
             let (_, receiver) = channel(1);
             Queue {
-                path: PathBuf::new(),
+                connect: async || Err(io::ErrorKind::NotConnected.into()),
                 receiver,
                 waiting: events
                     .into_iter()

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use rustix::thread::CapabilitySet;
 use seccomp::jail::{self, Use};
@@ -11,14 +10,14 @@ use seccomp::{Others, Role};
 use vmm::control::{self, ControlError};
 use vmm::footprint;
 
-use super::{Openable, TAP_DIRECTORY, protocol};
+use super::{Allowed, Openable, TAP_DIRECTORY, protocol};
 use crate::supervise;
 
 /// The main function: whether it ended as it should.
-pub(super) fn enter(directories: &[PathBuf], usage: Use, taps: bool, json_log: bool) -> bool {
+pub(super) fn enter(allowed: &Allowed, json_log: bool) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-open");
     vmm::early::leave_to_launcher();
-    run(directories, usage, taps, json_log)
+    run(allowed, json_log)
         .inspect_err(|error| {
             let text = crate::report::chain(error.as_ref());
             crate::report::print(&format!(
@@ -28,9 +27,9 @@ pub(super) fn enter(directories: &[PathBuf], usage: Use, taps: bool, json_log: b
         .is_ok()
 }
 
-fn run(paths: &[PathBuf], usage: Use, taps: bool, json_log: bool) -> Result<(), Box<dyn Error>> {
-    let openable = Openable::prepare(paths, usage, taps)?;
-    restrict(paths, usage, taps, json_log)?;
+fn run(allowed: &Allowed, json_log: bool) -> Result<(), Box<dyn Error>> {
+    let openable = Openable::prepare(allowed)?;
+    restrict(allowed, json_log)?;
     // From now on there is little to do.
     footprint::release_start_code();
     // No copy: nobody else in this process uses standard input.
@@ -40,26 +39,27 @@ fn run(paths: &[PathBuf], usage: Use, taps: bool, json_log: bool) -> Result<(), 
 
 /// An image may belong to another user, as at the start, and TAPs are made by who administers the network; all else
 /// goes.
-fn restrict(
-    paths: &[PathBuf],
-    usage: Use,
-    taps: bool,
-    json_log: bool,
-) -> Result<(), Box<dyn Error>> {
+fn restrict(allowed: &Allowed, json_log: bool) -> Result<(), Box<dyn Error>> {
     if cfg!(feature = "bench-unrestricted") {
         return Ok(());
     }
-    let (mut kept, mut paths) = (CapabilitySet::DAC_OVERRIDE, paths.to_vec());
-    if taps {
+    let mut kept = CapabilitySet::DAC_OVERRIDE;
+    let directories = allowed.directories.iter().cloned();
+    // The sockets may be made later.
+    let sockets = allowed.sockets.iter().filter_map(|path| path.parent());
+    let sockets = sockets.map(|directory| (directory.to_owned(), Use::Connect));
+    let mut paths: Vec<_> = directories.map(|path| (path, allowed.usage)).collect();
+    paths.extend(sockets);
+    if allowed.taps {
         kept |= CapabilitySet::NET_ADMIN;
-        paths.push(TAP_DIRECTORY.into());
+        paths.push((TAP_DIRECTORY.into(), Use::Open));
     }
-    jail::open_below(kept, &paths, usage)?;
-    Ok(supervise::filter(
-        Role::Opener,
-        Others::default(),
-        json_log,
-    )?)
+    jail::open_below(kept, &paths)?;
+    let role = match allowed.sockets.is_empty() {
+        true => Role::Opener,
+        false => Role::Connector,
+    };
+    Ok(supervise::filter(role, Others::default(), json_log)?)
 }
 
 fn serve(socket: BorrowedFd<'_>, openable: &Openable) -> Result<(), Box<dyn Error>> {

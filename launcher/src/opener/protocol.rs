@@ -2,14 +2,16 @@
 //! process are ([`vmm::control`]).
 
 use std::error::Error;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use devices::virtio::block::{BlockOptions, CacheMode, ImageFormat};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use seccomp::jail::Use;
 use serde::{Deserialize, Serialize};
 
-use super::{Directories, OpenerError, Taps};
+use super::{Allowed, Directories, OpenerError, Taps};
 use crate::plan::ImagePath;
 use crate::resources::{Kind, ResourceError, fits, open_files};
 
@@ -28,6 +30,16 @@ pub enum ToOpen {
     Tap(TapToOpen),
     /// A new file.
     New(FileToMake),
+    /// A connection to a socket.
+    Connection(SocketToConnect),
+}
+
+/// A socket on which somebody may listen. Who has the connection does not wait for it: it is non-blocking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SocketToConnect {
+    /// Its path, as it was given.
+    pub connect: PathBuf,
 }
 
 /// A file for a dump of the machine's memory, which is not there yet, below a directory in which files may be made.
@@ -151,15 +163,18 @@ pub struct Openable {
     pub usage: Use,
     /// TAPs.
     pub taps: Option<Taps>,
+    /// Sockets that may be connected to.
+    pub sockets: Vec<PathBuf>,
 }
 
 impl Openable {
     /// Opens what is needed later.
-    pub fn prepare(directories: &[PathBuf], usage: Use, taps: bool) -> Result<Self, OpenerError> {
+    pub fn prepare(allowed: &Allowed) -> Result<Self, OpenerError> {
         Ok(Self {
-            directories: Directories::open(directories)?,
-            usage,
-            taps: taps.then(Taps::open).transpose()?,
+            directories: Directories::open(&allowed.directories)?,
+            usage: allowed.usage,
+            taps: allowed.taps.then(Taps::open).transpose()?,
+            sockets: allowed.sockets.clone(),
         })
     }
 
@@ -180,6 +195,16 @@ impl Openable {
                 let made = self.directories.make_file(&file.make);
                 made.map(|file| plain(vec![file]))
                     .map_err(|error| causes(&error))
+            }
+            (ToOpen::Connection(socket), _) if !self.sockets.contains(&socket.connect) => {
+                Err(vec!["this run does not connect to that socket".to_owned()])
+            }
+            (ToOpen::Connection(socket), _) => {
+                let connected = connect(&socket.connect);
+                let failed = || format!("Cannot connect to {:?}", socket.connect);
+                connected
+                    .map(|socket| plain(vec![socket]))
+                    .map_err(|error| vec![failed(), error.to_string()])
             }
             (ToOpen::Tap(tap), Some(taps)) => {
                 taps.attach(tap).map(plain).map_err(|error| causes(&error))
@@ -240,6 +265,14 @@ impl Openable {
     }
 }
 
+/// Never waits: one that has too many who wait for it is tried again.
+fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
 /// Obeys an order; descriptors where it could.
 pub fn answer(order: &Order, openable: &Openable) -> (Answer, Vec<OwnedFd>) {
     let result = match order.version {
@@ -271,9 +304,20 @@ fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use devices::virtio::block::create;
 
     use super::*;
+
+    fn below(directory: &Path) -> Allowed {
+        Allowed {
+            directories: vec![directory.to_owned()],
+            usage: Use::Open,
+            taps: false,
+            sockets: Vec::new(),
+        }
+    }
 
     #[test]
     fn orders_of_another_version_are_refused() {
@@ -286,6 +330,7 @@ mod tests {
             directories,
             usage: Use::Open,
             taps,
+            sockets: Vec::new(),
         };
         let read_only = false;
         let mut order = Order {
@@ -311,7 +356,7 @@ mod tests {
         for raw in [&base, &outside] {
             std::fs::write(raw, vec![0; 1 << 20]).expect("writable");
         }
-        let openable = Openable::prepare(&[at], Use::Open, false).expect("there");
+        let openable = Openable::prepare(&below(&at)).expect("there");
         let make = |backing: &str| {
             let file = std::fs::File::create(&top).expect("writable");
             create(&file, 1 << 20, Some((backing, "raw"))).expect("an image");
@@ -368,8 +413,7 @@ mod tests {
     #[test]
     fn what_was_not_asked_for_is_refused() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let directories = [directory.path().to_owned()];
-        let openable = Openable::prepare(&directories, Use::Open, false).expect("there");
+        let openable = Openable::prepare(&below(directory.path())).expect("there");
         let refused = |open| {
             let order = Order {
                 version: VERSION,
@@ -389,6 +433,31 @@ mod tests {
         let make = directory.path().join("new");
         refused(ToOpen::New(FileToMake { make: make.clone() }));
         assert!(!make.exists(), "only for who was started to make files");
+        let socket = directory.path().join("socket");
+        let _listener = UnixListener::bind(&socket).expect("a socket");
+        refused(ToOpen::Connection(SocketToConnect { connect: socket }));
+    }
+
+    #[test]
+    fn sockets_that_are_named_are_connected_to() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let socket = directory.path().join("socket");
+        let mut allowed = below(directory.path());
+        allowed.sockets = vec![socket.clone()];
+        let openable = Openable::prepare(&allowed).expect("it need not be there");
+        let order = Order {
+            version: VERSION,
+            id: 8,
+            open: ToOpen::Connection(SocketToConnect {
+                connect: socket.clone(),
+            }),
+        };
+        let (nobody, _) = answer(&order, &openable);
+        assert!(nobody.causes.expect("refused")[0].contains("Cannot connect"));
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let (done, descriptors) = answer(&order, &openable);
+        assert_eq!((done.causes, descriptors.len()), (None, 1));
+        listener.accept().expect("connected");
     }
 
     #[test]
@@ -414,6 +483,7 @@ mod tests {
         for open in [
             serde_json::json!({"path": "/a", "readOnly": true}),
             serde_json::json!({"tap": "tap9", "queues": 2, "bridge": "br0"}),
+            serde_json::json!({"connect": "/a"}),
             serde_json::json!({
                 "image": ["/a"], "qcow2": true, "readOnly": false, "cache": null, "logicalBlockSize": 4096,
             }),

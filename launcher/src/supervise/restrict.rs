@@ -105,10 +105,9 @@ pub(crate) fn restrict_monitor(
     restrict_to(Role::Monitor, others, user, &removed)
 }
 
-/// Restricts the launcher of a KubeVirt pod to its clients and to sockets below `share_dir`.
-pub(crate) fn restrict_service(share_dir: &Path) -> Result<(), RestrictError> {
-    let sockets = [(share_dir.to_owned(), Use::Connect)];
-    restrict_to(Role::Service, Others::default(), None, &sockets)
+/// Restricts the launcher of a KubeVirt pod to its clients.
+pub(crate) fn restrict_service() -> Result<(), RestrictError> {
+    restrict_to(Role::Service, Others::default(), None, &[])
 }
 
 fn restrict_to(

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use launcher::opener::{FileToOpen, Openable, Order, ToOpen, Use, VERSION, answer};
+use launcher::opener::{Allowed, FileToOpen, Openable, Order, ToOpen, Use, VERSION, answer};
 use rustix::fs::{CWD, FileType, Mode, fstat, mknodat};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 use vmm::control::{self, MAX_MESSAGE};
@@ -43,8 +43,13 @@ impl Place {
         }
         let _ = mknodat(CWD, volumes.join("a/fifo"), FileType::Fifo, Mode::RUSR, 0);
         // A TAP would be the host's.
-        let openable =
-            Openable::prepare(std::slice::from_ref(&volumes), Use::Open, false).expect("there");
+        let allowed = Allowed {
+            directories: vec![volumes.clone()],
+            usage: Use::Open,
+            taps: false,
+            sockets: Vec::new(),
+        };
+        let openable = Openable::prepare(&allowed).expect("there");
         Self {
             volumes,
             openable,

@@ -43,7 +43,7 @@ pub(super) struct Wires {
     pub(super) monitor: OwnedFd,
     pub(super) vm: OwnedFd,
     pub(super) preparer: OwnedFd,
-    pub(super) opener: Option<OwnedFd>,
+    pub(super) opener: OwnedFd,
     pub(super) listener: UnixListener,
     /// Where volumes are mounted that come while the machine runs.
     pub(super) volumes: PathBuf,
@@ -93,7 +93,7 @@ pub(super) struct Actor {
     agent_is_there: bool,
     sender: Sender<News>,
     notifier: Notifier,
-    openings: Openings,
+    openings: Rc<Openings>,
     released: bool,
     exit: Option<Exit>,
 }
@@ -103,14 +103,16 @@ impl Actor {
     pub(super) async fn run(pod: Pod, wires: Wires) -> io::Result<Exit> {
         let (sender, inbox) = channel(MAX_WAITING);
         let idle = sender.clone();
-        let notifier = Notifier::start(wires.notify_pipe, move || {
+        let openings = Rc::new(Openings::listen(wires.opener, sender.clone())?);
+        let (connecting, pipe) = (openings.clone(), wires.notify_pipe);
+        let connect = async move || connecting.connect(pipe.clone()).await;
+        let notifier = Notifier::start(connect, move || {
             // One that is not taken is followed by another input, or was not waited for.
             let _ = idle.try_send(News::Input(Input::Delivered));
         });
         listen_to_monitor(wires.monitor.try_clone()?, sender.clone())?;
         listen_to_vm(wires.vm.try_clone()?, sender.clone())?;
         listen_to_preparer(wires.preparer.try_clone()?, sender.clone())?;
-        let openings = Openings::listen(wires.opener, sender.clone())?;
         let agent = Rc::new(Agent::default());
         let (inbox_of_clients, volumes) = (sender.clone(), wires.volumes);
         let commands = Commands::new(

@@ -1,22 +1,27 @@
-//! The process that opens images and makes the files of memory dumps, as the launcher talks to it.
+//! The process that connects to virt-handler, opens images and makes the files of memory dumps, as the launcher talks to
+//! it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use tokio::net::UnixStream;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
 use vmm::control::ControlError;
 
 use super::super::pod::Input;
 use super::actor::News;
 use super::packets::Packets;
-use crate::opener::{Answer, FileToMake, ImageToOpen, Opener, Order, ToOpen, VERSION};
+use crate::opener::{
+    Answer, FileToMake, ImageToOpen, OpenedImage, Opener, Order, SocketToConnect, ToOpen, VERSION,
+};
 
-/// It is not there, or not any more.
-const NOBODY: &str = "no process opens files in this pod";
+/// It has ended.
+const NOBODY: &str = "no process opens files and connects";
 
 /// Most orders that wait.
 const MAX_WAITING: usize = 32;
@@ -26,6 +31,8 @@ enum Purpose {
     Dump,
     /// The disk of this name.
     Disk(String),
+    /// Somebody waits for it.
+    Connection(oneshot::Sender<Result<OwnedFd, String>>),
 }
 
 /// Orders that were not answered, by their numbers.
@@ -35,22 +42,31 @@ struct Waiting {
     last: u64,
 }
 
-/// Who opens files, if somebody does.
+/// Who opens files.
 pub(super) struct Openings {
-    opener: Option<Opener>,
+    opener: Opener,
     waiting: Rc<RefCell<Waiting>>,
 }
 
 impl Openings {
     /// Listens at the process's socket for what it opens.
-    pub(super) fn listen(opener: Option<OwnedFd>, inbox: Sender<News>) -> io::Result<Self> {
-        let opener = opener.map(Opener::given);
+    pub(super) fn listen(opener: OwnedFd, inbox: Sender<News>) -> io::Result<Self> {
+        let packets = Packets::new(opener.try_clone()?)?;
         let waiting = Rc::<RefCell<Waiting>>::default();
-        if let Some(opener) = &opener {
-            let packets = Packets::new(opener.as_fd().try_clone_to_owned()?)?;
-            tokio::task::spawn_local(listen(packets, waiting.clone(), inbox));
-        }
+        tokio::task::spawn_local(listen(packets, waiting.clone(), inbox));
+        let opener = Opener::given(opener);
         Ok(Self { opener, waiting })
+    }
+
+    /// A connection to the socket at `path`.
+    pub(super) async fn connect(&self, path: PathBuf) -> io::Result<UnixStream> {
+        let (sender, receiver) = oneshot::channel();
+        let open = ToOpen::Connection(SocketToConnect { connect: path });
+        let sent = self.order(Purpose::Connection(sender), open);
+        sent.map_err(io::Error::other)?;
+        let connected = receiver.await.unwrap_or_else(|_| Err(NOBODY.to_owned()));
+        let socket = connected.map_err(io::Error::other)?;
+        UnixStream::from_std(std::os::unix::net::UnixStream::from(socket))
     }
 
     /// Has a file made, or says why not; it comes into the inbox.
@@ -64,14 +80,13 @@ impl Openings {
     }
 
     fn order(&self, purpose: Purpose, open: ToOpen) -> Result<(), String> {
-        let opener = self.opener.as_ref().ok_or(NOBODY)?;
         let mut waiting = self.waiting.borrow_mut();
         if waiting.orders.len() >= MAX_WAITING {
             return Err("too many files are waited for".to_owned());
         }
         waiting.last += 1;
         let (version, id) = (VERSION, waiting.last);
-        let sent = opener.order(&Order { version, id, open });
+        let sent = self.opener.order(&Order { version, id, open });
         sent.map_err(|error| match error {
             ControlError::Closed => NOBODY.to_owned(),
             error => crate::report::chain(&error),
@@ -83,49 +98,51 @@ impl Openings {
 
 async fn listen(packets: Packets, waiting: Rc<RefCell<Waiting>>, inbox: Sender<News>) {
     loop {
-        let inputs = match packets.next_with_descriptors::<Answer>().await {
+        match packets.next_with_descriptors::<Answer>().await {
             Ok((answer, files)) => {
                 let purpose = waiting.borrow_mut().orders.remove(&answer.id);
-                purpose
-                    .map(|purpose| input(purpose, answer, files))
-                    .into_iter()
-                    .collect()
+                if let Some(purpose) = purpose {
+                    tell(&inbox, purpose, opened(answer, files)).await;
+                }
             }
             Err(error) => {
-                tracing::debug!("nobody opens files any more: {error}");
+                tracing::warn!("{NOBODY} any more: {error}");
                 let left = std::mem::take(&mut waiting.borrow_mut().orders);
-                let inputs = left.into_values().map(nothing).collect();
-                send(&inbox, inputs).await;
+                for purpose in left.into_values() {
+                    tell(&inbox, purpose, Err(NOBODY.to_owned())).await;
+                }
                 return;
             }
-        };
-        send(&inbox, inputs).await;
-    }
-}
-
-/// Nobody is there any more only at the end.
-async fn send(inbox: &Sender<News>, inputs: Vec<Input>) {
-    for input in inputs {
-        let _ = inbox.send(News::Input(input)).await;
-    }
-}
-
-fn nothing(purpose: Purpose) -> Input {
-    let nobody = || NOBODY.to_owned();
-    match purpose {
-        Purpose::Dump => Input::DumpFile(Err(nobody())),
-        Purpose::Disk(name) => Input::Image(name, Err(nobody())),
-    }
-}
-
-fn input(purpose: Purpose, answer: Answer, files: Vec<OwnedFd>) -> Input {
-    let failure = answer.causes.map(|causes| causes.join(": "));
-    let failure = failure.unwrap_or_else(|| "the opener sent nothing".to_owned());
-    match purpose {
-        Purpose::Dump => Input::DumpFile(files.into_iter().next().ok_or(failure)),
-        Purpose::Disk(name) => {
-            let image = answer.image.filter(|_| !files.is_empty());
-            Input::Image(name, image.map(|image| (image, files)).ok_or(failure))
         }
     }
+}
+
+/// What came with an answer; one descriptor at least.
+type Opened = (Option<OpenedImage>, Vec<OwnedFd>);
+
+fn opened(answer: Answer, files: Vec<OwnedFd>) -> Result<Opened, String> {
+    match answer.causes {
+        Some(causes) => Err(causes.join(": ")),
+        None if files.is_empty() => Err("the opener sent nothing".to_owned()),
+        None => Ok((answer.image, files)),
+    }
+}
+
+async fn tell(inbox: &Sender<News>, purpose: Purpose, opened: Result<Opened, String>) {
+    let nothing = || "the opener sent something else".to_owned();
+    let first = |(_, files): Opened| files.into_iter().next().ok_or_else(nothing);
+    let input = match purpose {
+        Purpose::Dump => Input::DumpFile(opened.and_then(first)),
+        Purpose::Disk(name) => {
+            let image = |(image, files): Opened| Ok((image.ok_or_else(nothing)?, files));
+            Input::Image(name, opened.and_then(image))
+        }
+        Purpose::Connection(asker) => {
+            // Who does not wait any more closes it.
+            let _ = asker.send(opened.and_then(first));
+            return;
+        }
+    };
+    // Nobody is there any more only at the end.
+    let _ = inbox.send(News::Input(input)).await;
 }

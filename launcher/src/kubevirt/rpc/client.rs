@@ -41,9 +41,12 @@ pub(in super::super) struct Connection {
 impl Connection {
     /// Connects to the server that listens on `path`.
     pub(in super::super) async fn open(path: &Path) -> Result<Self, CallError> {
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(CallError::Connect)?;
+        let connected = UnixStream::connect(path).await;
+        Self::over(connected.map_err(CallError::Connect)?).await
+    }
+
+    /// Over a connection that somebody else has made.
+    pub(in super::super) async fn over(stream: UnixStream) -> Result<Self, CallError> {
         let mut builder = Builder::new();
         builder.enable_push(false).max_header_list_size(16 << 10);
         let (requests, connection) = builder.handshake(stream).await?;
