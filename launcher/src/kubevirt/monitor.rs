@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal as Number, WaitOptions, WaitStatus};
+use rustix::process::{Pid, WaitOptions, WaitStatus};
 use seccomp::jail::{self, Use};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,7 +28,9 @@ use vmm::control::{self, ControlError};
 use super::flags::Flags;
 use super::{directories, launcher, preparer};
 use crate::opener::{Allowed, Opener, OpenerError};
-use crate::supervise::{self, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError};
+use crate::supervise::{
+    self, Child, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError,
+};
 
 /// What the launcher's death by a signal, or a panic, counts as.
 const PANICKED: u8 = 2;
@@ -93,8 +95,8 @@ struct Monitor {
     signals: Signals,
     /// To the launcher.
     socket: OwnedFd,
-    launcher: Pid,
-    vm: Pid,
+    launcher: Child,
+    vm: Child,
     vm_is_there: bool,
     status: Option<WaitStatus>,
 }
@@ -126,7 +128,7 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     control::send(socket.as_fd(), &Word::Begin, &borrowed).map_err(MonitorError::Launcher)?;
     drop(fds);
     let clean_up = clean_up::Sockets::open(&flags.container_disk_dir);
-    supervise::restrict_monitor(user, vm, launcher, &flags.container_disk_dir)?;
+    supervise::restrict_monitor(user, &flags.container_disk_dir)?;
     let mut monitor = Monitor {
         signals,
         socket,
@@ -164,8 +166,9 @@ fn fork(
     what: &'static str,
     socket: OwnedFd,
     child: impl FnOnce() -> bool,
-) -> Result<Pid, MonitorError> {
-    jail::fork(socket, child).map_err(|source| {
+) -> Result<Child, MonitorError> {
+    let forked = jail::fork(socket, child).and_then(Child::new);
+    forked.map_err(|source| {
         tracing::error!("cannot fork {what}");
         MonitorError::System {
             what: "fork a process of the pod",
@@ -223,7 +226,7 @@ impl Monitor {
             Err(error) => {
                 tracing::debug!("the launcher says nothing more: {error}");
                 // It ends, or does not do as it should.
-                let _ = rustix::process::kill_process(self.launcher, Number::KILL);
+                self.launcher.kill();
                 self.wait_for_launcher();
             }
         }
@@ -257,9 +260,9 @@ impl Monitor {
     }
 
     fn reaped(&mut self, pid: Pid, status: WaitStatus) {
-        if pid == self.launcher {
+        if pid == self.launcher.pid() {
             self.status = Some(status);
-        } else if pid == self.vm {
+        } else if pid == self.vm.pid() {
             self.vm_is_there = false;
             let death = status.into();
             self.tell(&Word::Reaped { death });
@@ -274,11 +277,8 @@ impl Monitor {
     }
 
     fn kill(&self) {
-        // It is not reaped, so the number is its own.
-        if self.vm_is_there
-            && let Err(errno) = rustix::process::kill_process(self.vm, Number::KILL)
-        {
-            tracing::debug!("cannot kill the vm process: {errno}");
+        if self.vm_is_there {
+            self.vm.kill();
         }
     }
 }

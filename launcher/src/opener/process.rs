@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::thread::CapabilitySet;
+use seccomp::Role;
 use seccomp::jail::{self, Use};
-use seccomp::{Others, Role};
 use vmm::control::{self, ControlError};
 use vmm::footprint;
 
@@ -59,7 +59,7 @@ fn restrict(allowed: &Allowed, json_log: bool) -> Result<(), Box<dyn Error>> {
         true => Role::Opener,
         false => Role::Connector,
     };
-    Ok(supervise::filter(role, Others::default(), json_log)?)
+    Ok(supervise::filter(role, json_log)?)
 }
 
 fn serve(socket: BorrowedFd<'_>, openable: &Openable) -> Result<(), Box<dyn Error>> {
