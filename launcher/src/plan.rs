@@ -162,9 +162,16 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     let watchdogs = plan.machine.watchdog.iter().count();
     let count = plan.machine.devices.len() + plan.nics.len() + watchdogs;
     if count > MAX_PCI_DEVICES {
+        let (path, found) = match plan.ports.is_empty() {
+            true => ("spec.domain.devices", "PCI devices"),
+            false => (
+                "--guest-agent and --virtio-console",
+                "PCI devices with theirs",
+            ),
+        };
         report.error(
-            "--guest-agent and --virtio-console",
-            format_args!("{count} PCI devices with theirs"),
+            path,
+            format_args!("{count} {found}"),
             format_args!("at most {MAX_PCI_DEVICES}"),
         );
     } else if plan.machine.hotplug_slots.len() < usize::from(options.hotplug_slots) {

@@ -72,6 +72,12 @@ fn options_that_do_not_fit_the_vmi() {
         2,
         &["--volume", "\"root\""],
     );
+    let args = ["--kernel", "/dev/null", "--overlay", "root=/x"];
+    check(
+        podvisor().arg("run").arg(&minimal).args(args),
+        2,
+        &["--overlay", "\"root\""],
+    );
     let args = [
         "--kernel",
         "/dev/null",

@@ -280,4 +280,10 @@ pub(super) fn check_options(vmi: &Vmi, options: &PlanOptions, report: &mut Repor
             _ => {}
         }
     }
+    for (name, _) in &options.overlays {
+        if !known.contains(&name.as_str()) {
+            let accepted = format!("a name in spec.volumes ({})", known.join(", "));
+            report.error("--overlay", format_args!("{name:?}"), accepted);
+        }
+    }
 }
