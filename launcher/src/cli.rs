@@ -309,6 +309,9 @@ pub struct MachineArgs {
     /// Initial RAM disk, in place of firmware.kernelBoot.container.initrdPath.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// Start this firmware instead of a kernel: not yet.
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with_all = ["kernel", "initrd", "cmdline", "boot_entry"])]
+    pub firmware: Option<PathBuf>,
     /// Boot this entry of the disk's boot loader instead of its default: its id or title, as `image inspect`
     /// prints them.
     #[arg(long, value_name = "NAME")]
@@ -483,6 +486,7 @@ impl MachineArgs {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             cmdline: self.cmdline.clone(),
+            firmware: self.firmware.clone(),
             boot_entry: self.boot_entry.clone(),
             volumes: self.volumes.clone(),
             overlays: self.overlay.clone(),

@@ -54,6 +54,8 @@ pub struct PlanOptions {
     pub initrd: Option<PathBuf>,
     /// Stands for `firmware.kernelBoot.kernelArgs`.
     pub cmdline: Option<String>,
+    /// Firmware, which is started instead of a kernel.
+    pub firmware: Option<PathBuf>,
     /// Entry of the disk's boot loader to boot instead of its default.
     pub boot_entry: Option<String>,
     /// Where volumes are, by name; `qcow2:` before the path of an image says its format.
@@ -109,7 +111,10 @@ pub struct LaunchPlan {
     pub kernel: Option<BootFile>,
     /// Initial RAM disk.
     pub initrd: Option<BootFile>,
-    /// Where the kernel is looked for, if none is named.
+    /// Firmware, if the machine starts with that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<BootFile>,
+    /// Where the kernel is looked for, if the machine starts with neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_disks: Option<BootDisks>,
     /// Where the images of disks are.
@@ -143,7 +148,7 @@ pub struct BootDisks {
     pub cmdline: Option<String>,
 }
 
-/// A kernel or an initial RAM disk.
+/// A kernel, an initial RAM disk, or firmware.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BootFile {
     /// Its path.
@@ -193,6 +198,17 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
 
 /// Is there something to boot, and one thing only?
 fn check_boot(vmi: &Vmi, options: &PlanOptions, plan: &LaunchPlan, report: &mut Report) {
+    if plan.firmware.is_some() {
+        if vmi.spec.kernel_boot.is_some() {
+            let accepted = "a VMI without firmware.kernelBoot beside it";
+            report.error(
+                "--firmware",
+                "a kernel that is not the firmware's to load",
+                accepted,
+            );
+        }
+        return;
+    }
     let Some(boot) = &plan.boot_disks else {
         if options.boot_entry.is_some() {
             let accepted = "no kernel of kernelBoot or --kernel beside it";
@@ -271,16 +287,20 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         action,
     });
     let hotplug_slots = slots.later(options.hotplug_slots);
+    let firmware = boot_file(options.firmware.as_ref(), None);
     let kernel = kernel(vmi, options);
-    let boot = match kernel {
-        Some(_) => linux(vmi, options),
-        None => BootPlan::Disk,
+    let boot = match (&firmware, &kernel) {
+        (Some(_), _) => BootPlan::Firmware,
+        (None, Some(_)) => linux(vmi, options),
+        (None, None) => BootPlan::Disk,
     };
+    let of_disk = boot == BootPlan::Disk;
     LaunchPlan {
         name: vmi.metadata.name.clone(),
         machine: machine_plan(vmi, boot, devices, watchdog, hotplug_slots),
-        boot_disks: kernel.is_none().then(|| boot_disks(bootable, options)),
+        boot_disks: of_disk.then(|| boot_disks(bootable, options)),
         kernel,
+        firmware,
         initrd: initrd(vmi, options),
         disks: sources,
         ports,

@@ -72,7 +72,7 @@ impl Descriptors {
     }
 }
 
-/// Opens kernel, initial RAM disk and disks, makes disks of files, and settles the cache mode of disks
+/// Opens kernel, initial RAM disk or firmware, and disks, makes disks of files, and settles the cache mode of disks
 /// that left it open.
 pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
@@ -88,6 +88,11 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
             FdRole::Initrd,
             file::open_boot_file("initial RAM disk", initrd)?,
         );
+    }
+    if let Some(firmware) = &plan.firmware {
+        let name = format!("{:?}", firmware.path);
+        let file = file::open_boot_file("firmware", firmware)?;
+        descriptors.push(FdRole::Firmware { name }, file);
     }
     for device in &mut plan.machine.devices {
         let is_source = |source: &&DiskSource| source.device == device.name;

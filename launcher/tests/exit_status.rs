@@ -58,6 +58,11 @@ fn bad_usage() {
         2,
         &["control characters"],
     );
+    check(
+        podvisor().args(["run", "x", "--firmware", "/x", "--kernel", "/y"]),
+        2,
+        &["--firmware", "--kernel"],
+    );
     check(podvisor().arg("run"), 2, &["STANDALONE_VMI"]);
 }
 
@@ -66,6 +71,17 @@ fn options_that_do_not_fit_the_vmi() {
     let minimal = example("minimal.yaml");
     let path = "spec.domain.devices.disks";
     check(podvisor().arg("run").arg(&minimal), 2, &[path, "--kernel"]);
+    let firmware = ["--firmware", "/nonexistent"];
+    let server = example("server.yaml");
+    let words = ["--firmware", "kernelBoot"];
+    check(podvisor().arg("run").args(firmware).arg(server), 2, &words);
+    // Neither a kernel nor a disk is asked for.
+    let words = ["firmware \"/nonexistent\""];
+    check(
+        podvisor().arg("run").args(firmware).arg(&minimal),
+        5,
+        &words,
+    );
     let args = ["--kernel", "/dev/null", "--volume", "root=/x"];
     check(
         podvisor().arg("run").arg(&minimal).args(args),

@@ -215,6 +215,11 @@ fn what_cannot_be_booted_is_refused() {
             ["Cannot boot the kernel", "empty.img"],
         ),
         (
+            run(&disk).arg("--firmware").arg(guest::payload()),
+            2,
+            ["Cannot boot the firmware", "firmware yet"],
+        ),
+        (
             Run::new(&Vmi::new("none")),
             2,
             ["spec.domain.devices.disks", "--kernel"],

@@ -25,6 +25,7 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod panics;
+pub mod payload;
 pub mod pci;
 pub mod placement;
 pub mod plan;

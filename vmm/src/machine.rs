@@ -32,6 +32,7 @@ use crate::debug::Seat;
 use crate::interrupts::KvmInterrupts;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
+use crate::payload::Boot;
 use crate::pci::{AttachError, Ecam, Function, HotplugSlots, PciRoot, Window};
 use crate::placement::Placement;
 use crate::plan::{BootPlan, MachinePlan};
@@ -72,18 +73,6 @@ pub struct Resources {
     pub seat: Option<Arc<Seat>>,
 }
 
-/// What a machine boots.
-pub struct Boot {
-    /// What the kernel is called in messages.
-    pub name: String,
-    /// Kernel image.
-    pub kernel: File,
-    /// Initial RAM disk.
-    pub initrd: Option<File>,
-    /// Kernel command line.
-    pub cmdline: String,
-}
-
 /// What a device is made from, and where it sits.
 pub struct DeviceResource {
     /// Device number on the PCI bus.
@@ -110,10 +99,10 @@ pub enum BuildError {
     /// The processors' features.
     #[error(transparent)]
     Cpu(#[from] CpuError),
-    /// The kernel.
-    #[error("Cannot boot the kernel {name}")]
+    /// The kernel or the firmware.
+    #[error("Cannot boot the {name}")]
     Boot {
-        /// What it is called.
+        /// What it is, and what it is called.
         name: String,
         /// The cause.
         #[source]
@@ -387,9 +376,7 @@ impl Machine {
 fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, BuildError> {
     let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
     let source = BootSource {
-        kernel: &mut boot.kernel,
-        initrd: boot.initrd.as_mut(),
-        cmdline: &boot.cmdline,
+        payload: &mut boot.payload,
         identity: &plan.identity,
         cpu: &plan.cpu,
         hotplug_slots: &plan.hotplug_slots,
@@ -397,7 +384,7 @@ fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, Bui
     };
     let loaded = boot::load(resources.ram.memory(), source);
     let entry = loaded.map_err(|source| BuildError::Boot {
-        name: boot.name.clone(),
+        name: boot.to_string(),
         source,
     })?;
     if plan.boot == BootPlan::Disk {

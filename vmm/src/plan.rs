@@ -168,6 +168,9 @@ pub enum BootPlan {
     },
     /// The kernel that is on a disk: the launcher reads it there, with its command line, for each boot.
     Disk,
+    /// Firmware, which comes as a descriptor and finds by itself what there is to boot. No machine has what it
+    /// needs yet: [`boot::load`](crate::arch::boot::load) refuses it.
+    Firmware,
 }
 
 /// vCPU count and what CPUID shows. The count is `sockets * cores * threads`, 1 to 64.

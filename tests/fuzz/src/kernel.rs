@@ -6,6 +6,7 @@ use std::io::Write;
 use devices::GuestMemory;
 use vm_memory::GuestAddress;
 use vmm::arch::boot::{BootSource, EntryPoint, load};
+use vmm::payload::Payload;
 use vmm::plan::{CpuPlan, HypervisorPlan, IdentityPlan};
 
 use crate::input::Input;
@@ -17,8 +18,12 @@ const RAM: u64 = 32 << 20;
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let initrd_pages = u64::from(input.u16());
-    let mut kernel = file(bytes.get(2..).unwrap_or_default(), 0);
-    let mut initrd = file(b"cpio", initrd_pages * 4096);
+    let initrd = file(b"cpio", initrd_pages * 4096);
+    let mut payload = Payload::Linux {
+        kernel: file(bytes.get(2..).unwrap_or_default(), 0),
+        initrd: (initrd_pages > 0).then_some(initrd),
+        cmdline: "console=ttyS0".to_owned(),
+    };
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), RAM as usize)]).expect("memory");
     let cpu = CpuPlan {
         sockets: 1,
@@ -29,9 +34,7 @@ pub fn run(bytes: &[u8]) {
         hypervisor: HypervisorPlan::default(),
     };
     let source = BootSource {
-        kernel: &mut kernel,
-        initrd: (initrd_pages > 0).then_some(&mut initrd),
-        cmdline: "console=ttyS0",
+        payload: &mut payload,
         identity: &IdentityPlan::default(),
         cpu: &cpu,
         hotplug_slots: &[],

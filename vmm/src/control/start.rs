@@ -46,6 +46,11 @@ pub enum FdRole {
     },
     /// Initial RAM disk.
     Initrd,
+    /// Firmware.
+    Firmware {
+        /// What it is called in messages.
+        name: String,
+    },
     /// State file of the snapshot that the machine is restored from; with [`FdRole::SnapshotRam`].
     SnapshotState,
     /// Its RAM file.

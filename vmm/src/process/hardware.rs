@@ -17,8 +17,9 @@ use super::{ProcessError, causes};
 use crate::arch::crash;
 use crate::control::{Refusal, Stats, VcpuRegisters};
 use crate::dump;
-use crate::machine::{Boot, Machine, Resources, Started};
+use crate::machine::{Machine, Resources, Started};
 use crate::memory::Ram;
+use crate::payload::{Boot, Payload};
 use crate::plan::MachinePlan;
 use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::vcpu::VcpuEvents;
@@ -240,9 +241,11 @@ impl NextBoot {
         let mut files = self.files.0.into_iter().map(File::from);
         Some(Boot {
             name: self.name,
-            kernel: files.next()?,
-            initrd: files.next(),
-            cmdline: self.cmdline,
+            payload: Payload::Linux {
+                kernel: files.next()?,
+                initrd: files.next(),
+                cmdline: self.cmdline,
+            },
         })
     }
 }

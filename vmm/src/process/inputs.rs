@@ -19,8 +19,9 @@ use crate::console::Console;
 use crate::control::{Create, FdRole};
 use crate::debug::Seat;
 use crate::kvm::Hypervisor;
-use crate::machine::{Boot, BuildError, DeviceResource, Resources};
+use crate::machine::{BuildError, DeviceResource, Resources};
 use crate::memory::Ram;
+use crate::payload::{Boot, Payload};
 use crate::placement::Placement;
 use crate::plan::{BootPlan, MachinePlan};
 use crate::snapshot::{SavedMachine, SnapshotError};
@@ -63,6 +64,42 @@ impl ConsoleFds {
     }
 }
 
+/// What is booted, with names for messages.
+#[derive(Default)]
+struct BootFds {
+    kernel: Option<(String, File)>,
+    initrd: Option<File>,
+    firmware: Option<(String, File)>,
+}
+
+impl BootFds {
+    /// What the plan boots; none where a disk is still to be read. `of_disk`: the command line of what was found there.
+    fn open(self, plan: &BootPlan, of_disk: Option<String>) -> Result<Option<Boot>, ProcessError> {
+        let missing = |what: &str| ProcessError::MissingFd {
+            what: what.to_owned(),
+        };
+        let cmdline = match plan {
+            BootPlan::Firmware => {
+                let (name, image) = self.firmware.ok_or_else(|| missing("firmware"))?;
+                let payload = Payload::Firmware(image);
+                return Ok(Some(Boot { name, payload }));
+            }
+            BootPlan::Linux { .. } if self.kernel.is_none() => return Err(missing("kernel")),
+            BootPlan::Linux { cmdline } => cmdline.clone(),
+            BootPlan::Disk => of_disk.unwrap_or_default(),
+        };
+        let initrd = self.initrd;
+        Ok(self.kernel.map(|(name, kernel)| Boot {
+            name,
+            payload: Payload::Linux {
+                kernel,
+                initrd,
+                cmdline,
+            },
+        }))
+    }
+}
+
 /// Descriptors of a snapshot.
 #[derive(Default)]
 struct SnapshotFds {
@@ -91,18 +128,16 @@ pub(super) fn sort_fds(
     let plan = create.plan;
     // Before there are other threads, which take after this one.
     let placement = Placement::take(plan.placement, plan.cpu.count());
-    let missing = |what: &str| ProcessError::MissingFd {
-        what: what.to_owned(),
-    };
-    let (mut kernel, mut initrd) = (None, None::<File>);
+    let mut boot = BootFds::default();
     let mut of_devices: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
     let mut console = ConsoleFds::default();
     let mut snapshot = SnapshotFds::default();
     let (mut crash_dump, mut debugger) = (None, None);
     for (role, fd) in create.fds.into_iter().zip(fds) {
         match role {
-            FdRole::Kernel { name } => kernel = Some((name, File::from(fd))),
-            FdRole::Initrd => initrd = Some(File::from(fd)),
+            FdRole::Kernel { name } => boot.kernel = Some((name, fd.into())),
+            FdRole::Initrd => boot.initrd = Some(fd.into()),
+            FdRole::Firmware { name } => boot.firmware = Some((name, fd.into())),
             FdRole::Device { name } => of_devices.entry(name).or_default().push(fd),
             FdRole::SnapshotState => snapshot.state = Some(fd.into()),
             FdRole::SnapshotRam => snapshot.ram = Some(fd.into()),
@@ -114,17 +149,7 @@ pub(super) fn sort_fds(
             FdRole::Debugger => debugger = Some(fd),
         }
     }
-    let cmdline = match &plan.boot {
-        BootPlan::Linux { .. } if kernel.is_none() => return Err(missing("kernel")),
-        BootPlan::Linux { cmdline } => cmdline.clone(),
-        BootPlan::Disk => create.cmdline.unwrap_or_default(),
-    };
-    let boot = kernel.map(|(name, kernel)| Boot {
-        name,
-        kernel,
-        initrd,
-        cmdline,
-    });
+    let boot = boot.open(&plan.boot, create.cmdline)?;
     let devices = (plan.devices.iter())
         .map(|device| {
             let descriptors = of_devices.remove(&device.name).unwrap_or_default();

@@ -1,12 +1,12 @@
 //! What is booted: nothing yet.
 
 use std::convert::Infallible;
-use std::fs::File;
 use std::io::{Read, Seek};
 
 use devices::GuestMemory;
 use thiserror::Error;
 
+use crate::payload::Payload;
 use crate::plan::{CpuPlan, IdentityPlan};
 
 /// A kernel cannot be booted.
@@ -45,12 +45,8 @@ pub struct EntryPoint {
 
 /// What is booted.
 pub struct BootSource<'a> {
-    /// Kernel image.
-    pub kernel: &'a mut File,
-    /// Initial RAM disk.
-    pub initrd: Option<&'a mut File>,
-    /// Command line.
-    pub cmdline: &'a str,
+    /// Its files.
+    pub payload: &'a mut Payload,
     /// What the machine's tables say of it.
     pub identity: &'a IdentityPlan,
     /// The vCPUs.

@@ -8,8 +8,6 @@ mod kernel;
 mod pvh;
 mod zero_page;
 
-use std::fs::File;
-
 use devices::GuestMemory;
 use linux_loader::loader::elf::PvhBootCapability;
 use vm_memory::{Bytes, GuestAddress};
@@ -20,6 +18,7 @@ use self::kernel::Limits;
 use super::cpu;
 pub use super::regs::EntryPoint;
 use super::{acpi, layout, smbios};
+use crate::payload::Payload;
 use crate::plan::{CpuPlan, IdentityPlan};
 
 /// Offset of the 64-bit entry point in a bzImage (Linux `Documentation/arch/x86/boot.rst`).
@@ -41,12 +40,8 @@ pub fn renew_generation(memory: &GuestMemory) -> Result<(), BootError> {
 
 /// What is booted.
 pub struct BootSource<'a> {
-    /// Kernel image.
-    pub kernel: &'a mut File,
-    /// Initial RAM disk.
-    pub initrd: Option<&'a mut File>,
-    /// Command line.
-    pub cmdline: &'a str,
+    /// Its files.
+    pub payload: &'a mut Payload,
     /// What the machine's tables say of it.
     pub identity: &'a IdentityPlan,
     /// The vCPUs.
@@ -59,12 +54,20 @@ pub struct BootSource<'a> {
 
 /// Fills guest memory; the boot vCPU's entry point.
 pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, BootError> {
-    let checked = check_kernel(source.kernel)?;
+    let (kernel, initrd, cmdline) = match source.payload {
+        Payload::Linux {
+            kernel,
+            initrd,
+            cmdline,
+        } => (kernel, initrd, cmdline),
+        Payload::Firmware(_) => return Err(BootError::Firmware),
+    };
+    let checked = check_kernel(kernel)?;
     check_room(checked.end, source.ram_bytes)?;
-    let kernel = kernel::load(memory, source.kernel, checked)?;
+    let kernel = kernel::load(memory, kernel, checked)?;
     let limits = Limits::of(kernel.setup_header.as_ref());
-    write_command_line(memory, source.cmdline, limits.command_line)?;
-    let initrd = match source.initrd {
+    write_command_line(memory, cmdline, limits.command_line)?;
+    let initrd = match initrd {
         Some(file) => Some(initrd::load(
             memory,
             file,
@@ -89,7 +92,7 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         initrd,
         rsdp,
         &kernel,
-        source.cmdline.len(),
+        cmdline.len(),
     )?;
     let offset = match kernel.setup_header {
         Some(_) => BZIMAGE_ENTRY_64,
@@ -130,6 +133,7 @@ fn write_command_line(memory: &GuestMemory, cmdline: &str, max: usize) -> Result
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use linux_loader::loader::elf::start_info::hvm_start_info;
@@ -175,20 +179,31 @@ mod tests {
         file
     }
 
-    fn source<'a>(
-        kernel: &'a mut File,
-        initrd: Option<&'a mut File>,
-        cmdline: &'a str,
-    ) -> BootSource<'a> {
-        BootSource {
+    fn boot(
+        memory: &GuestMemory,
+        kernel: &[u8],
+        initrd: Option<File>,
+        cmdline: &str,
+    ) -> Result<EntryPoint, BootError> {
+        let kernel = file(kernel);
+        let cmdline = cmdline.to_owned();
+        let payload = Payload::Linux {
             kernel,
             initrd,
             cmdline,
+        };
+        start(memory, payload)
+    }
+
+    fn start(memory: &GuestMemory, mut payload: Payload) -> Result<EntryPoint, BootError> {
+        let source = BootSource {
+            payload: &mut payload,
             identity: &NOBODY,
             cpu: &ONE_VCPU,
             hotplug_slots: &[],
             ram_bytes: RAM,
-        }
+        };
+        load(memory, source)
     }
 
     /// A 64-bit ELF with one segment at 2 MiB and, if asked, a PVH note.
@@ -244,13 +259,8 @@ mod tests {
     #[test]
     fn an_elf_with_a_pvh_note_starts_there() {
         let memory = memory();
-        let mut kernel = file(&elf(Some(0x20_0004)));
-        let mut initrd = file(&[0xab; 5000]);
-        let entry = load(
-            &memory,
-            source(&mut kernel, Some(&mut initrd), "console=ttyS0"),
-        )
-        .expect("load");
+        let initrd = Some(file(&[0xab; 5000]));
+        let entry = boot(&memory, &elf(Some(0x20_0004)), initrd, "console=ttyS0").expect("load");
         assert_eq!(entry, EntryPoint::Pvh { ip: 0x20_0004 });
         let start: hvm_start_info = memory
             .read_obj(GuestAddress(layout::PVH_START_INFO))
@@ -278,11 +288,9 @@ mod tests {
     #[test]
     fn an_elf_without_a_note_and_a_bzimage_start_in_64_bit_mode() {
         let memory = memory();
-        let mut kernel = file(&elf(None));
-        let entry = load(&memory, source(&mut kernel, None, "")).expect("load");
+        let entry = boot(&memory, &elf(None), None, "").expect("load");
         assert_eq!(entry, EntryPoint::Linux64 { ip: 0x20_0010 });
-        let mut kernel = file(&bzimage(1));
-        let entry = load(&memory, source(&mut kernel, None, "quiet")).expect("load");
+        let entry = boot(&memory, &bzimage(1), None, "quiet").expect("load");
         assert_eq!(entry, EntryPoint::Linux64 { ip: 0x10_0200 });
         let zero = zero_page::read_zero_page(&memory);
         assert_eq!({ zero.hdr.cmd_line_ptr }, 0x2_0000);
@@ -294,7 +302,7 @@ mod tests {
     fn refusals_name_the_cause() {
         let memory = memory();
         let check = |contents: &[u8], cmdline: &str| {
-            load(&memory, source(&mut file(contents), None, cmdline)).expect_err("refused")
+            boot(&memory, contents, None, cmdline).expect_err("refused")
         };
         let fault = |contents: &[u8]| match check(contents, "") {
             BootError::Fault(fault) => fault,
@@ -351,12 +359,18 @@ mod tests {
     #[test]
     fn an_initrd_that_does_not_fit_is_refused() {
         let memory = memory();
-        let mut kernel = file(&bzimage(1));
         let mut initrd = tempfile::tempfile().expect("temporary file");
         initrd.set_len(RAM).expect("sparse");
         initrd.flush().expect("flush");
-        let error = load(&memory, source(&mut kernel, Some(&mut initrd), "")).expect_err("refused");
+        let error = boot(&memory, &bzimage(1), Some(initrd), "").expect_err("refused");
         assert!(matches!(error, BootError::InitrdRoom { .. }));
         assert!(memory.check_range(GuestAddress(0), 1));
+    }
+
+    #[test]
+    fn firmware_waits_for_the_machine_that_it_needs() {
+        let error = start(&memory(), Payload::Firmware(file(b"code"))).expect_err("refused");
+        assert!(matches!(error, BootError::Firmware));
+        assert!(error.is_refusal());
     }
 }

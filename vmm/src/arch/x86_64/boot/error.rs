@@ -9,6 +9,12 @@ use super::check::KernelFault;
 /// A kernel cannot be booted.
 #[derive(Debug, Error)]
 pub enum BootError {
+    /// Firmware, for which there is no machine.
+    #[error(
+        "podvisor does not start firmware yet: the machine has neither flash memory below 4 GiB nor the devices by \
+         which firmware finds memory and disks"
+    )]
+    Firmware,
     /// Neither ELF nor bzImage, or damaged.
     #[error("The kernel image is neither a bootable x86-64 ELF file nor a bzImage")]
     Kernel(#[source] linux_loader::loader::Error),
@@ -76,11 +82,12 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// Whether the fault is in the kernel, the initrd or the command line.
+    /// Whether the fault is in what was asked for.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Kernel(_)
+            Self::Firmware
+                | Self::Kernel(_)
                 | Self::Fault(_)
                 | Self::KernelRoom { .. }
                 | Self::InitrdRoom { .. }
