@@ -223,8 +223,9 @@ impl Machine {
         if let (Some(boot_vcpu), Some(entry)) = (vcpus.first(), entry) {
             cpu::set_entry(boot_vcpu, &memory, entry)?;
         }
+        let mut clocks = None;
         if let Some(saved) = saved {
-            saved::restore(saved, &vm, &processors, &vcpus)?;
+            clocks = Some(saved::restore(saved, &vm, &processors, &vcpus)?);
             saved::restore_devices(saved, &platform, &pci)?;
             platform.power.tell_generation();
         }
@@ -252,7 +253,7 @@ impl Machine {
             vm,
             seat,
             processors,
-            clocks: saved.map(|saved| saved.clocks.clone()),
+            clocks,
             restored: saved.is_some(),
         })
     }

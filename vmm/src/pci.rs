@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::pci::{BarAddress, CONFIG_SPACE_SIZE, PciFunction};
-use devices::state::{SaveError, Saved};
+use devices::state::{SaveError, Saved, State};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::access::{ConfigPorts, Ecam, Window};
@@ -153,9 +154,11 @@ impl<F: PciFunction> PciRoot<F> {
         }
     }
 
-    /// The state of every function, by its place on the bus; they are paused.
+    /// The state of the bus and of every function, by its place; they are paused.
     pub fn save(&self) -> Result<BTreeMap<String, Saved>, SaveError> {
-        let mut all = BTreeMap::new();
+        let address = self.config_address.load(Ordering::Acquire);
+        let root = Saved::new(&RootState { address })?;
+        let mut all = BTreeMap::from([(ROOT.to_owned(), root)]);
         for (device, slot) in (1..).zip(&self.slots) {
             if let Some(function) = &slot.lock().function {
                 all.insert(name_of(device), function.save()?);
@@ -166,22 +169,17 @@ impl<F: PciFunction> PciRoot<F> {
 
     /// Takes over what [`PciRoot::save`] told of a bus with the same functions.
     pub fn restore(&self, saved: &BTreeMap<String, Saved>) -> Result<(), SnapshotError> {
+        restore_device(saved, ROOT, |saved| {
+            let RootState { address } = saved.state()?;
+            self.config_address.store(address, Ordering::Release);
+            Ok(())
+        })?;
         for (device, slot) in (1..).zip(&self.slots) {
             if let Some(function) = &mut slot.lock().function {
                 restore_device(saved, &name_of(device), |saved| function.restore(saved))?;
             }
         }
         Ok(())
-    }
-
-    /// The address that the guest has written to the configuration port.
-    pub fn config_address(&self) -> u32 {
-        self.config_address.load(Ordering::Acquire)
-    }
-
-    /// Sets it.
-    pub fn set_config_address(&self, address: u32) {
-        self.config_address.store(address, Ordering::Release);
     }
 
     fn config_read(&self, device: usize, offset: u16, data: &mut [u8]) {
@@ -237,6 +235,23 @@ fn bit(device: u8) -> u32 {
 fn numbers(bits: u32) -> impl Iterator<Item = u8> {
     (0..32).filter(move |device| bits & bit(*device) != 0)
 }
+
+/// What a snapshot keeps of the bus. The registers of [`HotplugSlots`] are not of it: they tell of devices that came
+/// while the machine ran, with which none is made.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootState {
+    /// What the guest has written to the address port, where there is one.
+    address: u32,
+}
+
+impl State for RootState {
+    const KIND: &'static str = "PCI bus";
+    const VERSION: u32 = 1;
+}
+
+/// What a snapshot calls the bus.
+const ROOT: &str = "PCI";
 
 /// What a snapshot calls a place on the bus.
 fn name_of(device: u8) -> String {

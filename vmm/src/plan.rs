@@ -4,6 +4,8 @@
 use devices::virtio::registry::AnyOptions;
 use devices::virtio::spec::DeviceOptions;
 use devices::watchdog::WatchdogAction;
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 
 /// A whole machine.
@@ -83,6 +85,14 @@ pub enum MachineVersion {
     #[default]
     #[serde(rename = "1")]
     V1,
+}
+
+impl MachineVersion {
+    /// Whether a version of this name is one of them.
+    pub fn is_known(name: &str) -> bool {
+        let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+        Self::deserialize(name).is_ok()
+    }
 }
 
 /// What SMBIOS tells the guest of the machine.

@@ -14,21 +14,20 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 
-use devices::state::{RestoreError, SaveError, Saved};
+use devices::state::{RestoreError, SaveError, Saved, State};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub use self::hardware::compare;
 pub use self::identity::{FileIdentity, is_nameless};
-use crate::arch::clock;
 use crate::arch::cpu::HostCpu;
-use crate::arch::state::{StateError, VcpuState, VmState};
+use crate::arch::state::StateError;
 use crate::memory::{MemoryError, Ram};
-use crate::plan::MachinePlan;
+use crate::plan::{MachinePlan, MachineVersion};
 
 /// The first line of a state file: format and version.
-const FORMAT: &str = "podvisor snapshot 2\n";
+const FORMAT: &str = "podvisor snapshot 3\n";
 
 /// What a state file of any version begins with.
 const FORMAT_NAME: &str = "podvisor snapshot ";
@@ -50,18 +49,16 @@ pub struct SavedMachine {
     pub plan: MachinePlan,
     /// What vCPU 0 sees of its processor.
     pub cpu: HostCpu,
-    /// Its vCPUs in order.
-    pub vcpus: Vec<VcpuState>,
-    /// What they share.
-    pub vm: VmState,
-    /// When the guest's clocks stopped.
-    pub clocks: clock::Stopped,
+    /// Its vCPUs in order: each a [`VcpuState`](crate::arch::state::VcpuState).
+    pub vcpus: Vec<Saved>,
+    /// What they share: a [`VmState`](crate::arch::state::VmState).
+    pub vm: Saved,
+    /// When the guest's clocks stopped: a [`Stopped`](crate::arch::clock::Stopped).
+    pub clocks: Saved,
     /// Devices at fixed addresses, by name.
     pub platform: BTreeMap<String, Saved>,
-    /// PCI functions by their place on the bus.
-    pub functions: BTreeMap<String, Saved>,
-    /// The address in PCI's configuration port.
-    pub pci_address: u32,
+    /// The bus and the functions on it, by their place.
+    pub pci: BTreeMap<String, Saved>,
     /// The files of devices that have some, by the device's name.
     pub files: BTreeMap<String, Vec<FileIdentity>>,
 }
@@ -89,6 +86,23 @@ pub enum SnapshotError {
         /// The cause.
         #[source]
         source: RestoreError,
+    },
+    /// What is no device has a state that does not fit.
+    #[error("The {part} of the snapshot cannot be restored")]
+    Part {
+        /// What it is.
+        part: &'static str,
+        /// The cause.
+        #[source]
+        source: RestoreError,
+    },
+    /// Its hardware is of a release that this one does not know.
+    #[error(
+        "The snapshot's guest has a machine of version {found:?}, which this release of podvisor does not have"
+    )]
+    MachineVersion {
+        /// The version.
+        found: String,
     },
     /// The snapshot has no state of a device.
     #[error("The snapshot does not know device {name:?}")]
@@ -239,8 +253,34 @@ impl SavedMachine {
         if line != format!("{}\n", checksum(contents)).as_bytes() {
             return Err(SnapshotError::Damaged);
         }
-        serde_json::from_slice(contents).map_err(SnapshotError::Contents)
+        serde_json::from_slice(contents).map_err(|error| not_understood(contents, error))
     }
+}
+
+/// Of another machine, or only of other contents than this release knows.
+fn not_understood(contents: &[u8], error: serde_json::Error) -> SnapshotError {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: String,
+    }
+    #[derive(Deserialize)]
+    struct Planned {
+        plan: Versioned,
+    }
+    match serde_json::from_slice(contents) {
+        Ok(Planned {
+            plan: Versioned { version },
+        }) if !MachineVersion::is_known(&version) => {
+            SnapshotError::MachineVersion { found: version }
+        }
+        _ => SnapshotError::Contents(error),
+    }
+}
+
+/// The state of what is no device.
+pub fn restore_part<S: State>(saved: &Saved, part: &'static str) -> Result<S, SnapshotError> {
+    let unfit = |source| SnapshotError::Part { part, source };
+    saved.state().map_err(unfit)
 }
 
 /// What is behind the RAM.
@@ -306,7 +346,7 @@ mod tests {
         let parse = |bytes: &[u8]| SavedMachine::parse(bytes).expect_err("refused");
         assert!(matches!(parse(b""), SnapshotError::Foreign));
         assert!(matches!(parse(b"\x7fELF"), SnapshotError::Foreign));
-        let later = b"podvisor snapshot 3\nwhatever";
+        let later = b"podvisor snapshot 4\nwhatever";
         assert!(matches!(parse(later), SnapshotError::Format { .. }));
         assert!(matches!(parse(FORMAT.as_bytes()), SnapshotError::Damaged));
         let whole = file("{}");
@@ -317,6 +357,21 @@ mod tests {
             assert!(matches!(parse(&damaged), SnapshotError::Damaged), "{index}");
             let cut = &whole[..index];
             assert!(matches!(parse(cut), SnapshotError::Damaged), "{index}");
+        }
+    }
+
+    /// Whatever else of it is not known here.
+    #[test]
+    fn a_machine_of_another_version_is_refused_by_it() {
+        let parse = |contents| SavedMachine::parse(&file(contents)).expect_err("refused");
+        let later = parse(r#"{"plan": {"version": "7", "flux": 1}, "capacitor": []}"#);
+        assert!(later.to_string().contains("version \"7\""), "{later}");
+        assert!(later.is_refusal());
+        for other in [
+            r#"{"plan": {"version": "1"}}"#,
+            r#"{"plan": {"version": 7}}"#,
+        ] {
+            assert!(matches!(parse(other), SnapshotError::Contents(_)));
         }
     }
 }

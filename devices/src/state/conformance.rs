@@ -1,10 +1,10 @@
-//! What every device has to show: a guest does not notice that its device was saved and another one
-//! restored in its place.
+//! What every device has to show, and a vCPU and the bus: a guest does not notice that its device was saved and
+//! another one restored in its place.
 
 use std::fmt::Debug;
 
 /// A guest that uses one device in a fixed way.
-pub(crate) trait Script: Sized {
+pub trait Script: Sized {
     /// What it sees at one step.
     type Seen: Debug + PartialEq;
 
@@ -23,7 +23,7 @@ pub(crate) trait Script: Sized {
 
 /// Compares runs in which the device is replaced once, before each step in turn, with one in which it
 /// never is.
-pub(crate) fn compare<S: Script>() {
+pub fn compare<S: Script>() {
     let Some(uninterrupted) = run::<S>(S::STEPS) else {
         return;
     };
@@ -45,6 +45,7 @@ fn run<S: Script>(replaced_before: usize) -> Option<Vec<S::Seen>> {
 }
 
 /// Declares the test for a [`Script`].
+#[cfg(test)]
 macro_rules! goes_on_after_restore {
     ($name:ident, $script:ty) => {
         #[test]
@@ -53,4 +54,5 @@ macro_rules! goes_on_after_restore {
         }
     };
 }
+#[cfg(test)]
 pub(crate) use goes_on_after_restore;

@@ -6,7 +6,7 @@ use virtio_queue::QueueState;
 use super::{Saved, State};
 
 /// A virtio device with its transport.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FunctionState {
     /// PCI configuration space.

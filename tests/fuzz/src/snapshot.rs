@@ -9,20 +9,22 @@ use std::sync::Arc;
 
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
+use devices::state::{Saved, State};
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use vmm::arch::clock::Stopped;
 use vmm::arch::cpu::HostCpu;
 use vmm::arch::platform::Platform;
 use vmm::arch::state::{SavedMsrs, VcpuState, VmState};
 use vmm::memory::Ram;
-use vmm::pci::PciRoot;
+use vmm::pci::{Function, PciRoot};
 use vmm::plan::{
     BootPlan, ClockPlan, CpuPlan, HypervisorPlan, IdentityPlan, MachinePlan, MachineVersion,
     MemoryPlan, PlacementPlan,
 };
-use vmm::snapshot::{FileIdentity, SavedMachine, compare};
+use vmm::snapshot::{FileIdentity, SavedMachine, SnapshotError, compare, restore_part};
 
 use crate::input::Input;
 use crate::json;
@@ -63,16 +65,19 @@ impl Machine {
         let good = json!({
             "plan": plan(),
             "cpu": HostCpu::from(&cpuid),
-            "vcpus": [VcpuState::save(&vcpu, &msrs).expect("saved")],
-            "vm": VmState::save(&vm).expect("saved"),
+            "vcpus": [Saved::new(&VcpuState::save(&vcpu, &msrs).expect("saved")).expect("JSON")],
+            "vm": Saved::new(&VmState::save(&vm).expect("saved")).expect("JSON"),
             "clocks": {
-                "clock": vm.get_clock().expect("a clock"),
-                "host": {"tsc": 1, "wall": 1},
-                "tscOffsets": [0],
+                "kind": Stopped::KIND,
+                "version": Stopped::VERSION,
+                "state": {
+                    "clock": vm.get_clock().expect("a clock"),
+                    "host": {"tsc": 1, "wall": 1},
+                    "tscOffsets": [0],
+                },
             },
             "platform": platform.save().expect("saved"),
-            "functions": {},
-            "pciAddress": 0,
+            "pci": PciRoot::<Function>::new().save().expect("saved"),
             "files": {"root": [FileIdentity::of(&disk).expect("a file")]},
         });
         let ram = Ram::map(&MemoryPlan {
@@ -96,8 +101,12 @@ impl Machine {
     fn takes_its_own(&self) {
         let saved = SavedMachine::parse(&file(self.good.to_string().as_bytes()));
         let saved = saved.expect("its own state");
-        saved.vm.restore(&self.vm).expect("restored");
-        saved.vcpus[0].restore(&self.vcpu).expect("restored");
+        let shared: VmState = saved.vm.state().expect("its own");
+        shared.restore(&self.vm).expect("restored");
+        let vcpu: VcpuState = saved.vcpus[0].state().expect("its own");
+        vcpu.restore(&self.vcpu).expect("restored");
+        let _: Stopped = saved.clocks.state().expect("its own");
+        self.pci.restore(&saved.pci).expect("restored");
         self.platform.restore(&saved.platform).expect("restored");
     }
 
@@ -107,17 +116,20 @@ impl Machine {
         for identity in identities {
             identity.difference(&self.disk).expect("a readable file");
         }
-        tell(saved.vm.restore(&self.vm));
+        if let Some(shared) = told(restore_part::<VmState>(&saved.vm, "VM")) {
+            tell(shared.restore(&self.vm));
+        }
         for vcpu in &saved.vcpus {
-            tell(vcpu.restore(&self.vcpu));
+            if let Some(vcpu) = told(restore_part::<VcpuState>(vcpu, "vCPU")) {
+                tell(vcpu.restore(&self.vcpu));
+            }
         }
         tell(self.platform.restore(&saved.platform));
-        tell(self.pci.restore(&saved.functions));
-        self.pci.set_config_address(saved.pci_address);
-        saved
-            .clocks
-            .restore_counters(std::slice::from_ref(&self.vcpu));
-        saved.clocks.catch_up(&self.vm);
+        tell(self.pci.restore(&saved.pci));
+        if let Some(clocks) = told(restore_part::<Stopped>(&saved.clocks, "clocks")) {
+            clocks.restore_counters(std::slice::from_ref(&self.vcpu));
+            clocks.catch_up(&self.vm);
+        }
     }
 }
 
@@ -150,6 +162,17 @@ fn plan() -> MachinePlan {
     }
 }
 
+/// What there is, or what is wrong with it, can be said.
+fn told<T>(result: Result<T, SnapshotError>) -> Option<T> {
+    match result {
+        Ok(found) => Some(found),
+        Err(error) => {
+            tell(Err(error));
+            None
+        }
+    }
+}
+
 /// What is wrong can be said.
 fn tell(result: Result<(), impl Error>) {
     let mut error = result.as_ref().err().map(|error| error as &dyn Error);
@@ -164,7 +187,7 @@ fn file(contents: &[u8]) -> Vec<u8> {
     let digest = Sha256::digest(contents);
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     [
-        format!("podvisor snapshot 2\n{digest}\n").as_bytes(),
+        format!("podvisor snapshot 3\n{digest}\n").as_bytes(),
         contents,
     ]
     .concat()

@@ -1,16 +1,21 @@
 //! A paused machine to a [`SavedMachine`], and a new machine of the same plan made the same again.
 
-use devices::virtio::spec::DeviceFile;
-use kvm_ioctls::{VcpuFd, VmFd};
 use std::collections::BTreeMap;
 
+use devices::state::Saved;
+use devices::virtio::spec::DeviceFile;
+use kvm_ioctls::{VcpuFd, VmFd};
+
 use super::{Machine, Resources};
+use crate::arch::clock;
 use crate::arch::cpu::Processors;
 use crate::arch::platform::Platform;
 use crate::arch::state::{SavedMsrs, StateError, VcpuState, VmState};
 use crate::pci::PciRoot;
 use crate::plan::MachinePlan;
-use crate::snapshot::{FileIdentity, SavedMachine, SnapshotError, compare, is_nameless};
+use crate::snapshot::{
+    FileIdentity, SavedMachine, SnapshotError, compare, is_nameless, restore_part,
+};
 
 impl Machine {
     /// The state of this machine, which is paused.
@@ -19,19 +24,21 @@ impl Machine {
         plan: &MachinePlan,
         resources: &Resources,
     ) -> Result<SavedMachine, SnapshotError> {
-        let clocks = self.clocks.clone().ok_or(SnapshotError::NotPaused)?;
+        let clocks = self.clocks.as_ref().ok_or(SnapshotError::NotPaused)?;
         let msrs = SavedMsrs::of(resources.hypervisor.kvm()).map_err(StateError::from)?;
         let vcpus = self.vcpus.parked();
-        let vcpus = vcpus.map(|vcpu| VcpuState::save(&vcpu, &msrs));
+        let vcpus = vcpus.map(|vcpu| {
+            let state = VcpuState::save(&vcpu, &msrs)?;
+            Ok::<_, SnapshotError>(Saved::new(&state)?)
+        });
         Ok(SavedMachine {
             plan: plan.clone(),
             cpu: self.processors.seen(),
             vcpus: vcpus.collect::<Result<_, _>>()?,
-            vm: VmState::save(&self.vm)?,
-            clocks,
+            vm: Saved::new(&VmState::save(&self.vm)?)?,
+            clocks: Saved::new(clocks)?,
             platform: self.platform.save()?,
-            functions: self.pci.save()?,
-            pci_address: self.pci.config_address(),
+            pci: self.pci.save()?,
             files: identities(plan, resources)?,
         })
     }
@@ -83,23 +90,24 @@ fn is_gone_at_end(file: &DeviceFile<'_>) -> Result<bool, SnapshotError> {
     Ok(file.is_written && is_nameless)
 }
 
-/// Makes vCPUs and devices what they were. RAM is so already.
+/// Makes vCPUs what they were, and tells when their clocks stopped. RAM is what it was already.
 pub(super) fn restore(
     saved: &SavedMachine,
     vm: &VmFd,
     processors: &Processors,
     vcpus: &[VcpuFd],
-) -> Result<(), SnapshotError> {
+) -> Result<clock::Stopped, SnapshotError> {
     if processors.seen() != saved.cpu || vcpus.len() != saved.vcpus.len() {
         return Err(SnapshotError::Processor);
     }
-    saved.vm.restore(vm)?;
+    restore_part::<VmState>(&saved.vm, "interrupt controllers")?.restore(vm)?;
+    let clocks: clock::Stopped = restore_part(&saved.clocks, "clocks")?;
     // Deadlines of timers are told in the guest's time.
-    saved.clocks.restore_counters(vcpus);
+    clocks.restore_counters(vcpus);
     for (vcpu, saved) in vcpus.iter().zip(&saved.vcpus) {
-        saved.restore(vcpu)?;
+        restore_part::<VcpuState>(saved, "processor")?.restore(vcpu)?;
     }
-    Ok(())
+    Ok(clocks)
 }
 
 /// The devices; vCPUs and interrupt controllers are there already.
@@ -109,9 +117,7 @@ pub(super) fn restore_devices(
     pci: &PciRoot,
 ) -> Result<(), SnapshotError> {
     platform.restore(&saved.platform)?;
-    pci.restore(&saved.functions)?;
-    pci.set_config_address(saved.pci_address);
-    Ok(())
+    pci.restore(&saved.pci)
 }
 
 /// Of the files of devices that have some.

@@ -1,4 +1,5 @@
 use devices::bus::BusDevice;
+use devices::state::conformance::{Script, compare};
 use devices::state::{RestoreError, SaveError, Saved, State};
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,46 @@ fn ports_and_ecam_reach_the_same_registers() {
     let mut data = [0; 4];
     ecam.read((1 << 15) | 0xffe, &mut data);
     assert_eq!(data, [0xff; 4], "crosses a dword");
+}
+
+/// A guest between the write of an address and the access to what is there.
+struct Looking(Arc<PciRoot<Probe>>);
+
+impl Script for Looking {
+    type Seen = Vec<[u8; 4]>;
+
+    const STEPS: usize = 4;
+
+    fn new() -> Option<Self> {
+        Some(Self(bus()))
+    }
+
+    fn step(&mut self, step: usize) -> Self::Seen {
+        let ports = ConfigPorts(self.0.clone());
+        let read = |port| {
+            let mut data = [0; 4];
+            ports.read(port, &mut data);
+            data
+        };
+        let seen = vec![read(0), read(4)];
+        if step % 2 == 1 {
+            ports.write(4, &[step as u8; 4]);
+        }
+        let address = 0x8000_0040 + (step as u32 / 2 + 1) * 0x800;
+        ports.write(0, &address.to_le_bytes());
+        seen
+    }
+
+    fn replace(&mut self) {
+        let saved = self.0.save().expect("paused");
+        self.0 = bus();
+        self.0.restore(&saved).expect("its own state");
+    }
+}
+
+#[test]
+fn a_guest_goes_on_where_it_was_in_configuration_space() {
+    compare::<Looking>();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The guest's clock over a pause: the virtual counter, which runs on.
 
+use devices::state::State;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,11 @@ use crate::vcpu::Vcpus;
 /// A pause.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stopped;
+
+impl State for Stopped {
+    const KIND: &'static str = "aarch64 clocks";
+    const VERSION: u32 = 1;
+}
 
 impl Stopped {
     /// Notes nothing: nothing is stopped.

@@ -1,5 +1,6 @@
 //! What KVM keeps of a machine; it cannot be saved yet.
 
+use devices::state::State;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -31,6 +32,11 @@ impl SavedMsrs {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VcpuState;
 
+impl State for VcpuState {
+    const KIND: &'static str = "aarch64 vCPU";
+    const VERSION: u32 = 1;
+}
+
 impl VcpuState {
     /// Refuses.
     pub fn save(_vcpu: &VcpuFd, _msrs: &SavedMsrs) -> Result<Self, StateError> {
@@ -46,6 +52,11 @@ impl VcpuState {
 /// What the vCPUs share.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VmState;
+
+impl State for VmState {
+    const KIND: &'static str = "aarch64 interrupt controller";
+    const VERSION: u32 = 1;
+}
 
 impl VmState {
     /// Refuses.

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use devices::state::State;
 use kvm_bindings::{CpuId, kvm_clock_data};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,11 @@ pub struct Stopped {
     host: HostTime,
     /// How far the vCPUs' counters are ahead of the host's, modulo 2^64; none where KVM does not tell.
     tsc_offsets: Vec<u64>,
+}
+
+impl State for Stopped {
+    const KIND: &'static str = "x86-64 clocks";
+    const VERSION: u32 = 1;
 }
 
 /// A moment on the host.

@@ -1,6 +1,7 @@
 //! A function that takes the place of another.
 
 use super::*;
+use crate::state::conformance::{Script, goes_on_after_restore};
 use crate::state::transport::FunctionState;
 
 impl Guest {
@@ -37,10 +38,11 @@ impl Guest {
     }
 }
 
-#[test]
-fn registers_read_the_same_wherever_a_driver_was() {
-    let mut guest = Guest::new();
-    let steps: [fn(&mut Guest); 9] = [
+/// A driver that sets up its device and looks at all registers after each step.
+struct SettingUp(Option<Guest>);
+
+impl SettingUp {
+    const STEPS: [fn(&mut Guest); 9] = [
         |_| {},
         |guest| guest.enable_interrupts(),
         |guest| guest.set_config(0x10, 0x4000_0000),
@@ -54,13 +56,29 @@ fn registers_read_the_same_wherever_a_driver_was() {
             guest.function.command(order).expect("a boolean");
         },
     ];
-    for step in steps {
-        step(&mut guest);
-        let before = guest.registers();
-        guest = guest.replaced();
-        assert_eq!(guest.registers(), before);
+}
+
+impl Script for SettingUp {
+    type Seen = Vec<u32>;
+
+    const STEPS: usize = Self::STEPS.len();
+
+    fn new() -> Option<Self> {
+        Some(Self(Some(Guest::new())))
+    }
+
+    fn step(&mut self, step: usize) -> Self::Seen {
+        let guest = self.0.as_mut().expect("a guest");
+        Self::STEPS[step](guest);
+        guest.registers()
+    }
+
+    fn replace(&mut self) {
+        self.0 = self.0.take().map(Guest::replaced);
     }
 }
+
+goes_on_after_restore!(registers_read_the_same_wherever_a_driver_was, SettingUp);
 
 #[test]
 fn a_live_device_goes_on_and_says_what_was_pending() {

@@ -1,5 +1,6 @@
 //! What the vCPUs share beside the clock: interrupt controllers.
 
+use devices::state::State;
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip,
 };
@@ -17,8 +18,14 @@ const CHIPS: [u32; 3] = [
 
 /// Both 8259s, the I/O APIC with the levels of its lines.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VmState {
     chips: Vec<kvm_irqchip>,
+}
+
+impl State for VmState {
+    const KIND: &'static str = "x86-64 interrupt controllers";
+    const VERSION: u32 = 1;
 }
 
 impl VmState {
