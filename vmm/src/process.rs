@@ -70,6 +70,9 @@ pub enum ProcessError {
     /// The steward.
     #[error("Cannot start the steward thread")]
     Steward(#[source] io::Error),
+    /// The thread that works on the machine.
+    #[error("Cannot start the operator thread")]
+    Operator(#[source] io::Error),
     /// The debugger's thread.
     #[error("Cannot start the debugger's thread")]
     Debugger(#[source] io::Error),

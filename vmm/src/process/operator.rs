@@ -13,7 +13,9 @@ use std::thread::{Builder, JoinHandle};
 use devices::wake::Wake;
 
 use super::hardware::{Completion, Hardware};
-use super::life::Job;
+use super::life::{Job, JobError};
+use super::{ProcessError, causes};
+use crate::control::Refusal;
 
 /// Stack of the thread, bytes: it builds machines.
 const STACK_SIZE: usize = 512 * 1024;
@@ -81,19 +83,20 @@ impl Operator {
         lock(&self.hardware).run();
     }
 
-    /// Begins a job. Where no thread can be had, it is done at once.
+    /// Begins a job, or refuses it where no thread can be had.
     pub(super) fn begin(&mut self, job: Job) {
-        let job = match self.jobs() {
+        let (job, error) = match self.jobs() {
             Ok(jobs) => match jobs.send(job) {
                 Ok(()) => return,
-                Err(unsent) => unsent.0,
+                Err(unsent) => (unsent.0, io::ErrorKind::BrokenPipe.into()),
             },
-            Err(error) => {
-                tracing::warn!(%error, "no thread for work on the machine; the loop does it");
-                job
-            }
+            Err(error) => (job, error),
         };
-        self.completions.push(lock(&self.hardware).work(job));
+        let completion = match without_thread(&job, error) {
+            Some(refused) => Err(refused).into(),
+            None => lock(&self.hardware).work(job),
+        };
+        self.completions.push(completion);
     }
 
     fn jobs(&mut self) -> io::Result<&Sender<Job>> {
@@ -113,6 +116,20 @@ impl Operator {
     }
 }
 
+/// What becomes of a job that nobody can do beside the loop; none if the loop does it itself, since it is the last and
+/// nobody has to be served meanwhile.
+fn without_thread(job: &Job, error: io::Error) -> Option<JobError> {
+    let error = ProcessError::Operator(error);
+    match job {
+        Job::TearDown { .. } => None,
+        // The guest waits for it, and has nothing else.
+        Job::Reset { .. } | Job::Halt => Some(JobError::Fatal(error.into_event())),
+        _ => Some(JobError::Refused(Refusal::Failed {
+            causes: causes(&error),
+        })),
+    }
+}
+
 fn serve(queue: &Receiver<Job>, hardware: &Mutex<Hardware>, completions: &Completions) {
     for job in queue {
         let completion = lock(hardware).work(job);
@@ -123,4 +140,36 @@ fn serve(queue: &Receiver<Job>, hardware: &Mutex<Hardware>, completions: &Comple
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic aborts the process in release builds; nothing else gives up the lock half-way.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::control::Event;
+    use crate::shortage::Shortage;
+
+    #[test]
+    fn without_a_thread_calls_are_refused_and_a_reset_is_the_end() {
+        let refused = |job| without_thread(&job, Errno::AGAIN.into());
+        assert_eq!(refused(Job::TearDown { crashed: true }), None);
+        for job in [Job::Pause, Job::Resume, Job::Stats] {
+            let Some(JobError::Refused(Refusal::Failed { causes })) = refused(job) else {
+                panic!("not refused");
+            };
+            assert!(causes[0].contains("operator"), "{causes:?}");
+        }
+        let last = refused(Job::Halt);
+        assert!(
+            matches!(
+                last,
+                Some(JobError::Fatal(Event::Shortage {
+                    of: Shortage::Threads,
+                    ..
+                }))
+            ),
+            "{last:?}"
+        );
+    }
 }

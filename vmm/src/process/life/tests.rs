@@ -568,6 +568,8 @@ enum Happening {
     Refuse,
     Fail,
     Guest(u8),
+    End(u8),
+    Alone,
     Late,
 }
 
@@ -604,10 +606,15 @@ fn happening() -> impl Strategy<Value = Happening> {
         5 => Just(Happening::Finish),
         1 => Just(Happening::Refuse),
         1 => Just(Happening::Fail),
-        3 => (0_u8..9).prop_map(Happening::Guest),
+        3 => (0_u8..11).prop_map(Happening::Guest),
+        1 => (0_u8..4).prop_map(Happening::End),
         1 => Just(Happening::Late),
         2 => Just(Happening::Kernel),
         1 => Just(Happening::Call(Command::Stop)),
+        1 => prop::option::weighted(0.2, Just(())).prop_map(|alone| match alone {
+            Some(()) => Happening::Alone,
+            None => Happening::Finish,
+        }),
     ]
 }
 
@@ -654,7 +661,22 @@ proptest! {
                 Happening::Guest(2) => machine.input(Input::ConsoleEscape),
                 Happening::Guest(3) => machine.input(Input::GuestPowerOff),
                 Happening::Guest(4) => machine.input(disk_error(true)),
-                Happening::Guest(5..8) => machine.eject(),
+                Happening::Guest(5..=7) => machine.eject(),
+                Happening::Guest(9) => machine.input(Input::WatchdogExpired(WatchdogAction::Reset)),
+                Happening::Guest(10) => machine.input(Input::WatchdogExpired(WatchdogAction::Shutdown)),
+                Happening::End(0) => machine.input(Input::WatchdogExpired(WatchdogAction::Poweroff)),
+                Happening::End(1) => machine.input(Input::GuestPanicked(Box::default())),
+                Happening::End(2) => {
+                    let number = machine.life.machine();
+                    machine.input(Input::Failed { machine: number, causes: Vec::new() });
+                }
+                Happening::End(_) => machine.input(Input::Killed),
+                Happening::Alone => {
+                    // Nobody is left to tell, or to answer.
+                    machine.input(Input::Alone);
+                    prop_assert!(machine.ended);
+                    return Ok(());
+                }
                 Happening::Late => machine.be_late(),
                 Happening::Guest(_) => {
                     let number = machine.life.machine();
