@@ -14,11 +14,11 @@ const FIRST: [&str; 17] = [
 /// Where the vCPU is, then its registers, three a line; without an end of line.
 pub(crate) fn write(
     f: &mut impl fmt::Write,
-    rip: u64,
+    instruction_pointer: u64,
     instruction: &[u8],
     registers: &BTreeMap<String, u64>,
 ) -> fmt::Result {
-    write!(f, "  rip {rip:#018x}, instruction")?;
+    write!(f, "  rip {instruction_pointer:#018x}, instruction")?;
     if instruction.is_empty() {
         write!(f, " bytes cannot be read")?;
     }

@@ -13,8 +13,8 @@ pub struct CrashReport {
     /// The vCPU it happened on, if one did it.
     pub vcpu: Option<u32>,
     /// Its instruction pointer.
-    pub rip: u64,
-    /// Instruction bytes at `rip`, as far as they can be read.
+    pub instruction_pointer: u64,
+    /// Instruction bytes there, as far as they can be read.
     pub instruction: Vec<u8>,
     /// General, control and segment registers by name.
     pub registers: BTreeMap<String, u64>,
@@ -27,7 +27,7 @@ pub struct VcpuRegisters {
     /// Its number.
     pub vcpu: u32,
     /// Its instruction pointer.
-    pub rip: u64,
+    pub instruction_pointer: u64,
     /// Instruction bytes there, as far as they can be read.
     pub instruction: Vec<u8>,
     /// As in a [`CrashReport`].

@@ -175,6 +175,13 @@ impl Seat {
         self.state().patches.contains_key(&address)
     }
 
+    /// Holds off whoever would change guest memory for the debugger, as long as what this returns is kept; none if there
+    /// are breakpoints in it.
+    pub fn hold_memory(&self) -> Option<impl Sized + '_> {
+        let state = self.state();
+        state.patches.is_empty().then_some(state)
+    }
+
     /// Whether guest memory has breakpoints in it.
     pub fn has_breakpoints(&self) -> bool {
         !self.state().patches.is_empty()
@@ -230,7 +237,8 @@ impl Seat {
         let mut state = self.state();
         (state.stops).retain(|stop| match stop.reason {
             Reason::Breakpoint | Reason::Trap(Trap::Breakpoint { .. }) => false,
-            Reason::Trap(Trap::Debug { slots, .. }) => slots != 0,
+            // A step is made again if it is wished; what is neither is the guest's own, to which it is due.
+            Reason::Trap(Trap::Debug { slots, step }) => slots != 0 || !step,
             Reason::Crash => true,
         });
         let is_left = !state.stops.is_empty();
@@ -245,20 +253,22 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::debug::BREAKPOINT;
 
     #[test]
     fn stops_are_told_once_and_those_that_come_again_are_forgotten() {
         let seat = Seat::new().expect("a seat");
         let mut known = 0;
         assert_eq!(seat.news(&mut known), None);
-        let slots = |slots| Reason::Trap(Trap::Debug { slots, step: false });
+        let debug = |slots, step| Reason::Trap(Trap::Debug { slots, step });
         let stop = |vcpu, reason| Stop { vcpu, reason };
         for stop in [
             stop(0, Reason::Breakpoint),
             stop(0, Reason::Crash),
             stop(1, Reason::Breakpoint),
-            stop(2, slots(0)),
-            stop(3, slots(2)),
+            stop(2, debug(0, true)),
+            stop(3, debug(2, false)),
+            stop(4, debug(0, false)),
         ] {
             seat.stopped(stop);
         }
@@ -266,11 +276,29 @@ mod tests {
         assert_eq!(seat.news(&mut known), first);
         assert!(!seat.is_over(), "who is idle takes none");
         assert!(seat.has_stops_left());
-        assert_eq!(seat.news(&mut known), Some(News::Stop(stop(3, slots(2)))));
+        let watched = Some(News::Stop(stop(3, debug(2, false))));
+        assert_eq!(seat.news(&mut known), watched);
+        assert!(seat.has_stops_left());
+        let of_the_guest = Some(News::Stop(stop(4, debug(0, false))));
+        assert_eq!(seat.news(&mut known), of_the_guest);
         assert!(!seat.has_stops_left());
         assert_eq!(seat.news(&mut known), None);
         seat.end();
         assert!(seat.is_over());
         assert_eq!(seat.news(&mut known), Some(News::Ended));
+    }
+
+    #[test]
+    fn guest_memory_is_the_guests_own_while_it_is_saved() {
+        let seat = Seat::new().expect("a seat");
+        let held = seat.hold_memory().expect("no breakpoints");
+        assert!(seat.state.try_lock().is_err(), "nobody puts one there");
+        drop(held);
+        let patch = Patch {
+            physical: 0,
+            original: BREAKPOINT,
+        };
+        seat.state().patches.insert(0, patch);
+        assert!(seat.hold_memory().is_none());
     }
 }

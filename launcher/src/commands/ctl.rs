@@ -109,7 +109,12 @@ fn shown(format: LogFormat, line: &str, answer: &Answer) -> String {
     for vcpu in vcpus {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "vCPU {}", vcpu.vcpu);
-        let _ = registers::write(&mut text, vcpu.rip, &vcpu.instruction, &vcpu.registers);
+        let _ = registers::write(
+            &mut text,
+            vcpu.instruction_pointer,
+            &vcpu.instruction,
+            &vcpu.registers,
+        );
         text.push('\n');
     }
     text
@@ -338,7 +343,7 @@ mod tests {
     fn registers_are_for_people_and_for_programs() {
         let vcpu = VcpuRegisters {
             vcpu: 1,
-            rip: 0x1000,
+            instruction_pointer: 0x1000,
             instruction: vec![0xf4],
             registers: [("rax".to_owned(), 7)].into(),
         };

@@ -419,7 +419,7 @@ fn tell(outcome: &Outcome, symbols: Option<&Symbols>) {
     }
     if let (Outcome::Crashed(crash), Some(symbols)) = (outcome, symbols)
         && crash.vcpu.is_some()
-        && let Some(function) = symbols.describe(crash.rip)
+        && let Some(function) = symbols.describe(crash.instruction_pointer)
     {
         report::print(&format!("rip is in {function}"));
     }

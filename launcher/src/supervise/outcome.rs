@@ -234,7 +234,12 @@ fn write_crash(f: &mut fmt::Formatter<'_>, report: &CrashReport) -> fmt::Result 
         return f.write_char('.');
     };
     writeln!(f, " (vCPU {vcpu})")?;
-    registers::write(f, report.rip, &report.instruction, &report.registers)
+    registers::write(
+        f,
+        report.instruction_pointer,
+        &report.instruction,
+        &report.registers,
+    )
 }
 
 #[cfg(test)]
@@ -281,7 +286,7 @@ mod tests {
         let report = CrashReport {
             reason: "triple fault".to_owned(),
             vcpu: Some(1),
-            rip: 0xffff_ffff_8100_0000,
+            instruction_pointer: 0xffff_ffff_8100_0000,
             instruction: vec![0x0f, 0x0b],
             registers: [("rip", 0), ("r10", 10), ("cr3", 3), ("r8", 8), ("rax", 1)]
                 .map(|(name, value)| (name.to_owned(), value))

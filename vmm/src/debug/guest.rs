@@ -81,12 +81,14 @@ impl Guest {
         state.stops.clear();
         let patches = std::mem::take(&mut state.patches);
         let machine = state.machine.clone();
+        if let Some(machine) = &machine {
+            let patches = patches.into_values();
+            patches.for_each(|patch| patch.undo(machine.memory()));
+        }
+        // Not before memory is what the guest has written there.
         drop(state);
         self.slots = [None; SLOTS];
         let Some(machine) = machine else { return };
-        patches
-            .into_values()
-            .for_each(|patch| patch.undo(machine.memory()));
         for vcpu in machine.vcpus() {
             if let Err(error) = control(&vcpu, &Control::default()) {
                 tracing::warn!(%error, "a vCPU may stop for a debugger that has left");

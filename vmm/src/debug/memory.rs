@@ -9,9 +9,9 @@ use crate::arch::debug::{BREAKPOINT, PAGE, physical};
 /// A breakpoint in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Patch {
-    physical: u64,
+    pub(super) physical: u64,
     /// What was there.
-    original: [u8; BREAKPOINT.len()],
+    pub(super) original: [u8; BREAKPOINT.len()],
 }
 
 /// Guest RAM through the eyes of a vCPU, or bare.

@@ -39,9 +39,13 @@ impl Debugger {
         Ok(Self { seat, thread })
     }
 
-    /// Tells the client that the run is over.
-    pub fn end(self) {
+    /// Has the client told that the run is over.
+    pub fn end(&self) {
         self.seat.end();
+    }
+
+    /// Waits until it has been.
+    pub fn join(self) {
         // A thread that panicked has nothing to tell.
         drop(self.thread.join());
     }

@@ -138,10 +138,13 @@ impl<'a> Process<'a> {
             }
             self.take_in()?;
         }
-        if let Some(debugger) = self.debugger {
+        if let Some(debugger) = &self.debugger {
             debugger.end();
         }
         self.console.borrow_mut().drain();
+        if let Some(debugger) = self.debugger {
+            debugger.join();
+        }
         Ok(())
     }
 

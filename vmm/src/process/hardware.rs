@@ -185,10 +185,14 @@ impl Hardware {
             let causes = causes(&error);
             JobError::Refused(Refusal::Failed { causes })
         };
-        let seat = self.resources.seat.as_ref();
-        if seat.is_some_and(|seat| seat.has_breakpoints()) {
-            return Err(failed(SnapshotError::Breakpoints));
-        }
+        // Until both files are written.
+        let _held = match &self.resources.seat {
+            Some(seat) => Some(
+                seat.hold_memory()
+                    .ok_or_else(|| failed(SnapshotError::Breakpoints))?,
+            ),
+            None => None,
+        };
         let mut files = files.0.into_iter().map(File::from);
         let (Some(machine), Some(mut state), Some(mut ram)) =
             (&self.machine, files.next(), files.next())
@@ -268,7 +272,7 @@ fn registers(machine: &Machine, ram: &Ram) -> Vec<VcpuRegisters> {
         let found = crash::registers(&fd, ram.memory());
         VcpuRegisters {
             vcpu,
-            rip: found.rip,
+            instruction_pointer: found.instruction_pointer,
             instruction: found.instruction,
             registers: found.registers,
         }

@@ -168,7 +168,7 @@ impl Vcpu {
             ..state
         };
         match &self.shared.seat {
-            Some(seat) if seat.is_breakpoint(report.rip) => {
+            Some(seat) if seat.is_breakpoint(report.instruction_pointer) => {
                 self.stop(seat, Reason::Breakpoint);
                 Next::Go
             }

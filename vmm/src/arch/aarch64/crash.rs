@@ -37,7 +37,7 @@ pub fn registers(vcpu: &VcpuFd, _memory: &GuestMemory) -> CrashReport {
         .filter_map(|(name, place)| Some((name, read(place)?)))
         .collect();
     CrashReport {
-        rip: registers.get("pc").copied().unwrap_or(0),
+        instruction_pointer: registers.get("pc").copied().unwrap_or(0),
         registers,
         ..CrashReport::default()
     }

@@ -84,7 +84,7 @@ pub fn registers(vcpu: &VcpuFd, memory: &GuestMemory) -> CrashReport {
         named.iter().for_each(|(name, value)| add(name, *value));
     }
     CrashReport {
-        rip,
+        instruction_pointer: rip,
         instruction: instruction_bytes(vcpu, memory, fetch),
         registers,
         ..CrashReport::default()

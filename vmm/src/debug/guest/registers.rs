@@ -52,6 +52,8 @@ impl MultiThreadBase for Guest {
 
     fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
         let machine = self.machine()?;
+        // Not while it is saved.
+        let _held = self.seat.state();
         let vcpu = vcpu_of(&machine, tid)?;
         let is_written = self.view(&machine, &vcpu).write(start, data);
         is_written.then_some(()).ok_or(TargetError::Errno(FAULT))
