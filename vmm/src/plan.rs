@@ -21,7 +21,7 @@ pub struct MachinePlan {
     /// vCPUs.
     pub cpu: CpuPlan,
     /// What its clock shows when the guest looks at it first.
-    #[serde(default, skip_serializing_if = "ClockPlan::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub clock: ClockPlan,
     /// Guest RAM.
     pub memory: MemoryPlan,
@@ -37,7 +37,7 @@ pub struct MachinePlan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hotplug_slots: Vec<u8>,
     /// Which CPUs its threads run on.
-    #[serde(default, skip_serializing_if = "PlacementPlan::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub placement: PlacementPlan,
     /// Create the machine but leave it paused (`startStrategy: Paused`).
     pub start_paused: bool,
@@ -95,6 +95,11 @@ impl MachineVersion {
     }
 }
 
+/// Of a field that a plan leaves out then.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// What SMBIOS tells the guest of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -129,12 +134,6 @@ pub enum ClockPlan {
     TimeZone(String),
 }
 
-impl ClockPlan {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 impl Default for ClockPlan {
     fn default() -> Self {
         Self::Utc(0)
@@ -159,12 +158,6 @@ pub struct PlacementPlan {
     pub dedicated: bool,
     /// The other threads do not run on those.
     pub isolate_others: bool,
-}
-
-impl PlacementPlan {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// What a machine starts with.
@@ -199,7 +192,7 @@ pub struct CpuPlan {
     /// Changes to the host's CPUID, or the model's, in order.
     pub features: Vec<CpuFeature>,
     /// What it says of the hypervisor.
-    #[serde(default, skip_serializing_if = "HypervisorPlan::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub hypervisor: HypervisorPlan,
 }
 
@@ -219,10 +212,6 @@ impl HypervisorPlan {
     /// The guest has no clock of KVM's.
     pub fn hides_clock(&self) -> bool {
         self.kvm_hidden || self.kvmclock_hidden
-    }
-
-    fn is_default(&self) -> bool {
-        *self == Self::default()
     }
 }
 

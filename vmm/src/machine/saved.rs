@@ -127,17 +127,15 @@ fn identities(
 ) -> Result<BTreeMap<String, Vec<FileIdentity>>, SnapshotError> {
     let mut all = BTreeMap::new();
     for (device, resource) in plan.devices.iter().zip(&resources.devices) {
-        let files = resource.spec.files();
-        for file in &files {
-            if is_gone_at_end(file)? {
+        let identity = |file: DeviceFile<'_>| {
+            if is_gone_at_end(&file)? {
                 let name = device.name.clone();
                 return Err(SnapshotError::GoneAtEnd { name });
             }
-        }
-        let identities = files.into_iter().map(|file| FileIdentity::of(file.fd));
-        let identities: Vec<_> = identities
-            .collect::<Result<_, _>>()
-            .map_err(SnapshotError::file("look at", "disk"))?;
+            FileIdentity::of(file.fd).map_err(SnapshotError::file("look at", "disk"))
+        };
+        let identities = resource.spec.files().into_iter().map(identity);
+        let identities = identities.collect::<Result<Vec<_>, _>>()?;
         if !identities.is_empty() {
             all.insert(device.name.clone(), identities);
         }
