@@ -47,6 +47,18 @@ pub struct DiskKernel {
 }
 
 impl DiskKernel {
+    /// One without a byte.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self {
+            cmdline: String::new(),
+            name: "test".to_owned(),
+            files: std::io::pipe()
+                .map(|(end, _)| vec![end.into()])
+                .expect("a pipe"),
+        }
+    }
+
     /// What the vm process is told at a reset, and what goes with it.
     pub fn into_call(self) -> (Command, Vec<OwnedFd>) {
         let command = Command::Boot {

@@ -202,8 +202,13 @@ enum Happening {
     Signal,
     Call(Command),
     Answer,
+    Refuse,
+    NotSent,
     Event(Event, MachineState),
+    Kernel,
+    NoKernel,
     Wait,
+    Broken,
     Closed,
     Reaped,
 }
@@ -211,28 +216,102 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     use MachineState::*;
     prop_oneof![
-        Just(Happening::Signal),
-        Just(Happening::Wait),
-        Just(Happening::Answer),
-        Just(Happening::Closed),
-        Just(Happening::Reaped),
-        Just(Happening::Call(Command::Status)),
-        Just(Happening::Call(Command::Pause)),
-        Just(Happening::Call(Command::Stop)),
-        Just(Happening::Event(Event::Running, Running)),
-        Just(Happening::Event(Event::Paused, Paused)),
-        Just(Happening::Event(Event::GuestShutdown, ShuttingDown)),
-        Just(Happening::Event(Event::Stopped, ShuttingDown)),
-        Just(Happening::Event(Event::Reset, Running)),
+        2 => Just(Happening::Signal),
+        2 => Just(Happening::Wait),
+        4 => Just(Happening::Answer),
+        1 => Just(Happening::Refuse),
+        2 => Just(Happening::NotSent),
+        1 => Just(Happening::Broken),
+        1 => Just(Happening::Closed),
+        1 => Just(Happening::Reaped),
+        2 => Just(Happening::Kernel),
+        1 => Just(Happening::NoKernel),
+        2 => Just(Happening::Call(Command::Status)),
+        2 => Just(Happening::Call(Command::Pause)),
+        1 => Just(Happening::Call(Command::Stop)),
+        3 => any::<bool>().prop_map(|stop| Happening::Call(Command::Snapshot { stop })),
+        2 => Just(Happening::Event(Event::Running, Running)),
+        2 => Just(Happening::Event(Event::Paused, Paused)),
+        2 => Just(Happening::Event(Event::BootWanted, Resetting)),
+        1 => Just(Happening::Event(Event::GuestShutdown, ShuttingDown)),
+        1 => Just(Happening::Event(Event::GuestCrashed(CrashReport::default()), ShuttingDown)),
+        1 => Just(Happening::Event(Event::Stopped, ShuttingDown)),
+        1 => Just(Happening::Event(Event::Reset, Running)),
     ]
+}
+
+/// What a run ends as, and what happened to it that this follows from.
+#[derive(Default)]
+struct Expected {
+    /// By the first that says how it ended.
+    outcome: Option<&'static str>,
+    /// A snapshot that is to be the end was made.
+    saved: bool,
+    exit_on_reboot: bool,
+    /// Kernels that were asked for and did not come yet.
+    kernels: usize,
+}
+
+impl Expected {
+    fn event(&mut self, event: &Event) {
+        let outcome = match event {
+            Event::GuestShutdown => "powered off",
+            Event::GuestCrashed(_) => "crashed",
+            Event::Stopped if self.saved => "saved",
+            Event::Stopped => "stopped",
+            Event::Reset if self.exit_on_reboot => "rebooted",
+            Event::BootWanted => {
+                self.kernels += 1;
+                return;
+            }
+            _ => return,
+        };
+        self.outcome.get_or_insert(outcome);
+    }
+}
+
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::PoweredOff => "powered off",
+        Outcome::Crashed(_) => "crashed",
+        Outcome::Saved => "saved",
+        Outcome::Stopped => "stopped",
+        Outcome::Rebooted => "rebooted",
+        Outcome::Refused { .. } => "refused",
+        _ => "another",
+    }
+}
+
+impl Run {
+    /// The oldest call of a client that is not answered, if the vm process can say something.
+    fn oldest(&self) -> Option<(u64, Command)> {
+        let id = *self
+            .life
+            .asked
+            .keys()
+            .next()
+            .filter(|_| self.life.listens())?;
+        let call = self.sent.iter().find(|call| call.id == id)?;
+        Some((id, call.command.clone()))
+    }
+
+    fn answer(&mut self, id: u64, verdict: Verdict) {
+        self.input(Input::Report(Report::Reply(Reply { id, verdict })));
+    }
 }
 
 proptest! {
     /// Every call is answered once; the first last event decides; there is always a way to the end.
     #[test]
-    fn no_call_is_lost_and_every_run_ends(happenings in prop::collection::vec(happening(), 0..60)) {
+    fn no_call_is_lost_and_every_run_ends(
+        exit_on_reboot: bool,
+        crash_dump: bool,
+        happenings in prop::collection::vec(happening(), 0..60),
+    ) {
         let mut run = Run::new();
-        let (mut calls, mut decided) = (0, None);
+        run.life = Life::new(GRACE, exit_on_reboot).dumping(crash_dump);
+        let mut expected = Expected { exit_on_reboot, ..Expected::default() };
+        let mut calls = 0;
         for happening in happenings {
             match happening {
                 Happening::Signal => run.input(Input::Signal("SIGTERM")),
@@ -241,25 +320,44 @@ proptest! {
                     run.call(1, calls, command);
                 }
                 Happening::Answer => {
-                    let unanswered = run.life.asked.keys().next().copied();
-                    if let Some(id) = unanswered {
-                        let verdict = Verdict::Result(MachineState::Running.into());
-                        run.input(Input::Report(Report::Reply(Reply { id, verdict })));
+                    if let Some((id, command)) = run.oldest() {
+                        expected.saved |= command == Command::Snapshot { stop: true };
+                        run.answer(id, Verdict::Result(MachineState::Running.into()));
+                    }
+                }
+                Happening::Refuse => {
+                    if let Some((id, _)) = run.oldest() {
+                        run.answer(id, Verdict::Error(Refusal::Busy));
+                    }
+                }
+                // It may be the launcher's own.
+                Happening::NotSent => {
+                    if let Some(id) = run.sent.last().map(|call| call.id) {
+                        run.input(Input::NotSent { id, refusal: Refusal::Busy });
                     }
                 }
                 Happening::Event(event, state) => {
                     if run.life.listens() {
-                        match event {
-                            Event::GuestShutdown => decided = decided.or(Some(true)),
-                            Event::Stopped => decided = decided.or(Some(false)),
-                            _ => {}
-                        }
+                        expected.event(&event);
                         run.event(event, state);
                     }
                 }
+                Happening::Kernel if expected.kernels > 0 => {
+                    expected.kernels -= 1;
+                    run.input(Input::Kernel(Ok(DiskKernel::for_test())));
+                    let is_boot = |call: &Call| matches!(call.command, Command::Boot { .. });
+                    prop_assert!(run.sent.last().is_some_and(is_boot));
+                }
+                Happening::NoKernel if expected.kernels > 0 => {
+                    expected.kernels -= 1;
+                    expected.outcome.get_or_insert("refused");
+                    run.input(Input::Kernel(Err("no boot entry".to_owned())));
+                }
+                Happening::Kernel | Happening::NoKernel => {}
                 Happening::Wait => {
                     run.wait();
                 }
+                Happening::Broken => run.input(Input::Broken("nonsense".to_owned())),
                 Happening::Closed => run.input(Input::Closed),
                 Happening::Reaped => run.input(Input::Reaped(ended())),
             }
@@ -271,7 +369,7 @@ proptest! {
         run.input(Input::Reaped(ended()));
         prop_assert!(run.life.is_over());
         prop_assert_eq!(run.replies.len() as u64, calls);
-        let powered_off = matches!(run.life.outcome().0, Outcome::PoweredOff);
-        prop_assert_eq!(powered_off, decided == Some(true));
+        let found = run.life.outcome().0;
+        prop_assert_eq!(name(&found), expected.outcome.unwrap_or("stopped"));
     }
 }
