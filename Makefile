@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell examples/target.sh)
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build image guest nested demo demo-pod bench bench-build bench-ab bench-micro test check check-arm64 fmt clippy doc repo unit vm-tests soak clean
+.PHONY: help deps build image guest nested demo demo-pod bench bench-build bench-ab bench-unrestricted bench-micro test check check-arm64 fmt clippy doc repo unit vm-tests soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -86,6 +86,11 @@ bench: bench-build ## Measure beside the peers: benches/results (BENCH= options;
 
 bench-micro: ## Time the queue, chain and request paths without a VM
 	$(CARGO) bench --locked -p podvisor-benches
+
+# For benches/jail-cost.sh: a binary that restricts nothing, with a feature that no release has.
+bench-unrestricted:
+	$(STATIC) $(CARGO) build --release --locked -p podvisor --features bench-unrestricted --target $(TARGET) \
+		--target-dir target/unrestricted
 
 bench-ab: bench-build ## Compare with another revision: BASE=rev (AB= options, such as --cases start --rounds 30)
 	test -n "$(BASE)"

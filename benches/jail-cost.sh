@@ -6,10 +6,7 @@ cd "$(dirname "$0")/.."
 
 rounds=${1:-50}
 target=$(examples/target.sh)
-flags=CARGO_TARGET_$(echo "$target" | tr a-z- A-Z_)_RUSTFLAGS
 
-make bench-build
-env "$flags=-C target-feature=+crt-static -C relocation-model=pie" cargo build --release --locked -p podvisor \
-    --features bench-unrestricted --target "$target" --target-dir target/unrestricted
+make bench-build bench-unrestricted
 "target/$target/release/bench" compare --base "target/unrestricted/$target/release/podvisor" \
     --head target/podvisor --cases start --rounds "$rounds"

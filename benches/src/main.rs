@@ -56,6 +56,9 @@ enum Action {
             default_value = "start,memory,disk,network"
         )]
         cases: Vec<String>,
+        /// Where the record goes, and the table.
+        #[arg(long, default_value = "benches/results")]
+        out: PathBuf,
         /// Pairs of each.
         #[arg(long, default_value_t = 15)]
         rounds: u32,
@@ -75,8 +78,9 @@ fn main() -> Result<ExitCode> {
             base,
             head,
             cases,
+            out,
             rounds,
-        } => return compare(&base, &head, &cases, rounds),
+        } => return compare([&base, &head], &cases, rounds, &out),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -109,12 +113,17 @@ fn write_report(record: &Record, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn compare(base: &Path, head: &Path, cases: &[String], rounds: u32) -> Result<ExitCode> {
+fn compare(binaries: [&Path; 2], cases: &[String], rounds: u32, out: &Path) -> Result<ExitCode> {
     let cases = chosen(CASES, cases, |case| case.0)?;
-    let [base, head] = [base, head].map(Path::canonicalize);
+    let [base, head] = binaries.map(Path::canonicalize);
     let record = ab::measure(&base?, &head?, &cases, rounds)?;
     let (table, worse) = ab::report(&record);
+    fs::create_dir_all(out)?;
+    let path = out.join(format!("ab-{}.json", record.date.replace(':', "")));
+    record.save(&path)?;
+    fs::write(path.with_extension("md"), &table)?;
     print!("{table}");
+    println!("{}", path.display());
     Ok(if worse {
         ExitCode::FAILURE
     } else {

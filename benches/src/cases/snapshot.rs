@@ -10,6 +10,7 @@ use crate::guest::GuestSpec;
 use crate::procfs::{self, CpuTimes};
 use crate::record::Values;
 use crate::snapshot::Snapshot;
+use crate::vm::Vm;
 use crate::vmm::{Kind, Vmm};
 
 const CLONES: usize = 100;
@@ -29,13 +30,31 @@ fn saves(kind: Kind) -> bool {
     )
 }
 
-/// From the execution of the program to the first word of a program that was in the middle of a sentence, under each
-/// VMM in turn. A round before the first is not recorded: the snapshot's files are in the page cache then.
+/// From the execution of the program to the first word of a guest that was in the middle of a sentence: one without an
+/// operating system, and a program in the user space of a Linux.
 pub fn user_space(bench: &mut Bench) {
-    const CASE: &str = "snapshot/user-space";
-    let guest = GuestSpec::payload("flood secs=100000000");
+    let payload = GuestSpec::payload("flood secs=100000000");
+    restore(bench, "snapshot/user-space", &payload, |vm| {
+        vm.first_byte(PATIENCE).map(drop)
+    });
+    let linux = GuestSpec {
+        cmdline: podvisor_tests::guest::linux_cmdline("talk"),
+        ..GuestSpec::linux()
+    };
+    restore(bench, "snapshot/linux-user-space", &linux, |vm| {
+        vm.wait_for("TALK", BOOT).map(drop)
+    });
+}
+
+/// Under each VMM in turn. A round before the first is not recorded: the snapshot's files are in the page cache then.
+fn restore(
+    bench: &mut Bench,
+    case: &str,
+    guest: &GuestSpec,
+    until: impl Fn(&mut Vm) -> Result<()>,
+) {
     let take = |vmm: Vmm| {
-        let snapshot = Snapshot::take(&vmm, &guest, |vm| vm.first_byte(PATIENCE).map(drop));
+        let snapshot = Snapshot::take(&vmm, guest, &until);
         (vmm, snapshot)
     };
     let taken: Vec<_> = bench.vmms(saves).into_iter().map(take).collect();
@@ -46,7 +65,7 @@ pub fn user_space(bench: &mut Bench) {
                 Err(error) => Err(anyhow::anyhow!("{error:#}")),
             };
             if let Some(round) = round.checked_sub(1) {
-                bench.record.add(CASE, &vmm.name, round, result);
+                bench.record.add(case, &vmm.name, round, result);
             }
         }
     }

@@ -1,0 +1,4 @@
+# talk: says something again and again, for ever, from user space.
+while :; do
+	echo TALK
+done
