@@ -7,7 +7,7 @@ PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell examples/target.sh)
 export GUEST_OUT NESTED_OUT PODVISOR
 
-.PHONY: help deps build image guest nested demo demo-pod bench bench-build bench-ab bench-unrestricted bench-micro test check check-arm64 fmt clippy doc repo unit vm-tests soak clean
+.PHONY: help deps build image guest nested demo demo-pod bench bench-build bench-ab bench-unrestricted bench-micro test check check-arm64 fmt clippy doc repo unit vm-tests miri soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,14 @@ unit: ## Unit tests and tests without a VM
 
 vm-tests: build guest nested ## Whole-VM tests through the binary
 	$(CARGO) test -p podvisor-tests --locked -- --test-threads=2
+
+# What has unsafe blocks and makes no system call, without the tests that go through all indexes of a ring or tables of all
+# sizes: they would take hours.
+MIRI_SKIPS = indirect_tables_have an_event_is_passed gives_chains_in_order each_index_has
+miri: ## Run how chains and rings are read under Miri (a nightly compiler with miri and rust-src)
+	PROPTEST_CASES=2 MIRIFLAGS="-Zmiri-permissive-provenance -Zmiri-disable-isolation" CARGO_TARGET_DIR=target/miri \
+		$(CARGO) +nightly miri test --locked -p podvisor-devices --lib -- \
+		virtio::chain virtio::queue::tests virtio::split_ring $(MIRI_SKIPS:%=--skip %)
 
 soak: build guest ## Half a day: losses of power, kills, 1000 disks that come and go, two hostile guests for an hour each, fuzzing
 	SOAK_LIVES=200 $(CARGO) test -p podvisor-devices --locked no_loss_of_power -- --nocapture
