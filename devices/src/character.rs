@@ -10,18 +10,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::PollFlags;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::FileType;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SocketFlags;
 use serde::{Deserialize, Serialize};
 
 use self::bounded::BoundedFile;
 pub use self::bounded::FILE_LIMIT;
+use crate::at_once;
 
-/// Most bytes written to a terminal or pipe that said it is writable: what a pipe always takes
-/// then is `PIPE_BUF`, what a terminal takes is less.
+/// Most bytes written to a terminal or pipe at once: what a pipe that is writable always takes is `PIPE_BUF`, what
+/// a terminal takes is less.
 const STREAM_CHUNK: usize = 256;
 
 /// What a back-end's descriptor is.
@@ -70,15 +70,31 @@ enum Side {
     },
     /// Either is gone once it failed, or the input is at its end.
     Streams {
-        input: Option<OwnedFd>,
+        input: Option<Input>,
         output: Option<Output>,
     },
 }
 
 #[derive(Debug)]
+struct Input {
+    from: OwnedFd,
+    is_file: bool,
+}
+
+impl Input {
+    /// Others, who share it, may take what is there.
+    fn read(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        match self.is_file {
+            true => retry_on_intr(|| rustix::io::read(&self.from, &mut *buffer)),
+            false => at_once::read(self.from.as_fd(), buffer),
+        }
+    }
+}
+
+#[derive(Debug)]
 enum Output {
     File(BoundedFile),
-    /// A terminal or a pipe, whose flags are others', too: it is asked before each write.
+    /// A terminal or a pipe, whose flags, and whose room, are others', too.
     Stream(OwnedFd),
 }
 
@@ -110,8 +126,12 @@ impl Character {
         if let Some(input) = &input {
             watch(&events, input, EventFlags::IN)?;
         }
+        let input = input.map(|from| Input {
+            is_file: at_once::is_file(from.as_fd()),
+            from,
+        });
         let output = match output {
-            Some(file) if is_file(file.as_fd()) => {
+            Some(file) if at_once::is_file(file.as_fd()) => {
                 Some(Output::File(BoundedFile::new(file, "file")))
             }
             Some(stream) => {
@@ -136,7 +156,9 @@ impl Character {
     /// Whether what is read is typed by somebody at a terminal.
     pub fn is_terminal(&self) -> bool {
         match &self.side {
-            Side::Streams { input, .. } => input.as_ref().is_some_and(rustix::termios::isatty),
+            Side::Streams { input, .. } => {
+                (input.as_ref()).is_some_and(|input| rustix::termios::isatty(&input.from))
+            }
             Side::Socket { .. } => false,
         }
     }
@@ -161,17 +183,19 @@ impl Character {
     /// Reads what the other side wrote; a client that is gone is no client any more, and what is at its end is
     /// read no more.
     pub fn read(&mut self, buffer: &mut [u8]) -> Read {
-        let from = match &self.side {
-            Side::Socket { client, .. } => client.as_ref(),
-            // Others, who share it, may have taken what was there.
-            Side::Streams { input, .. } => input
-                .as_ref()
-                .filter(|input| is_ready(input.as_fd(), PollFlags::IN, Duration::ZERO)),
+        let read = match &self.side {
+            Side::Socket { client: None, .. } | Side::Streams { input: None, .. } => {
+                return Read::Nothing;
+            }
+            Side::Socket {
+                client: Some(client),
+                ..
+            } => retry_on_intr(|| rustix::io::read(client, &mut *buffer)),
+            Side::Streams {
+                input: Some(input), ..
+            } => input.read(buffer),
         };
-        let Some(from) = from else {
-            return Read::Nothing;
-        };
-        match retry_on_intr(|| rustix::io::read(from, &mut *buffer)) {
+        match read {
             Ok(0) if buffer.is_empty() => Read::Nothing,
             Ok(count) if count > 0 => Read::Bytes(count),
             Err(Errno::AGAIN) => Read::Nothing,
@@ -202,7 +226,7 @@ impl Character {
             Side::Streams {
                 output: Some(Output::Stream(stream)),
                 ..
-            } => write_if_ready(stream.as_fd(), bytes),
+            } => at_once::write(stream.as_fd(), &bytes[..bytes.len().min(STREAM_CHUNK)]),
         };
         let count = match written {
             Ok(count) => count,
@@ -229,14 +253,16 @@ impl Character {
             Side::Streams { .. } => None,
         };
         if let Some(to) = to {
-            is_ready(to.as_fd(), PollFlags::OUT, timeout);
+            at_once::is_ready(to.as_fd(), PollFlags::OUT, timeout);
         }
     }
 
     fn end_input(&mut self) {
         match &mut self.side {
             Side::Socket { client, .. } => *client = None,
-            Side::Streams { input, .. } => forget(&self.events, input.take()),
+            Side::Streams { input, .. } => {
+                forget(&self.events, input.take().map(|input| input.from));
+            }
         }
     }
 
@@ -265,26 +291,4 @@ fn forget(events: &OwnedFd, fd: Option<OwnedFd>) {
     if let Some(fd) = fd {
         let _ = epoll::delete(events, fd);
     }
-}
-
-fn is_file(fd: BorrowedFd<'_>) -> bool {
-    let stat = rustix::fs::fstat(fd);
-    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
-}
-
-fn write_if_ready(stream: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
-    if !is_ready(stream, PollFlags::OUT, Duration::ZERO) {
-        return Err(Errno::AGAIN);
-    }
-    let chunk = &bytes[..bytes.len().min(STREAM_CHUNK)];
-    retry_on_intr(|| rustix::io::write(stream, chunk))
-}
-
-fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout: Duration) -> bool {
-    let timeout = Timespec {
-        tv_sec: timeout.as_secs().cast_signed(),
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    // Errors and hang-ups count as ready: the call that follows tells.
-    poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&timeout)).is_ok_and(|ready| ready > 0)
 }

@@ -6,6 +6,7 @@
 //! vCPU threads. Each virtio device moves its queues into worker threads when the driver sets
 //! `DRIVER_OK`.
 
+pub mod at_once;
 pub mod bus;
 pub mod character;
 pub mod host_errors;

@@ -25,6 +25,7 @@ pub mod plan;
 mod registers;
 pub mod report;
 pub mod resources;
+mod streams;
 pub mod supervise;
 pub mod symbols;
 pub mod terminal;

@@ -12,7 +12,8 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use self::limit::Limit;
 use self::stream::Stream;
-pub(crate) use self::stream::line;
+pub use self::stream::tell_lost;
+pub(crate) use self::stream::{has_lost, line};
 
 /// Least severity of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

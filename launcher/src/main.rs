@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dlmalloc::GlobalDlmalloc;
 use launcher::cli::{self, Cli};
-use launcher::{commands, kubevirt, report};
+use launcher::{commands, kubevirt, logging, report};
 
 /// musl's allocator maps and unmaps a page or two for each of its first hundred blocks.
 #[global_allocator]
@@ -15,6 +15,12 @@ static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
     vmm::trace::mark("start");
+    let status = run();
+    logging::tell_lost();
+    status
+}
+
+fn run() -> ExitCode {
     if let Some(status) = kubevirt::tools::main(std::env::args_os()) {
         return status;
     }

@@ -38,8 +38,12 @@ use self::control::LauncherEvent;
 use self::life::{Effect, Input};
 use self::opening::{Opened, Opening};
 use crate::boot_trace::BootTrace;
+use crate::logging;
 use crate::opener::Opener;
 use crate::resources::BootReader;
+
+/// While there are lost messages to tell of, how often that is tried.
+const TELL_LOST_EVERY: Duration = Duration::from_secs(1);
 
 /// What [`supervise`] is to do.
 #[derive(Debug)]
@@ -135,6 +139,7 @@ impl Supervisor<'_> {
             self.serve(call);
         }
         self.step(Input::Tick);
+        logging::tell_lost();
     }
 
     /// A call that names a file waits until it is open.
@@ -193,7 +198,10 @@ impl Supervisor<'_> {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let left = (self.life.deadline()?).saturating_duration_since(Instant::now());
+        let deadline = self.life.deadline();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let lost = logging::has_lost().then_some(TELL_LOST_EVERY);
+        let left = left.into_iter().chain(lost).min()?;
         // Rounded up by the kernel's clock granularity anyway; never negative.
         Some(Timespec {
             tv_sec: left.as_secs().cast_signed(),

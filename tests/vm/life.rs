@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use podvisor_tests::PATIENCE;
-use podvisor_tests::run::Run;
+use podvisor_tests::guest;
+use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::Vmi;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, mkfifoat};
@@ -88,20 +89,48 @@ fn a_vm_process_does_not_outlive_its_launcher() {
 /// Nothing is open yet, and there is nothing to wait for: a VMI that nobody writes.
 #[test]
 fn a_signal_ends_a_start_at_once() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let run = Run::new(&Vmi::new("fifo"));
-        let vmi = run.dir().join("fifo");
-        mkfifoat(CWD, &vmi, Mode::RUSR | Mode::WUSR).expect("a pipe");
-        let podvisor = Run::with_arguments(["run", &vmi.to_string_lossy()]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let [fifo, vmi, disk] = ["fifo", "vmi.yaml", "disk.img"].map(path);
+    mkfifoat(CWD, &*fifo, Mode::RUSR | Mode::WUSR).expect("a pipe");
+    std::fs::write(&vmi, Vmi::new("waits").to_yaml()).expect("written");
+    std::fs::write(&disk, [0; 512]).expect("written");
+    let kernel = guest::payload();
+    let kernel = kernel.to_string_lossy();
+    let machine = ["run", &vmi, "--kernel", &kernel];
+    let console = format!("file:{fifo}");
+    for (words, signal) in [
+        (vec!["run", &fifo], Signal::TERM),
+        (vec!["run", &fifo], Signal::INT),
+        (vec!["run", &fifo], Signal::HUP),
+        (vec!["run", "-"], Signal::TERM),
+        ([&machine[..], &["--console", &console]].concat(), Signal::TERM),
+        ([&machine[..], &["--boot-trace", &fifo]].concat(), Signal::TERM),
+        (vec!["customize", &disk, "--run", &fifo], Signal::TERM),
+        (vec!["customize", &disk, "--user-data", &fifo], Signal::TERM),
+    ] {
+        let run = Run::with_arguments([words[0]]);
+        let run = words[1..].iter().fold(run, |run, word| run.arg(word));
         // Whoever runs the tests may have told nohup to.
-        let mut podvisor = podvisor
-            .within(["env", "--default-signal=HUP"])
-            .start_at_once();
-        // From then on a signal is not the kernel's to act on.
-        while podvisor.vm_pid_now().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let run = run.within(["env", "--default-signal=HUP"]).with_input();
+        let mut podvisor = run.start_at_once();
+        wait_until_handled(&podvisor, signal);
         podvisor.signal(signal);
         podvisor.exits_with(4);
+    }
+}
+
+/// From then on a signal is not the kernel's to act on.
+fn wait_until_handled(podvisor: &Guest, signal: Signal) {
+    let status = format!("/proc/{}/status", podvisor.pid().as_raw_nonzero());
+    let bit = 1 << (signal.as_raw() - 1);
+    loop {
+        let status = std::fs::read_to_string(&status).expect("it runs");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.map(|set| u64::from_str_radix(set.trim(), 16));
+        if caught.is_some_and(|set| set.expect("a number") & bit != 0) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use vmm_sys_util::signal::{block_signal, register_signal_handler};
+use vmm_sys_util::signal::{block_signal, register_signal_handler, unblock_signal};
 
 static STATUS: AtomicI32 = AtomicI32::new(0);
 
@@ -19,6 +19,8 @@ pub fn exit_on(signals: impl IntoIterator<Item = libc::c_int>, status: i32) -> i
     for signal in signals {
         register_signal_handler(signal, leave)
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        // Who started this process may have blocked it, and a process begins with its parent's mask.
+        unblock_signal(signal).map_err(|error| io::Error::other(error.to_string()))?;
     }
     Ok(())
 }

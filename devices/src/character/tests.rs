@@ -117,10 +117,10 @@ fn streams_are_used_until_they_end() {
     assert_eq!(character.write(b"pong"), Written::Bytes(4));
 
     drop((typed, seen));
-    assert!(is_ready(character.events(), PollFlags::IN, Duration::ZERO));
+    assert!(at_once::is_ready(character.events(), PollFlags::IN, Duration::ZERO));
     assert_eq!(character.read(&mut buffer), Read::Nothing);
     assert_eq!(character.write(b"lost"), Written::Bytes(4), "for nobody");
-    assert!(!is_ready(character.events(), PollFlags::IN, Duration::ZERO));
+    assert!(!at_once::is_ready(character.events(), PollFlags::IN, Duration::ZERO));
 }
 
 #[test]
@@ -136,4 +136,18 @@ fn a_file_is_read_to_its_end() {
     for _ in 0..2 {
         assert_eq!(character.read(&mut buffer), Read::Nothing);
     }
+}
+
+/// As a log and a console that share a pipe: each finds room that the other takes.
+#[test]
+fn who_shares_a_pipe_is_not_waited_for() {
+    let (_seen, output) = std::io::pipe().expect("pipe");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let output = output.try_clone().expect("descriptor");
+            let character = Character::streams(None, Some(output.into()), None);
+            let mut character = character.expect("descriptors");
+            scope.spawn(move || while character.write(&[7; 4096]) != Written::Full {});
+        }
+    });
 }

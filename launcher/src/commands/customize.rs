@@ -16,6 +16,7 @@ mod files;
 mod image;
 mod machine;
 mod session;
+mod sink;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -24,39 +25,42 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 pub use self::error::CustomizeError;
+use self::files::Inputs;
 use self::image::NewImage;
 pub use self::session::told as told_by_guest;
 use self::session::{Ended, Session};
+use self::sink::Sink;
 use super::{CommandError, new, output};
 use crate::cli::CustomizeArgs;
 use crate::exit::Exit;
 use crate::logging::{self, LogFormat};
 use crate::resources;
+use crate::streams::Patient;
 use crate::supervise::Signals;
-
-/// Bytes of output that an answer in JSON has; what comes later is not in it.
-const MAX_OUTPUT: usize = 16 << 20;
 
 /// How often progress is shown.
 const SHOWN_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs the script.
 pub(super) fn customize(args: &CustomizeArgs) -> Result<Exit, CommandError> {
-    let mut said = Vec::new();
-    let is_json = args.output == LogFormat::Json;
-    let result = work(args, &mut |bytes| match is_json {
-        true => {
-            let room = MAX_OUTPUT.saturating_sub(said.len());
-            said.extend(bytes.iter().take(room));
-        }
-        // A reader that has gone wanted no more.
-        false => {
-            let mut output = io::stdout().lock();
-            let _ = output.write_all(bytes).and_then(|()| output.flush());
-        }
-    });
-    if is_json {
-        output::print_json(&answer(args, &result, &said))?;
+    let wait_for_signals = |source| CommandError::System {
+        what: "wait for signals",
+        source,
+    };
+    Signals::end_early().map_err(wait_for_signals)?;
+    logging::init(args.log_level, LogFormat::Text);
+    // They may be pipes that nobody writes to.
+    let inputs = Inputs::open(args);
+    // From here on there is something to remove.
+    let signals = Signals::block().map_err(wait_for_signals)?;
+    let mut sink = match args.output {
+        LogFormat::Json => Sink::keep(),
+        LogFormat::Text => Sink::pass_on(),
+    };
+    let result = inputs.and_then(|inputs| work(args, inputs, &mut sink, &signals));
+    if let Some(said) = sink.kept() {
+        let text = output::json(&answer(args, &result, said))?;
+        output::write(&mut Patient::new(io::stdout(), &signals), &text)?;
     }
     result
 }
@@ -81,13 +85,12 @@ fn answer(args: &CustomizeArgs, result: &Result<Exit, CommandError>, said: &[u8]
     })
 }
 
-fn work(args: &CustomizeArgs, hear: &mut dyn FnMut(&[u8])) -> Result<Exit, CommandError> {
-    // From here on there is something to remove.
-    let signals = Signals::block().map_err(|source| CommandError::System {
-        what: "wait for signals",
-        source,
-    })?;
-    logging::init(args.log_level, LogFormat::Text);
+fn work(
+    args: &CustomizeArgs,
+    inputs: Inputs,
+    sink: &mut Sink,
+    signals: &Signals,
+) -> Result<Exit, CommandError> {
     let disk = new::image(&args.disk)?.ok_or_else(|| CommandError::NoDisk(args.disk.clone()))?;
     let progress = Progress::new();
     let new_image = args.out.as_deref();
@@ -98,19 +101,19 @@ fn work(args: &CustomizeArgs, hear: &mut dyn FnMut(&[u8])) -> Result<Exit, Comma
         directory.prefix("podvisor-").tempdir_in(scratch)
     });
     let directory = directory.map_err(CustomizeError::Directory)?;
-    files::make(args, &directory.path().join(machine::FILES))?;
+    files::make(args, &inputs, &directory.path().join(machine::FILES), signals)?;
     let overlay = new_image.as_ref().map(NewImage::overlay);
-    let command = machine::command(args, &disk, directory.path(), overlay)?;
+    let command = machine::command(args, inputs.user_data, &disk, directory.path(), overlay)?;
     progress.step(format_args!("booting {:?}", disk.path()));
-    let session = Session::start(command, directory.path(), args.timeout, &signals)?;
-    let ended = session.wait(hear)?;
+    let session = Session::start(command, directory.path(), args.timeout, signals)?;
+    let ended = session.wait(sink)?;
     check(&ended, args.out.is_some())?;
     if ended.exit != Exit::Success {
         // It has said why.
         return Ok(ended.exit);
     }
     if let Some(new_image) = new_image {
-        new_image.finish(&progress, &signals)?;
+        new_image.finish(&progress, signals)?;
     }
     Ok(Exit::Success)
 }

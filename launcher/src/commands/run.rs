@@ -77,13 +77,13 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     }
     let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
+    let symbols = open_symbols(args)?;
+    let boot_trace = open_boot_trace(args)?;
     // From here on there is something to put back.
     let signals = Signals::block().map_err(wait_for_signals)?;
     let ports = resources::open_ports(&plan, &mut descriptors)?;
     let control = open_control(args, &plan.name)?;
-    let symbols = open_symbols(args)?;
     let debugger = open_debugger(args, &mut descriptors)?;
-    let boot_trace = open_boot_trace(args)?;
     tracing::debug!("resources are open");
     trace::mark("resources");
 

@@ -4,26 +4,23 @@
 //! A pipe or a terminal is opened anew, which gives this process (and its fork) an open file description of its
 //! own that may be made non-blocking; the one it inherited belongs to others, too. Where that is refused, as for a
 //! container's user who does not own the pipe, and for sockets, which cannot be opened, each write says that it does
-//! not wait. Kernels before 6.4 do not know that of pipes: they are asked for room first, which another process may
-//! take in between. Files take everything.
+//! not wait ([`at_once`]). Files take everything.
 
-use std::io::{self, IoSlice, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+use devices::at_once;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::LogFormat;
+use crate::streams;
 
 /// Most bytes that a pipe takes at once, whole or not at all, if it takes any (pipe(7)).
 const PIPE_BUF: usize = 4096;
-
-/// For `pwritev2`: where the file is, as `write` has it.
-const HERE: u64 = u64::MAX;
 
 /// What has not been written, messages.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -42,7 +39,7 @@ impl Stream {
     /// Makes standard error fit for what follows.
     pub(super) fn open(format: LogFormat) -> Self {
         let stream = Self {
-            is_shared: may_block() && reopen().is_err(),
+            is_shared: !at_once::is_file(io::stderr().as_fd()) && reopen().is_err(),
             json: format == LogFormat::Json,
         };
         *STREAM.get_or_init(|| stream)
@@ -50,14 +47,19 @@ impl Stream {
 
     /// Writes a message, and how many were lost before it.
     fn put(self, message: &[u8]) {
-        let lost = LOST.swap(0, Ordering::Relaxed);
-        if lost > 0 && !self.try_put(self.notice(lost).as_bytes()) {
-            LOST.fetch_add(lost + 1, Ordering::Relaxed);
-            return;
-        }
-        if !self.try_put(message) {
+        if !self.tell_lost() || !self.try_put(message) {
             LOST.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Writes how many messages were lost; whether nothing is left to say of that.
+    fn tell_lost(self) -> bool {
+        let lost = LOST.swap(0, Ordering::Relaxed);
+        let is_told = lost == 0 || self.try_put(self.notice(lost).as_bytes());
+        if !is_told {
+            LOST.fetch_add(lost, Ordering::Relaxed);
+        }
+        is_told
     }
 
     fn notice(self, lost: u64) -> String {
@@ -73,7 +75,7 @@ impl Stream {
         while !rest.is_empty() {
             let chunk = &rest[..rest.len().min(PIPE_BUF)];
             let written = match self.is_shared {
-                true => write_at_once(stderr.as_fd(), chunk),
+                true => at_once::write(stderr.as_fd(), chunk),
                 false => rustix::io::write(&stderr, chunk),
             };
             match written {
@@ -113,55 +115,18 @@ pub(crate) fn line(text: &str) {
     stream.put(format!("{text}\n").as_bytes());
 }
 
-fn may_block() -> bool {
-    let kind = rustix::fs::fstat(io::stderr()).map(|stat| FileType::from_raw_mode(stat.st_mode));
-    kind != Ok(FileType::RegularFile)
+/// How many messages were lost is written where that is possible now: nothing else may be left to say.
+pub fn tell_lost() {
+    STREAM.get().copied().unwrap_or_default().tell_lost();
+}
+
+/// Whether there are lost messages to tell of.
+pub(crate) fn has_lost() -> bool {
+    LOST.load(Ordering::Relaxed) > 0
 }
 
 /// Puts an open file description of our own in the place of the one that was inherited.
 fn reopen() -> rustix::io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let own = rustix::fs::open("/proc/self/fd/2", flags, Mode::empty())?;
+    let own = streams::own(io::stderr().as_fd(), OFlags::WRONLY)?;
     rustix::stdio::dup2_stderr(&own)
-}
-
-/// Writes what there is room for, now.
-fn write_at_once(to: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
-    match pwritev2(to, &[IoSlice::new(bytes)], HERE, ReadWriteFlags::NOWAIT) {
-        Err(Errno::OPNOTSUPP) if has_room(to) => rustix::io::write(to, bytes),
-        written => written,
-    }
-}
-
-fn has_room(to: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(to, PollFlags::OUT)];
-    let now = Timespec::default();
-    // A reader that has gone counts as room: the write says so.
-    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::{UnixDatagram, UnixStream};
-    use std::thread;
-
-    use super::*;
-
-    /// Many write at the same time, and find room that another takes before them.
-    #[test]
-    fn a_shared_pipe_holds_nobody_up() {
-        let (ours, theirs) = io::pipe().expect("a pipe");
-        let (stream, other) = UnixStream::pair().expect("sockets");
-        let (datagram, another) = UnixDatagram::pair().expect("sockets");
-        for to in [theirs.as_fd(), stream.as_fd(), datagram.as_fd()] {
-            thread::scope(|scope| {
-                for _ in 0..8 {
-                    scope.spawn(|| while write_at_once(to, &[b'x'; PIPE_BUF]).is_ok() {});
-                }
-            });
-            let full = write_at_once(to, &[b'x'; PIPE_BUF]);
-            assert_eq!(full, Err(Errno::AGAIN));
-        }
-        drop((ours, other, another));
-    }
 }

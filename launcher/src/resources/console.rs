@@ -2,15 +2,16 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use rustix::fs::OFlags;
 use vmm::control::FdRole;
 
 use super::{Descriptors, ListenSocket, ResourceError};
-use crate::terminal;
+use crate::{streams, terminal};
 
 /// Where the serial console goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,18 +59,13 @@ pub fn open_console(target: &ConsoleTarget) -> Result<Console, ResourceError> {
         ConsoleTarget::Stdio => {
             console.on_terminal = true;
             // Closed standard streams (`<&-`) are opened on /dev/null by Rust's start-up.
-            let input = io::stdin().as_fd().try_clone_to_owned();
-            let output = io::stdout().as_fd().try_clone_to_owned();
             let fds = &mut console.descriptors;
             if !terminal::is_in_background() {
-                fds.push(
-                    FdRole::ConsoleInput,
-                    input.map_err(ResourceError::Terminal)?,
-                );
+                fds.push(FdRole::ConsoleInput, stream(io::stdin(), OFlags::RDONLY)?);
             }
             fds.push(
                 FdRole::ConsoleOutput,
-                output.map_err(ResourceError::Terminal)?,
+                stream(io::stdout(), OFlags::WRONLY)?,
             );
         }
         ConsoleTarget::File(path) => {
@@ -94,4 +90,12 @@ pub fn open_console(target: &ConsoleTarget) -> Result<Console, ResourceError> {
         }
     }
     Ok(console)
+}
+
+/// A standard stream, which the vm process neither waits for nor makes others not wait for.
+fn stream(of: impl AsFd, access: OFlags) -> Result<OwnedFd, ResourceError> {
+    let shared = || of.as_fd().try_clone_to_owned();
+    streams::own(of.as_fd(), access)
+        .or_else(|_| shared())
+        .map_err(ResourceError::Terminal)
 }

@@ -159,5 +159,7 @@ fn enter(name: &CStr, user: Option<User>, parent: Pid) -> bool {
                 .map_err(|source| ThreadSetupError { role, source })
         }),
     };
-    vmm::process::main(socket, setup)
+    let could_say = vmm::process::main(socket, setup);
+    crate::logging::tell_lost();
+    could_say
 }

@@ -5,28 +5,68 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use super::CustomizeError;
+use super::{CommandError, CustomizeError};
 use crate::cli::CustomizeArgs;
+use crate::streams::{Patient, Stopped};
+use crate::supervise::Signals;
 
 /// Runs in the guest.
 const GUEST: &str = include_str!("guest.sh");
 
+/// Files that the user names. Opening one may take until somebody writes to it, if it is a pipe.
+pub(super) struct Inputs {
+    script: Option<File>,
+    injected: Vec<File>,
+    pub(super) user_data: Option<String>,
+}
+
+impl Inputs {
+    pub(super) fn open(args: &CustomizeArgs) -> Result<Self, CommandError> {
+        let open = |path: &Path| File::open(path).map_err(fail(path));
+        Ok(Self {
+            script: args.run.as_deref().map(open).transpose()?,
+            injected: (args.inject.iter())
+                .map(|(file, _)| open(file))
+                .collect::<Result<_, _>>()?,
+            user_data: args.user_data.as_deref().map(read).transpose()?,
+        })
+    }
+}
+
+fn fail(file: &Path) -> impl Fn(io::Error) -> CustomizeError + use<> {
+    let file = file.to_owned();
+    move |source| match Stopped::is(&source) {
+        true => CustomizeError::Stopped,
+        false => CustomizeError::File {
+            file: file.clone(),
+            source,
+        },
+    }
+}
+
+fn read(path: &Path) -> Result<String, CustomizeError> {
+    let bytes = fs::read(path).map_err(fail(path))?;
+    String::from_utf8(bytes).map_err(|_| CustomizeError::NoText(path.to_owned()))
+}
+
 /// Makes the directory `at`.
-pub(super) fn make(args: &CustomizeArgs, at: &Path) -> Result<(), CustomizeError> {
-    let fail = |file: &Path| {
-        let file = file.to_owned();
-        move |source| CustomizeError::File { file, source }
-    };
+pub(super) fn make(
+    args: &CustomizeArgs,
+    inputs: &Inputs,
+    at: &Path,
+    signals: &Signals,
+) -> Result<(), CustomizeError> {
     DirBuilder::new().mode(0o700).create(at).map_err(fail(at))?;
     let mut inject = String::new();
-    for (index, (file, path)) in args.inject.iter().enumerate() {
+    let injected = args.inject.iter().zip(&inputs.injected);
+    for (index, ((path, place), file)) in injected.enumerate() {
         let name = format!("file-{index}");
-        let mode = copy(file, &at.join(&name)).map_err(fail(file))?;
-        inject += &format!("put {mode:o} {name} {} &&\n", quoted(path));
+        let mode = copy(file, &at.join(&name), signals).map_err(fail(path))?;
+        inject += &format!("put {mode:o} {name} {} &&\n", quoted(place));
     }
     inject += "true\n";
-    if let Some(script) = &args.run {
-        copy(script, &at.join("script")).map_err(fail(script))?;
+    if let (Some(path), Some(script)) = (&args.run, &inputs.script) {
+        copy(script, &at.join("script"), signals).map_err(fail(path))?;
     }
     let write = |name: &str, content: &str| {
         let path = at.join(name);
@@ -44,10 +84,9 @@ pub(super) fn make(args: &CustomizeArgs, at: &Path) -> Result<(), CustomizeError
 }
 
 /// Copies a file, which may be a pipe, and says what is allowed with it.
-fn copy(from: &Path, to: &Path) -> io::Result<u32> {
-    let mut file = File::open(from)?;
-    let mode = file.metadata()?.permissions().mode() & 0o777;
-    io::copy(&mut file, &mut File::create_new(to)?)?;
+fn copy(from: &File, to: &Path, signals: &Signals) -> io::Result<u32> {
+    let mode = from.metadata()?.permissions().mode() & 0o777;
+    io::copy(&mut Patient::new(from, signals), &mut File::create_new(to)?)?;
     Ok(mode)
 }
 

@@ -31,11 +31,11 @@ const SEED_NAME: &str = "00-podvisor";
 /// the end.
 pub(super) fn command(
     args: &CustomizeArgs,
+    user_data: Option<String>,
     disk: &DiskImage,
     directory: &Path,
     overlay: Option<&File>,
 ) -> Result<Command, CustomizeError> {
-    let user_data = args.user_data.as_deref().map(read).transpose()?;
     let vmi = vmi(args, disk, &user_data_of(user_data));
     let file = directory.join("vmi.json");
     fs::write(&file, vmi.to_string()).map_err(CustomizeError::Directory)?;
@@ -85,14 +85,6 @@ fn keep(file: &File) -> Result<(), CustomizeError> {
     let flags = fcntl_getfd(file);
     let kept = flags.and_then(|flags| fcntl_setfd(file, flags - FdFlags::CLOEXEC));
     kept.map_err(|errno| CustomizeError::Machine(errno.into()))
-}
-
-fn read(path: &Path) -> Result<String, CustomizeError> {
-    let bytes = fs::read(path).map_err(|source| CustomizeError::File {
-        file: path.to_owned(),
-        source,
-    })?;
-    String::from_utf8(bytes).map_err(|_| CustomizeError::NoText(path.to_owned()))
 }
 
 /// The script alone, or beside user data, as an archive, each part of which has its kind in its first line.

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal as Number, kill_process};
 
-use super::CustomizeError;
+use super::{CustomizeError, Sink};
 use crate::exit::Exit;
 use crate::supervise::Signals;
 
@@ -81,29 +81,46 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Waits for its end; `hear` gets what the script prints.
-    pub(super) fn wait(mut self, hear: &mut dyn FnMut(&[u8])) -> Result<Ended, CustomizeError> {
+    /// Waits for its end; what the script prints goes to `sink`.
+    pub(super) fn wait(mut self, sink: &mut Sink) -> Result<Ended, CustomizeError> {
         let status = loop {
             if let Some(status) = self.child.try_wait().map_err(CustomizeError::Machine)? {
                 break status;
             }
-            self.turn(hear)?;
+            self.turn(sink)?;
         };
-        // What it said last is still in the sockets.
-        while self.read(hear) {}
-        match self.told.take() {
-            Some(error) => Err(error),
-            None => Ok(ended(status, &self.words)),
+        if let Some(error) = self.told.take() {
+            return Err(error);
         }
+        self.read_last(sink)?;
+        Ok(ended(status, &self.words))
     }
 
-    fn turn(&mut self, hear: &mut dyn FnMut(&[u8])) -> Result<(), CustomizeError> {
+    /// What it said last is still in the sockets.
+    fn read_last(&mut self, sink: &mut Sink) -> Result<(), CustomizeError> {
+        while self.read(sink) || sink.waits_for().is_some() {
+            if sink.waits_for().is_none() {
+                continue;
+            }
+            self.sleep(sink)?;
+            sink.flush();
+            if self.signals.want_end() {
+                return Err(CustomizeError::Stopped);
+            }
+            if Instant::now() >= self.deadline {
+                return Err(CustomizeError::TooLate(self.timeout.as_secs()));
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, sink: &mut Sink) -> Result<(), CustomizeError> {
         for port in &mut self.ports {
             port.look();
         }
-        self.sleep()
-            .map_err(|errno| CustomizeError::Machine(errno.into()))?;
-        self.read(hear);
+        self.sleep(sink)?;
+        sink.flush();
+        self.read(sink);
         if self.signals.want_end() {
             self.end(CustomizeError::Stopped);
         }
@@ -120,10 +137,15 @@ impl<'a> Session<'a> {
     }
 
     /// Until something happens, a port may be there, or it is time.
-    fn sleep(&self) -> Result<(), Errno> {
+    fn sleep(&self, sink: &Sink) -> Result<(), CustomizeError> {
         let mut left = self.deadline.saturating_duration_since(Instant::now());
         let mut fds = vec![PollFd::new(self.signals, PollFlags::IN)];
-        for port in &self.ports {
+        let sink = sink.waits_for();
+        if let Some(output) = sink {
+            fds.push(PollFd::from_borrowed_fd(output, PollFlags::OUT));
+        }
+        let [output, status] = &self.ports;
+        for port in sink.is_none().then_some(output).into_iter().chain([status]) {
             match &port.stream {
                 Some(stream) => fds.push(PollFd::new(stream, PollFlags::IN)),
                 None => left = left.min(LOOK),
@@ -135,15 +157,17 @@ impl<'a> Session<'a> {
         };
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
+            Err(errno) => Err(CustomizeError::Machine(errno.into())),
         }
     }
 
-    /// Reads what is there of both, some of it at once. Whether there was anything.
-    fn read(&mut self, hear: &mut dyn FnMut(&[u8])) -> bool {
+    /// Reads what is there of both, some of it at once; what the script prints only as fast as it is taken. Whether there
+    /// was anything.
+    fn read(&mut self, sink: &mut Sink) -> bool {
         let [output, status] = &mut self.ports;
         let words = &mut self.words;
-        let said = output.read(hear);
+        let said =
+            sink.waits_for().is_none() && output.read(&mut |bytes| sink.hear(bytes));
         let told = status.read(&mut |bytes| {
             let room = MAX_WORDS.saturating_sub(words.len());
             words.extend(bytes.iter().take(room));

@@ -14,6 +14,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 
 use self::follow::Follower;
+use crate::streams::{Patient, Stopped};
 use crate::supervise::Signals;
 
 /// Longest time without a look at the file.
@@ -49,15 +50,22 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
     let signals = Signals::block()?;
     let mut watch = Watch::new(log)?;
     let mut follower = Follower::new(log.clone());
-    let mut output = io::stdout().lock();
+    // A reader that does not read does not keep signals from it.
+    let mut output = Patient::new(io::stdout(), &signals);
     let mut had_socket = false;
     let mut is_last = false;
-    while !is_last {
-        is_last = watch.wait(&signals)? || done.exists() || (had_socket && !socket.exists());
-        had_socket |= socket.exists();
-        follower.print(&mut output)?;
+    let mut print = || {
+        while !is_last {
+            is_last = watch.wait(&signals)? || done.exists() || (had_socket && !socket.exists());
+            had_socket |= socket.exists();
+            follower.print(&mut output)?;
+        }
+        follower.finish(&mut output)
+    };
+    match print() {
+        Err(error) if Stopped::is(&error) => Ok(()),
+        done => done,
     }
-    follower.finish(&mut output)
 }
 
 /// Tells when something happens in the log's directory, once that is there.
