@@ -94,6 +94,11 @@ pub trait VirtioDevice: Send {
     /// at zero.
     fn stats(&self) -> Value;
 
+    /// Why it does with less than it should on this host, if it does; told to who asks for the machine's state.
+    fn fallback(&self) -> Option<String> {
+        None
+    }
+
     /// Serves a command at run time: an object of the device's own, tagged by `command`.
     fn command(&mut self, command: Value) -> Result<CommandEffect, CommandError> {
         let _ = command;

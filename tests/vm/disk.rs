@@ -9,6 +9,41 @@ use rustix::process::{Signal, kill_process};
 
 const RECORD: usize = 4096;
 
+/// On a host that gives one ring of io_uring: whoever asks for the state is told what each disk does without, after a
+/// reset, too.
+#[test]
+fn a_disk_without_rings_is_told() {
+    let vmi = Vmi::new("rings").topology(1, 2, 1).multi_queue();
+    let vmi = vmi.grace_seconds(0).disk(Disk::new("few"));
+    let run = Run::new(&vmi.disk(Disk::new("none")));
+    let image = image::zeros(&run.dir(), "few.img", MIB);
+    let other = image::zeros(&run.dir(), "none.img", MIB);
+    let trace = run.dir().join("trace");
+    let strace = format!(
+        "strace -f -qq -o {} -e trace=io_uring_setup -e inject=io_uring_setup:error=EPERM:syscall=getpid:when=2+",
+        trace.display()
+    );
+    let run = run.volume("few", &image).volume("none", &other);
+    let run = run.within(strace.split(' ')).payload("ticker secs=100000");
+    let mut guest = run.start();
+    guest.wait_for("TICK");
+    let refused = "Operation not permitted (os error 1)";
+    let mut control = guest.control();
+    for _ in 0..2 {
+        let fallbacks = control.ask("status")["fallbacks"].take();
+        assert_eq!(fallbacks["none"], format!("no io_uring: {refused}"));
+        // A worker for each processor.
+        if std::thread::available_parallelism().is_ok_and(|count| count.get() > 1) {
+            assert_eq!(fallbacks["few"], format!("1 of 2 io_uring rings: {refused}"));
+            guest.log_has(&["1 of 2 io_uring rings: queues share them"]);
+        }
+        control.ask("reset");
+    }
+    guest.log_has(&["no io_uring, using preadv2 and pwritev2"]);
+    guest.signal(Signal::TERM);
+    guest.exits_with(4);
+}
+
 /// One boot with one vCPU for all that takes no kill: identity, a checksummed copy, a read-only
 /// disk, discard, random numbers.
 #[test]

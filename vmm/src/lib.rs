@@ -19,6 +19,7 @@ pub mod crash;
 pub mod debug;
 pub mod dump;
 pub mod early;
+pub mod fallbacks;
 pub mod footprint;
 pub mod interrupts;
 pub mod kvm;

@@ -29,6 +29,7 @@ use crate::arch::cpu::{self, CpuError, HostCpu, Processors, RegisterError};
 use crate::arch::layout;
 use crate::arch::platform::Platform;
 use crate::debug::Seat;
+use crate::fallbacks::Fallbacks;
 use crate::interrupts::KvmInterrupts;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
@@ -67,6 +68,8 @@ pub struct Resources {
     pub watchdog_fired: Arc<AtomicBool>,
     /// What the host cannot do for devices.
     pub host_errors: Arc<HostErrors>,
+    /// What devices do without.
+    pub fallbacks: Arc<Fallbacks>,
     /// Makes threads and connects interrupts.
     pub steward: Arc<Steward>,
     /// A debugger's, if one may come.
@@ -85,6 +88,7 @@ pub struct DeviceResource {
 struct Workshop {
     context: VirtioPciContext,
     host_errors: Arc<HostErrors>,
+    fallbacks: Arc<Fallbacks>,
 }
 
 /// A machine cannot be built.
@@ -424,6 +428,7 @@ fn workshop(resources: &Resources, vm: &Arc<VmFd>, hook: &ThreadHook) -> Worksho
     Workshop {
         context,
         host_errors: resources.host_errors.clone(),
+        fallbacks: resources.fallbacks.clone(),
     }
 }
 
@@ -436,11 +441,14 @@ fn attach(
 ) -> Result<(), BuildError> {
     let mut made = device.spec.make()?;
     made.report_to(&workshop.host_errors);
+    let (name, fallback) = (made.name().to_owned(), made.fallback());
     let mut function = VirtioPciFunction::new(made, workshop.context.clone())?;
     if paused {
         function.pause();
     }
-    Ok(pci.attach(device.pci_slot, Function::Virtio(function))?)
+    pci.attach(device.pci_slot, Function::Virtio(function))?;
+    workshop.fallbacks.set(&name, fallback);
+    Ok(())
 }
 
 fn attach_watchdog(

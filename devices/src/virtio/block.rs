@@ -82,6 +82,8 @@ pub struct Block {
     queue_sizes: Vec<u16>,
     /// Why io_uring is not used.
     no_ring: Option<String>,
+    /// Why it has fewer rings than it should, but some.
+    few_rings: Option<String>,
     shared: Arc<Shared>,
 }
 
@@ -89,6 +91,7 @@ impl Block {
     fn new(spec: &BlockSpec, image: Box<dyn Image>) -> Self {
         let options = &spec.options;
         let no_ring = settle_rings(spec, &*image);
+        let few_rings = few_rings(spec);
         let mut id = [0; ID_SIZE];
         let serial = options.serial.as_deref().unwrap_or_default().as_bytes();
         id[..serial.len()].copy_from_slice(serial);
@@ -103,6 +106,7 @@ impl Block {
             block_size: options.logical_block_size,
             queue_sizes: vec![QUEUE_SIZE; usize::from(options.queues)],
             no_ring,
+            few_rings,
             shared: Arc::new(Shared {
                 image,
                 rules,
@@ -145,10 +149,7 @@ fn settle_rings(spec: &BlockSpec, image: &dyn Image) -> Option<String> {
         return Some(error.to_string());
     }
     if rings.len() == 0 {
-        let cause = match rings.refusal() {
-            Some(error) => error.to_string(),
-            None => "no ring is left".into(),
-        };
+        let cause = rings.refusal();
         warn!(
             disk = name,
             cause, "no io_uring, using preadv2 and pwritev2"
@@ -156,6 +157,20 @@ fn settle_rings(spec: &BlockSpec, image: &dyn Image) -> Option<String> {
         return Some(cause);
     }
     None
+}
+
+/// Why there are fewer rings than workers could use, where there are some.
+fn few_rings(spec: &BlockSpec) -> Option<String> {
+    let (count, wanted) = (spec.rings.len(), spec.rings.wanted());
+    if count == 0 || count >= wanted {
+        return None;
+    }
+    let cause = spec.rings.refusal();
+    warn!(
+        disk = spec.name,
+        cause, "{count} of {wanted} io_uring rings: queues share them"
+    );
+    Some(format!("{count} of {wanted} io_uring rings: {cause}"))
 }
 
 /// What a disk can be told.
@@ -252,6 +267,13 @@ impl VirtioDevice for Block {
     fn command(&mut self, command: Value) -> Result<CommandEffect, CommandError> {
         let BlockCommand::Resize { bytes } = serde_json::from_value(command)?;
         Ok(self.resize(bytes)?)
+    }
+
+    fn fallback(&self) -> Option<String> {
+        let no_ring = self.no_ring.as_ref();
+        no_ring
+            .map(|cause| format!("no io_uring: {cause}"))
+            .or_else(|| self.few_rings.clone())
     }
 
     fn stats(&self) -> Value {

@@ -145,6 +145,9 @@ pub struct Answer {
     /// Answer to [`Command::Registers`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registers: Option<Vec<VcpuRegisters>>,
+    /// Answer to [`Command::Status`]: devices that do with less than they should on this host, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fallbacks: BTreeMap<String, String>,
 }
 
 impl From<MachineState> for Answer {
@@ -153,6 +156,7 @@ impl From<MachineState> for Answer {
             state,
             stats: None,
             registers: None,
+            fallbacks: BTreeMap::new(),
         }
     }
 }

@@ -61,6 +61,7 @@ impl<'a> Process<'a> {
             inputs.exit_on_reboot,
             boots_from_disk,
         );
+        let life = life.telling(inputs.resources.fallbacks.clone());
         let signals = inputs.resources.signals.clone();
         let errors = inputs.resources.host_errors.clone();
         let seat = inputs.resources.seat.clone();

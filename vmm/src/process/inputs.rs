@@ -186,6 +186,7 @@ pub(super) fn sort_fds(
         watchdog_fired: Arc::default(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
         host_errors: Arc::new(HostErrors::new().map_err(ProcessError::Epoll)?),
+        fallbacks: Arc::default(),
         steward: Steward::start().map_err(ProcessError::Steward)?,
         seat: seat.map_err(ProcessError::Epoll)?.map(Arc::new),
     };

@@ -34,10 +34,12 @@ mod obeying;
 mod terms;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use self::leaving::Leaving;
 pub(super) use self::terms::{Effect, Files, Input, Job, JobError, NextBoot, Outcome};
 use crate::control::{Answer, Command, Event, MachineState, Refusal, Reply, Report, Verdict};
+use crate::fallbacks::Fallbacks;
 
 /// Calls that may wait in line.
 const MAX_WAITING: usize = 64;
@@ -110,6 +112,7 @@ pub(super) struct Life {
     rebooting: bool,
     exit_on_reboot: bool,
     boots_from_disk: bool,
+    fallbacks: Arc<Fallbacks>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,7 +141,13 @@ impl Life {
             rebooting: false,
             exit_on_reboot,
             boots_from_disk,
+            fallbacks: Arc::default(),
         }
+    }
+
+    /// Tells these to who asks for the state.
+    pub(super) fn telling(self, fallbacks: Arc<Fallbacks>) -> Self {
+        Self { fallbacks, ..self }
     }
 
     /// The state for others to see.
@@ -206,7 +215,12 @@ impl Life {
                 expected,
                 sent: files.0.len(),
             }),
-            Command::Status => Ok(()),
+            Command::Status => {
+                let mut answer = Answer::from(self.state());
+                answer.fallbacks = self.fallbacks.all();
+                effects.push(report(id, Verdict::Result(answer)));
+                return;
+            }
             Command::Stop => {
                 self.shut_down(Event::Stopped, effects);
                 Ok(())

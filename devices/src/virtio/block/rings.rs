@@ -42,6 +42,7 @@ pub fn probe() -> io::Result<()> {
 #[derive(Debug, Default)]
 pub struct Rings {
     idle: Mutex<Vec<Ring>>,
+    wanted: usize,
     refusal: Option<io::Error>,
 }
 
@@ -58,13 +59,22 @@ impl Rings {
         };
         Self {
             idle: Mutex::new(idle),
+            wanted: count,
             refusal,
         }
     }
 
+    /// How many were asked for.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted
+    }
+
     /// Why there are not as many as were asked for.
-    pub(super) fn refusal(&self) -> Option<&io::Error> {
-        self.refusal.as_ref()
+    pub(super) fn refusal(&self) -> String {
+        match &self.refusal {
+            Some(error) => error.to_string(),
+            None => "no ring is left".to_owned(),
+        }
     }
 
     /// How many no worker uses now.

@@ -146,6 +146,7 @@ impl Hardware {
             self.plan.devices.remove(index);
             // As many as the plan has, in its order.
             self.resources.devices.remove(index);
+            self.resources.fallbacks.set(name, None);
         }
     }
 
