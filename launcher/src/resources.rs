@@ -15,8 +15,10 @@ mod memory;
 mod scratch;
 pub mod snapshot;
 mod socket;
+mod threads;
 
 use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -78,6 +80,7 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
     memory::check(&plan.machine.memory)?;
     check_descriptors(&plan.machine)?;
+    threads::check(&plan.machine)?;
     if let Some(kernel) = &plan.kernel {
         let name = format!("{:?}", kernel.path);
         let file = file::open_boot_file("kernel", kernel)?;
@@ -147,6 +150,25 @@ pub fn open_unchanged(path: &Path) -> Result<(Vec<File>, Vec<ImageFormat>), Reso
         disk::lock(&Anywhere, &path.to_string_lossy(), top, path, true)?;
     }
     Ok((files, formats))
+}
+
+/// Reads a file of at most `most` bytes that somebody else has put there: nothing else is waited for.
+pub fn read_file(what: &str, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let access = file::Access {
+        kind: Kind::File,
+        write: false,
+        follow: true,
+    };
+    let file = file::open(what, path, access).map_err(|error| match error {
+        ResourceError::Open { source, .. } => source,
+        error => io::Error::other(error),
+    })?;
+    let mut bytes = Vec::new();
+    let len = file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    match len as u64 <= most {
+        true => Ok(bytes),
+        false => Err(io::ErrorKind::FileTooLarge.into()),
+    }
 }
 
 /// Opens the kernel's file with symbols, as the user named it.

@@ -4,10 +4,10 @@
 use std::fs;
 use std::process::Command;
 
-use podvisor_tests::guest;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Disk, Vmi};
+use podvisor_tests::{guest, host};
 
 #[test]
 fn usage() {
@@ -85,6 +85,7 @@ fn limits_on_the_process() {
         ("--nofile=8", "limit on open files"),
         ("--nofile=10", "limit on open files"),
         ("--as=100000000", "limits on memory"),
+        ("--nproc=3", "limit on processes of a user is 3"),
     ] {
         let run = Run::new(&Vmi::new("limits").memory("128Mi")).payload("hello");
         let mut podvisor = run.within(["prlimit", limit]).start_at_once();
@@ -157,6 +158,31 @@ fn a_ragged_image() {
     let mut podvisor = run.volume("root", &image).payload("hello").start_at_once();
     podvisor.exits_with(2);
     podvisor.log_has(&["disk root has 1049088 bytes, not a multiple of 4096"]);
+}
+
+/// A disk of no byte, whatever its image looks like.
+#[test]
+fn an_empty_image() {
+    let run = Run::new(&Vmi::new("empty").disk(Disk::new("root")));
+    let image = run.dir().join("root.qcow2");
+    host("qemu-img", &["create", "-q", "-f", "qcow2", &image.to_string_lossy(), "0"]);
+    let mut volume = std::ffi::OsString::from("root=qcow2:");
+    volume.push(&image);
+    let run = run.arg("--volume").arg(volume);
+    let mut podvisor = run.payload("hello").start_at_once();
+    podvisor.exits_with(2);
+    podvisor.log_has(&["The image of disk root is empty"]);
+}
+
+/// Where a path cannot be made that a run writes to.
+#[test]
+fn paths_that_cannot_be_made() {
+    for option in ["--console=file:", "--boot-trace=", "--crash-dump="] {
+        let run = Run::new(&Vmi::new("paths")).payload("hello");
+        let mut podvisor = run.arg(format!("{option}/nonexistent/file")).start_at_once();
+        podvisor.exits_with(5);
+        podvisor.log_has(&["/nonexistent/file", "No such file"]);
+    }
 }
 
 /// In a mount namespace whose `/dev` is empty.

@@ -55,11 +55,21 @@ impl MachinePlan {
         let vcpus = VCPU_DESCRIPTORS * u64::from(self.cpu.count());
         (BASE_DESCRIPTORS + vcpus + devices.sum::<u64>() + later).next_multiple_of(DESCRIPTOR_STEP)
     }
+
+    /// Threads that its vm process may have at a time.
+    pub fn threads(&self) -> u64 {
+        let workers = (self.devices.iter()).map(|device| u64::from(device.options.workers()));
+        let later = self.hotplug_slots.len() as u64;
+        BASE_THREADS + u64::from(self.cpu.count()) + workers.sum::<u64>() + later
+    }
 }
 
 /// Descriptors of a machine without vCPUs and devices: sockets, logs, the console and its clients, KVM, the
 /// event loop, what comes with calls.
 const BASE_DESCRIPTORS: u64 = 128;
+
+/// The event loop, the steward, the operator and a debugger's.
+const BASE_THREADS: u64 = 4;
 
 /// KVM's of the vCPU and of its statistics, and a clock.
 const VCPU_DESCRIPTORS: u64 = 4;

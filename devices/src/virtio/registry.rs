@@ -28,6 +28,12 @@ macro_rules! devices {
                 }
             }
 
+            fn workers(&self) -> u32 {
+                match self {
+                    $(Self::$variant(options) => options.workers(),)*
+                }
+            }
+
             fn spec(
                 self,
                 name: String,

@@ -17,6 +17,11 @@ pub trait DeviceOptions {
     /// Virtqueues that the device will have.
     fn queues(&self) -> u32;
 
+    /// Threads that serve them, at most.
+    fn workers(&self) -> u32 {
+        1
+    }
+
     /// Joins them with the host's side of the device, which the launcher opened, in the order that
     /// the device's file documents. `name` is unique in a machine.
     fn spec(

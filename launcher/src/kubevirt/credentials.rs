@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::plan::access_secret;
+use crate::resources;
 
 /// Most bytes of all of them, for each user anew: they go to the launcher in one message.
 const MAX_BYTES: u64 = 16 << 10;
@@ -192,10 +193,8 @@ fn read_below(directory: &Path, left: &mut u64) -> io::Result<BTreeMap<String, S
         let Some(name) = name.filter(|name| !name.starts_with("..")) else {
             continue;
         };
-        let mut text = String::new();
-        let limit = *left + 1;
-        let file = File::open(&path)?;
-        file.take(limit).read_to_string(&mut text)?;
+        let bytes = resources::read_file("Secret's file", &path, *left)?;
+        let text = String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData)?;
         *left = left
             .checked_sub((name.len() + text.len()) as u64)
             .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;

@@ -33,6 +33,23 @@ pub enum ResourceError {
         /// Those that it may have.
         limit: u64,
     },
+    /// More threads than there may be.
+    #[error(
+        "spec.domain: {vcpus} vCPUs (cpu) and {workers} workers of devices need {wanted} threads in all, and {which} \
+         {limit}"
+    )]
+    Threads {
+        /// vCPUs of the machine.
+        vcpus: u32,
+        /// Threads that serve its devices.
+        workers: u32,
+        /// Threads that the vm process needs.
+        wanted: u64,
+        /// What limits them.
+        which: &'static str,
+        /// Those that it may have.
+        limit: u64,
+    },
     /// Not enough huge pages.
     #[error(
         "Guest RAM needs {wanted} huge pages of {} MiB, of which the host has {free} free",
@@ -201,6 +218,10 @@ impl ResourceError {
             Self::Descriptors { .. } => {
                 "Raise the limit (ulimit -n; LimitNOFILE= of the container runtime), take fewer disks and \
                  interfaces, or leave out blockMultiQueue and networkInterfaceMultiqueue."
+            }
+            Self::Threads { .. } => {
+                "Raise the limit on processes (ulimit -u, or pids.max of the pod's control group), take fewer vCPUs, \
+                 disks and interfaces, or leave out blockMultiQueue and networkInterfaceMultiqueue."
             }
             Self::HugePages { .. } => {
                 "Reserve more in /sys/kernel/mm/hugepages, or leave out \

@@ -17,14 +17,11 @@ const MAX_THREADS: u64 = 4096;
 
 /// Sets the limits that are the same for every machine. `alone` tells that nobody else counts as
 /// this user: elsewhere a limit on its processes would be shared with all pods of the node that
-/// run as the same number, and is left as it is.
+/// run as the same number, and is only made what it may be at most.
 pub(super) fn set(alone: bool) -> Result<(), JailError> {
     forbid_core_dumps()?;
     lower(Resource::Nofile, MAX_DESCRIPTORS)?;
-    if alone {
-        lower(Resource::Nproc, MAX_THREADS)?;
-    }
-    Ok(())
+    lower(Resource::Nproc, if alone { MAX_THREADS } else { u64::MAX })
 }
 
 pub(super) fn forbid_core_dumps() -> Result<(), JailError> {

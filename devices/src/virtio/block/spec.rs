@@ -82,6 +82,11 @@ impl DeviceOptions for BlockOptions {
         self.queues.into()
     }
 
+    /// One a ring where there are fewer, but that is known late.
+    fn workers(&self) -> u32 {
+        self.queues.into()
+    }
+
     /// Takes the image, or the files of its layers in their order.
     fn spec(
         self,
@@ -133,7 +138,9 @@ impl DeviceSpec for BlockSpec {
     fn make(&self) -> Result<Box<dyn VirtioDevice>, BuildDeviceError> {
         match self.build() {
             Ok(disk) => Ok(Box::new(disk)),
-            Err(error @ BuildBlockError::Ragged { .. }) => Err(BuildDeviceError::refused(error)),
+            Err(error @ (BuildBlockError::Ragged { .. } | BuildBlockError::Empty { .. })) => {
+                Err(BuildDeviceError::refused(error))
+            }
             Err(error) => Err(BuildDeviceError::failed(error)),
         }
     }
@@ -175,6 +182,12 @@ pub enum BuildBlockError {
     /// The image is neither a regular file nor a block device.
     #[error("The image of disk {name} is neither a regular file nor a block device")]
     FileType {
+        /// The disk.
+        name: String,
+    },
+    /// A disk of no byte, which guests do not expect.
+    #[error("The image of disk {name} is empty")]
+    Empty {
         /// The disk.
         name: String,
     },
@@ -221,6 +234,9 @@ impl BlockSpec {
             source,
         })?;
         let bytes = image.bytes();
+        if bytes == 0 {
+            return Err(BuildBlockError::Empty { name: name() });
+        }
         if !bytes.is_multiple_of(u64::from(block_size)) {
             return Err(BuildBlockError::Ragged {
                 name: name(),

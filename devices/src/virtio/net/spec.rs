@@ -70,6 +70,11 @@ impl DeviceOptions for NetOptions {
         2 * u32::from(self.queue_pairs) + 1
     }
 
+    /// One a queue pair.
+    fn workers(&self) -> u32 {
+        self.queue_pairs.into()
+    }
+
     /// Takes a TAP queue for each queue pair in order, or one stream.
     fn spec(
         self,

@@ -1,6 +1,5 @@
 //! What KubeVirt's node agent says about a pod interface before it changed it.
 
-use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -9,6 +8,10 @@ use devices::pod_net::dhcp::DhcpLease;
 use serde::Deserialize;
 
 use super::{Common, Route, with_routes};
+use crate::resources;
+
+/// Size of such a file, bytes; one with hundreds of routes has a tenth of it.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// `vif-cache-<interface>.json`, as far as the guest's lease needs it.
 #[derive(Debug, Default, Deserialize)]
@@ -51,7 +54,8 @@ struct CachedRoute {
 impl VifCache {
     /// The file about `interface` in `directory`; `None` if there is no such file.
     pub(in crate::network) fn load(directory: &Path, interface: &str) -> io::Result<Option<Self>> {
-        let text = match fs::read(directory.join(format!("vif-cache-{interface}.json"))) {
+        let path = directory.join(format!("vif-cache-{interface}.json"));
+        let text = match resources::read_file("agent's file", &path, MAX_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text?,
         };

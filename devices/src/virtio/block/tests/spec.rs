@@ -93,6 +93,9 @@ fn impossible_specs_are_refused() {
     }
     let error = refuse(|spec| spec.file = File::open("/dev/null").expect("open"));
     assert!(matches!(error, BuildBlockError::FileType { .. }));
+    let empty = image(0);
+    let error = spec(&empty).build().err().expect("refused");
+    assert!(matches!(error, BuildBlockError::Empty { .. }));
     let ragged = image(1000);
     let error = spec(&ragged).build().err().expect("refused");
     assert!(matches!(error, BuildBlockError::Ragged { bytes: 1000, .. }));
