@@ -91,7 +91,8 @@ impl Opener {
         // What is wrong with the directories is said here; the new process opens its own.
         Openable::prepare(allowed)?;
         let (ours, theirs) = control::pair().map_err(OpenerError::Socket)?;
-        let enter = || process::enter(allowed, json_log);
+        let parent = rustix::process::getpid();
+        let enter = || process::enter(allowed, parent, json_log);
         jail::fork(theirs, enter).map_err(OpenerError::Fork)?;
         Ok(Self(ours))
     }

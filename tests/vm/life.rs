@@ -65,25 +65,31 @@ fn a_vm_process_that_stands_still_holds_nobody_up() {
 /// The kernel ends a vm process whose launcher is gone, even one that cannot see it.
 #[test]
 fn a_vm_process_does_not_outlive_its_launcher() {
-    let mut guest = Run::new(&Vmi::new("orphan"))
-        .payload("ticker secs=100000")
-        .start();
+    let run = Run::new(&Vmi::new("orphan")).payload("ticker secs=100000");
+    let below = run.dir();
+    let mut guest = run.arg("--open-below").arg(below).start();
     guest.wait_for("TICK");
-    let vm = guest.vm_pid();
-    let handle = pidfd_open(vm, PidfdFlags::empty()).expect("it runs");
-    kill_process(vm, Signal::STOP).expect("it runs");
+    // Whatever they wait for.
+    let children = [guest.vm_pid(), guest.child("podvisor-open")];
+    let children = children.map(|pid| {
+        kill_process(pid, Signal::STOP).expect("it runs");
+        let handle = pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
+        (pid, handle)
+    });
     guest.signal(Signal::KILL);
     assert_eq!(guest.wait().code(), None);
     let timeout = Timespec {
         tv_sec: PATIENCE.as_secs().cast_signed(),
         tv_nsec: 0,
     };
-    let mut fds = [PollFd::new(&handle, PollFlags::IN)];
-    let ended = poll(&mut fds, Some(&timeout)).expect("poll");
-    if ended == 0 {
-        kill_process(vm, Signal::KILL).expect("it runs");
+    for (pid, handle) in children {
+        let mut fds = [PollFd::new(&handle, PollFlags::IN)];
+        let ended = poll(&mut fds, Some(&timeout)).expect("poll");
+        if ended == 0 {
+            kill_process(pid, Signal::KILL).expect("it runs");
+        }
+        assert_eq!(ended, 1, "{pid:?} is still there");
     }
-    assert_eq!(ended, 1, "it is still there");
 }
 
 /// Nothing is open yet, and there is nothing to wait for: a VMI that nobody writes.

@@ -150,6 +150,15 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// The file of a boot trace cannot be made.
+    #[error("Cannot make the boot trace's file {path:?}")]
+    BootTrace {
+        /// Where it should be.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The guest's kernel cannot be read for its symbols.
     #[error("Cannot read the symbols of {path:?}")]
     Symbols {
@@ -196,6 +205,7 @@ impl CommandError {
         }
         match self {
             Self::Customize(error) => error.exit(),
+            Self::Network(NetworkError::Stopped) => Exit::Stopped,
             Self::NoVmi
             | Self::NoSuchField(_)
             | Self::NoDisk(_)
@@ -216,6 +226,9 @@ impl CommandError {
             | Self::Symbols { .. }
             | Self::NoSuchMachine(_)
             | Self::NothingRuns
+            | Self::BootTrace { .. }
+            | Self::Snapshot { .. }
+            | Self::Dump { .. }
             | Self::Control { .. } => Exit::HostResource,
             Self::Restore(_)
             | Self::VmProcess(_)
@@ -224,8 +237,6 @@ impl CommandError {
             | Self::Restrict(_)
             | Self::System { .. }
             | Self::BenchBoot(_)
-            | Self::Snapshot { .. }
-            | Self::Dump { .. }
             | Self::ControlRefused(_)
             | Self::ControlVersion { .. } => Exit::Internal,
         }
@@ -258,7 +269,11 @@ impl CommandError {
             Self::NoSuchField(_) => "See `podvisor explain` for all fields.",
             Self::WhichMachine { .. } => "Choose one with --name.",
             Self::Symbols { .. } => "Name the kernel's ELF file (vmlinux) with its symbols.",
-            Self::Input { .. } | Self::Opener(OpenerError::Directory { .. }) => {
+            Self::Input { .. }
+            | Self::BootTrace { .. }
+            | Self::Snapshot { .. }
+            | Self::Dump { .. }
+            | Self::Opener(OpenerError::Directory { .. }) => {
                 "Check the path and its permissions."
             }
             Self::Refused { .. } => {

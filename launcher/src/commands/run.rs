@@ -216,11 +216,14 @@ fn open_debugger(
 }
 
 fn open_boot_trace(args: &RunArgs) -> Result<Option<BootTrace>, CommandError> {
-    let created = args.boot_trace.as_deref().map(BootTrace::create);
-    created.transpose().map_err(|source| CommandError::System {
-        what: "create the boot trace's file",
+    let Some(path) = &args.boot_trace else {
+        return Ok(None);
+    };
+    let created = BootTrace::create(path).map_err(|source| CommandError::BootTrace {
+        path: path.clone(),
         source,
-    })
+    })?;
+    Ok(Some(created))
 }
 
 /// Makes the file, since the machine's user may make none. A dump that is there already is not written over: where

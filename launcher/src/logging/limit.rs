@@ -1,7 +1,8 @@
-//! How often one place in the code may write to the log: a guest that resets itself, or its devices,
+//! How often one place in the code may write to the log, about each device: a guest that resets itself, or its devices,
 //! without end must not fill the node's disk.
 
 use std::fmt::{Debug, Write};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,15 @@ const AT_RUN_TIME: [&str; 6] = [
     "launcher::kubevirt::notify",
 ];
 
+/// Fields by which the messages of a place are told apart.
+const SUBJECTS: [&str; 3] = ["device", "disk", "nic"];
+
+/// Places, with their subjects, that are remembered; devices that come and go have ever new names.
+const MAX_PLACES: usize = 512;
+
 /// Leaves messages out, and says so. Those for debugging are all written, which somebody asked for.
 #[derive(Debug, Default)]
 pub(super) struct Limit {
-    /// A few dozen at most.
     places: Mutex<Vec<Place>>,
 }
 
@@ -35,6 +41,8 @@ pub(super) struct Limit {
 struct Place {
     /// Address of what describes its messages.
     address: usize,
+    /// What they are about, as a hash; 0 if that is not told.
+    subject: u64,
     since: Instant,
     count: u32,
 }
@@ -48,13 +56,20 @@ enum Verdict {
 }
 
 impl Limit {
-    fn judge(&self, address: usize, now: Instant) -> Verdict {
+    fn judge(&self, address: usize, subject: u64, now: Instant) -> Verdict {
         // Counters and times: never half written, so a panic elsewhere does not spoil them.
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = places.iter().position(|place| place.address == address);
+        if places.len() >= MAX_PLACES {
+            places.retain(|place| !place.is_over(now));
+        }
+        // Rather one limit for all than none.
+        let subject = if places.len() < MAX_PLACES { subject } else { 0 };
+        let is_it = |place: &Place| (place.address, place.subject) == (address, subject);
+        let known = places.iter().position(is_it);
         let index = known.unwrap_or_else(|| {
             places.push(Place {
                 address,
+                subject,
                 since: now,
                 count: 0,
             });
@@ -65,8 +80,12 @@ impl Limit {
 }
 
 impl Place {
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= PERIOD
+    }
+
     fn judge(&mut self, now: Instant) -> Verdict {
-        if now.saturating_duration_since(self.since) >= PERIOD {
+        if self.is_over(now) {
             (self.since, self.count) = (now, 0);
         }
         self.count = self.count.saturating_add(1);
@@ -86,7 +105,10 @@ impl<S: Subscriber> Layer<S> for Limit {
         if !limited || *metadata.level() > Level::INFO {
             return true;
         }
-        let verdict = self.judge(std::ptr::from_ref(metadata).addr(), Instant::now());
+        let mut subject = Subject::default();
+        event.record(&mut subject);
+        let address = std::ptr::from_ref(metadata).addr();
+        let verdict = self.judge(address, subject.0, Instant::now());
         if verdict == Verdict::Announce {
             let mut message = Message::default();
             event.record(&mut message);
@@ -110,9 +132,68 @@ impl Visit for Message {
     }
 }
 
+/// What an event is about, as a hash.
+#[derive(Default)]
+struct Subject(u64);
+
+impl Visit for Subject {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if SUBJECTS.contains(&field.name()) {
+            let mut hasher = DefaultHasher::new();
+            (self.0, format!("{value:?}")).hash(&mut hasher);
+            self.0 = hasher.finish();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
+
+    /// Counts what passes the limit.
+    #[derive(Clone, Default)]
+    struct Count(Arc<AtomicUsize>);
+
+    impl<S: Subscriber> Layer<S> for Count {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A disk that fails all the time does not hide what becomes of another.
+    #[test]
+    fn each_device_has_its_own_limit() {
+        let count = Count::default();
+        let subscriber = tracing_subscriber::registry().with(Limit::default());
+        let subscriber = subscriber.with(count.clone());
+        let complain = |disk: &str| tracing::warn!(target: "devices", disk, "host error");
+        tracing::subscriber::with_default(subscriber, || {
+            for disk in ["root", "root", "data", "root"] {
+                (0..MOST).for_each(|_| complain(disk));
+            }
+        });
+        // Of each disk, and that no more is written of one.
+        let passed = count.0.load(Ordering::Relaxed);
+        assert_eq!(passed, 2 * MOST as usize + 1);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let limit = Limit::default();
+        let now = Instant::now();
+        for subject in 1..10_000 {
+            limit.judge(1, subject, now);
+        }
+        assert_eq!(limit.judge(1, 10_000, now), Verdict::LeaveOut);
+        assert_eq!(limit.places.lock().expect("no panic").len(), MAX_PLACES + 1);
+        assert_eq!(limit.judge(1, 1, now + PERIOD), Verdict::Write);
+        assert_eq!(limit.places.lock().expect("no panic").len(), 1);
+    }
 
     #[test]
     fn each_place_has_its_own_limit_and_a_new_one_every_period() {
@@ -121,14 +202,14 @@ mod tests {
         for period in 0..3 {
             let now = start + period * PERIOD;
             for _ in 0..MOST {
-                assert_eq!(limit.judge(1, now), Verdict::Write);
+                assert_eq!(limit.judge(1, 0, now), Verdict::Write);
             }
             let late = now + PERIOD - Duration::from_millis(1);
-            assert_eq!(limit.judge(1, late), Verdict::Announce);
+            assert_eq!(limit.judge(1, 0, late), Verdict::Announce);
             for _ in 0..100 {
-                assert_eq!(limit.judge(1, late), Verdict::LeaveOut);
+                assert_eq!(limit.judge(1, 0, late), Verdict::LeaveOut);
             }
-            assert_eq!(limit.judge(2, now), Verdict::Write);
+            assert_eq!(limit.judge(2, 0, now), Verdict::Write);
         }
         let places = limit.places.lock().expect("no panic");
         assert_eq!(places.len(), 2);

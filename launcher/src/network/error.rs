@@ -127,6 +127,9 @@ pub enum NetworkError {
         /// What passt says.
         reason: String,
     },
+    /// A signal wanted the end meanwhile.
+    #[error("Stopped by a signal")]
+    Stopped,
     /// A port cannot be let in.
     #[error(
         "Port {port} of NIC {nic:?} cannot be forwarded by passt{}",

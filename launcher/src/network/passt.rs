@@ -8,11 +8,13 @@
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use devices::at_once;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -23,6 +25,7 @@ use rustix::process::{
 use rustix::thread::CapabilitySet;
 
 use super::{Forward, NetworkError};
+use crate::supervise::Signals;
 use crate::vmi::{GATEWAY_MAC, Protocol};
 
 /// Its name, and where it may be if not on the path of programs.
@@ -77,7 +80,14 @@ impl Passt {
                 nic: spec.nic.to_owned(),
                 reason: format!("it cannot be started from {program:?}: {source}"),
             })?;
-        if !is_ready(ready) {
+        let stop = Signals::watch().map_err(|source| NetworkError::Passt {
+            nic: spec.nic.to_owned(),
+            reason: format!("signals cannot be waited for: {source}"),
+        })?;
+        if !is_ready(ready, stop.as_fd()) {
+            if at_once::is_ready(stop.as_fd(), PollFlags::IN, Duration::ZERO) {
+                return Err(NetworkError::Stopped);
+            }
             return Err(NetworkError::Passt {
                 nic: spec.nic.to_owned(),
                 reason: passt.reason(spec),
@@ -254,14 +264,16 @@ fn port_list(ports: Option<&[Forward]>, protocol: Protocol) -> String {
     }
 }
 
-/// Waits for the pid; false if passt ended, or takes too long.
-fn is_ready(pipe: OwnedFd) -> bool {
-    let mut fds = [PollFd::new(&pipe, PollFlags::IN)];
+/// Waits for the pid; false if passt ended, takes too long, or a signal wants the end.
+fn is_ready(pipe: OwnedFd, stop: BorrowedFd<'_>) -> bool {
+    let mut fds = [
+        PollFd::new(&pipe, PollFlags::IN),
+        PollFd::from_borrowed_fd(stop, PollFlags::IN),
+    ];
     // Signals are blocked, so nothing interrupts this.
-    match poll(&mut fds, Some(&PATIENCE)) {
-        Ok(1) => rustix::io::read(&pipe, &mut [0; 16]).is_ok_and(|len| len > 0),
-        _ => false,
-    }
+    let found = poll(&mut fds, Some(&PATIENCE)).is_ok_and(|found| found > 0);
+    let told = found && !fds[0].revents().is_empty();
+    told && rustix::io::read(&pipe, &mut [0; 16]).is_ok_and(|len| len > 0)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::process::{Pid, Signal};
 use rustix::thread::CapabilitySet;
 use seccomp::Role;
 use seccomp::jail::{self, Use};
@@ -14,10 +15,10 @@ use super::{Allowed, Openable, TAP_DIRECTORY, protocol};
 use crate::supervise;
 
 /// The main function: whether it ended as it should.
-pub(super) fn enter(allowed: &Allowed, json_log: bool) -> bool {
+pub(super) fn enter(allowed: &Allowed, parent: Pid, json_log: bool) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-open");
     vmm::early::leave_to_launcher();
-    run(allowed, json_log)
+    run(allowed, parent, json_log)
         .inspect_err(|error| {
             let text = crate::report::chain(error.as_ref());
             crate::report::print(&format!(
@@ -27,9 +28,9 @@ pub(super) fn enter(allowed: &Allowed, json_log: bool) -> bool {
         .is_ok()
 }
 
-fn run(allowed: &Allowed, json_log: bool) -> Result<(), Box<dyn Error>> {
+fn run(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dyn Error>> {
     let openable = Openable::prepare(allowed)?;
-    restrict(allowed, json_log)?;
+    restrict(allowed, parent, json_log)?;
     // From now on there is little to do.
     footprint::release_start_code();
     // No copy: nobody else in this process uses standard input.
@@ -39,7 +40,7 @@ fn run(allowed: &Allowed, json_log: bool) -> Result<(), Box<dyn Error>> {
 
 /// An image may belong to another user, as at the start, and TAPs are made by who administers the network; all else
 /// goes.
-fn restrict(allowed: &Allowed, json_log: bool) -> Result<(), Box<dyn Error>> {
+fn restrict(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dyn Error>> {
     if cfg!(feature = "bench-unrestricted") {
         return Ok(());
     }
@@ -55,6 +56,8 @@ fn restrict(allowed: &Allowed, json_log: bool) -> Result<(), Box<dyn Error>> {
         paths.push((TAP_DIRECTORY.into(), Use::Open));
     }
     jail::open_below(kept, &paths)?;
+    // Not even a directory that does not answer keeps it.
+    jail::die_with(parent, Signal::KILL)?;
     let role = match allowed.sockets.is_empty() {
         true => Role::Opener,
         false => Role::Connector,

@@ -54,6 +54,15 @@ impl Signals {
         })
     }
 
+    /// Readable while one of the signals waits that want the end, which are blocked and stay there for who reads them.
+    pub(crate) fn watch() -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        wanted().for_each(|signal| set.add(signal));
+        Ok(Self {
+            fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+        })
+    }
+
     /// The next signal that is pending.
     pub(crate) fn next(&self) -> Option<Signal> {
         let number = self.fd.read_signal().ok()??.ssi_signo;

@@ -9,6 +9,9 @@ use super::places::Places;
 /// Errors kept of one document; the rest is only counted.
 const MAX_ERRORS: usize = 256;
 
+/// Characters of what a document says that are kept of an error; words of ours are fewer.
+const MAX_FOUND: usize = 300;
+
 /// A field that cannot be honoured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
@@ -80,7 +83,7 @@ impl Report {
         if !self.is_full() {
             self.errors.push(FieldError {
                 path: path.into(),
-                found: found.to_string(),
+                found: cut(found.to_string()),
                 accepted: accepted.to_string(),
                 line: None,
                 column: None,
@@ -112,6 +115,15 @@ impl Report {
     }
 }
 
+/// A document may say megabytes.
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_FOUND) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// One error a line.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,3 +141,18 @@ impl fmt::Display for Report {
 }
 
 impl std::error::Error for Report {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_is_cut() {
+        let mut report = Report::default();
+        report.error("spec", "ü".repeat(1 << 20), "less");
+        report.error("spec", "ü", "less");
+        let found: Vec<_> = report.errors.iter().map(|error| &error.found).collect();
+        assert_eq!(found[0].chars().count(), MAX_FOUND + 1);
+        assert_eq!(found[1], "ü");
+    }
+}
