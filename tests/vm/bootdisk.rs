@@ -338,3 +338,25 @@ fn has_nothing(reader: &Process, disk: &Path) {
     println!("the reader of boot disks has {memory} KiB for itself");
     assert!(memory <= MEMORY, "{memory} KiB");
 }
+
+/// Where Rust's library ends the process that reads disks, that is said, and not that it made a forbidden call.
+#[test]
+fn a_reader_that_has_no_memory_says_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = payload_disk(dir.path(), &extlinux("hello"), &[]);
+    let mut told = String::new();
+    // From too little to begin with to enough: by a step that is less than the kernel to be read.
+    for mebibytes in 8..64_u64 {
+        let limit = format!("--as={}", mebibytes << 20);
+        let run = Run::with_arguments(["image", "inspect"]).arg(&disk);
+        let mut inspect = run.within(["prlimit", &limit]).start_at_once();
+        let code = inspect.wait().code();
+        let log = inspect.log.text();
+        assert!(!log.contains("ystem call"), "{limit}: {log}");
+        told += &log;
+        if code == Some(0) {
+            break;
+        }
+    }
+    assert!(told.contains("memory allocation of"), "{told}");
+}

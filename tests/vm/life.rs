@@ -110,8 +110,14 @@ fn a_signal_ends_a_start_at_once() {
         (vec!["run", &fifo], Signal::INT),
         (vec!["run", &fifo], Signal::HUP),
         (vec!["run", "-"], Signal::TERM),
-        ([&machine[..], &["--console", &console]].concat(), Signal::TERM),
-        ([&machine[..], &["--boot-trace", &fifo]].concat(), Signal::TERM),
+        (
+            [&machine[..], &["--console", &console]].concat(),
+            Signal::TERM,
+        ),
+        (
+            [&machine[..], &["--boot-trace", &fifo]].concat(),
+            Signal::TERM,
+        ),
         (vec!["customize", &disk, "--run", &fifo], Signal::TERM),
         (vec!["customize", &disk, "--user-data", &fifo], Signal::TERM),
     ] {

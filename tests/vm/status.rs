@@ -165,7 +165,10 @@ fn a_ragged_image() {
 fn an_empty_image() {
     let run = Run::new(&Vmi::new("empty").disk(Disk::new("root")));
     let image = run.dir().join("root.qcow2");
-    host("qemu-img", &["create", "-q", "-f", "qcow2", &image.to_string_lossy(), "0"]);
+    host(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", &image.to_string_lossy(), "0"],
+    );
     let mut volume = std::ffi::OsString::from("root=qcow2:");
     volume.push(&image);
     let run = run.arg("--volume").arg(volume);
@@ -179,7 +182,9 @@ fn an_empty_image() {
 fn paths_that_cannot_be_made() {
     for option in ["--console=file:", "--boot-trace=", "--crash-dump="] {
         let run = Run::new(&Vmi::new("paths")).payload("hello");
-        let mut podvisor = run.arg(format!("{option}/nonexistent/file")).start_at_once();
+        let mut podvisor = run
+            .arg(format!("{option}/nonexistent/file"))
+            .start_at_once();
         podvisor.exits_with(5);
         podvisor.log_has(&["/nonexistent/file", "No such file"]);
     }

@@ -1,7 +1,8 @@
 //! What becomes of a panic: one message that says so, and the end of the process by `SIGABRT`.
 //!
 //! The C library's `abort` is of no use in a restricted thread: musl's makes a system call that no filter
-//! has, and a panic would be taken for a violation.
+//! has, and a panic, or what Rust's own library ends a process for (a stack that overflows, an allocation that fails, each
+//! with a message of its own), would be taken for a violation.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::os::fd::OwnedFd;
@@ -42,6 +43,14 @@ fn describe(info: &PanicHookInfo<'_>) -> (Event, String) {
         place,
     };
     (event, thread)
+}
+
+/// `abort(3)` for all of the binary, in place of musl's.
+// SAFETY: does what the C library's own of this name does, which is not linked then; nothing else has the name.
+#[cfg(target_env = "musl")]
+#[unsafe(no_mangle)]
+extern "C" fn abort() -> ! {
+    die()
 }
 
 /// As `abort(3)`, by a call that every filter allows.

@@ -117,10 +117,18 @@ fn streams_are_used_until_they_end() {
     assert_eq!(character.write(b"pong"), Written::Bytes(4));
 
     drop((typed, seen));
-    assert!(at_once::is_ready(character.events(), PollFlags::IN, Duration::ZERO));
+    assert!(at_once::is_ready(
+        character.events(),
+        PollFlags::IN,
+        Duration::ZERO
+    ));
     assert_eq!(character.read(&mut buffer), Read::Nothing);
     assert_eq!(character.write(b"lost"), Written::Bytes(4), "for nobody");
-    assert!(!at_once::is_ready(character.events(), PollFlags::IN, Duration::ZERO));
+    assert!(!at_once::is_ready(
+        character.events(),
+        PollFlags::IN,
+        Duration::ZERO
+    ));
 }
 
 #[test]

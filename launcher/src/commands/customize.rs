@@ -101,7 +101,12 @@ fn work(
         directory.prefix("podvisor-").tempdir_in(scratch)
     });
     let directory = directory.map_err(CustomizeError::Directory)?;
-    files::make(args, &inputs, &directory.path().join(machine::FILES), signals)?;
+    files::make(
+        args,
+        &inputs,
+        &directory.path().join(machine::FILES),
+        signals,
+    )?;
     let overlay = new_image.as_ref().map(NewImage::overlay);
     let command = machine::command(args, inputs.user_data, &disk, directory.path(), overlay)?;
     progress.step(format_args!("booting {:?}", disk.path()));

@@ -273,9 +273,7 @@ impl CommandError {
             | Self::BootTrace { .. }
             | Self::Snapshot { .. }
             | Self::Dump { .. }
-            | Self::Opener(OpenerError::Directory { .. }) => {
-                "Check the path and its permissions."
-            }
+            | Self::Opener(OpenerError::Directory { .. }) => "Check the path and its permissions.",
             Self::Refused { .. } => {
                 "Change these fields, or see `podvisor validate` for all that is accepted."
             }

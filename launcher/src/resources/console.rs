@@ -63,10 +63,7 @@ pub fn open_console(target: &ConsoleTarget) -> Result<Console, ResourceError> {
             if !terminal::is_in_background() {
                 fds.push(FdRole::ConsoleInput, stream(io::stdin(), OFlags::RDONLY)?);
             }
-            fds.push(
-                FdRole::ConsoleOutput,
-                stream(io::stdout(), OFlags::WRONLY)?,
-            );
+            fds.push(FdRole::ConsoleOutput, stream(io::stdout(), OFlags::WRONLY)?);
         }
         ConsoleTarget::File(path) => {
             let mut options = OpenOptions::new();

@@ -166,8 +166,7 @@ impl<'a> Session<'a> {
     fn read(&mut self, sink: &mut Sink) -> bool {
         let [output, status] = &mut self.ports;
         let words = &mut self.words;
-        let said =
-            sink.waits_for().is_none() && output.read(&mut |bytes| sink.hear(bytes));
+        let said = sink.waits_for().is_none() && output.read(&mut |bytes| sink.hear(bytes));
         let told = status.read(&mut |bytes| {
             let room = MAX_WORDS.saturating_sub(words.len());
             words.extend(bytes.iter().take(room));

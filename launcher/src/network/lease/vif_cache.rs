@@ -141,6 +141,8 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::Resolver;
     use super::*;
 
@@ -193,5 +195,19 @@ mod tests {
         assert_eq!(base64(""), Some(vec![]));
         assert_eq!(base64("AA"), None);
         assert_eq!(base64("A*=="), None);
+    }
+
+    /// Whoever may write to the directory holds nobody up.
+    #[test]
+    fn a_pipe_and_a_long_file_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("vif-cache-eth0.json");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, mode).expect("a pipe");
+        VifCache::load(dir.path(), "eth0").expect_err("a pipe");
+        fs::remove_file(&file).expect("ours");
+        fs::write(&file, " ".repeat(MAX_BYTES as usize + 1)).expect("written");
+        let error = VifCache::load(dir.path(), "eth0").expect_err("long");
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }
 }
