@@ -28,8 +28,9 @@ trap 'rm -rf "$root"' EXIT
 # What KubeVirt looks for (docs/kubevirt.md). Names are hard links, so that each is a program wherever only one
 # file of the image is mounted; /var/run leads to /run by a relative link, since virt-handler looks from outside.
 chmod 755 "$root"
-mkdir -p "$root"/{dev,etc,proc,run,sys,tmp,usr/bin,usr/share/doc/podvisor,var}
-chmod 1777 "$root/tmp"
+mkdir -p "$root"/{dev,etc,proc,run/podvisor,sys,tmp,usr/bin,usr/share/doc/podvisor,var}
+# Where machines listen for `podvisor ctl`, whoever the container's user is.
+chmod 1777 "$root/tmp" "$root/run/podvisor"
 ln -s ../run "$root/var/run"
 ln -s usr/bin "$root/bin"
 install -m 755 "$podvisor" "$root/usr/bin/podvisor"

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::network::STATE_DIR;
+use crate::report;
+use crate::resources::ListenSocket;
 
 /// Ends the names of sockets in [`directory`].
 const SUFFIX: &str = ".sock";
@@ -45,6 +47,18 @@ pub fn make(directory: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)
+}
+
+/// Listens for commands in `directory`. Nobody asked for it: in a container without a place for it, and beside another
+/// machine of the name, there is none.
+pub(crate) fn listen(directory: Option<PathBuf>, name: &str) -> Option<ListenSocket> {
+    let directory = directory?;
+    let made = make(&directory).map_err(|error| error.to_string());
+    let socket = socket(&directory, name);
+    let bind = |()| ListenSocket::bind("control", &socket).map_err(|error| report::chain(&error));
+    made.and_then(bind)
+        .inspect_err(|error| tracing::info!("podvisor ctl does not find this machine: {error}"))
+        .ok()
 }
 
 /// The machines that run, by name. Sockets that killed runs have left are removed.

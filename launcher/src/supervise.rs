@@ -23,7 +23,7 @@ use vmm::control::{self as wire, Call, ControlError, Refusal, Reply, Verdict};
 use vmm::footprint;
 
 pub use self::control::ControlServer;
-pub(crate) use self::control::{Asker, ClientCall};
+pub(crate) use self::control::{Asker, ClientCall, LauncherEvent};
 pub use self::identity::{ChooseUserError, choose_user};
 pub(crate) use self::life::{Effect as LifeEffect, Input as LifeInput, Life};
 pub use self::outcome::{Death, Outcome};
@@ -34,7 +34,6 @@ pub use self::signals::Signals;
 pub(crate) use self::vm_process::Child;
 pub use self::vm_process::{VmProcess, VmProcessError};
 
-use self::control::LauncherEvent;
 use self::life::{Effect, Input};
 use self::opening::{Opened, Opening};
 use crate::boot_trace::BootTrace;

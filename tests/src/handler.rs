@@ -38,13 +38,13 @@ cp "$0" "$program"; cp "$KERNEL" "$kernel"; cp "${DISK:-/dev/null}" "$disk"
 mount -t tmpfs none /run
 mkdir -p /run/bin /run/kubevirt/sockets /run/kubevirt/container-disks/kernel-boot \
     /run/kubevirt/hotplug-disks/dumps \
-    /run/kubevirt-private /run/kubevirt-ephemeral-disks
+    /run/kubevirt-private /run/kubevirt-ephemeral-disks /run/podvisor
 mv "$program" /run/bin/podvisor; chmod 755 /run/bin/podvisor
 mv "$kernel" /run/kubevirt/container-disks/kernel-boot/kernel
 mv "$disk" /run/kubevirt/container-disks/disk_0.img
 chmod 444 /run/kubevirt/container-disks/disk_0.img
 touch /run/kubevirt/container-disks/disk_0.sock
-chown -R 107:107 /run/kubevirt /run/kubevirt-private /run/kubevirt-ephemeral-disks
+chown -R 107:107 /run/kubevirt /run/kubevirt-private /run/kubevirt-ephemeral-disks /run/podvisor
 mknod -m 600 /run/kvm c 10 232
 chown 107:107 /run/kvm
 mount --bind /run/kvm /dev/kvm
@@ -95,7 +95,9 @@ pub fn pod_with(grace: u32, words: Vec<String>, disk: Option<&Path>) -> Run {
     let program = crate::guest::podvisor().display().to_string();
     let namespace = ["unshare", "--mount", "sh", "-c", SCRIPT, &program].map(str::to_owned);
     let disk = disk.map(|path| format!("DISK={}", path.display()));
-    let variables = ["env".to_owned(), kernel].into_iter().chain(disk);
+    // As KubeVirt's controller sets it.
+    let runtime = "XDG_RUNTIME_DIR=/var/run".to_owned();
+    let variables = ["env".to_owned(), kernel, runtime].into_iter().chain(disk);
     let wrapper = variables.chain(namespace);
     let wrapper = wrapper.chain(words).chain(UNPRIVILEGED.map(str::to_owned));
     Run::with_arguments(arguments)

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use bytes::Bytes;
+use podvisor_tests::control::Control;
 use podvisor_tests::handler::{
     self, Handler, Pipe, container_disks, in_pod, pod, vmi, vmi_request, wait_until_ready,
 };
@@ -94,6 +95,7 @@ fn a_machine_lives_as_virt_handler_wants() {
 
     handler.ask("PauseVirtualMachine").is_done();
     pipe.wait_for("MODIFIED Paused/User");
+    people(&pod);
     sync(&mut handler);
     assert_eq!(handler.domain()["Status"]["Status"], "Paused");
     // Virt-handler restarts: nobody listens, and then another one.
@@ -104,7 +106,9 @@ fn a_machine_lives_as_virt_handler_wants() {
     });
     heard.wait_for("MODIFIED Running/Unknown");
     handler.ask("ResetVirtualMachine").is_done();
+    let mut control = Control::connect(&in_pod(&pod, "podvisor/testvm.sock"));
     handler.ask("KillVirtualMachine").is_done();
+    control.wait_for("ended");
     heard.wait_for("MODIFIED Shutoff/Destroyed");
     delete(pod, handler, &heard);
     let expected = [
@@ -165,6 +169,17 @@ fn consoles(pod: &Guest) {
     );
     let log = fs::read_to_string(log).expect("a log");
     assert!(log.contains("TICK"), "{log}");
+}
+
+/// Those who look at the machine by `podvisor ctl` in the pod.
+fn people(pod: &Guest) {
+    let mut control = Control::connect(&in_pod(pod, "podvisor/testvm.sock"));
+    assert_eq!(control.status(), "paused");
+    assert!(control.stats()["vcpuTimeNs"].is_array());
+    let file = json!({"path": "/etc/passwd"});
+    let reply = control.call(json!({"command": "status", "open": file}));
+    let causes = reply["error"]["causes"].to_string();
+    assert!(causes.contains("no file is opened"), "{reply}");
 }
 
 fn many_clients(pod: &Guest) {

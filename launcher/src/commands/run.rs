@@ -248,7 +248,7 @@ fn open_crash_dump(path: &Path) -> Result<File, CommandError> {
 fn open_control(args: &RunArgs, name: &str) -> Result<Option<ControlServer>, CommandError> {
     let socket = match &args.control {
         Some(path) => Some(ListenSocket::bind("control", path)?),
-        None => listen_by_name(name),
+        None => machines::listen(machines::directory(), name),
     };
     let Some(socket) = socket else {
         return Ok(None);
@@ -258,17 +258,6 @@ fn open_control(args: &RunArgs, name: &str) -> Result<Option<ControlServer>, Com
         source,
     })?;
     Ok(Some(server))
-}
-
-/// Nobody asked for it: in a container without a place for it, and beside another machine of the name, there is none.
-fn listen_by_name(name: &str) -> Option<ListenSocket> {
-    let directory = machines::directory()?;
-    let made = machines::make(&directory).map_err(|error| error.to_string());
-    let socket = machines::socket(&directory, name);
-    let bind = |()| ListenSocket::bind("control", &socket).map_err(|error| report::chain(&error));
-    made.and_then(bind)
-        .inspect_err(|error| tracing::info!("podvisor ctl does not find this machine: {error}"))
-        .ok()
 }
 
 /// Prepares the pod's network for the NICs, which makes the plan complete.

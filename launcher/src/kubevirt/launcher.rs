@@ -2,6 +2,7 @@
 //! to nobody but virt-handler, monitor, preparer and vm process.
 
 mod actor;
+mod control;
 mod openings;
 mod packets;
 mod service;
@@ -9,10 +10,11 @@ mod service;
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use tokio::task::LocalSet;
-use vmm::control;
+use vmm::control as wire;
 
 use self::actor::{Actor, Wires};
 use super::directories;
@@ -22,18 +24,19 @@ use super::monitor::Word;
 use super::pod::{Limits, Pod};
 use super::rpc;
 use crate::exit::Exit;
+use crate::machines;
 use crate::resources::bind_lasting;
-use crate::supervise;
+use crate::supervise::{self, ControlServer};
 
 /// The socket's name until the launcher is ready, and then; virt-handler looks for the second one.
 const BEFORE: &str = "launcher-init-sock";
 const READY: &str = "launcher-sock";
 
-/// The main function: whether it ended as it should.
-pub(super) fn enter(flags: &Flags) -> bool {
+/// The main function: whether it ended as it should. It listens for people in the directory `machines`.
+pub(super) fn enter(flags: &Flags, machines: Option<PathBuf>) -> bool {
     let _ = rustix::thread::set_name(c"virt-launcher");
     vmm::early::leave_to_launcher();
-    match run(flags) {
+    match run(flags, machines) {
         Ok(exit) => exit == Exit::Success,
         Err(error) => {
             let text = crate::report::chain(error.as_ref());
@@ -43,9 +46,9 @@ pub(super) fn enter(flags: &Flags) -> bool {
     }
 }
 
-fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
+fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>> {
     let monitor = io::stdin().as_fd().try_clone_to_owned()?;
-    let (Word::Begin, fds) = control::receive::<Word>(monitor.as_fd())? else {
+    let (Word::Begin, fds) = wire::receive::<Word>(monitor.as_fd())? else {
         return Err("the monitor begins with something else".into());
     };
     let mut fds = fds.into_iter();
@@ -59,6 +62,9 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
     let sockets = directories::of_sockets(flags);
     let before = sockets.join(BEFORE);
     let listener = bind_lasting("gRPC", &before)?;
+    let control = machines::listen(machines, &flags.name);
+    let control = control.map(ControlServer::new).transpose()?;
+    let control = control.map(control::Prepared::new).transpose()?;
     let pod = Pod::new(
         Identity {
             name: flags.name.clone(),
@@ -82,6 +88,7 @@ fn run(flags: &Flags) -> Result<Exit, Box<dyn Error>> {
         preparer,
         opener,
         listener,
+        control,
         volumes: directories::hotplug_path(flags),
         notify_pipe: directories::notify_pipe(flags),
         stats_collector: flags.stats_collector,

@@ -27,6 +27,7 @@ use vmm::control::{self, ControlError};
 
 use super::flags::Flags;
 use super::{directories, launcher, preparer};
+use crate::machines;
 use crate::opener::{Allowed, Opener, OpenerError};
 use crate::supervise::{
     self, Child, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError,
@@ -122,7 +123,11 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     })?;
     let opener = opener(flags)?;
     let (socket, launcher_socket) = control::pair().map_err(no_pair)?;
-    let launcher = fork("the launcher", launcher_socket, || launcher::enter(flags))?;
+    // The environment says where, which the new process has not.
+    let machines = machines::directory();
+    let launcher = fork("the launcher", launcher_socket, || {
+        launcher::enter(flags, machines)
+    })?;
     let fds = [vm_socket, to_preparer, opener];
     let borrowed = fds.each_ref().map(OwnedFd::as_fd);
     control::send(socket.as_fd(), &Word::Begin, &borrowed).map_err(MonitorError::Launcher)?;

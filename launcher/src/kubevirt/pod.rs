@@ -29,7 +29,7 @@ use super::agent::AgentView;
 use super::clock::rfc3339;
 use super::domain::{Condition, DiskFacts, Domain, Facts, GracePeriod, Identity};
 use crate::exit::Exit;
-use crate::supervise::{Life, LifeEffect, LifeInput, Outcome};
+use crate::supervise::{LauncherEvent, Life, LifeEffect, LifeInput, Outcome};
 
 /// How long virt-handler may take to delete a domain that has ended.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -169,6 +169,14 @@ impl Pod {
         runs && !self.dump.is_under_way()
     }
 
+    /// What it does, as clients of the control socket are told.
+    pub(super) fn machine(&self) -> MachineState {
+        match self.alone {
+            true => MachineState::Ended,
+            false => self.life.machine(),
+        }
+    }
+
     /// When [`Input::Tick`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let of_phase = match self.phase {
@@ -189,6 +197,7 @@ impl Pod {
             Input::Prepared(Ok(prepared)) => self.prepared(prepared),
             Input::Prepared(Err(failure)) => self.not_prepared(now, failure, then),
             Input::Vm(input) => self.live(now, input, then),
+            Input::Call(call) => self.obey(now, call, then),
             Input::Agent(view) => {
                 if self.phase == Phase::Up {
                     self.agent = *view;
@@ -257,8 +266,14 @@ impl Pod {
         self.life = life;
         for effect in effects {
             match effect {
-                LifeEffect::Reply { reply, .. } => self.replied(reply.id, reply.verdict, then),
-                LifeEffect::Broadcast(notice) => self.note(notice.event, then),
+                LifeEffect::Reply { client: 0, reply } => {
+                    self.replied(reply.id, reply.verdict, then);
+                }
+                LifeEffect::Reply { client, reply } => then.push(Effect::Reply { client, reply }),
+                LifeEffect::Broadcast(notice) => {
+                    then.push(Effect::Broadcast(notice.clone()));
+                    self.note(notice.event, then);
+                }
                 effect => then.push(Effect::Vm(effect)),
             }
         }
@@ -380,7 +395,8 @@ impl Pod {
             }
         }
         if !self.alone && self.life.is_over() {
-            let (outcome, _) = std::mem::take(&mut self.life).outcome();
+            let (outcome, death) = std::mem::take(&mut self.life).outcome();
+            then.push(Effect::Ended(LauncherEvent::ended(&outcome, death)));
             self.alone = true;
             self.ended(now, &outcome, then);
         }

@@ -66,7 +66,7 @@ pub struct Violation {
 
 impl LauncherEvent {
     /// The last line of a run whose vm process ended so.
-    pub(super) fn ended(outcome: &Outcome, death: Option<Death>) -> Self {
+    pub(crate) fn ended(outcome: &Outcome, death: Option<Death>) -> Self {
         let violation = match outcome {
             Outcome::Violation { role, syscall } => Some(Violation {
                 role: role.clone(),
@@ -99,7 +99,7 @@ pub struct Line {
 /// Who asked, and under which number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asker {
-    /// Number of the connection, never used again.
+    /// Number of the connection, never used again; 0 for the launcher itself.
     pub(crate) client: u64,
     /// The client's own number for the call.
     pub(crate) id: u64,
@@ -131,7 +131,7 @@ impl ControlServer {
         Ok(Self {
             socket,
             clients: Vec::new(),
-            next_client: 0,
+            next_client: 1,
         })
     }
 
@@ -141,12 +141,12 @@ impl ControlServer {
     }
 
     /// Descriptors to wait for: the listening socket, then the clients.
-    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         std::iter::once(self.socket.as_fd()).chain(self.clients.iter().map(AsFd::as_fd))
     }
 
     /// Serves the descriptors of [`ControlServer::fds`] that are ready; new clients hear of `state`.
-    pub(super) fn serve(&mut self, ready: &[bool], state: MachineState) -> Vec<ClientCall> {
+    pub(crate) fn serve(&mut self, ready: &[bool], state: MachineState) -> Vec<ClientCall> {
         let mut calls = Vec::new();
         let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
         for (index, client) in self.clients.iter_mut().enumerate() {
@@ -162,7 +162,7 @@ impl ControlServer {
     }
 
     /// Sends a line to all clients; those that do not read lose their connection.
-    pub(super) fn broadcast(&mut self, message: &impl Serialize) {
+    pub(crate) fn broadcast(&mut self, message: &impl Serialize) {
         self.clients
             .iter_mut()
             .for_each(|client| client.write(message));
@@ -170,7 +170,7 @@ impl ControlServer {
     }
 
     /// Answers a call, if its client is still there.
-    pub(super) fn reply(&mut self, client: u64, reply: &Reply) {
+    pub(crate) fn reply(&mut self, client: u64, reply: &Reply) {
         let asker = self
             .clients
             .iter_mut()

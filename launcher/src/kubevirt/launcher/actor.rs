@@ -12,9 +12,10 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use rustix::fs::MemfdFlags;
+use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
-use vmm::control::{self, Call, ControlError, Report};
+use vmm::control::{self as wire, Call, ControlError, Report};
 use vmm::footprint;
 
 use super::super::agent::Agent;
@@ -24,6 +25,7 @@ use super::super::monitor::{Wish, Word};
 use super::super::notify::{Event, Notifier};
 use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Wanted};
 use super::super::preparer::{Done, Order};
+use super::control::{self, Control};
 use super::openings::Openings;
 use super::packets::{Packets, readable};
 use super::service::Commands;
@@ -45,6 +47,8 @@ pub(super) struct Wires {
     pub(super) preparer: OwnedFd,
     pub(super) opener: OwnedFd,
     pub(super) listener: UnixListener,
+    /// Where people look at the machine.
+    pub(super) control: Option<control::Prepared>,
     /// Where volumes are mounted that come while the machine runs.
     pub(super) volumes: PathBuf,
     pub(super) notify_pipe: PathBuf,
@@ -94,6 +98,7 @@ pub(super) struct Actor {
     sender: Sender<News>,
     notifier: Notifier,
     openings: Rc<Openings>,
+    control: Option<Control>,
     released: bool,
     exit: Option<Exit>,
 }
@@ -113,6 +118,9 @@ impl Actor {
         listen_to_monitor(wires.monitor.try_clone()?, sender.clone())?;
         listen_to_vm(wires.vm.try_clone()?, sender.clone())?;
         listen_to_preparer(wires.preparer.try_clone()?, sender.clone())?;
+        let control = wires.control;
+        let control = control.map(|prepared| Control::listen(prepared, sender.clone()));
+        let control = control.transpose()?;
         let agent = Rc::new(Agent::default());
         let (inbox_of_clients, volumes) = (sender.clone(), wires.volumes);
         let commands = Commands::new(
@@ -138,6 +146,7 @@ impl Actor {
             sender,
             notifier,
             openings,
+            control,
             released: false,
             exit: None,
         };
@@ -198,6 +207,9 @@ impl Actor {
             self.apply(effect);
         }
         self.agent.set_runs(self.pod.guest_runs());
+        if let Some(control) = &self.control {
+            control.set_state(self.pod.machine());
+        }
         if self.pod.is_up() && !self.released {
             self.released = true;
             footprint::release_start_code();
@@ -231,6 +243,13 @@ impl Actor {
                 }
             }
             Effect::Vm(effect) => self.apply_to_vm(effect),
+            Effect::Reply { client, reply } => {
+                if let Some(control) = &self.control {
+                    control.reply(client, &reply);
+                }
+            }
+            Effect::Broadcast(notice) => self.tell_people(&notice),
+            Effect::Ended(event) => self.tell_people(&event),
             Effect::Publish {
                 kind,
                 domain,
@@ -253,6 +272,12 @@ impl Actor {
         }
     }
 
+    fn tell_people(&self, message: &impl Serialize) {
+        if let Some(control) = &self.control {
+            control.broadcast(message);
+        }
+    }
+
     /// Has a machine made.
     fn order(&mut self, wanted: &Wanted) -> Result<(), ControlError> {
         let preparer = self.preparer.as_ref().ok_or(ControlError::Closed)?;
@@ -260,14 +285,14 @@ impl Actor {
         let order = Order {
             no_serial_log: wanted.no_serial_log,
         };
-        control::try_send(preparer.as_fd(), &order, &[vmi.as_fd(), self.vm.as_fd()])
+        wire::try_send(preparer.as_fd(), &order, &[vmi.as_fd(), self.vm.as_fd()])
     }
 
     fn apply_to_vm(&mut self, effect: LifeEffect) {
         match effect {
             LifeEffect::Send(call, descriptors) => self.send(&call, &descriptors),
             LifeEffect::Kill => {
-                if let Err(error) = control::try_send(self.monitor.as_fd(), &Wish::Kill, &[]) {
+                if let Err(error) = wire::try_send(self.monitor.as_fd(), &Wish::Kill, &[]) {
                     tracing::debug!("the monitor does not listen: {error}");
                 }
             }

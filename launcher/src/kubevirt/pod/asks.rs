@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime};
 
-use vmm::control::{Command, MachineState};
+use vmm::control::{Command, MachineState, Refusal, Reply, Verdict};
 
 use super::super::clock::rfc3339;
 use super::{Answer, Ask, Condition, Effect, Pending, Phase, Pod, Wanted};
@@ -170,6 +170,30 @@ impl Pod {
             self.order(now, Command::Resume, then);
         }
         self.call(now, Command::PowerButton, Pending::Answer(token), then);
+    }
+
+    /// People look at the machine, too, and may do with it what they may without KubeVirt.
+    pub(super) fn obey(&mut self, now: Instant, call: ClientCall, then: &mut Vec<Effect>) {
+        let refuse = |cause: &str| Refusal::Failed {
+            causes: vec![cause.to_owned()],
+        };
+        let is_status = call.command == Command::Status;
+        let verdict = match self.phase {
+            _ if call.open.is_some() => {
+                Verdict::Error(refuse("under KubeVirt no file is opened for a client"))
+            }
+            _ if is_status && self.alone => Verdict::Result(MachineState::Ended.into()),
+            Phase::Idle | Phase::Preparing | Phase::Starting if !is_status => {
+                Verdict::Error(refuse("virt-handler has not started the machine yet"))
+            }
+            Phase::Over { .. } | Phase::Leaving { .. } if !is_status => {
+                Verdict::Error(Refusal::Ended)
+            }
+            _ => return self.live(now, LifeInput::Call(call), then),
+        };
+        let Asker { client, id } = call.asker;
+        let reply = Reply { id, verdict };
+        then.push(Effect::Reply { client, reply });
     }
 
     pub(super) fn end(&mut self, now: Instant, then: &mut Vec<Effect>) {

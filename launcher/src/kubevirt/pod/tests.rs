@@ -2,11 +2,12 @@ mod rig;
 
 pub(super) use self::rig::{Rig, wanted};
 
-use vmm::control::Command;
+use serde_json::json;
+use vmm::control::{Command, Refusal};
 
 use super::*;
 use crate::kubevirt::domain::InterfaceFacts;
-use crate::supervise::Death;
+use crate::supervise::{Asker, ClientCall, Death};
 
 fn orders(rig: &Rig) -> usize {
     let is_order = |effect: &&Effect| matches!(effect, Effect::Prepare(_));
@@ -355,6 +356,79 @@ fn counters_are_looked_at_once_for_all_who_ask_meanwhile() {
     tokens
         .iter()
         .for_each(|token| assert!(rig.answer(*token).is_ok()));
+}
+
+/// Clients of the control socket are answered, each by its number, and do what they may without KubeVirt.
+#[test]
+fn people_look_at_the_machine_too() {
+    let call = |id, command, open| {
+        let (client, descriptors) = (3, Vec::new());
+        Input::Call(ClientCall {
+            asker: Asker { client, id },
+            command,
+            open,
+            descriptors,
+        })
+    };
+    let file = || {
+        let open = json!({"path": "/a"});
+        Some(serde_json::from_value(open).expect("a file"))
+    };
+    let mut rig = Rig::new();
+    rig.input(call(1, Command::Pause, None));
+    rig.input(call(2, Command::Status, None));
+    let verdicts = rig.replies().into_iter();
+    let verdicts: Vec<_> = verdicts.map(|(_, reply)| &reply.verdict).collect();
+    let [
+        Verdict::Error(Refusal::Failed { .. }),
+        Verdict::Result(state),
+    ] = verdicts[..]
+    else {
+        panic!("{verdicts:?}");
+    };
+    assert_eq!(state.state, MachineState::Starting);
+    assert_eq!(rig.commands(), Vec::<&Command>::new());
+
+    let mut rig = Rig::up();
+    rig.input(call(3, Command::Status, file()));
+    rig.input(call(7, Command::Pause, None));
+    assert_eq!(rig.commands(), [&Command::Pause]);
+    rig.notice(Event::Paused, MachineState::Paused);
+    rig.reply(MachineState::Paused);
+    let replies = rig.replies();
+    let Some((3, reply)) = replies.last() else {
+        panic!("{replies:?}");
+    };
+    assert_eq!((reply.id, replies.len()), (7, 2));
+    assert!(
+        matches!(replies[0].1.verdict, Verdict::Error(_)),
+        "{replies:?}"
+    );
+    assert_eq!(rig.told(), ["MODIFIED Paused/Unknown"]);
+    rig.input(call(8, Command::Stop, None));
+    rig.end(Event::Stopped);
+    assert_eq!(
+        rig.told().last().map(String::as_str),
+        Some("MODIFIED Shutoff/Destroyed")
+    );
+    let ended = |effect: &Effect| matches!(effect, Effect::Ended(_));
+    assert!(rig.effects.iter().any(ended), "and they hear of the end");
+    rig.input(call(9, Command::Resume, None));
+    rig.input(call(10, Command::Status, None));
+    let replies = rig.replies();
+    let last: Vec<_> = replies
+        .iter()
+        .rev()
+        .map(|(_, reply)| &reply.verdict)
+        .collect();
+    assert!(
+        matches!(last[1], Verdict::Error(Refusal::Ended)),
+        "{last:?}"
+    );
+    let Verdict::Result(answer) = last[0] else {
+        panic!("{last:?}");
+    };
+    assert_eq!(answer.state, MachineState::Ended);
 }
 
 #[test]

@@ -4,13 +4,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use vmm::control::{Notice, Reply};
 
 use super::super::agent::AgentView;
 use super::super::domain::{Facts, Identity};
 use super::super::hotplug::NewDisk;
 use crate::exit::Exit;
 use crate::opener::{ImageToOpen, OpenedImage};
-use crate::supervise::{LifeEffect, LifeInput};
+use crate::supervise::{ClientCall, LauncherEvent, LifeEffect, LifeInput};
 
 /// What virt-handler wants, or asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub(in super::super) enum Input {
     Prepared(Result<Prepared, Failure>),
     /// Of the vm process.
     Vm(LifeInput),
+    /// A client of the control socket wants something.
+    Call(ClientCall),
     /// Of the guest's agent.
     Agent(Box<AgentView>),
     /// Whether the agent set users' keys and passwords, or why not.
@@ -128,6 +131,12 @@ pub(in super::super) enum Effect {
     OpenImage(String, ImageToOpen),
     /// For the vm process.
     Vm(LifeEffect),
+    /// Answer a client of the control socket.
+    Reply { client: u64, reply: Reply },
+    /// Tell all clients of the control socket.
+    Broadcast(Notice),
+    /// And that the machine has ended.
+    Ended(LauncherEvent),
     /// Tell virt-handler of the domain.
     Publish {
         kind: &'static str,

@@ -147,6 +147,15 @@ impl Rig {
         told.collect()
     }
 
+    /// What clients of the control socket were answered.
+    pub(super) fn replies(&self) -> Vec<(u64, &Reply)> {
+        let replies = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Reply { client, reply } => Some((*client, reply)),
+            _ => None,
+        });
+        replies.collect()
+    }
+
     pub(in super::super) fn exits(&self) -> Vec<Exit> {
         let exits = self.effects.iter().filter_map(|effect| match effect {
             Effect::Exit(exit) => Some(*exit),
