@@ -3,6 +3,7 @@
 
 mod actor;
 mod control;
+mod listening;
 mod openings;
 mod packets;
 mod service;

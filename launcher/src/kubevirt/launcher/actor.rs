@@ -15,19 +15,20 @@ use rustix::fs::MemfdFlags;
 use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
-use vmm::control::{self as wire, Call, ControlError, Report};
+use vmm::control::{self as wire, Call, ControlError};
 use vmm::footprint;
 
 use super::super::agent::Agent;
 use super::super::credentials::Credentials;
 use super::super::events;
-use super::super::monitor::{Wish, Word};
+use super::super::monitor::Wish;
 use super::super::notify::{Event, Notifier};
 use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Wanted};
-use super::super::preparer::{Done, Order};
+use super::super::preparer::Order;
 use super::control::{self, Control};
+use super::listening;
 use super::openings::Openings;
-use super::packets::{Packets, readable};
+use super::packets::readable;
 use super::service::Commands;
 use crate::bootdisk::process::ReaderError;
 use crate::exit::Exit;
@@ -71,11 +72,11 @@ pub(super) enum News {
 #[derive(Default)]
 pub(super) struct MachineWires {
     /// The process that reads its boot disk.
-    boot_reader: Option<OwnedFd>,
+    pub(super) boot_reader: Option<OwnedFd>,
     /// The port of the guest's agent.
-    agent: Option<OwnedFd>,
+    pub(super) agent: Option<OwnedFd>,
     /// What it is to set.
-    credentials: Credentials,
+    pub(super) credentials: Credentials,
 }
 
 /// The loop and all it owns.
@@ -115,9 +116,9 @@ impl Actor {
             // One that is not taken is followed by another input, or was not waited for.
             let _ = idle.try_send(News::Input(Input::Delivered));
         });
-        listen_to_monitor(wires.monitor.try_clone()?, sender.clone())?;
-        listen_to_vm(wires.vm.try_clone()?, sender.clone())?;
-        listen_to_preparer(wires.preparer.try_clone()?, sender.clone())?;
+        listening::to_monitor(wires.monitor.try_clone()?, sender.clone())?;
+        listening::to_vm(wires.vm.try_clone()?, sender.clone())?;
+        listening::to_preparer(wires.preparer.try_clone()?, sender.clone())?;
         let control = wires.control;
         let control = control.map(|prepared| Control::listen(prepared, sender.clone()));
         let control = control.transpose()?;
@@ -374,98 +375,6 @@ fn file_of(bytes: &[u8]) -> io::Result<OwnedFd> {
     let mut file = std::fs::File::from(file);
     file.write_all(bytes)?;
     Ok(file.into())
-}
-
-fn listen_to_monitor(socket: OwnedFd, inbox: Sender<News>) -> io::Result<()> {
-    let packets = Packets::new(socket)?;
-    tokio::task::spawn_local(async move {
-        loop {
-            let news = match packets.next::<Word>().await {
-                Ok(Word::Begin) => continue,
-                Ok(Word::Stop { signal }) => News::Input(Input::Stop(signal)),
-                Ok(Word::Reaped { death }) => News::Input(Input::Vm(LifeInput::Reaped(death))),
-                Err(error) => {
-                    tracing::debug!("the monitor is gone: {error}");
-                    News::Alone
-                }
-            };
-            let is_last = matches!(news, News::Alone);
-            if inbox.send(news).await.is_err() || is_last {
-                return;
-            }
-        }
-    });
-    Ok(())
-}
-
-fn listen_to_vm(socket: OwnedFd, inbox: Sender<News>) -> io::Result<()> {
-    let packets = Packets::new(socket)?;
-    tokio::task::spawn_local(async move {
-        loop {
-            let (input, is_last) = match packets.next::<Report>().await {
-                Ok(report) => (LifeInput::Report(report), false),
-                Err(ControlError::Closed) => (LifeInput::Closed, true),
-                Err(error) => (LifeInput::Broken(crate::report::chain(&error)), true),
-            };
-            if inbox.send(News::Input(Input::Vm(input))).await.is_err() || is_last {
-                return;
-            }
-        }
-    });
-    Ok(())
-}
-
-fn listen_to_preparer(socket: OwnedFd, inbox: Sender<News>) -> io::Result<()> {
-    let packets = Packets::new(socket)?;
-    tokio::task::spawn_local(async move {
-        loop {
-            let (failure, is_last) = match packets.next_with_descriptors::<Done>().await {
-                Ok((done, descriptors)) => match made(done, descriptors) {
-                    Ok(machine) => {
-                        let _ = inbox.send(machine).await;
-                        return;
-                    }
-                    Err(failure) => (failure, false),
-                },
-                Err(error) => {
-                    let text = crate::report::chain(&error);
-                    let text = format!("The process that makes machines has ended: {text}");
-                    let is_final = true;
-                    (Failure { text, is_final }, true)
-                }
-            };
-            let input = News::Input(Input::Prepared(Err(failure)));
-            if inbox.send(input).await.is_err() || is_last {
-                return;
-            }
-        }
-    });
-    Ok(())
-}
-
-fn made(done: Done, descriptors: Vec<OwnedFd>) -> Result<News, Failure> {
-    match done {
-        Done::Machine {
-            facts,
-            exit_on_reboot,
-            boots_from_disk,
-            credentials,
-        } => {
-            let mut descriptors = descriptors.into_iter();
-            let mut wire = |is_there: bool| is_there.then(|| descriptors.next()).flatten();
-            let wires = MachineWires {
-                boot_reader: wire(boots_from_disk),
-                agent: wire(facts.agent_port),
-                credentials,
-            };
-            let prepared = Prepared {
-                facts,
-                exit_on_reboot,
-            };
-            Ok(News::Machine(prepared, wires))
-        }
-        Done::Failed { text, is_final } => Err(Failure { text, is_final }),
-    }
 }
 
 /// Serves clients, each in a task of its own.
