@@ -12,6 +12,7 @@
 //! exit status becomes the container's.
 
 mod clean_up;
+mod life;
 
 use std::ffi::CStr;
 use std::io;
@@ -19,12 +20,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, WaitOptions};
 use seccomp::jail::{self, Use};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vmm::control::{self, ControlError};
 
+use self::life::{Effect, Input, Life};
 use super::flags::Flags;
 use super::{directories, launcher, preparer};
 use crate::machines;
@@ -32,9 +34,6 @@ use crate::opener::{Allowed, Opener, OpenerError};
 use crate::supervise::{
     self, Child, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError,
 };
-
-/// What the launcher's death by a signal, or a panic, counts as.
-const PANICKED: u8 = 2;
 
 /// What the monitor tells the launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +52,7 @@ pub(super) enum Word {
 }
 
 /// What the launcher wants of the monitor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub(super) enum Wish {
     /// The vm process does not end.
@@ -98,8 +97,6 @@ struct Monitor {
     socket: OwnedFd,
     launcher: Child,
     vm: Child,
-    vm_is_there: bool,
-    status: Option<WaitStatus>,
 }
 
 /// The vm process by the name that virt-handler looks for, beside the launcher, where it pins vCPUs and measures.
@@ -139,8 +136,6 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
         socket,
         launcher,
         vm,
-        vm_is_there: true,
-        status: None,
     };
     let code = monitor.watch();
     clean_up.remove();
@@ -183,94 +178,94 @@ fn fork(
 }
 
 impl Monitor {
+    /// Until the launcher has ended: the container's exit status.
     fn watch(&mut self) -> u8 {
-        while self.status.is_none() {
-            let (signals, words) = match self.wait() {
+        let mut life = Life::new();
+        loop {
+            if let Some(code) = life.code() {
+                return code;
+            }
+            let (signals, words) = match self.wait(life.hears()) {
                 Ok(ready) => ready,
                 Err(Errno::INTR) => continue,
                 Err(errno) => {
                     tracing::error!("cannot wait for events: {errno}");
-                    break;
+                    life = self.step(life, Input::Blind);
+                    continue;
                 }
             };
             if words {
-                self.listen();
+                let input = self.listen();
+                life = self.step(life, input);
             }
             if signals {
-                self.read_signals();
+                life = self.read_signals(life);
             }
-        }
-        if self.vm_is_there {
-            self.kill();
-        }
-        // The preparer ends with its socket, and so do helpers.
-        match self.status {
-            Some(status) => status
-                .exit_status()
-                .and_then(|code| u8::try_from(code).ok())
-                .unwrap_or(PANICKED),
-            None => 1,
         }
     }
 
-    /// Whether there are signals, and words of the launcher.
-    fn wait(&self) -> Result<(bool, bool), Errno> {
+    fn step(&self, life: Life, input: Input) -> Life {
+        let (life, effects) = life.step(input);
+        for effect in effects {
+            match effect {
+                Effect::Tell(word) => self.tell(&word),
+                Effect::KillVm => self.vm.kill(),
+                Effect::KillLauncher => self.launcher.kill(),
+            }
+        }
+        life
+    }
+
+    /// Whether there are signals, and words of the launcher, if it is heard.
+    fn wait(&self, hears: bool) -> Result<(bool, bool), Errno> {
         let mut fds = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.socket, PollFlags::IN),
         ];
-        poll(&mut fds, None)?;
-        let [signals, words] = fds.map(|fd| fd.revents());
+        let fds = &mut fds[..1 + usize::from(hears)];
+        poll(fds, None)?;
+        let is_ready = |fd: &PollFd<'_>| fd.revents().contains(PollFlags::IN);
         // Its end is a signal.
-        Ok((!signals.is_empty(), words.contains(PollFlags::IN)))
+        Ok((
+            !fds[0].revents().is_empty(),
+            fds.get(1).is_some_and(is_ready),
+        ))
     }
 
-    fn listen(&mut self) {
+    fn listen(&self) -> Input {
         match control::receive::<Wish>(self.socket.as_fd()) {
-            Ok((Wish::Kill, _)) => self.kill(),
+            Ok((wish, _)) => Input::Wish(wish),
             Err(error) => {
                 tracing::debug!("the launcher says nothing more: {error}");
-                // It ends, or does not do as it should.
-                self.launcher.kill();
-                self.wait_for_launcher();
+                Input::Unheard
             }
         }
     }
 
-    fn wait_for_launcher(&mut self) {
-        while self.status.is_none() {
-            match rustix::process::wait(WaitOptions::empty()) {
-                Ok(Some((pid, status))) => self.reaped(pid, status),
-                Ok(None) | Err(Errno::INTR) => {}
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn read_signals(&mut self) {
+    fn read_signals(&mut self, mut life: Life) -> Life {
         while let Some(signal) = self.signals.next() {
             match signal {
-                Signal::Stop(name) => {
-                    let signal = name.to_owned();
-                    self.tell(&Word::Stop { signal });
-                }
+                Signal::Stop(name) => life = self.step(life, Input::Stop(name)),
                 Signal::Child => {
                     // Those that have lost their parent are this process's, too.
                     while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-                        self.reaped(pid, status);
+                        if let Some(input) = self.reaped(pid, status.into()) {
+                            life = self.step(life, input);
+                        }
                     }
                 }
             }
         }
+        life
     }
 
-    fn reaped(&mut self, pid: Pid, status: WaitStatus) {
+    fn reaped(&self, pid: Pid, death: Death) -> Option<Input> {
         if pid == self.launcher.pid() {
-            self.status = Some(status);
+            Some(Input::LauncherReaped(death))
         } else if pid == self.vm.pid() {
-            self.vm_is_there = false;
-            let death = status.into();
-            self.tell(&Word::Reaped { death });
+            Some(Input::VmReaped(death))
+        } else {
+            None
         }
     }
 
@@ -278,12 +273,6 @@ impl Monitor {
     fn tell(&self, word: &Word) {
         if let Err(error) = control::try_send(self.socket.as_fd(), word, &[]) {
             tracing::debug!("the launcher does not listen: {error}");
-        }
-    }
-
-    fn kill(&self) {
-        if self.vm_is_there {
-            self.vm.kill();
         }
     }
 }

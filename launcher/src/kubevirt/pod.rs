@@ -206,7 +206,8 @@ impl Pod {
             }
             Input::CredentialsSet(result) => {
                 if let Err(reason) = &result {
-                    tracing::warn!("keys and passwords of accessCredentials are not set: {reason}");
+                    let what = "keys and passwords of accessCredentials are not set";
+                    then.push(Effect::warn(format!("{what}: {reason}")));
                 }
                 self.credentials = Some(result);
             }
@@ -317,7 +318,7 @@ impl Pod {
                 self.paused_by_user &= result.is_err();
                 token
             }
-            Pending::Link { nic, up } => return self.link_was_set(nic, up, result.err()),
+            Pending::Link { nic, up } => return self.link_was_set(nic, up, result.err(), then),
             Pending::Dump => return self.dump.end(result.map(drop)),
             Pending::Attach(disk) => return self.disk_has_come(disk, result.err(), then),
             Pending::Detach(name) => return self.disk_has_gone(&name, result.err(), then),
@@ -336,11 +337,19 @@ impl Pod {
     }
 
     /// Virt-handler sees it in the domain; what failed is tried again by its next Sync.
-    fn link_was_set(&mut self, nic: usize, up: bool, failure: Option<String>) {
+    fn link_was_set(
+        &mut self,
+        nic: usize,
+        up: bool,
+        failure: Option<String>,
+        then: &mut Vec<Effect>,
+    ) {
         match (failure, self.facts.interfaces.get_mut(nic)) {
             (None, Some(nic)) => nic.link_up = up,
             (Some(reason), Some(nic)) => {
-                tracing::warn!("the link of NIC {:?} cannot be set: {reason}", nic.name);
+                let name = &nic.name;
+                let text = format!("the link of NIC {name:?} cannot be set: {reason}");
+                then.push(Effect::warn(text));
             }
             (_, None) => {}
         }
@@ -349,11 +358,13 @@ impl Pod {
     fn stop(&mut self, now: Instant, signal: &str, then: &mut Vec<Effect>) {
         match self.phase {
             Phase::Idle | Phase::Preparing | Phase::Starting => {
-                tracing::info!("{signal}: there is no machine yet, leaving at once");
+                let text = format!("{signal}: there is no machine yet, leaving at once");
+                then.push(Effect::info(text));
                 then.push(Effect::Exit(Exit::Success));
             }
             Phase::Up if self.kill_at.is_none() => {
-                tracing::info!("{signal}: virt-handler is asked to shut the machine down");
+                let text = format!("{signal}: virt-handler is asked to shut the machine down");
+                then.push(Effect::info(text));
                 self.grace.marked_for_graceful_shutdown = Some(true);
                 self.kill_at = Some(now + self.limits.grace);
             }
@@ -366,16 +377,20 @@ impl Pod {
         let is_due = |until: Instant| until <= now;
         match self.phase {
             Phase::Idle | Phase::Preparing | Phase::Starting if is_due(self.limits.start_by) => {
-                tracing::error!("there is no machine in the time that --qemu-timeout gives");
+                let text = "there is no machine in the time that --qemu-timeout gives";
+                then.push(Effect::error(text));
                 then.push(Effect::Exit(Exit::Internal));
             }
             Phase::Up if self.kill_at.is_some_and(is_due) => {
-                tracing::warn!("the guest did not power off in its grace period: ending it");
+                let text = "the guest did not power off in its grace period: ending it";
+                then.push(Effect::warn(text));
                 self.kill_at = Some(now + KILL_AGAIN);
                 self.end(now, then);
             }
             Phase::Over { until, .. } if is_due(until) => {
-                tracing::info!("virt-handler did not delete the domain in time");
+                then.push(Effect::info(
+                    "virt-handler did not delete the domain in time",
+                ));
                 self.leave(now + UNDELETED_TIMEOUT, time, then);
             }
             Phase::Leaving { until } if is_due(until) => then.push(Effect::Exit(Exit::Success)),
@@ -404,7 +419,7 @@ impl Pod {
         if self.deleted && matches!(self.phase, Phase::Over { .. }) {
             self.leave(now + LAST_EVENT_TIMEOUT, time, then);
         }
-        self.dump.look(time);
+        self.dump.look(time, then);
         self.publish(then);
     }
 
@@ -422,12 +437,12 @@ impl Pod {
         self.dump.end(Err(message.clone()));
         match self.phase {
             Phase::Idle => {
-                tracing::error!("{message}");
+                then.push(Effect::error(message));
                 then.push(Effect::Exit(Exit::Internal));
             }
             Phase::Preparing | Phase::Starting => self.fail(now, message, then),
             Phase::Up => {
-                tracing::info!("{message}");
+                then.push(Effect::info(message.clone()));
                 answer_all(&mut self.kills, &Ok(String::new()), then);
                 let condition = match outcome {
                     Outcome::PoweredOff => Condition::PoweredOff,

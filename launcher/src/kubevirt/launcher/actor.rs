@@ -269,6 +269,7 @@ impl Actor {
                 let json = json.into();
                 self.notifier.tell(Event::Cluster { json });
             }
+            Effect::Log(level, text) => supervise::log(level, &text),
             Effect::Exit(exit) => self.exit = Some(exit),
         }
     }

@@ -39,14 +39,15 @@ impl Dump {
     }
 
     /// Writes down when it ended.
-    pub(super) fn look(&mut self, time: SystemTime) {
+    pub(super) fn look(&mut self, time: SystemTime, then: &mut Vec<Effect>) {
         let (Some(dump), Some(result)) = (&mut self.told, self.result.take()) else {
             return;
         };
         dump.end_timestamp = Some(rfc3339(time));
         dump.completed = true;
         if let Err(reason) = result {
-            tracing::warn!("the machine's memory is not dumped: {reason}");
+            let text = format!("the machine's memory is not dumped: {reason}");
+            then.push(Effect::warn(text));
             dump.failed = true;
             dump.failure_reason = reason;
         }

@@ -1,4 +1,5 @@
 mod rig;
+mod sequences;
 
 pub(super) use self::rig::{Rig, wanted};
 

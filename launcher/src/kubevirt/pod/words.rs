@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use tracing::Level;
 use vmm::control::{Notice, Reply};
 
 use super::super::agent::AgentView;
@@ -149,6 +150,22 @@ pub(in super::super) enum Effect {
         reason: &'static str,
         message: String,
     },
+    /// Say something to the log.
+    Log(Level, String),
     /// The end of this process.
     Exit(Exit),
+}
+
+impl Effect {
+    pub(super) fn info(text: impl Into<String>) -> Self {
+        Self::Log(Level::INFO, text.into())
+    }
+
+    pub(super) fn warn(text: impl Into<String>) -> Self {
+        Self::Log(Level::WARN, text.into())
+    }
+
+    pub(super) fn error(text: impl Into<String>) -> Self {
+        Self::Log(Level::ERROR, text.into())
+    }
 }
