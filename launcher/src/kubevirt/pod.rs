@@ -416,10 +416,11 @@ impl Pod {
             self.alone = true;
             self.ended(now, &outcome, then);
         }
+        // Before the domain is told to be gone, after which nothing is.
+        self.dump.look(time, then);
         if self.deleted && matches!(self.phase, Phase::Over { .. }) {
             self.leave(now + LAST_EVENT_TIMEOUT, time, then);
         }
-        self.dump.look(time, then);
         self.publish(then);
     }
 

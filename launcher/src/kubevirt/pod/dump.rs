@@ -105,6 +105,7 @@ mod tests {
     use super::super::tests::Rig;
     use super::super::words::{Ask, Input};
     use super::*;
+    use crate::supervise::Death;
 
     const PATH: &str = "/var/run/kubevirt/hotplug-disks/dumps/vm-dumps-1.memory.dump";
 
@@ -153,5 +154,18 @@ mod tests {
         let (file, _) = std::io::pipe().expect("a pipe");
         rig.input(Input::DumpFile(Ok(file.into())));
         assert_eq!(rig.commands(), Vec::<&Command>::new());
+    }
+
+    /// Nothing is told of a domain that is gone.
+    #[test]
+    fn a_dump_ends_before_its_domain_is_gone() {
+        let mut rig = Rig::up();
+        rig.ask(Ask::Delete);
+        begin(&mut rig);
+        rig.gone(Death::Killed(9));
+        let told = rig.told();
+        let gone: Vec<_> = told.iter().filter(|told| told.ends_with("gone")).collect();
+        assert_eq!(gone.len(), 1, "{told:?}");
+        assert!(rig.pod.dump.told().is_some_and(|dump| dump.failed));
     }
 }
