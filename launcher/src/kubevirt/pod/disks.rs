@@ -147,7 +147,7 @@ impl Pod {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use devices::virtio::block::{BlockOptions, CacheMode};
     use serde_json::Value;
     use vmm::control::{MachineState, Refusal};
@@ -158,7 +158,7 @@ mod tests {
     use crate::opener::ImageToOpen;
     use crate::plan::LaterDisk;
 
-    fn new(name: &str) -> NewDisk {
+    pub(in super::super) fn new(name: &str) -> NewDisk {
         let disk = LaterDisk {
             name: name.to_owned(),
             options: BlockOptions::default(),
@@ -190,7 +190,7 @@ mod tests {
         orders.collect()
     }
 
-    fn open(rig: &mut Rig, name: &str) {
+    pub(in super::super) fn open(rig: &mut Rig, name: &str) {
         let image = OpenedImage {
             path: format!("/hp/{name}.img").into(),
             is_block: false,

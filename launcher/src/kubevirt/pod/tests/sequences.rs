@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use vmm::control::{CrashReport, DiskError, Refusal, Reply, Report};
 
+use super::super::disks::tests::{new, open};
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -18,12 +19,22 @@ enum Happening {
     Stop,
     Delivered,
     DumpFile { is_there: bool },
+    Image { is_there: bool },
     Pass(u64),
     Gone,
 }
 
+/// A Sync whose VMI has these disks beside those of the start.
+fn with_disks(names: &[&str]) -> Ask {
+    let mut wanted = wanted("Running");
+    wanted.disks = names.iter().map(|name| new(name)).collect();
+    Ask::Sync(Box::new(wanted))
+}
+
 fn ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
+        2 => Just(with_disks(&["a"])),
+        2 => Just(with_disks(&["a", "b"])),
         4 => Just(Ask::Sync(Box::new(wanted("Scheduled")))),
         2 => Just(Ask::Pause),
         2 => Just(Ask::Unpause),
@@ -66,6 +77,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Stop),
         1 => Just(Happening::Delivered),
         2 => any::<bool>().prop_map(|is_there| Happening::DumpFile { is_there }),
+        3 => any::<bool>().prop_map(|is_there| Happening::Image { is_there }),
         1 => prop_oneof![Just(1), Just(20), Just(250)].prop_map(Happening::Pass),
         1 => Just(Happening::Gone),
     ]
@@ -77,6 +89,8 @@ struct Others {
     asked: Vec<u64>,
     /// Machines that were made, or not.
     made: usize,
+    /// Images that were opened, or not.
+    opened: usize,
     /// Calls that the vm process has answered.
     answered: BTreeSet<u64>,
     gone: bool,
@@ -104,6 +118,29 @@ impl Others {
         if orders(&self.rig) > self.made {
             self.made += 1;
             self.rig.input(Input::Prepared(result));
+        }
+    }
+
+    /// Names of the disks whose images nobody has opened yet.
+    fn to_open(&self) -> Vec<String> {
+        let orders = self.rig.effects.iter().filter_map(|effect| match effect {
+            Effect::OpenImage(name, _) => Some(name.clone()),
+            _ => None,
+        });
+        orders.skip(self.opened).collect()
+    }
+
+    fn open(&mut self, is_there: bool) {
+        let Some(name) = self.to_open().into_iter().next() else {
+            return;
+        };
+        self.opened += 1;
+        match is_there {
+            true => open(&mut self.rig, &name),
+            false => {
+                let why = Err("not there".to_owned());
+                self.rig.input(Input::Image(name, why));
+            }
         }
     }
 
@@ -143,6 +180,7 @@ impl Others {
                 let file = if is_there { file } else { none() };
                 self.rig.input(Input::DumpFile(file));
             }
+            Happening::Image { is_there } => self.open(is_there),
             Happening::Pass(seconds) => self.rig.pass(Duration::from_secs(seconds)),
             Happening::Gone => self.go(),
         }
@@ -170,6 +208,7 @@ proptest! {
             rig: Rig::new(),
             asked: Vec::new(),
             made: 0,
+            opened: 0,
             answered: BTreeSet::new(),
             gone: false,
         };
@@ -178,6 +217,9 @@ proptest! {
                 break;
             }
             others.take(happening);
+            let to_open = others.to_open();
+            let names: BTreeSet<_> = to_open.iter().collect();
+            prop_assert_eq!(names.len(), to_open.len(), "once each");
         }
         if !others.is_over() {
             others.go();
