@@ -43,6 +43,15 @@ macro_rules! devices {
                     $(Self::$variant(options) => options.spec(name, descriptors),)*
                 }
             }
+
+            fn matched_to(self, saved: &Self, is_clone: bool) -> Self {
+                match (self, saved) {
+                    $((Self::$variant(options), Self::$variant(saved)) => {
+                        options.matched_to(saved, is_clone).into()
+                    })*
+                    (options, _) => options,
+                }
+            }
         }
 
         $(impl From<$options> for AnyOptions {

@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::virtio::VirtioDevice;
 
 /// What a plan says of a device; lives beside the device.
-pub trait DeviceOptions {
+pub trait DeviceOptions: Sized {
     /// Virtqueues that the device will have.
     fn queues(&self) -> u32;
 
@@ -29,6 +29,12 @@ pub trait DeviceOptions {
         name: String,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError>;
+
+    /// These, but as in `saved`, a snapshot's, where a machine that goes on from one may differ: in what its guest does not
+    /// see, or has to learn anyway. A clone may have an address of its own.
+    fn matched_to(self, _saved: &Self, _is_clone: bool) -> Self {
+        self
+    }
 }
 
 /// A file of a device.

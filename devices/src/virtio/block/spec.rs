@@ -87,6 +87,19 @@ impl DeviceOptions for BlockOptions {
         self.queues.into()
     }
 
+    /// There may be an overlay of this machine's own over the files that were saved.
+    fn matched_to(self, saved: &Self, _: bool) -> Self {
+        let below = match &*saved.layers {
+            [] => &[ImageFormat::Raw],
+            layers => layers,
+        };
+        let layers = match &*self.layers {
+            [ImageFormat::Qcow2, rest @ ..] if rest == below => saved.layers.clone(),
+            _ => self.layers,
+        };
+        Self { layers, ..self }
+    }
+
     /// Takes the image, or the files of its layers in their order.
     fn spec(
         self,

@@ -75,6 +75,17 @@ impl DeviceOptions for NetOptions {
         self.queue_pairs.into()
     }
 
+    /// The network is that of now, and the link may have been set.
+    fn matched_to(self, saved: &Self, is_clone: bool) -> Self {
+        Self {
+            mac: if is_clone { saved.mac } else { self.mac },
+            link_up: saved.link_up,
+            lease: saved.lease.clone(),
+            lease6: saved.lease6.clone(),
+            ..self
+        }
+    }
+
     /// Takes a TAP queue for each queue pair in order, or one stream.
     fn spec(
         self,
