@@ -2,6 +2,7 @@
 //! thread that wants more.
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use podvisor_tests::PATIENCE;
 use podvisor_tests::image::{self, MIB};
@@ -33,11 +34,21 @@ fn a_whole_machine_keeps_nothing() {
     guest.wait_for("TICK");
     let (launcher, vm) = (Process::new(guest.pid()), Process::new(guest.vm_pid()));
 
-    let threads = vm.threads();
-    let names: Vec<_> = threads.iter().map(Process::name).collect();
-    for name in ["podvisor-vm", "steward", "CPU 0/KVM", "CPU 1/KVM"] {
-        assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
-    }
+    // A thread names itself, which may come after the guest's first words.
+    let deadline = Instant::now() + PATIENCE;
+    let threads = loop {
+        let threads = vm.threads();
+        let names: Vec<_> = threads.iter().map(Process::name).collect();
+        let wanted = ["podvisor-vm", "steward", "CPU 0/KVM", "CPU 1/KVM"];
+        if wanted
+            .iter()
+            .all(|name| names.iter().any(|known| known == name))
+        {
+            break threads;
+        }
+        assert!(Instant::now() < deadline, "{names:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    };
     // One, or two where the C library is glibc.
     let common = filters(&vm);
     assert!((1..=2).contains(&common), "{common} filters");
