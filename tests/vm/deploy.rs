@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use podvisor_tests::image::{self, MIB};
@@ -19,6 +20,10 @@ const KUBEVIRT: u32 = 107;
 /// The image's name in the manifests, and that of the other pod's.
 const IMAGE: &str = "registry.example/podvisor:0.1.0";
 const BUSYBOX: &str = "docker.io/library/busybox:stable";
+
+/// Held by a test from before it has the image to after it has removed it, which takes the containers along that use it:
+/// both tests build the same one, which podman knows by what is in it.
+static IMAGES: Mutex<()> = Mutex::new(());
 
 /// A directory of the test's own, in small letters alone: podman makes an image's name of its path.
 fn directory(role: &str) -> TempDir {
@@ -51,6 +56,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 /// gives the program, the disk's image has nothing but the disk.
 #[test]
 fn the_image_serves_container_disks_by_itself() {
+    let _images = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = directory("image");
     let dir = dir.path();
     let oci = build(&dir.join("image"));
@@ -170,6 +176,7 @@ fn the_image_serves_container_disks_by_itself() {
 /// would know by name.
 #[test]
 fn a_plain_pod_is_reached_by_another() {
+    let _images = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = directory("plain");
     let dir = dir.path();
     let oci = build(&dir.join("image"));
