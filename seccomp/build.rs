@@ -19,9 +19,13 @@ const TRAP: u32 = 0x0003_0000;
 /// The architectures that have filters.
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 
-/// The process's own ID is known only when a filter is installed. In the rules it is a name, in the
-/// programs a number that no process has, to be replaced.
-const OWN_PID: (&str, u32) = ("self", 0x7fff_fff1);
+/// Process IDs are known only when a filter is installed. In the rules they are names, in the
+/// programs numbers that no process has, to be replaced.
+const PIDS: [(&str, u32); 3] = [
+    ("self", 0x7fff_fff1),
+    ("vm", 0x7fff_fff2),
+    ("launcher", 0x7fff_fff3),
+];
 
 /// The file: rules of every thread, of each role of the vm process beside them, what its threads lose
 /// once the machine is known (`unless` it is for a debugger, and one may come), rules of the launcher, of a launcher that has to put the pod's network
@@ -123,7 +127,7 @@ fn filter(mismatch: Value, matched: Value, rules: Vec<Value>) -> Value {
     json!({"mismatch_action": mismatch, "match_action": matched, "filter": rules})
 }
 
-/// A rule without what is only for people, and with a number for the name of the process.
+/// A rule without what is only for people, and with numbers for names of process IDs.
 fn plain(mut rule: Value) -> Value {
     let fields = rule.as_object_mut().expect("a rule is an object");
     fields.remove("unseen");
@@ -131,8 +135,8 @@ fn plain(mut rule: Value) -> Value {
     fields.remove("unless");
     let conditions = fields.get_mut("args").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten() {
-        let (name, number) = OWN_PID;
-        if condition["val"] == name {
+        let number = PIDS.iter().find(|(name, _)| condition["val"] == *name);
+        if let Some((_, number)) = number {
             condition["val"] = json!(number);
         }
     }
@@ -156,7 +160,10 @@ fn distinct(rules: Vec<Value>) -> Vec<Value> {
 /// The programs as Rust.
 fn code(programs: BTreeMap<String, BpfProgram>) -> String {
     let mut code = String::new();
-    writeln!(code, "const OWN_PID: u32 = {};", OWN_PID.1).expect("String");
+    for (name, number) in PIDS {
+        let name = name.to_uppercase();
+        writeln!(code, "const {name}_PID: u32 = {number};").expect("String");
+    }
     for (name, program) in programs {
         writeln!(code, "static {}: &[sock_filter] = &[", name.to_uppercase()).expect("String");
         for seccompiler::sock_filter {

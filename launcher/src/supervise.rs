@@ -31,7 +31,6 @@ pub use self::restrict::{Remains, RestrictError, restrict_launcher};
 pub(crate) use self::restrict::{filter, restrict_monitor, restrict_service};
 pub(crate) use self::signals::Signal;
 pub use self::signals::Signals;
-pub(crate) use self::vm_process::Child;
 pub use self::vm_process::{VmProcess, VmProcessError};
 
 use self::life::{Effect, Input};

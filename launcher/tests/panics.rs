@@ -32,7 +32,7 @@ fn child() {
     vmm::panics::report(Some(Arc::new(socket)));
     let thread = std::thread::Builder::new().name(format!("a-{name}"));
     let thread = thread.spawn(move || {
-        seccomp::install(role).expect("the filter");
+        seccomp::install(role, seccomp::Others::default()).expect("the filter");
         panic!("on purpose, {:?}", 6 * 7);
     });
     let _ = thread.expect("a thread").join();

@@ -154,8 +154,17 @@ pub struct InstallError {
     pub source: seccompiler::Error,
 }
 
+/// Processes that a role may kill, if it may kill any.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Others {
+    /// The vm process.
+    pub vm: Option<u32>,
+    /// The launcher of a KubeVirt pod.
+    pub launcher: Option<u32>,
+}
+
 /// Restricts the calling thread, and those that it will make, for good.
-pub fn install(role: Role) -> Result<(), InstallError> {
+pub fn install(role: Role, others: Others) -> Result<(), InstallError> {
     if !matches!(role, Role::Machine | Role::DebuggedMachine) {
         violation::set_role(role);
     }
@@ -167,18 +176,22 @@ pub fn install(role: Role) -> Result<(), InstallError> {
     if role == Role::Process {
         load(NO_CLONE3)?;
     }
-    load(&with_own_pid(role.program()))
+    load(&with_pids(role.program(), others))
 }
 
-/// The program with this process's number in place of its stand-in.
-fn with_own_pid(program: &[sock_filter]) -> Vec<sock_filter> {
+/// The program with the numbers of processes in place of their stand-ins.
+fn with_pids(program: &[sock_filter], others: Others) -> Vec<sock_filter> {
     let own = std::process::id();
     let mut program = program.to_vec();
     for instruction in &mut program {
-        // No process has the number of the stand-in.
-        if instruction.k == OWN_PID {
-            instruction.k = own;
-        }
+        let pid = match instruction.k {
+            SELF_PID => Some(own),
+            VM_PID => others.vm,
+            LAUNCHER_PID => others.launcher,
+            _ => None,
+        };
+        // No process has the number of a stand-in.
+        instruction.k = pid.unwrap_or(instruction.k);
     }
     program
 }

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal};
-use seccomp::Role;
 use seccomp::jail::{self, User};
+use seccomp::{Others, Role};
 use thiserror::Error as ThisError;
 use vmm::control::{self, ControlError};
 use vmm::footprint;
@@ -146,7 +146,11 @@ fn restrict(user: Option<User>, parent: Option<Pid>, json_log: bool) -> Result<(
     if let Some(parent) = parent {
         jail::die_with(parent, Signal::KILL)?;
     }
-    Ok(supervise::filter(Role::Bootdisk, json_log)?)
+    Ok(supervise::filter(
+        Role::Bootdisk,
+        Others::default(),
+        json_log,
+    )?)
 }
 
 fn serve(socket: BorrowedFd<'_>) -> Result<(), Box<dyn Error>> {

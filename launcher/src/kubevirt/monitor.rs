@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, Signal as Number, WaitOptions};
 use seccomp::jail::{self, Use};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -31,9 +31,7 @@ use super::flags::Flags;
 use super::{directories, launcher, preparer};
 use crate::machines;
 use crate::opener::{Allowed, Opener, OpenerError};
-use crate::supervise::{
-    self, Child, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError,
-};
+use crate::supervise::{self, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError};
 
 /// What the monitor tells the launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +93,8 @@ struct Monitor {
     signals: Signals,
     /// To the launcher.
     socket: OwnedFd,
-    launcher: Child,
-    vm: Child,
+    launcher: Pid,
+    vm: Pid,
 }
 
 /// The vm process by the name that virt-handler looks for, beside the launcher, where it pins vCPUs and measures.
@@ -130,7 +128,7 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     control::send(socket.as_fd(), &Word::Begin, &borrowed).map_err(MonitorError::Launcher)?;
     drop(fds);
     let clean_up = clean_up::Sockets::open(&flags.container_disk_dir);
-    supervise::restrict_monitor(user, &flags.container_disk_dir)?;
+    supervise::restrict_monitor(user, vm, launcher, &flags.container_disk_dir)?;
     let mut monitor = Monitor {
         signals,
         socket,
@@ -166,9 +164,8 @@ fn fork(
     what: &'static str,
     socket: OwnedFd,
     child: impl FnOnce() -> bool,
-) -> Result<Child, MonitorError> {
-    let forked = jail::fork(socket, child).and_then(Child::new);
-    forked.map_err(|source| {
+) -> Result<Pid, MonitorError> {
+    jail::fork(socket, child).map_err(|source| {
         tracing::error!("cannot fork {what}");
         MonitorError::System {
             what: "fork a process of the pod",
@@ -209,8 +206,8 @@ impl Monitor {
         for effect in effects {
             match effect {
                 Effect::Tell(word) => self.tell(&word),
-                Effect::KillVm => self.vm.kill(),
-                Effect::KillLauncher => self.launcher.kill(),
+                Effect::KillVm => kill(self.vm),
+                Effect::KillLauncher => kill(self.launcher),
             }
         }
         life
@@ -260,9 +257,9 @@ impl Monitor {
     }
 
     fn reaped(&self, pid: Pid, death: Death) -> Option<Input> {
-        if pid == self.launcher.pid() {
+        if pid == self.launcher {
             Some(Input::LauncherReaped(death))
-        } else if pid == self.vm.pid() {
+        } else if pid == self.vm {
             Some(Input::VmReaped(death))
         } else {
             None
@@ -274,5 +271,12 @@ impl Monitor {
         if let Err(error) = control::try_send(self.socket.as_fd(), word, &[]) {
             tracing::debug!("the launcher does not listen: {error}");
         }
+    }
+}
+
+/// Kills a process that is not reaped, so the number is its own.
+fn kill(pid: Pid) {
+    if let Err(errno) = rustix::process::kill_process(pid, Number::KILL) {
+        tracing::debug!("cannot kill process {pid}: {errno}");
     }
 }

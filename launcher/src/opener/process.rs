@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, Signal};
 use rustix::thread::CapabilitySet;
-use seccomp::Role;
 use seccomp::jail::{self, Use};
+use seccomp::{Others, Role};
 use vmm::control::{self, ControlError};
 use vmm::footprint;
 
@@ -62,7 +62,7 @@ fn restrict(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dy
         true => Role::Opener,
         false => Role::Connector,
     };
-    Ok(supervise::filter(role, json_log)?)
+    Ok(supervise::filter(role, Others::default(), json_log)?)
 }
 
 fn serve(socket: BorrowedFd<'_>, openable: &Openable) -> Result<(), Box<dyn Error>> {

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::CapabilitySet;
 use seccomp::jail::{self, JailError, Use, User};
 use seccomp::violation::{self, Report};
-use seccomp::{InstallError, Role};
+use seccomp::{InstallError, Others, Role};
 use thiserror::Error as ThisError;
 
 use super::VmProcess;
@@ -78,26 +78,41 @@ pub fn restrict_launcher(
         None => (Role::Launcher, CapabilitySet::empty()),
     };
     jail::shrink(vm.user(), kept, &remains.paths())?;
-    filter(role, json_log)
+    let others = Others {
+        vm: Some(number(vm.pid())),
+        launcher: None,
+    };
+    filter(role, others, json_log)
 }
 
-/// Restricts the first process of a KubeVirt pod to watching the others and to removing files of `container_disks`; as root
-/// it keeps the right to kill a vm process that is `user`.
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
+}
+
+/// Restricts the first process of a KubeVirt pod to watching `vm` and `launcher` and to removing files of
+/// `container_disks`; as root it keeps the right to kill a vm process that is `user`.
 pub(crate) fn restrict_monitor(
     user: Option<User>,
+    vm: Pid,
+    launcher: Pid,
     container_disks: &Path,
 ) -> Result<(), RestrictError> {
     let removed = [(container_disks.to_owned(), Use::Remove)];
-    restrict_to(Role::Monitor, user, &removed)
+    let others = Others {
+        vm: Some(number(vm)),
+        launcher: Some(number(launcher)),
+    };
+    restrict_to(Role::Monitor, others, user, &removed)
 }
 
 /// Restricts the launcher of a KubeVirt pod to its clients.
 pub(crate) fn restrict_service() -> Result<(), RestrictError> {
-    restrict_to(Role::Service, None, &[])
+    restrict_to(Role::Service, Others::default(), None, &[])
 }
 
 fn restrict_to(
     role: Role,
+    others: Others,
     user: Option<User>,
     paths: &[(PathBuf, Use)],
 ) -> Result<(), RestrictError> {
@@ -105,17 +120,17 @@ fn restrict_to(
         return Ok(());
     }
     jail::shrink(user, CapabilitySet::empty(), paths)?;
-    filter(role, true)
+    filter(role, others, true)
 }
 
 /// Installs a filter whose violations are told in the log.
-pub(crate) fn filter(role: Role, json_log: bool) -> Result<(), RestrictError> {
+pub(crate) fn filter(role: Role, others: Others, json_log: bool) -> Result<(), RestrictError> {
     let report = Report::Message {
         json: json_log,
         name: super::outcome::syscall_name,
     };
     violation::report_to(report).map_err(RestrictError::Report)?;
-    Ok(seccomp::install(role)?)
+    Ok(seccomp::install(role, others)?)
 }
 
 /// Restricts the calling thread of the vm process to what its role needs; the first one gives up
@@ -143,5 +158,5 @@ pub(super) fn restrict_thread(
         ThreadRole::Vcpu => Role::Vcpu,
         ThreadRole::Device(name) => Role::named(name).ok_or(UnknownRole(name))?,
     };
-    Ok(seccomp::install(role)?)
+    Ok(seccomp::install(role, Others::default())?)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use devices::thread::ThreadSetupError;
 use rustix::net::sockopt::{self, Timeout};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
 use seccomp::jail::{self, User};
 use serde::Serialize;
 use thiserror::Error as ThisError;
@@ -35,38 +35,11 @@ pub enum VmProcessError {
     Create(#[source] ControlError),
 }
 
-/// A process that this one has made and can kill: by a descriptor, so that no other process can be meant, and it may
-/// signal no other.
-#[derive(Debug)]
-pub(crate) struct Child {
-    pid: Pid,
-    process: OwnedFd,
-}
-
-impl Child {
-    /// The child of this number, which is not reaped yet.
-    pub(crate) fn new(pid: Pid) -> io::Result<Self> {
-        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { pid, process })
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    pub(crate) fn kill(&self) {
-        // It may be gone already.
-        if let Err(errno) = rustix::process::pidfd_send_signal(&self.process, Signal::KILL) {
-            tracing::debug!("cannot kill process {}: {errno}", self.pid);
-        }
-    }
-}
-
 /// A running vm process. Losing the socket ends it.
 #[derive(Debug)]
 pub struct VmProcess {
     socket: OwnedFd,
-    child: Child,
+    pid: Pid,
     user: Option<User>,
 }
 
@@ -77,18 +50,17 @@ impl VmProcess {
         sockopt::set_socket_timeout(&ours, Timeout::Send, Some(SEND_TIMEOUT))
             .map_err(|errno| VmProcessError::Socket(errno.into()))?;
         let parent = rustix::process::getpid();
-        let forked = jail::fork(theirs, || enter(name, user, parent));
-        let child = forked.and_then(Child::new).map_err(VmProcessError::Fork)?;
+        let pid = jail::fork(theirs, || enter(name, user, parent)).map_err(VmProcessError::Fork)?;
         Ok(Self {
             socket: ours,
-            child,
+            pid,
             user,
         })
     }
 
     /// Its socket and its process, for somebody else to watch.
-    pub(crate) fn into_parts(self) -> (OwnedFd, Child) {
-        (self.socket, self.child)
+    pub fn into_parts(self) -> (OwnedFd, Pid) {
+        (self.socket, self.pid)
     }
 
     /// Hands over the hypervisor, with which the vm process has something to do until there is a
@@ -124,7 +96,10 @@ impl VmProcess {
     }
 
     pub(super) fn kill(&self) {
-        self.child.kill();
+        // It may be gone already, but not reaped, so the pid is still its own.
+        if let Err(errno) = rustix::process::kill_process(self.pid, Signal::KILL) {
+            tracing::debug!("cannot kill the vm process: {errno}");
+        }
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
@@ -132,7 +107,7 @@ impl VmProcess {
     }
 
     pub(super) fn pid(&self) -> Pid {
-        self.child.pid()
+        self.pid
     }
 
     /// The user that it became, if not the launcher's.
