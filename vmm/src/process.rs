@@ -123,8 +123,8 @@ pub struct Setup {
     /// Allows the process so many open descriptors and no more.
     pub limit_descriptors: fn(u64) -> io::Result<()>,
     /// Restricts each thread. Called with [`ThreadRole::EventLoop`] on this one before anything is
-    /// received, and with [`ThreadRole::Machine`] or [`ThreadRole::DebuggedMachine`] when the rings of the plan's disks are made; there is
-    /// no other thread then, and later ones inherit what it does.
+    /// received, and with [`ThreadRole::Machine`] or [`ThreadRole::DebuggedMachine`] when the rings of the plan's disks
+    /// are made; there is no other thread then, and later ones inherit what it does.
     pub hook: ThreadHook,
 }
 

@@ -346,10 +346,28 @@ impl Life {
         refusal: Refusal,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(id) = call else { return };
+        let Some(id) = call else {
+            return self.unasked_refused(becomes, refusal, effects);
+        };
         let is_awaited = matches!(becomes, Becomes::Asked | Becomes::Awaited);
         // It may have been answered meanwhile.
         if !is_awaited || self.leaving.remove(&id).is_some() {
+            effects.push(self.reply(id, Err(refusal)));
+        }
+    }
+
+    /// A pause that is refused would be refused again: the snapshot that waits for it has its answer.
+    fn unasked_refused(&mut self, becomes: Becomes, refusal: Refusal, effects: &mut Vec<Effect>) {
+        let is_snapshot = |waiting: &Waiting| {
+            let Waiting::Call { command, .. } = waiting else {
+                return false;
+            };
+            matches!(command, Command::Snapshot { .. })
+        };
+        if becomes == Becomes::Paused
+            && let Some(index) = self.waiting.iter().position(is_snapshot)
+            && let Some(Waiting::Call { id, .. }) = self.waiting.remove(index)
+        {
             effects.push(self.reply(id, Err(refusal)));
         }
     }

@@ -304,6 +304,24 @@ fn a_dump_is_of_a_machine_that_stands_still() {
     assert_eq!(machine.state_of(5), None, "it has no file");
 }
 
+/// It is not begun again and again.
+#[test]
+fn a_snapshot_whose_pause_is_refused_is_refused() {
+    let mut machine = Machine::new(false, false);
+    machine.finish_all();
+    let (state, ram) = std::io::pipe().expect("pipe");
+    machine.input(Input::Call {
+        id: 1,
+        command: Command::Snapshot { stop: false },
+        descriptors: vec![state.into(), ram.into()],
+    });
+    assert_eq!(machine.job, Some(Job::Pause));
+    machine.finish(Err(JobError::Refused(Refusal::Busy)));
+    assert_eq!((&machine.job, machine.state_of(1)), (&None, None));
+    assert!(machine.replies.contains_key(&1), "it is answered");
+    assert_eq!(machine.life.state(), MachineState::Running);
+}
+
 #[test]
 fn a_machine_that_has_crashed_is_dumped_and_another_is_not() {
     for (end, crashed) in [
