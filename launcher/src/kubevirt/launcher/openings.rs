@@ -40,6 +40,8 @@ enum Purpose {
 struct Waiting {
     orders: BTreeMap<u64, Purpose>,
     last: u64,
+    /// Nobody hears answers any more.
+    ended: bool,
 }
 
 /// Who opens files.
@@ -81,6 +83,9 @@ impl Openings {
 
     fn order(&self, purpose: Purpose, open: ToOpen) -> Result<(), String> {
         let mut waiting = self.waiting.borrow_mut();
+        if waiting.ended {
+            return Err(NOBODY.to_owned());
+        }
         if waiting.orders.len() >= MAX_WAITING {
             return Err("too many files are waited for".to_owned());
         }
@@ -107,7 +112,11 @@ async fn listen(packets: Packets, waiting: Rc<RefCell<Waiting>>, inbox: Sender<N
             }
             Err(error) => {
                 tracing::warn!("{NOBODY} any more: {error}");
-                let left = std::mem::take(&mut waiting.borrow_mut().orders);
+                let left = {
+                    let mut waiting = waiting.borrow_mut();
+                    waiting.ended = true;
+                    std::mem::take(&mut waiting.orders)
+                };
                 for purpose in left.into_values() {
                     tell(&inbox, purpose, Err(NOBODY.to_owned())).await;
                 }
