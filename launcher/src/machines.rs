@@ -3,9 +3,10 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::Serialize;
 
 use crate::network::STATE_DIR;
@@ -61,26 +62,35 @@ pub(crate) fn listen(directory: Option<PathBuf>, name: &str) -> Option<ListenSoc
         .ok()
 }
 
-/// The machines that run, by name. Sockets that killed runs have left are removed.
+/// The machines that run, by name. A socket that a killed run has left is replaced by the next one of that name.
 pub fn running(directory: &Path) -> Vec<RunningMachine> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let machine = |entry: fs::DirEntry| {
-        let name = entry.file_name().into_string().ok()?;
-        let name = name.strip_suffix(SUFFIX)?.to_owned();
-        let socket = entry.path();
-        match UnixStream::connect(&socket) {
-            Ok(_) => Some(RunningMachine { name, socket }),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                // Another process may have done it.
-                let _ = fs::remove_file(&socket);
-                None
-            }
-            Err(_) => None,
-        }
-    };
-    let mut machines: Vec<_> = entries.filter_map(machine).collect();
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
+    let name = |entry| name(entry)?.strip_suffix(SUFFIX).map(str::to_owned);
+    let machines = entries.filter_map(name);
+    let mut machines: Vec<_> = machines.filter_map(|name| find(directory, &name)).collect();
     machines.sort_by(|a, b| a.name.cmp(&b.name));
     machines
+}
+
+/// The machine called `name`, if it runs.
+pub fn find(directory: &Path, name: &str) -> Option<RunningMachine> {
+    let socket = socket(directory, name);
+    let listens = is_listening(&socket).unwrap_or(false);
+    listens.then(|| RunningMachine {
+        name: name.to_owned(),
+        socket,
+    })
+}
+
+/// Does not wait for a launcher that stands still, with others waiting for it: it is there.
+fn is_listening(path: &Path) -> rustix::io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(errno) => Err(errno),
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +114,7 @@ mod tests {
         });
         fs::write(directory.join("record.json"), "").expect("ours");
         symlink("nowhere", directory.join("link.sock")).expect("ours");
-        let [b, a, (listener, gone)] = sockets;
+        let [b, a, (listener, _)] = sockets;
         drop(listener);
         let machine = |name: &str, socket: &PathBuf| RunningMachine {
             name: name.to_owned(),
@@ -112,6 +122,7 @@ mod tests {
         };
         let expected = [machine("a.example", &a.1), machine("b", &b.1)];
         assert_eq!(running(&directory), expected);
-        assert!(!gone.exists(), "nobody listens");
+        assert_eq!(find(&directory, "b"), Some(expected[1].clone()));
+        assert_eq!(find(&directory, "gone"), None);
     }
 }

@@ -45,8 +45,8 @@ pub(super) fn socket(vm: Option<&str>) -> Result<PathBuf, CommandError> {
     match vm {
         Some(path) if path.contains('/') => Ok(path.into()),
         Some(name) => {
-            let mut machines = running().into_iter();
-            let found = machines.find(|machine| machine.name == name);
+            let found =
+                machines::directory().and_then(|directory| machines::find(&directory, name));
             let missing = || CommandError::NoSuchMachine(name.to_owned());
             found.map(|machine| machine.socket).ok_or_else(missing)
         }
