@@ -4,8 +4,8 @@ mod drawing;
 mod round;
 mod summary;
 
-use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -82,6 +82,15 @@ pub(super) fn bench_boot(args: &BenchBootArgs) -> Result<Exit, CommandError> {
     let mut programs = vec![Program::podvisor(args.run.clone(), directory.path())];
     programs.extend(args.compare.as_ref().map(|command| Program::shell(command)));
     let mut series: Vec<Series> = Vec::new();
+    let plot = args.plot.as_ref().map(|path| {
+        let fail = |source| BenchBootError::Plot {
+            path: path.clone(),
+            source,
+        };
+        let file = File::create(path).map_err(fail)?;
+        Ok::<_, BenchBootError>((file, fail))
+    });
+    let plot = plot.transpose()?;
     for _ in 0..args.runs {
         for program in &programs {
             let steps = program.time(&args.until, &USUAL, args.timeout);
@@ -91,21 +100,14 @@ pub(super) fn bench_boot(args: &BenchBootArgs) -> Result<Exit, CommandError> {
             }
         }
     }
-    if let Some(path) = &args.plot {
-        fs::write(path, drawing::draw(&series)).map_err(|source| BenchBootError::Plot {
-            path: path.clone(),
-            source,
-        })?;
-    }
+    series.iter_mut().for_each(Series::summarise);
     match args.output {
         LogFormat::Json => output::print_json(&series)?,
         LogFormat::Text => output::print(&summary::table(&series))?,
     }
+    if let Some((mut file, fail)) = plot {
+        let drawing = drawing::draw(&series);
+        file.write_all(drawing.as_bytes()).map_err(fail)?;
+    }
     Ok(Exit::Success)
-}
-
-/// The words of a command line, for people.
-fn words(arguments: &[OsString]) -> String {
-    let words = arguments.iter().map(|word| word.to_string_lossy());
-    words.collect::<Vec<_>>().join(" ")
 }

@@ -226,6 +226,7 @@ impl CommandError {
             | Self::Symbols { .. }
             | Self::NoSuchMachine(_)
             | Self::NothingRuns
+            | Self::BenchBoot(BenchBootError::Plot { .. })
             | Self::BootTrace { .. }
             | Self::Snapshot { .. }
             | Self::Dump { .. }

@@ -49,7 +49,7 @@ pub(super) fn draw(all: &[Series]) -> String {
     }
     for (row, series) in all.iter().enumerate() {
         let y = TOP + (row as f64 + 0.5) * ROW;
-        let median = series.median_ms();
+        let median = series.median_ms;
         for ms in &series.runs_ms {
             let _ = writeln!(
                 svg,
@@ -90,6 +90,7 @@ mod tests {
         for ms in [2, 3, 40] {
             Series::add(&mut all, "a<b & c", "x", Duration::from_millis(ms));
         }
+        all.iter_mut().for_each(Series::summarise);
         let svg = draw(&all);
         assert_eq!(svg.matches("<circle").count(), 3);
         assert!(svg.contains(">1 ms<") && svg.contains(">100 ms<"), "{svg}");

@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use vmm::trace::Mark;
 
-use super::{BenchBootError, words};
+use super::BenchBootError;
 
 /// The step of podvisor's own: the next thing is the guest's first instruction.
 const RUNNING: &str = "running";
@@ -82,7 +82,7 @@ impl Program {
     pub(super) fn shell(command: &str) -> Self {
         let arguments = ["sh", "-c", command].map(OsString::from).into();
         Self {
-            name: words(&[command.into()]),
+            name: command.to_owned(),
             arguments,
             podvisor: None,
         }
@@ -111,7 +111,7 @@ impl Program {
         let mut chunk = [0; CHUNK];
         while !watch.is_done() || until.is_empty() {
             let left = (start + patience).saturating_sub(now());
-            if !is_readable(&console, left).map_err(fail)? {
+            if left.is_zero() || !is_readable(&console, left).map_err(fail)? {
                 return Err(BenchBootError::Silent {
                     program: self.name.clone(),
                     text: watch.next().unwrap_or_default().to_owned(),
@@ -158,6 +158,8 @@ impl Program {
                 command.args(["run", "--end-with", &parent, "--boot-trace"]);
                 command.arg(&files.trace).args(&self.arguments);
                 command.stderr(File::create(&files.log)?);
+                // Nothing of the run before it, if this one has no guest.
+                File::create(&files.trace)?;
                 command
             }
             None => {

@@ -14,7 +14,7 @@ pub(super) struct Series {
     /// Milliseconds, in the order of the runs.
     pub(super) runs_ms: Vec<f64>,
     minimum_ms: f64,
-    median_ms: f64,
+    pub(super) median_ms: f64,
     /// 19 of 20 runs took no longer.
     p95_ms: f64,
 }
@@ -35,10 +35,10 @@ impl Series {
                 p95_ms: 0.0,
             }),
         }
-        all.iter_mut().for_each(Self::summarise);
     }
 
-    fn summarise(&mut self) {
+    /// Makes ranks of the runs.
+    pub(super) fn summarise(&mut self) {
         let mut sorted = self.runs_ms.clone();
         sorted.sort_by(f64::total_cmp);
         // The nearest rank: a time that was measured.
@@ -49,11 +49,6 @@ impl Series {
         self.minimum_ms = rank(0.0);
         self.median_ms = rank(0.5);
         self.p95_ms = rank(0.95);
-    }
-
-    /// The middle one of the times, milliseconds.
-    pub(super) fn median_ms(&self) -> f64 {
-        self.median_ms
     }
 }
 
@@ -96,6 +91,7 @@ mod tests {
             Series::add(&mut all, "a", "first", Duration::from_millis(ms));
         }
         Series::add(&mut all, "a long name", "x", Duration::from_micros(1500));
+        all.iter_mut().for_each(Series::summarise);
         let expected = "\
 PROGRAM      STEP    RUNS      MIN ms   MEDIAN ms      P95 ms
 a            first     20        1.00       10.00       19.00
