@@ -49,10 +49,13 @@ pub fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout: Duration) -> bool
     poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&timeout)).is_ok_and(|ready| ready > 0)
 }
 
-/// Whether it is a regular file, which takes and gives everything.
+/// Whether it is a file or a block device, which take and give everything.
 pub fn is_file(fd: BorrowedFd<'_>) -> bool {
     let stat = rustix::fs::fstat(fd);
-    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+    stat.is_ok_and(|stat| {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        matches!(kind, FileType::RegularFile | FileType::BlockDevice)
+    })
 }
 
 #[cfg(test)]
