@@ -99,14 +99,14 @@ fn a_vmi_is_made_for_a_disk() {
 #[test]
 fn machines_are_found_by_name() {
     let names = ["one", "two"].map(|name| format!("{name}-{}", std::process::id()));
-    let start = |name: &String| {
+    let run = |name: &String| {
         let run = Run::new(&Vmi::new(name).grace_seconds(0));
         let socket = format!("/run/podvisor/{name}.sock").into();
-        let guest = run.found_at(socket).payload("ticker secs=100000").start();
-        guest.wait_for("TICK");
-        guest
+        run.found_at(socket).payload("ticker secs=100000")
     };
-    let [mut one, mut two] = names.each_ref().map(start);
+    let [mut one, mut two] = [run(&names[0]).start(), run(&names[1]).start_at_once()];
+    one.wait_for("TICK");
+    two.wait_for("TICK");
     let states = || {
         let listed = ctl(&["list", "-o", "json"]).stdout;
         let listed: Vec<Value> = serde_json::from_slice(&listed).expect("a list");
