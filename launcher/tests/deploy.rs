@@ -15,7 +15,8 @@ const IMAGE: &str = concat!("registry.example/podvisor:", env!("CARGO_PKG_VERSIO
 
 fn manifests() -> Vec<PathBuf> {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
-    let folders = ["kubevirt", "plain"].map(|folder| deploy.join(folder));
+    let folders =
+        ["kubevirt", "plain", "tekton", "golden-images"].map(|folder| deploy.join(folder));
     let entries = folders
         .iter()
         .flat_map(|folder| fs::read_dir(folder).expect("a directory"));
@@ -23,7 +24,7 @@ fn manifests() -> Vec<PathBuf> {
         .map(|entry| entry.expect("an entry").path())
         .collect();
     paths.sort();
-    assert_eq!(paths.len(), 5, "{paths:?}");
+    assert_eq!(paths.len(), 8, "{paths:?}");
     paths
 }
 
@@ -90,5 +91,50 @@ fn manifests_are_of_this_version_and_their_machines_are_honoured() {
             }
         }
     }
-    assert_eq!((machines, images), (3, 4));
+    assert_eq!((machines, images), (4, 6));
+}
+
+/// Names in a list.
+fn names(list: &Value) -> Vec<&str> {
+    let list = list.as_array().into_iter().flatten();
+    list.map(|item| item["name"].as_str().expect("a name"))
+        .collect()
+}
+
+/// The pipeline's tasks are there, and get the parameters and workspaces that they declare.
+#[test]
+fn the_pipeline_fits_its_tasks() {
+    let all: Vec<Value> = manifests().iter().flat_map(|path| objects(path)).collect();
+    let one = |kind: &str, name: Option<&Value>| {
+        let is_it = |object: &&Value| {
+            object["kind"] == kind && name.is_none_or(|name| object["metadata"]["name"] == *name)
+        };
+        &all.iter().find(is_it).expect("it is there")["spec"]
+    };
+    let pipeline = one("Pipeline", None);
+    let uses = pipeline["tasks"].as_array().expect("tasks");
+    let tasks = all.iter().filter(|object| object["kind"] == "Task").count();
+    assert_eq!(uses.len(), tasks);
+    for used in uses {
+        let name = &used["taskRef"]["name"];
+        let task = one("Task", Some(name));
+        let given = names(&used["workspaces"]);
+        assert_eq!(given, names(&task["workspaces"]), "{name}");
+        let mut wanted = task["params"].clone();
+        if let Some(params) = wanted.as_array_mut() {
+            params.retain(|param| param["default"].is_null());
+        }
+        assert_eq!(names(&used["params"]), names(&wanted), "{name}");
+        let text = task["steps"].to_string();
+        for kind in ["params", "workspaces"] {
+            for part in text.split(&format!("$({kind}.")).skip(1) {
+                let end = part.find([')', '.']).expect("an end");
+                assert!(names(&task[kind]).contains(&&part[..end]), "{part}");
+            }
+        }
+    }
+    let run = one("PipelineRun", None);
+    for field in ["params", "workspaces"] {
+        assert_eq!(names(&run[field]), names(&pipeline[field]));
+    }
 }

@@ -42,6 +42,17 @@ impl Podman {
         printed.trim_end().to_owned()
     }
 
+    /// What a container wrote, its standard error last.
+    #[track_caller]
+    pub fn log(&self, container: &str) -> String {
+        let mut podman = Command::new("podman");
+        podman.env("CONTAINERS_CONF", &self.configuration);
+        let output = podman.args(["logs", container]).output();
+        let output = output.expect("podman is there");
+        let parts = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&parts).into_owned()
+    }
+
     /// Makes an image of a directory, with more options of `podman import`.
     #[track_caller]
     pub fn import(&self, root: &Path, more: &[&str], name: &str) {

@@ -18,15 +18,15 @@ use tempfile::TempDir;
 const KUBEVIRT: u32 = 107;
 
 /// The image's name in the manifests, and that of the other pod's.
-const IMAGE: &str = "registry.example/podvisor:0.1.0";
+pub const IMAGE: &str = "registry.example/podvisor:0.1.0";
 const BUSYBOX: &str = "docker.io/library/busybox:stable";
 
 /// Held by a test from before it has the image to after it has removed it, which takes the containers along that use it:
-/// both tests build the same one, which podman knows by what is in it.
-static IMAGES: Mutex<()> = Mutex::new(());
+/// all tests build the same one, which podman knows by what is in it.
+pub static IMAGES: Mutex<()> = Mutex::new(());
 
 /// A directory of the test's own, in small letters alone: podman makes an image's name of its path.
-fn directory(role: &str) -> TempDir {
+pub fn directory(role: &str) -> TempDir {
     let mut directory = tempfile::Builder::new();
     let prefix = format!("pv-{}-{role}", std::process::id());
     let made = directory.prefix(&prefix).rand_bytes(0).tempdir();
@@ -40,6 +40,20 @@ fn build(dir: &Path) -> PathBuf {
     let (script, directory) = (script.to_string_lossy(), dir.to_string_lossy());
     host("env", &[&podvisor, &script, &directory]);
     dir.join("oci")
+}
+
+/// Podman with the images that the manifests name, which are removed in the end. [`IMAGES`] is held.
+pub fn with_images(dir: &Path) -> Podman {
+    let oci = build(&dir.join("image"));
+    let mut podman = Podman::new(dir);
+    for name in [IMAGE, BUSYBOX] {
+        podman.in_the_end(&["rmi", "--force", name]);
+    }
+    let id = podman.run(&["pull", "--quiet", &format!("oci:{}", oci.display())]);
+    podman.in_the_end(&["rmi", "--force", &id]);
+    podman.run(&["tag", &id, IMAGE]);
+    import_busybox(&podman, dir);
+    podman
 }
 
 /// Waits for what another process does.
@@ -179,16 +193,7 @@ fn a_plain_pod_is_reached_by_another() {
     let _images = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = directory("plain");
     let dir = dir.path();
-    let oci = build(&dir.join("image"));
-    let mut podman = Podman::new(dir);
-    for name in [IMAGE, BUSYBOX] {
-        podman.in_the_end(&["rmi", "--force", name]);
-    }
-    let id = podman.run(&["pull", "--quiet", &format!("oci:{}", oci.display())]);
-    podman.in_the_end(&["rmi", "--force", &id]);
-    podman.run(&["tag", &id, IMAGE]);
-    import_busybox(&podman, dir);
-
+    let mut podman = with_images(dir);
     let manifest = fs::read_to_string(guest::repository().join("deploy/plain/pod.yaml"));
     let manifest = manifest.expect("a manifest");
     let documents: Vec<&str> = manifest.split("\n---\n").collect();
@@ -231,9 +236,9 @@ fn a_plain_pod_is_reached_by_another() {
         "client.yaml",
         &client.replace("value: \"22\"", "value: \"7000\""),
     );
-    let logs = || ["client-client", "demo-compute"].map(|name| podman.run(&["logs", name]));
-    let status = wait(&podman, "client-client", &logs);
-    let [said, log] = logs();
+    let log = || podman.log("demo-compute");
+    let status = wait(&podman, "client-client", &log);
+    let (said, log) = (podman.log("client-client"), log());
     assert_eq!(status, "0", "{said}\n{log}");
     // The guest tells whom it sees: neither the gateway nor its own pod stands between.
     let seen: Option<IpAddr> = said.split(' ').next().and_then(|word| word.parse().ok());
@@ -243,15 +248,11 @@ fn a_plain_pod_is_reached_by_another() {
 
 /// Waits for a container's end: its status. Podman takes a good part of a processor, so it is not asked often.
 #[track_caller]
-fn wait(podman: &Podman, container: &str, logs: &dyn Fn() -> [String; 2]) -> String {
+pub fn wait(podman: &Podman, container: &str, log: &dyn Fn() -> String) -> String {
     let deadline = Instant::now() + PATIENCE;
     let inspect = |what: &str| podman.run(&["inspect", "--format", what, container]);
     while inspect("{{.State.Status}}") != "exited" {
-        assert!(
-            Instant::now() < deadline,
-            "no answer: {}",
-            logs().join("\n")
-        );
+        assert!(Instant::now() < deadline, "no answer: {}", log());
         std::thread::sleep(Duration::from_secs(1));
     }
     inspect("{{.State.ExitCode}}")
@@ -298,7 +299,8 @@ fn import_busybox(podman: &Podman, dir: &Path) {
         fs::create_dir_all(root.join(part)).expect("ours");
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is there");
-    for name in ["sh", "nc", "grep", "sleep"] {
+    let programs = "sh nc grep sleep wget sha256sum mv mkdir";
+    for name in programs.split(' ') {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("ours");
     }
     podman.import(&root, &["--change", "ENV=PATH=/bin"], BUSYBOX);

@@ -31,6 +31,7 @@ mod network_kill;
 mod opener;
 mod passt;
 mod pause;
+mod pipeline;
 mod pod;
 mod power;
 mod restored;
