@@ -1,5 +1,6 @@
 //! The command line; no logic.
 
+mod read;
 mod values;
 
 use std::ffi::OsString;

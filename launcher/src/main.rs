@@ -4,7 +4,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use dlmalloc::GlobalDlmalloc;
 use launcher::cli::{self, Cli};
 use launcher::{commands, kubevirt, logging, report};
@@ -27,7 +26,8 @@ fn run() -> ExitCode {
     if let Some(arguments) = kubevirt::arguments(std::env::args_os()) {
         return kubevirt::main(arguments);
     }
-    let cli = Cli::try_parse().unwrap_or_else(|error| cli::shortened(error).exit());
+    let cli = Cli::read(std::env::args_os().collect())
+        .unwrap_or_else(|error| cli::shortened(error).exit());
     match commands::execute(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {

@@ -70,6 +70,15 @@ pub fn allocate(len: u64, align: u64) -> u64 {
     start
 }
 
+/// What is allocated from here on lies where a Linux would have it: above 16 MiB, where the machine
+/// has as much. RAM below is the VMM's to treat otherwise, since a guest that is no Linux uses little.
+pub fn allocate_as_linux() {
+    let above = NEXT.load(Ordering::Relaxed).max(16 << 20);
+    if above < END.load(Ordering::Relaxed) {
+        NEXT.store(above, Ordering::Relaxed);
+    }
+}
+
 /// RAM that is neither image nor allocated, below 4 GiB.
 pub fn free() -> Range<u64> {
     NEXT.load(Ordering::Relaxed)..END.load(Ordering::Relaxed)

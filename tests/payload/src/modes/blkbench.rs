@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::prng::Prng;
 use crate::virtio::blk::{self, Blk};
 use crate::virtio::{Devices, id};
-use crate::{cpu, phys, println, time};
+use crate::{cpu, memmap, phys, println, time};
 
 const SECTOR: u64 = 512;
 const MAX_DEPTH: usize = 85;
@@ -69,6 +69,7 @@ const KINDS: &[Kind] = &[
 /// Runs the mode.
 pub fn run(machine: &Machine) {
     let cmdline = &machine.cmdline;
+    memmap::allocate_as_linux();
     let devices = Devices::discover(machine);
     let number = cmdline.number("disk").unwrap_or(0) as usize;
     let Some(device) = devices.find(id::BLK, number) else {

@@ -11,7 +11,7 @@ use crate::histogram::Histogram;
 use crate::machine::Machine;
 use crate::virtio::net::{HEADER, Net, f};
 use crate::virtio::{Devices, Failure, id};
-use crate::{cpu, phys, println, time};
+use crate::{cpu, memmap, phys, println, time};
 
 const DEFAULT_CASES: &str = "tx:64,tx:1500,tx:gso";
 const BUFFER: u32 = 4096;
@@ -41,6 +41,7 @@ struct Addresses {
 
 /// Runs the mode.
 pub fn run(machine: &Machine) {
+    memmap::allocate_as_linux();
     let cmdline = &machine.cmdline;
     let devices = Devices::discover(machine);
     let number = cmdline.number("nic").unwrap_or(0) as usize;
