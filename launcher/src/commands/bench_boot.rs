@@ -18,6 +18,7 @@ use super::{CommandError, output};
 use crate::cli::BenchBootArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
+use crate::supervise::Signals;
 
 /// What a kernel and the start of user space say on a console, unless the kernel is told to be quiet.
 const USUAL: [&str; 2] = ["Linux version", "as init process"];
@@ -54,6 +55,17 @@ pub enum BenchBootError {
         /// Time that it had.
         patience: Duration,
     },
+    /// It was to run to its end, which was no good one.
+    #[error("{program} ended with {status}")]
+    Failed {
+        /// Its name.
+        program: String,
+        /// How.
+        status: ExitStatus,
+    },
+    /// A signal wants the end.
+    #[error("Stopped by a signal")]
+    Stopped,
     /// podvisor ended before its guest ran, and said why.
     #[error("{program} ended with {status} before its guest ran")]
     NoGuest {
@@ -91,9 +103,13 @@ pub(super) fn bench_boot(args: &BenchBootArgs) -> Result<Exit, CommandError> {
         Ok::<_, BenchBootError>((file, fail))
     });
     let plot = plot.transpose()?;
+    let signals = Signals::block().map_err(|source| CommandError::System {
+        what: "wait for signals",
+        source,
+    })?;
     for _ in 0..args.runs {
         for program in &programs {
-            let steps = program.time(&args.until, &USUAL, args.timeout);
+            let steps = program.time(&args.until, &USUAL, args.timeout, &signals);
             let steps = steps.inspect_err(|_| program.show_log())?;
             for Step { name, took } in steps {
                 Series::add(&mut series, &program.name, &name, took);

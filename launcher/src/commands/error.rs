@@ -231,6 +231,7 @@ impl CommandError {
             | Self::Snapshot { .. }
             | Self::Dump { .. }
             | Self::Control { .. } => Exit::HostResource,
+            Self::BenchBoot(BenchBootError::Stopped) => Exit::Stopped,
             Self::Restore(_)
             | Self::VmProcess(_)
             | Self::Opener(_)

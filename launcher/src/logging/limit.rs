@@ -1,7 +1,7 @@
 //! How often one place in the code may write to the log, about each device: a guest that resets itself, or its devices,
 //! without end must not fill the node's disk.
 
-use std::fmt::{Debug, Write};
+use std::fmt::{self, Debug, Display, Formatter, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -117,22 +117,33 @@ impl<S: Subscriber> Layer<S> for Limit {
             let mut message = Message::default();
             event.record(&mut message);
             // Comes back here, but from a module without limit.
-            tracing::warn!("for a minute, no more of {:?}", message.0);
+            tracing::warn!("for a minute, no more of {message}");
         }
         verdict == Verdict::Write
     }
 }
 
-/// The text of an event.
+/// The text of an event, and what it is about.
 #[derive(Default)]
-struct Message(String);
+struct Message {
+    text: String,
+    subjects: String,
+}
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        if field.name() == "message" {
-            // Writing to a string does not fail.
-            let _ = write!(self.0, "{value:?}");
-        }
+        // Writing to a string does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.text, "{value:?}"),
+            name if SUBJECTS.contains(&name) => write!(self.subjects, " {name}={value:?}"),
+            _ => Ok(()),
+        };
+    }
+}
+
+impl Display for Message {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}{}", self.text, self.subjects)
     }
 }
 
@@ -167,6 +178,28 @@ mod tests {
         fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    #[derive(Clone, Default)]
+    struct Announced(Arc<Mutex<String>>);
+
+    impl<S: Subscriber> Layer<S> for Announced {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut message = Message::default();
+            event.record(&mut message);
+            *self.0.lock().expect("no panic") = message.to_string();
+        }
+    }
+
+    #[test]
+    fn what_is_announced_names_the_device() {
+        let announced = Announced::default();
+        let subscriber = tracing_subscriber::registry().with(announced.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(disk = "root", offset = 5, "host error");
+        });
+        let text = announced.0.lock().expect("no panic");
+        assert_eq!(*text, "\"host error\" disk=\"root\"");
     }
 
     /// A disk that fails all the time does not hide what becomes of another.

@@ -3,18 +3,21 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use vmm::trace::Mark;
 
 use super::BenchBootError;
+use crate::supervise::Signals;
 
 /// The step of podvisor's own: the next thing is the guest's first instruction.
 const RUNNING: &str = "running";
@@ -24,6 +27,10 @@ const FIRST_INSTRUCTION: &str = "first instruction";
 
 /// The step after which nothing was waited for.
 const END: &str = "end";
+
+/// Longest time that a program which was stopped has to end, and how often it is looked at.
+const TO_END: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Bytes of a console that are read at once.
 const CHUNK: usize = 4096;
@@ -95,6 +102,7 @@ impl Program {
         until: &[String],
         usual: &[&str],
         patience: Duration,
+        signals: &Signals,
     ) -> Result<Vec<Step>, BenchBootError> {
         let fail = |source| BenchBootError::Run {
             program: self.name.clone(),
@@ -111,12 +119,16 @@ impl Program {
         let mut chunk = [0; CHUNK];
         while !watch.is_done() || until.is_empty() {
             let left = (start + patience).saturating_sub(now());
-            if left.is_zero() || !is_readable(&console, left).map_err(fail)? {
-                return Err(BenchBootError::Silent {
-                    program: self.name.clone(),
-                    text: watch.next().unwrap_or_default().to_owned(),
-                    patience,
-                });
+            match wait(&console, signals, left).map_err(fail)? {
+                Woken::Readable => {}
+                Woken::Stopped => return Err(BenchBootError::Stopped),
+                Woken::TooLate => {
+                    return Err(BenchBootError::Silent {
+                        program: self.name.clone(),
+                        text: watch.next().unwrap_or_default().to_owned(),
+                        patience,
+                    });
+                }
             }
             match console.read(&mut chunk).map_err(fail)? {
                 0 => break,
@@ -130,6 +142,12 @@ impl Program {
                 program: self.name.clone(),
                 status,
                 text: watch.next().unwrap_or_default().to_owned(),
+            });
+        }
+        if until.is_empty() && !status.success() {
+            return Err(BenchBootError::Failed {
+                program: self.name.clone(),
+                status,
             });
         }
         let mut steps = Vec::new();
@@ -192,15 +210,35 @@ fn now() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
 }
 
-/// Waits for more, or the end: false if neither comes in time.
-fn is_readable(console: &impl std::os::fd::AsFd, patience: Duration) -> io::Result<bool> {
-    let mut fds = [PollFd::new(console, PollFlags::IN)];
-    let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+/// Why a wait has ended.
+enum Woken {
+    /// There is more, or there is the end of it.
+    Readable,
+    /// A signal wants the end.
+    Stopped,
+    TooLate,
+}
+
+fn wait(console: &impl AsFd, signals: &Signals, patience: Duration) -> io::Result<Woken> {
+    let end = now() + patience;
     loop {
-        match poll(&mut fds, Some(&patience)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => {}
+        let left = end.saturating_sub(now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut fds = [console.as_fd(), signals.as_fd()]
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
+        }
+        if signals.want_end() {
+            return Ok(Woken::Stopped);
+        }
+        // A console that never falls silent has no more time than others.
+        if left.is_zero() {
+            return Ok(Woken::TooLate);
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(Woken::Readable);
         }
     }
 }
@@ -209,11 +247,20 @@ fn is_readable(console: &impl std::os::fd::AsFd, patience: Duration) -> io::Resu
 struct Running(Child, bool);
 
 impl Running {
-    /// Stops it: podvisor by the second of two signals, which leaves the network as it was.
+    /// Stops it: podvisor by the second of two signals, which leaves the network as it was. One that does not end by
+    /// that is killed.
     fn stop(&mut self) -> io::Result<ExitStatus> {
         if self.0.try_wait()?.is_none() {
             self.signal();
         }
+        let end = now() + TO_END;
+        while now() < end {
+            match self.0.try_wait()? {
+                Some(status) => return Ok(status),
+                None => std::thread::sleep(LOOK),
+            }
+        }
+        self.0.kill()?;
         self.0.wait()
     }
 
@@ -324,19 +371,23 @@ mod tests {
 
     #[test]
     fn a_program_is_timed_and_stopped() {
+        let signals = Signals::watch().expect("a descriptor");
+        let time = |command: &str, until: &[String], patience| {
+            let program = Program::shell(command);
+            program.time(until, &["one", "three"], patience, &signals)
+        };
         let until = ["two".to_owned()];
-        let program = Program::shell("echo one; echo two; sleep 1000");
-        let steps = program
-            .time(&until, &["one", "three"], PATIENCE)
-            .expect("timed");
+        let steps = time("echo one; echo two; sleep 1000", &until, PATIENCE).expect("timed");
         let names: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!(names, ["\"one\"", "\"two\""]);
-        let to_the_end = Program::shell("echo one").time(&[], &[], PATIENCE);
-        assert_eq!(to_the_end.expect("timed")[0].name, END);
-        let ended = Program::shell("echo one; exit 3").time(&until, &[], PATIENCE);
+        let to_the_end = time("echo one", &[], PATIENCE).expect("timed");
+        assert_eq!(to_the_end[1].name, END);
+        let failed = time("echo one; exit 3", &[], PATIENCE);
+        assert!(matches!(failed, Err(BenchBootError::Failed { .. })));
+        let ended = time("echo one; exit 3", &until, PATIENCE);
         let ended = ended.expect_err("it says nothing more").to_string();
         assert!(ended.contains("exit status: 3"), "{ended}");
-        let silent = Program::shell("sleep 1000").time(&until, &[], Duration::from_millis(1));
+        let silent = time("sleep 1000", &until, Duration::from_millis(1));
         assert!(matches!(silent, Err(BenchBootError::Silent { .. })));
     }
 
