@@ -11,6 +11,7 @@ out=$1
 init=$out/init
 dhcp6=$out/dhcp6
 forge=$out/forge
+cipher=$out/cipher
 archive=$out/initrd.cpio.new
 
 # tool SOURCE PROGRAM
@@ -22,6 +23,7 @@ tool() {
 tool init.c "$init"
 tool dhcp6.c "$dhcp6"
 tool forge.c "$forge"
+tool cipher.c "$cipher"
 
 inode=0
 
@@ -67,6 +69,7 @@ link() {
 	link bin/guest ../init
 	file bin/dhcp6 "$dhcp6" $((0100755))
 	file bin/forge "$forge" $((0100755))
+	file bin/cipher "$cipher" $((0100755))
 	file bin/busybox /bin/busybox $((0100755))
 	# Debian's shell finds the other applets in itself.
 	link bin/sh busybox
@@ -76,5 +79,5 @@ link() {
 	done
 	entry 'TRAILER!!!' 0 0
 } > "$archive"
-rm -f "$init" "$dhcp6" "$forge"
+rm -f "$init" "$dhcp6" "$forge" "$cipher"
 mv "$archive" "$out/initrd.cpio"

@@ -80,7 +80,7 @@ cp "$out/tree-$host"/boot/vmlinuz-* "$out/host-vmlinuz"
 mkdir -p "$out/stock"
 cp "$here/stock-init.sh" "$out/stock/stock-init"
 modules "$out/tree-$stock" "$out/stock/modules" \
-	virtio_pci virtio_blk virtio_net virtio-rng button evdev pvpanic
+	virtio_pci virtio_blk virtio_net virtio-rng button evdev pvpanic aesni-intel algif_skcipher
 archive "$out/stock" "$out/stock.cpio"
 cp "$out/tree-$stock"/boot/vmlinuz-* "$out/stock-vmlinuz"
 

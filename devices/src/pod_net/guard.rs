@@ -116,16 +116,14 @@ fn is_loopback(bytes: Bytes<'_>, frame: &Frame) -> Result<bool, Stop> {
     const IPV6_SOURCE: usize = 8;
     match frame.kind {
         Network::Ipv4 => {
-            let source: [u8; 4] = bytes.get(frame.network + IPV4_SOURCE)?;
-            let destination: [u8; 4] = bytes.get(frame.network + IPV4_SOURCE + 4)?;
-            let both = [source, destination].map(Ipv4Addr::from);
-            Ok(both.iter().any(Ipv4Addr::is_loopback))
+            let both: [u8; 8] = bytes.get(frame.network + IPV4_SOURCE)?;
+            let both = both.as_chunks::<4>().0;
+            Ok((both.iter()).any(|address| Ipv4Addr::from(*address).is_loopback()))
         }
         Network::Ipv6 => {
-            let source: [u8; 16] = bytes.get(frame.network + IPV6_SOURCE)?;
-            let destination: [u8; 16] = bytes.get(frame.network + IPV6_SOURCE + 16)?;
-            let both = [source, destination].map(Ipv6Addr::from);
-            Ok(both.iter().any(Ipv6Addr::is_loopback))
+            let both: [u8; 32] = bytes.get(frame.network + IPV6_SOURCE)?;
+            let both = both.as_chunks::<16>().0;
+            Ok((both.iter()).any(|address| Ipv6Addr::from(*address).is_loopback()))
         }
         Network::Other => Ok(false),
     }
