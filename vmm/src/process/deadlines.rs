@@ -1,22 +1,39 @@
-//! When calls have waited long enough.
+//! When calls have waited long enough, and what was refused is tried again.
 
 use std::time::{Duration, Instant};
 
-/// Calls and when they are late.
+/// Time before what was refused is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is due, and when.
 #[derive(Debug, Default)]
-pub(super) struct Deadlines(Vec<(Instant, u64)>);
+pub(super) struct Deadlines {
+    /// Calls that are late then.
+    calls: Vec<(Instant, u64)>,
+    again: Option<Instant>,
+}
 
 impl Deadlines {
     /// `call` is late after so many seconds.
     pub(super) fn add(&mut self, call: u64, seconds: u32) {
         let time = Duration::from_secs(seconds.into());
-        self.0.push((Instant::now() + time, call));
+        self.calls.push((Instant::now() + time, call));
     }
 
-    /// Milliseconds until the next call is late, or until `other`, as `epoll_wait` takes them; -1 for no end.
+    /// Something is to be tried again.
+    pub(super) fn try_again(&mut self) {
+        self.again = Some(Instant::now() + AGAIN);
+    }
+
+    /// Whether it is time for that.
+    pub(super) fn take_again(&mut self) -> bool {
+        self.again.take_if(|when| *when <= Instant::now()).is_some()
+    }
+
+    /// Milliseconds until something is due, or until `other`, as `epoll_wait` takes them; -1 for no end.
     pub(super) fn timeout(&self, other: Option<Instant>) -> i32 {
-        let late = self.0.iter().map(|(when, _)| *when);
-        let Some(next) = late.chain(other).min() else {
+        let late = self.calls.iter().map(|(when, _)| *when);
+        let Some(next) = late.chain(self.again).chain(other).min() else {
             return -1;
         };
         let left = next.saturating_duration_since(Instant::now());
@@ -26,11 +43,11 @@ impl Deadlines {
 
     /// The calls that are late now.
     pub(super) fn take_past(&mut self) -> Vec<u64> {
-        if self.0.is_empty() {
+        if self.calls.is_empty() {
             return Vec::new();
         }
         let now = Instant::now();
-        let past = self.0.extract_if(.., |(when, _)| *when <= now);
+        let past = self.calls.extract_if(.., |(when, _)| *when <= now);
         past.map(|(_, call)| call).collect()
     }
 }
@@ -51,5 +68,16 @@ mod tests {
         assert!(deadlines.take_past().is_empty());
         assert_eq!(deadlines.timeout(None), i32::MAX);
         assert!((0..=1).contains(&deadlines.timeout(Some(Instant::now()))));
+    }
+
+    #[test]
+    fn what_is_tried_again_is_waited_for() {
+        let mut deadlines = Deadlines::default();
+        deadlines.try_again();
+        let timeout = deadlines.timeout(None);
+        assert!((0..=1001).contains(&timeout), "{timeout}");
+        deadlines.again = Some(Instant::now());
+        assert!(deadlines.take_again() && !deadlines.take_again());
+        assert_eq!(deadlines.timeout(None), -1);
     }
 }

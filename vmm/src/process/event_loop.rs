@@ -134,6 +134,9 @@ impl<'a> Process<'a> {
             {
                 self.inbox.input(Input::WatchdogExpired(action));
             }
+            if self.deadlines.take_again() {
+                self.inbox.input(Input::Again);
+            }
             for call in self.deadlines.take_past() {
                 self.inbox.input(Input::Late { call });
             }
@@ -180,6 +183,12 @@ impl<'a> Process<'a> {
             Effect::Run => self.operator.run(),
             Effect::Begin(job) => self.operator.begin(job),
             Effect::PressPowerButton => self.handles.power.press_power_button(),
+            Effect::TryAgain(refusal) => {
+                tracing::warn!(
+                    "a disk's standstill or a device's removal is tried again: {refusal}"
+                );
+                self.deadlines.try_again();
+            }
             Effect::Expect { call, seconds } => self.deadlines.add(call, seconds),
             Effect::Tell(report) => {
                 if is_last(&report) {

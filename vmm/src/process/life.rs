@@ -28,6 +28,9 @@
 //!                         ├────── Late ─▶ (Keep) ─▶ refused: the device stays
 //!                         └────── a reset, which leaves it out ────▶ answered
 //! ```
+//!
+//! What nobody waits for (a failed disk's standstill, a device that was given back) is tried [again](Input::Again) where it is
+//! refused: the host may have had no thread.
 
 mod leaving;
 mod obeying;
@@ -73,6 +76,8 @@ struct UnderWay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Becomes {
     Paused,
+    /// The same, for the call that waits in line.
+    PausedFirst,
     Running,
     New,
     /// Torn down, until there is a kernel.
@@ -98,6 +103,8 @@ pub(super) struct Life {
     paused: bool,
     under_way: Option<UnderWay>,
     waiting: VecDeque<Waiting>,
+    /// What was refused and is tried again.
+    again: Vec<Waiting>,
     /// By the calls that wait for it.
     leaving: BTreeMap<u64, Leaving>,
     /// It ends because of a crash.
@@ -133,6 +140,7 @@ impl Life {
             paused,
             under_way: None,
             waiting: VecDeque::new(),
+            again: Vec::new(),
             leaving: BTreeMap::new(),
             crashed: false,
             wants_boot: None,
@@ -157,7 +165,7 @@ impl Life {
             (Phase::Starting, _) => MachineState::Starting,
             (Phase::ShuttingDown, _) => MachineState::ShuttingDown,
             (Phase::Ended, _) => MachineState::Ended,
-            (Phase::Up, Some(Becomes::Paused)) => MachineState::Pausing,
+            (Phase::Up, Some(Becomes::Paused | Becomes::PausedFirst)) => MachineState::Pausing,
             (Phase::Up, Some(Becomes::Dumped)) => MachineState::Paused,
             (Phase::Up, Some(Becomes::New | Becomes::Halted)) => MachineState::Resetting,
             (Phase::Up, _) if self.wants_boot.is_some() => MachineState::Resetting,
@@ -273,6 +281,12 @@ impl Life {
                 self.put_first(Waiting::GuestEjected);
                 self.next(effects);
             }
+            Input::Again => {
+                for refused in std::mem::take(&mut self.again) {
+                    self.put_first(refused);
+                }
+                self.next(effects);
+            }
             Input::Late { call } => {
                 self.waiting.push_front(Waiting::Late { call });
                 self.next(effects);
@@ -349,27 +363,35 @@ impl Life {
         let Some(id) = call else {
             return self.unasked_refused(becomes, refusal, effects);
         };
-        let is_awaited = matches!(becomes, Becomes::Asked | Becomes::Awaited);
         // It may have been answered meanwhile.
-        if !is_awaited || self.leaving.remove(&id).is_some() {
+        let waits = match becomes {
+            Becomes::Asked | Becomes::Awaited => self.leaving.remove(&id).is_some(),
+            Becomes::PausedFirst => self.leave_line(id),
+            _ => true,
+        };
+        if waits {
             effects.push(self.reply(id, Err(refusal)));
         }
     }
 
-    /// A pause that is refused would be refused again: the snapshot that waits for it has its answer.
+    /// Whether the call stood in line.
+    fn leave_line(&mut self, id: u64) -> bool {
+        let before = self.waiting.len();
+        (self.waiting).retain(|it| !matches!(it, Waiting::Call { id: other, .. } if *other == id));
+        self.waiting.len() < before
+    }
+
+    /// Nobody would ask for it another time.
     fn unasked_refused(&mut self, becomes: Becomes, refusal: Refusal, effects: &mut Vec<Effect>) {
-        let is_snapshot = |waiting: &Waiting| {
-            let Waiting::Call { command, .. } = waiting else {
-                return false;
-            };
-            matches!(command, Command::Snapshot { .. })
+        let refused = match becomes {
+            Becomes::Paused => Waiting::Standstill,
+            Becomes::Same => Waiting::GuestEjected,
+            _ => return,
         };
-        if becomes == Becomes::Paused
-            && let Some(index) = self.waiting.iter().position(is_snapshot)
-            && let Some(Waiting::Call { id, .. }) = self.waiting.remove(index)
-        {
-            effects.push(self.reply(id, Err(refusal)));
+        if self.again.is_empty() {
+            effects.push(Effect::TryAgain(refusal));
         }
+        self.again.push(refused);
     }
 
     fn succeeded(
@@ -380,8 +402,9 @@ impl Life {
         effects: &mut Vec<Effect>,
     ) {
         let event = match becomes {
-            Becomes::Paused => {
+            Becomes::Paused | Becomes::PausedFirst => {
                 self.paused = true;
+                self.again.retain(|it| !matches!(it, Waiting::Standstill));
                 Some(Event::Paused)
             }
             Becomes::Running => {
@@ -390,6 +413,7 @@ impl Life {
             }
             Becomes::New => {
                 self.machine += 1;
+                self.again.clear();
                 self.panic_noted = false;
                 self.rebooting = false;
                 Some(Event::Reset)
@@ -417,7 +441,7 @@ impl Life {
         }
         match (call, becomes) {
             (Some(call), Becomes::Asked) => self.expect(call, effects),
-            (Some(_), Becomes::Awaited) | (None, _) => {}
+            (Some(_), Becomes::Awaited | Becomes::PausedFirst) | (None, _) => {}
             (Some(id), _) => {
                 let mut answer = Answer::from(self.state());
                 match &outcome {

@@ -25,7 +25,7 @@ impl Life {
             Command::Snapshot { .. } if !self.paused => {
                 self.waiting
                     .push_front(Waiting::Call { id, command, files });
-                self.begin(None, Job::Pause, Becomes::Paused, effects);
+                self.begin(Some(id), Job::Pause, Becomes::PausedFirst, effects);
             }
             Command::Snapshot { stop } => {
                 let becomes = if stop { Becomes::Last } else { Becomes::Same };

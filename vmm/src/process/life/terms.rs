@@ -32,6 +32,8 @@ pub(in crate::process) enum Input {
     Late {
         call: u64,
     },
+    /// [`Effect::TryAgain`] was a while ago.
+    Again,
     /// The guest's kernel panicked, and its crash kernel takes over.
     GuestPanicNotice,
     /// The guest's kernel panicked for good.
@@ -92,6 +94,8 @@ pub(in crate::process) enum Effect {
     PressPowerButton,
     /// Say [`Input::Late`] after so many seconds.
     Expect { call: u64, seconds: u32 },
+    /// Say [`Input::Again`] after a second; why it is needed.
+    TryAgain(Refusal),
     /// Tell the launcher.
     Tell(Report),
     /// Leave the loop.

@@ -19,6 +19,8 @@ struct Machine {
     ejected: Vec<String>,
     /// Calls that will be late.
     expected: Vec<u64>,
+    /// Something is tried again.
+    again: bool,
     replies: BTreeMap<u64, Verdict>,
     events: Vec<Event>,
     ended: bool,
@@ -37,6 +39,7 @@ impl Machine {
             asked: Vec::new(),
             ejected: Vec::new(),
             expected: Vec::new(),
+            again: false,
             replies: BTreeMap::new(),
             events: Vec::new(),
             ended: false,
@@ -59,6 +62,7 @@ impl Machine {
                 }
                 Effect::PressPowerButton => {}
                 Effect::Expect { call, .. } => self.expected.push(call),
+                Effect::TryAgain(_) => self.again = true,
                 Effect::Tell(Report::Notice(notice)) => self.hear(notice.event, notice.state),
                 Effect::Tell(Report::Reply(Reply { id, verdict })) => {
                     let before = self.replies.insert(id, verdict);
@@ -105,6 +109,9 @@ impl Machine {
         let Some(job) = self.job.take() else { return };
         let result = match (result, job) {
             (_, Job::TearDown { .. }) => Ok(Outcome::Done),
+            (Err(JobError::Refused(refusal)), Job::RemoveEjected) => {
+                Err(JobError::Refused(refusal))
+            }
             (_, Job::RemoveEjected) => Ok(Outcome::Gone(std::mem::take(&mut self.ejected))),
             (_, Job::Keep { name }) => self.keep(&name),
             // The machine is taken down first: what follows succeeds, or is the end.
@@ -165,6 +172,12 @@ impl Machine {
         if !self.expected.is_empty() {
             let call = self.expected.remove(0);
             self.input(Input::Late { call });
+        }
+    }
+
+    fn try_again(&mut self) {
+        if std::mem::take(&mut self.again) {
+            self.input(Input::Again);
         }
     }
 
@@ -240,6 +253,45 @@ fn a_machine_stands_still_for_a_disk_until_it_is_told_to_go_on() {
         .iter()
         .filter(|event| **event == Event::Paused);
     assert_eq!(paused.count(), 2);
+}
+
+/// As where the host has no thread for it.
+#[test]
+fn a_standstill_that_is_refused_is_tried_again() {
+    let refused = || Err(JobError::Refused(Refusal::Busy));
+    let mut machine = Machine::new(false, false);
+    machine.input(disk_error(true));
+    machine.finish(refused());
+    assert_eq!((&machine.job, machine.again), (&None, true));
+    assert_eq!(machine.life.state(), MachineState::Running);
+    machine.try_again();
+    machine.finish(refused());
+    machine.try_again();
+    machine.finish_all();
+    assert_eq!(machine.life.state(), MachineState::Paused);
+    // Who has it go on has seen to the disk.
+    machine.call(1, Command::Resume);
+    machine.finish_all();
+    machine.input(disk_error(true));
+    machine.finish(refused());
+    machine.call(2, Command::Pause);
+    machine.call(3, Command::Resume);
+    machine.finish_all();
+    machine.try_again();
+    machine.finish_all();
+    assert_eq!(machine.life.state(), MachineState::Running);
+    // It is not the snapshot's pause that was refused.
+    machine.input(disk_error(true));
+    let (state, ram) = std::io::pipe().expect("pipe");
+    machine.input(Input::Call {
+        id: 4,
+        command: Command::Snapshot { stop: false },
+        descriptors: vec![state.into(), ram.into()],
+    });
+    machine.finish(refused());
+    assert!(!machine.replies.contains_key(&4));
+    machine.finish_all();
+    assert_eq!(machine.state_of(4), Some(MachineState::Paused));
 }
 
 #[test]
@@ -480,6 +532,20 @@ fn a_device_is_gone_when_the_guest_has_given_it_back() {
     assert_eq!(machine.job, None, "nobody waits any more");
 }
 
+/// As where the host has no thread for it.
+#[test]
+fn a_device_that_was_given_back_goes_at_the_next_try() {
+    let mut machine = Machine::new(false, false);
+    machine.call(1, detach("a"));
+    machine.finish_all();
+    machine.eject();
+    machine.finish(Err(JobError::Refused(Refusal::Busy)));
+    assert!(machine.job.is_none() && !machine.replies.contains_key(&1));
+    machine.try_again();
+    machine.finish_all();
+    assert_eq!(machine.state_of(1), Some(MachineState::Running));
+}
+
 #[test]
 fn a_device_that_is_not_given_back_stays() {
     let mut machine = Machine::new(false, false);
@@ -589,6 +655,7 @@ enum Happening {
     End(u8),
     Alone,
     Late,
+    Again,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -627,6 +694,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (0_u8..11).prop_map(Happening::Guest),
         1 => (0_u8..4).prop_map(Happening::End),
         1 => Just(Happening::Late),
+        1 => Just(Happening::Again),
         2 => Just(Happening::Kernel),
         1 => Just(Happening::Call(Command::Stop)),
         1 => prop::option::weighted(0.2, Just(())).prop_map(|alone| match alone {
@@ -696,6 +764,7 @@ proptest! {
                     return Ok(());
                 }
                 Happening::Late => machine.be_late(),
+                Happening::Again => machine.try_again(),
                 Happening::Guest(_) => {
                     let number = machine.life.machine();
                     machine.input(Input::GuestCrashed { machine: number, report: Box::default() });
