@@ -104,8 +104,7 @@ fn programs(filters: &Filters) -> BTreeMap<String, Value> {
     let restorer = [&filters.launcher[..], &filters.restorer].concat();
     add("restorer", &restorer);
     add("opener", &filters.opener);
-    let connector = [&filters.opener[..], &filters.connector].concat();
-    add("connector", &connector);
+    add("connector", &filters.connector);
     add("monitor", &filters.monitor);
     add("service", &filters.service);
     add("bootdisk", &filters.bootdisk);

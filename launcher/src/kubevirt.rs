@@ -7,7 +7,7 @@
 //!        └── domain events ───┘  └──▶ preparer ── the machine ──▶ vm process
 //! ```
 //!
-//! All four processes (with the `monitor` that forks them) are there from the start; nothing of the host is
+//! All processes (with the `monitor` that forks them, opener and connector) are there from the start; nothing of the host is
 //! touched before virt-handler asks for a machine.
 
 mod agent;
@@ -18,6 +18,7 @@ mod disk_name;
 mod domain;
 mod events;
 mod flags;
+mod head;
 mod hotplug;
 mod launcher;
 mod messages;

@@ -2,7 +2,7 @@
 //! then.
 //!
 //! It is there only with `run --open-below` or `run --open-taps`, and under KubeVirt, where it makes the files of memory
-//! dumps and connects to virt-handler as well. It opens regular files and block devices below the
+//! dumps as well, and a second one connects to virt-handler. It opens regular files and block devices below the
 //! given directories, or TAPs of its network namespace, and hands their descriptors to the launcher, and can do nothing
 //! else: no path outside, no process, no capability but to open what belongs to another user and, for
 //! TAPs, CAP_NET_ADMIN, if the launcher had these.
@@ -20,6 +20,7 @@
 //! Losing the socket ends it. If it ends, the machine goes on, and nothing is opened any more.
 
 mod beneath;
+mod orders;
 mod process;
 mod protocol;
 mod taps;
@@ -34,6 +35,7 @@ use thiserror::Error;
 use vmm::control::{self, ControlError};
 
 pub use self::beneath::{Directories, OpenError};
+pub use self::orders::{Opened, OrderError, Orders};
 pub use self::protocol::{
     Answer, FileToMake, FileToOpen, ImageToOpen, Openable, OpenedImage, Order, SocketToConnect,
     TapToOpen, ToOpen, VERSION, answer,

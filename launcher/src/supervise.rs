@@ -23,7 +23,7 @@ use vmm::control::{self as wire, Call, ControlError, Refusal, Reply, Verdict};
 use vmm::footprint;
 
 pub use self::control::ControlServer;
-pub(crate) use self::control::{Asker, ClientCall, LauncherEvent};
+pub(crate) use self::control::{Asker, ClientCall, LAUNCHER, LauncherEvent};
 pub use self::identity::{ChooseUserError, choose_user};
 pub(crate) use self::life::{Effect as LifeEffect, Input as LifeInput, Life};
 pub use self::outcome::{Death, Outcome};
@@ -106,7 +106,7 @@ struct Ready {
     vm: bool,
     opener: bool,
     boot_reader: bool,
-    /// As [`ControlServer::fds`] has them.
+    /// As [`ControlServer::poll_fds`] has them.
     clients: Vec<bool>,
 }
 
@@ -179,8 +179,7 @@ impl Supervisor<'_> {
             fds.len() - 1
         });
         let first_client = fds.len();
-        let clients = self.control.iter().flat_map(ControlServer::fds);
-        fds.extend(clients.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        fds.extend(self.control.iter().flat_map(ControlServer::poll_fds));
         match poll(&mut fds, self.timeout().as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
@@ -199,7 +198,8 @@ impl Supervisor<'_> {
         let deadline = self.life.deadline();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let lost = logging::has_lost().then_some(TELL_LOST_EVERY);
-        let left = left.into_iter().chain(lost).min()?;
+        let rest = self.control.as_ref().and_then(ControlServer::rest);
+        let left = left.into_iter().chain(lost).chain(rest).min()?;
         // Rounded up by the kernel's clock granularity anyway; never negative.
         Some(Timespec {
             tv_sec: left.as_secs().cast_signed(),

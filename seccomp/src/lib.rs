@@ -60,7 +60,7 @@ pub enum Role {
     Restorer,
     /// The process that opens files for a launcher that cannot do so any more.
     Opener,
-    /// The same where it connects to sockets as well.
+    /// The process that connects to sockets for a launcher that cannot do so any more.
     Connector,
     /// The first process of a KubeVirt pod.
     Monitor,

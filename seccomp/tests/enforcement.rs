@@ -352,10 +352,9 @@ const NOT_ITS_OWN: [(Role, Call); 40] = [
 ];
 
 /// What these roles are there for.
-const ITS_OWN: [(Role, &str); 6] = [
+const ITS_OWN: [(Role, &str); 5] = [
     // Where it was not started for TAPs it cannot open /dev/net/tun, nor has it the capability.
     (Role::Opener, "make a TAP"),
-    (Role::Connector, "make a TAP"),
     (Role::Connector, "connect"),
     (Role::Connector, "make a unix socket"),
     (Role::Bootdisk, "make a file in memory"),

@@ -57,7 +57,7 @@ impl Control {
     /// Sets the link state of a NIC.
     #[track_caller]
     pub fn set_link(&mut self, nic: &str, up: bool) {
-        self.done(json!({ "command": "setLink", "nic": nic, "up": up }));
+        self.order(nic, json!({"command": "setLink", "up": up}));
     }
 
     /// Has a device obey an order.

@@ -161,7 +161,6 @@ impl Rules {
     fn use_one(&mut self, group: &str, call: &Call) {
         let own: &[&str] = match group {
             "launcher" => &["launcher", "restorer"],
-            "opener" => &["opener", "connector"],
             group => &[group],
         };
         for groups in [own, &["common"]] {
@@ -200,6 +199,7 @@ fn group(thread: &str, program: &str) -> &'static str {
         name if name.starts_with("bal-") => "balloon",
         "debugger" => "debugger",
         "podvisor-open" => "opener",
+        "podvisor-notify" => "connector",
         "podvisor-make" => "preparer",
         "virt-launcher-m" => "monitor",
         "virt-launcher" => "service",

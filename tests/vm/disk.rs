@@ -170,8 +170,8 @@ fn a_full_file_system_pauses_the_machine() {
     let mut control = guest.control();
     // An error may be told before the answer.
     control.tell("resume");
-    let error = control.wait_for("diskError");
-    assert_eq!(error["disk"], "root");
+    let error = control.wait_for("hostError");
+    assert_eq!(error["device"], "root");
     assert_eq!(error["operation"], "write");
     assert_eq!(error["errno"], 28);
     assert_eq!(error["stops"], true);
@@ -180,7 +180,7 @@ fn a_full_file_system_pauses_the_machine() {
 
     // Nothing has changed, so it stands still again.
     control.tell("resume");
-    control.wait_for("diskError");
+    control.wait_for("hostError");
     control.wait_for("paused");
     assert_eq!(control.stats()["devices"]["root"]["errors"], 0);
 

@@ -149,6 +149,7 @@ fn before_the_machine(pod: &Guest, handler: &mut Handler) {
     names.sort();
     let expected = [
         "podvisor-make",
+        "podvisor-notify",
         "podvisor-open",
         "qemu-kvm",
         "virt-launcher",
@@ -200,7 +201,7 @@ fn many_clients(pod: &Guest) {
 fn memory(pod: &Guest) {
     let monitor = Process::new(pod.pid());
     let launcher = Process::new(pod.child("virt-launcher"));
-    let opener = Process::new(pod.child("podvisor-open"));
+    let openers = ["podvisor-open", "podvisor-notify"].map(|name| Process::new(pod.child(name)));
     let pss = |process: &Process| {
         let rollup = process.read("smaps_rollup");
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -209,8 +210,8 @@ fn memory(pod: &Guest) {
             .and_then(|number| number.parse::<u64>().ok())
             .expect("a number")
     };
-    assert_eq!(monitor.children().len(), 3, "the preparer has ended");
-    let sum = pss(&monitor) + pss(&launcher) + pss(&opener);
+    assert_eq!(monitor.children().len(), 4, "the preparer has ended");
+    let sum = pss(&monitor) + pss(&launcher) + openers.iter().map(pss).sum::<u64>();
     assert!(sum <= MEMORY, "{sum} KiB");
 }
 

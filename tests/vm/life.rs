@@ -26,7 +26,8 @@ fn a_paused_machine_is_paused_after_a_reset() {
     guest.wait_for("podvisor-payload");
     assert_eq!(control.ask("reset")["state"], "running");
     guest.wait_for("podvisor-payload");
-    let refused = control.call(json!({"command": "setLink", "nic": "eth9", "up": true}));
+    let order = json!({"command": "setLink", "up": true});
+    let refused = control.call(json!({"command": "device", "name": "eth9", "order": order}));
     assert_eq!(
         refused["error"],
         json!({"kind": "unknownDevice", "name": "eth9"})

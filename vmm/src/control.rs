@@ -27,10 +27,10 @@ mod start;
 mod wire;
 
 pub use self::command::{Answer, Call, Command, MachineState, Refusal, Reply, Stats, Verdict};
-pub use self::event::{DiskError, Event, Notice, Report};
+pub use self::event::{Event, HostError, Notice, Report};
 pub use self::start::{Create, FdRole, Hello};
 pub use self::wire::{ControlError, MAX_FDS, MAX_MESSAGE, pair, receive, send, try_send};
 pub use crate::crash::{CrashReport, VcpuRegisters};
 
 /// Version of the protocol. Changed with whatever an older side would misunderstand.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -15,7 +15,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use devices::virtio::net::NetCommand;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use serde::Deserialize;
 use serde::de::Error;
 use serde_json::{Map, Value};
 use vmm::control::{Answer, Call, Command, Reply, VERSION, Verdict};
@@ -306,6 +308,7 @@ fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
         ("attach", _) => Err(serde_json::Error::custom(
             "a new device needs a name, and an image or tap:TAP",
         )),
+        ("setLink", []) => set_link(fields).map(Errand::Call),
         ("metrics", []) => Labels::new(fields).map(Errand::Metrics),
         ("detach", [name]) => {
             fields.insert("name".to_owned(), name.clone().into());
@@ -316,6 +319,19 @@ fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
     }
 }
 
+/// What people say of a NIC is its device's order.
+fn set_link(fields: Map<String, Value>) -> serde_json::Result<Command> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Link {
+        nic: String,
+        up: bool,
+    }
+    let Link { nic: name, up } = serde_json::from_value(fields.into())?;
+    let order = serde_json::to_value(NetCommand::SetLink { up })?;
+    Ok(Command::Device { name, order })
+}
+
 fn command(args: &CtlArgs, mut fields: Map<String, Value>) -> serde_json::Result<Command> {
     fields.insert("command".to_owned(), args.command.clone().into());
     serde_json::from_value(fields.into())
@@ -324,7 +340,7 @@ fn command(args: &CtlArgs, mut fields: Map<String, Value>) -> serde_json::Result
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-
+    use serde_json::json;
     use vmm::control::{MachineState, VcpuRegisters};
 
     use super::*;
@@ -363,8 +379,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(call(&["pause"]), Command::Pause);
-        let (nic, up) = ("default".to_owned(), false);
-        let set_link = Command::SetLink { nic, up };
+        let set_link = Command::Device {
+            name: "default".to_owned(),
+            order: json!({"command": "setLink", "up": false}),
+        };
         assert_eq!(call(&["setLink", "nic=default", "up=false"]), set_link);
         let (name, seconds) = ("data".to_owned(), 3);
         let detach = Command::Detach { name, seconds };
@@ -387,6 +405,7 @@ mod tests {
             &["events", "x"],
             &["setLink"],
             &["setLink", "nic=x", "up=maybe"],
+            &["setLink", "nic=x", "up=true", "down=true"],
             &["pause", "/tmp/x"],
             &["pause", "--stop"],
             &["snapshot"],

@@ -44,7 +44,6 @@ fn describe(role: Option<&str>) -> String {
             let more = match known {
                 seccomp::Role::Process => "  and the rules of all other roles of the vm process\n",
                 seccomp::Role::Restorer => "  and the rules of the launcher\n",
-                seccomp::Role::Connector => "  and the rules of the opener\n",
                 _ => "",
             };
             text.push_str(more);

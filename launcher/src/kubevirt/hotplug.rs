@@ -2,18 +2,15 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::head::Head;
 use crate::opener::ImageToOpen;
 use crate::plan::{self, LaterDisk};
 use crate::vmi::{self, Vmi};
 
 /// Slots for devices that nobody knows of when the machine is made.
 const SPARE_SLOTS: usize = 4;
-
-/// Phases of a volume whose file is there.
-const MOUNTED: [&str; 2] = ["MountedToPod", "Ready"];
 
 /// A disk and where its image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,77 +19,13 @@ pub(super) struct NewDisk {
     pub(super) image: ImageToOpen,
 }
 
-/// What says whether there are such disks at all.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Head {
-    spec: Spec,
-    status: Option<Status>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Spec {
-    volumes: Option<Vec<Volume>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Volume {
-    persistent_volume_claim: Option<Claim>,
-    data_volume: Option<Claim>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Claim {
-    hotpluggable: Option<bool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Status {
-    volume_status: Option<Vec<VolumeStatus>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct VolumeStatus {
-    name: String,
-    phase: Option<String>,
-}
-
-impl Head {
-    fn has_disks(&self) -> bool {
-        let volumes = self.spec.volumes.iter().flatten();
-        let mut claims = volumes.flat_map(|volume| {
-            let claims = [&volume.persistent_volume_claim, &volume.data_volume];
-            claims.into_iter().flatten()
-        });
-        claims.any(|claim| claim.hotpluggable == Some(true))
-    }
-
-    fn is_mounted(&self, name: &str) -> bool {
-        let volumes = self
-            .status
-            .iter()
-            .filter_map(|it| it.volume_status.as_ref());
-        let mut volumes = volumes.flatten().filter(|volume| volume.name == name);
-        volumes.any(|volume| {
-            let phase = volume.phase.as_deref();
-            phase.is_some_and(|phase| MOUNTED.contains(&phase))
-        })
-    }
-}
-
 /// The disks of a VMI, in JSON, whose volumes are mounted below `directory`: a file, or a block device.
-pub(super) fn disks(vmi: &[u8], directory: &Path) -> Result<Vec<NewDisk>, String> {
-    let unread = |error| format!("The VMI is not understood: {error}");
-    let head: Head = serde_json::from_slice(vmi).map_err(unread)?;
-    if !head.has_disks() {
+pub(super) fn disks(head: &Head, vmi: &[u8], directory: &Path) -> Result<Vec<NewDisk>, String> {
+    if !head.has_hotpluggable() {
         return Ok(Vec::new());
     }
-    let mut value: Value = serde_json::from_slice(vmi).map_err(unread)?;
+    let mut value: Value = serde_json::from_slice(vmi)
+        .map_err(|error| format!("The VMI is not understood: {error}"))?;
     // The machine has them already, or will not.
     if let Some(Value::Object(spec)) = value.get_mut("spec") {
         spec.remove("accessCredentials");
@@ -166,7 +99,12 @@ mod tests {
     }
 
     fn of(vmi: &Value) -> Result<Vec<NewDisk>, String> {
-        disks(vmi.to_string().as_bytes(), Path::new("/run/hp"))
+        let vmi = vmi.to_string();
+        disks(
+            &Head::read(vmi.as_bytes())?,
+            vmi.as_bytes(),
+            Path::new("/run/hp"),
+        )
     }
 
     fn names(vmi: &Value) -> Vec<String> {

@@ -53,9 +53,8 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
         return Err("the monitor begins with something else".into());
     };
     let mut fds = fds.into_iter();
-    let (Some(vm), Some(preparer), Some(opener)) = (fds.next(), fds.next(), fds.next()) else {
-        return Err("the monitor sent no sockets".into());
-    };
+    let mut socket = || fds.next().ok_or("the monitor sent too few sockets");
+    let (vm, preparer, opener, connector) = (socket()?, socket()?, socket()?, socket()?);
     if flags.hook_sidecars > 0 {
         return Err("hook sidecars change libvirt's XML, of which there is none here".into());
     }
@@ -88,6 +87,7 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
         vm,
         preparer,
         opener,
+        connector,
         listener,
         control,
         volumes: directories::hotplug_path(flags),

@@ -3,7 +3,8 @@
 //! ```text
 //!   virt-launcher-monitor ─┬─ launcher   gRPC, the life of the machine
 //!                          ├─ preparer   makes the machine, then ends
-//!                          ├─ opener     connects to virt-handler, opens disks that come later, makes files of memory dumps
+//!                          ├─ opener     opens disks that come later, makes files of memory dumps
+//!                          ├─ connector  connects to virt-handler, whatever holds the opener up
 //!                          └─ vm process
 //! ```
 //!
@@ -41,7 +42,7 @@ use crate::supervise::{self, Death, RestrictError, Signal, Signals, VmProcess, V
     tag = "kind"
 )]
 pub(super) enum Word {
-    /// The first: the sockets of vm process, preparer and opener come with it.
+    /// The first: the sockets of vm process, preparer, opener and connector come with it.
     Begin,
     /// The pod is to end; the signal's name.
     Stop { signal: String },
@@ -117,13 +118,14 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
         preparer::enter(directory, user)
     })?;
     let opener = opener(flags)?;
+    let connector = connector(flags)?;
     let (socket, launcher_socket) = control::pair().map_err(no_pair)?;
     // The environment says where, which the new process has not.
     let machines = machines::directory();
     let launcher = fork("the launcher", launcher_socket, || {
         launcher::enter(flags, machines)
     })?;
-    let fds = [vm_socket, to_preparer, opener];
+    let fds = [vm_socket, to_preparer, opener, connector];
     let borrowed = fds.each_ref().map(OwnedFd::as_fd);
     control::send(socket.as_fd(), &Word::Begin, &borrowed).map_err(MonitorError::Launcher)?;
     drop(fds);
@@ -145,8 +147,7 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     Ok(code)
 }
 
-/// Who connects to virt-handler, opens the images of disks that come while the machine runs, and makes the files of memory
-/// dumps. A machine can be without disks that come and dumps.
+/// Who opens the images of disks that come while the machine runs, and makes the files of memory dumps. A machine can be without disks that come and dumps.
 fn opener(flags: &Flags) -> Result<OwnedFd, OpenerError> {
     let directory = directories::of_hotplug(flags).inspect_err(|error| {
         tracing::warn!("no disk can come later, and no memory be dumped: {error}");
@@ -154,6 +155,17 @@ fn opener(flags: &Flags) -> Result<OwnedFd, OpenerError> {
     let allowed = Allowed {
         directories: directory.into_iter().collect(),
         usage: Use::Make,
+        taps: false,
+        sockets: Vec::new(),
+    };
+    Opener::spawn(&allowed, true).map(Opener::give)
+}
+
+/// Who connects to virt-handler. It waits for no volume.
+fn connector(flags: &Flags) -> Result<OwnedFd, OpenerError> {
+    let allowed = Allowed {
+        directories: Vec::new(),
+        usage: Use::Open,
         taps: false,
         sockets: vec![directories::notify_pipe(flags)],
     };

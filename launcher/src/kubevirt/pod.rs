@@ -21,7 +21,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use vmm::control::{Event, MachineState, Verdict};
+use vmm::control::{Event, MachineState, Refusal, Verdict};
 
 use self::disks::Disks;
 use self::dump::Dump;
@@ -30,7 +30,7 @@ use super::agent::AgentView;
 use super::clock::rfc3339;
 use super::domain::{Condition, DiskFacts, Facts, GracePeriod, Identity};
 use crate::exit::Exit;
-use crate::supervise::{LauncherEvent, Life, LifeEffect, LifeInput, Outcome};
+use crate::supervise::{LAUNCHER, LauncherEvent, Life, LifeEffect, LifeInput, Outcome};
 
 /// How long virt-handler may take to delete a domain that has ended.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -268,7 +268,10 @@ impl Pod {
         self.life = life;
         for effect in effects {
             match effect {
-                LifeEffect::Reply { client: 0, reply } => {
+                LifeEffect::Reply {
+                    client: LAUNCHER,
+                    reply,
+                } => {
                     self.replied(reply.id, reply.verdict, then);
                 }
                 LifeEffect::Reply { client, reply } => then.push(Effect::Reply { client, reply }),
@@ -284,13 +287,13 @@ impl Pod {
     /// A disk that stops the machine is told of; virt-handler's next Sync is the next attempt.
     fn note(&mut self, event: Event, then: &mut Vec<Effect>) {
         match event {
-            Event::DiskError(error) if error.stops => {
+            Event::HostError(error) if error.stops => {
                 self.failing_disk = true;
                 then.push(Effect::Warn {
                     reason: "IOerror",
                     message: format!(
                         "disk {}: {} failed on the host: {}",
-                        error.disk, error.operation, error.message
+                        error.device, error.operation, error.message
                     ),
                 });
             }
@@ -305,6 +308,12 @@ impl Pod {
             return;
         };
         let (result, stats) = match verdict {
+            // The guest gave it back when that was not waited for any more.
+            Verdict::Error(Refusal::UnknownDevice { .. })
+                if matches!(pending, Pending::Detach(_)) =>
+            {
+                (Ok(String::new()), None)
+            }
             Verdict::Result(answer) => (Ok(String::new()), answer.stats),
             Verdict::Error(refusal) => (Err(refusal.to_string()), None),
         };

@@ -16,7 +16,11 @@ use crate::supervise;
 
 /// The main function: whether it ended as it should.
 pub(super) fn enter(allowed: &Allowed, parent: Pid, json_log: bool) -> bool {
-    let _ = rustix::thread::set_name(c"podvisor-open");
+    let name = match role(allowed) {
+        Role::Connector => c"podvisor-notify",
+        _ => c"podvisor-open",
+    };
+    let _ = rustix::thread::set_name(name);
     vmm::early::leave_to_launcher();
     run(allowed, parent, json_log)
         .inspect_err(|error| {
@@ -58,11 +62,18 @@ fn restrict(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dy
     jail::open_below(kept, &paths)?;
     // Not even a directory that does not answer keeps it.
     jail::die_with(parent, Signal::KILL)?;
-    let role = match allowed.sockets.is_empty() {
+    Ok(supervise::filter(
+        role(allowed),
+        Others::default(),
+        json_log,
+    )?)
+}
+
+fn role(allowed: &Allowed) -> Role {
+    match allowed.sockets.is_empty() {
         true => Role::Opener,
         false => Role::Connector,
-    };
-    Ok(supervise::filter(role, Others::default(), json_log)?)
+    }
 }
 
 fn serve(socket: BorrowedFd<'_>, openable: &Openable) -> Result<(), Box<dyn Error>> {

@@ -8,7 +8,9 @@ mod client;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 use vmm::control::{Call, Command, MachineState, Reply, VERSION};
 
@@ -19,6 +21,9 @@ use crate::resources::ListenSocket;
 
 /// Clients at a time.
 const MAX_CLIENTS: usize = 8;
+
+/// How long no client is looked for after one that could not be accepted: who waits for it stays ready, without end.
+const REST: Duration = Duration::from_secs(1);
 
 /// What the launcher says beside the machine's events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,10 +101,13 @@ pub struct Line {
     pub call: Call,
 }
 
+/// The launcher itself, among clients.
+pub(crate) const LAUNCHER: u64 = 0;
+
 /// Who asked, and under which number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asker {
-    /// Number of the connection, never used again; 0 for the launcher itself.
+    /// Number of the connection, never used again, or [`LAUNCHER`].
     pub(crate) client: u64,
     /// The client's own number for the call.
     pub(crate) id: u64,
@@ -122,6 +130,10 @@ pub struct ControlServer {
     socket: ListenSocket,
     clients: Vec<Client>,
     next_client: u64,
+    /// Nobody has looked at the last client yet.
+    has_newcomer: bool,
+    /// No client is accepted until then.
+    rests_until: Option<Instant>,
 }
 
 impl ControlServer {
@@ -131,7 +143,9 @@ impl ControlServer {
         Ok(Self {
             socket,
             clients: Vec::new(),
-            next_client: 1,
+            next_client: LAUNCHER + 1,
+            has_newcomer: false,
+            rests_until: None,
         })
     }
 
@@ -140,12 +154,35 @@ impl ControlServer {
         self.socket.path()
     }
 
-    /// Descriptors to wait for: the listening socket, then the clients.
-    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.socket.as_fd()).chain(self.clients.iter().map(AsFd::as_fd))
+    /// The listening socket.
+    pub(crate) fn listener(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
-    /// Serves the descriptors of [`ControlServer::fds`] that are ready; new clients hear of `state`.
+    /// A client that has just come, once.
+    pub(crate) fn newcomer(&mut self) -> Option<BorrowedFd<'_>> {
+        let is_there = std::mem::take(&mut self.has_newcomer);
+        self.clients.last().filter(|_| is_there).map(AsFd::as_fd)
+    }
+
+    /// How long no client is looked for, where one could not be accepted.
+    pub(crate) fn rest(&self) -> Option<Duration> {
+        let until = self.rests_until?;
+        until.checked_duration_since(Instant::now())
+    }
+
+    /// What to wait for: the listening socket, then the clients.
+    pub(crate) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let listens = match self.rest() {
+            Some(_) => PollFlags::empty(),
+            None => PollFlags::IN,
+        };
+        let clients = self.clients.iter().map(AsFd::as_fd);
+        let clients = clients.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        std::iter::once(PollFd::from_borrowed_fd(self.listener(), listens)).chain(clients)
+    }
+
+    /// Serves those of [`ControlServer::poll_fds`] that are ready; new clients hear of `state`.
     pub(crate) fn serve(&mut self, ready: &[bool], state: MachineState) -> Vec<ClientCall> {
         let mut calls = Vec::new();
         let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
@@ -195,9 +232,53 @@ impl ControlServer {
                 let version = VERSION;
                 client.write(&LauncherEvent::Hello { version, state });
                 self.clients.push(client);
+                self.has_newcomer = true;
             }
             Ok(_) => tracing::warn!("more than {MAX_CLIENTS} control clients: one was refused"),
-            Err(error) => tracing::debug!("control socket: {error}"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                tracing::warn!("a control client cannot be accepted: {error}");
+                self.rests_until = Some(Instant::now() + REST);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use rustix::net::{Shutdown, shutdown};
+
+    use super::*;
+
+    fn flags(server: &ControlServer) -> Vec<PollFlags> {
+        let mut fds: Vec<_> = server.poll_fds().collect();
+        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).expect("polled");
+        fds.iter().map(PollFd::revents).collect()
+    }
+
+    /// As where the launcher has no descriptor for one: who waits stays there, and would wake it without end.
+    #[test]
+    fn who_cannot_be_accepted_is_not_looked_for_at_once() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("socket");
+        let socket = ListenSocket::bind("test", &path).expect("a socket");
+        let mut server = ControlServer::new(socket).expect("a server");
+        let _client = UnixStream::connect(&path).expect("somebody listens");
+        assert_eq!(flags(&server), [PollFlags::IN]);
+        assert!(server.newcomer().is_none());
+        server.serve(&[true], MachineState::Running);
+        assert!(server.newcomer().is_some() && server.newcomer().is_none());
+        assert!(server.rest().is_none() && flags(&server).len() == 2);
+
+        // It is ready, and nobody can be accepted.
+        shutdown(server.listener(), Shutdown::Read).expect("a listener");
+        assert!(flags(&server)[0].contains(PollFlags::IN));
+        server.serve(&[true], MachineState::Running);
+        assert!(server.rest().is_some_and(|rest| rest <= REST));
+        assert!(!flags(&server)[0].contains(PollFlags::IN));
+        server.rests_until = Some(Instant::now());
+        assert!(flags(&server)[0].contains(PollFlags::IN), "then it is");
     }
 }

@@ -21,7 +21,7 @@ use tracing::Level;
 use vmm::control::{Call, Command, Event, MachineState, Notice, Refusal, Reply, Report, Verdict};
 use vmm::trace::Mark;
 
-use super::control::{Asker, ClientCall};
+use super::control::{Asker, ClientCall, LAUNCHER};
 use super::outcome::{Death, Outcome};
 use crate::resources::DiskKernel;
 
@@ -248,15 +248,15 @@ impl Life {
         let last = match event {
             Event::Running => return then.push(Effect::Running),
             Event::Paused => return,
-            Event::DiskError(error) if error.stops => {
+            Event::HostError(error) if error.stops => {
                 let text = format!(
                     "disk {} failed on the host: the machine stands still, and tries again when it is resumed",
-                    error.disk
+                    error.device
                 );
                 return then.push(Effect::Log(Level::WARN, text));
             }
             // The vm process logs it.
-            Event::DiskError(_) => return,
+            Event::HostError(_) => return,
             Event::BootWanted => return then.push(Effect::ReadBoot),
             Event::Reset if self.exit_on_reboot => Outcome::Rebooted,
             Event::Reset => {
@@ -339,7 +339,10 @@ impl Life {
             }),
             Command::Status if !answers => Verdict::Result(self.machine.into()),
             _ if self.closed => Verdict::Error(Refusal::Ended),
-            _ if self.calls_of(asker.client) >= MAX_CALLS => Verdict::Error(Refusal::Busy),
+            // The vm process has a bound of its own, which is the launcher's.
+            _ if asker.client != LAUNCHER && self.calls_of(asker.client) >= MAX_CALLS => {
+                Verdict::Error(Refusal::Busy)
+            }
             command => {
                 let is_last = command == Command::Snapshot { stop: true };
                 let id = self.send(command, descriptors, then);

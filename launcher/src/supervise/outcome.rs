@@ -119,7 +119,7 @@ impl Outcome {
             | Event::Stopped
             | Event::GuestPanicNotice
             | Event::WatchdogExpired { .. }
-            | Event::DiskError(_)
+            | Event::HostError(_)
             | Event::ConsoleEscape
             | Event::BootTrace { .. } => return None,
         })

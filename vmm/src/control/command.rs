@@ -52,13 +52,6 @@ pub enum Command {
     Stats,
     /// Tell the state.
     Status,
-    /// Set the link state of a NIC.
-    SetLink {
-        /// Interface name.
-        nic: String,
-        /// New state.
-        up: bool,
-    },
     /// Add a device while the machine runs; the host's side of it are the descriptors, as its options call for.
     Attach {
         /// Its name, which no other device has.
@@ -257,20 +250,21 @@ mod tests {
         assert_eq!(call(json!({"command": "pause"})).expect("a call"), pause);
         let link = Call {
             id: 7,
-            command: Command::SetLink {
-                nic: "red".to_owned(),
-                up: false,
+            command: Command::Device {
+                name: "red".to_owned(),
+                order: json!({"command": "setLink", "up": false}),
             },
         };
-        let text = json!({"id": 7, "command": "setLink", "nic": "red", "up": false});
+        let order = json!({"command": "setLink", "up": false});
+        let text = json!({"id": 7, "command": "device", "name": "red", "order": order});
         assert_eq!(serde_json::to_value(&link).expect("JSON"), text);
         assert_eq!(call(text).expect("a call"), link);
         for wrong in [
             json!({"id": 7}),
             json!({"id": -1, "command": "pause"}),
             json!({"command": "fly"}),
-            json!({"command": "setLink", "nic": "red"}),
-            json!({"command": "setLink", "nic": "red", "up": true, "down": false}),
+            json!({"command": "device", "name": "red"}),
+            json!({"command": "detach", "name": "red", "seconds": 1, "down": false}),
             json!(["pause"]),
         ] {
             call(wrong.clone()).expect_err(&wrong.to_string());

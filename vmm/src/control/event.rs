@@ -31,18 +31,18 @@ pub struct Notice {
 /// What the host could not do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct DiskError {
-    /// Name of the disk in the VMI.
-    pub disk: String,
+pub struct HostError {
+    /// Name of the device: a disk's is the VMI's.
+    pub device: String,
     /// What was tried: `read`, `write`, `flush`, `discard`, `write zeroes`.
     pub operation: String,
-    /// Where in the disk, bytes.
+    /// Where in the device, bytes.
     pub offset: u64,
     /// The host's error number.
     pub errno: i32,
     /// The same in words.
     pub message: String,
-    /// Errors of this disk since the last one that was told; there is at most one a second.
+    /// Errors of this device since the last one that was told; there is at most one a second.
     pub untold: u32,
     /// The machine is paused for it, and tries again when it is resumed (`errorPolicy`).
     pub stops: bool,
@@ -110,8 +110,8 @@ pub enum Event {
         /// What is done.
         action: WatchdogAction,
     },
-    /// The host cannot do what the guest asked of a disk.
-    DiskError(DiskError),
+    /// The host cannot do what the guest asked of a device.
+    HostError(HostError),
     /// The user typed the console's escape sequence to stop.
     ConsoleEscape,
     /// The steps of the start so far; sent if [`Create`](super::Create) asks for it, when the vCPUs

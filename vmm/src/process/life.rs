@@ -269,9 +269,9 @@ impl Life {
                 self.next(effects);
             }
             Input::WatchdogExpired(action) => self.watchdog_expired(action, effects),
-            Input::DiskError(error) => {
+            Input::HostError(error) => {
                 let stops = error.stops;
-                effects.push(self.tell(Event::DiskError(*error)));
+                effects.push(self.tell(Event::HostError(*error)));
                 if stops {
                     self.put_first(Waiting::Standstill);
                 }

@@ -27,7 +27,7 @@ use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Want
 use super::super::preparer::Order;
 use super::control::{self, Control};
 use super::listening;
-use super::openings::Openings;
+use super::openings::{Connections, Openings};
 use super::packets::readable;
 use super::service::Commands;
 use crate::bootdisk::process::ReaderError;
@@ -47,6 +47,7 @@ pub(super) struct Wires {
     pub(super) vm: OwnedFd,
     pub(super) preparer: OwnedFd,
     pub(super) opener: OwnedFd,
+    pub(super) connector: OwnedFd,
     pub(super) listener: UnixListener,
     /// Where people look at the machine.
     pub(super) control: Option<control::Prepared>,
@@ -98,7 +99,7 @@ pub(super) struct Actor {
     agent_is_there: bool,
     sender: Sender<News>,
     notifier: Notifier,
-    openings: Rc<Openings>,
+    openings: Openings,
     control: Option<Control>,
     released: bool,
     exit: Option<Exit>,
@@ -109,9 +110,9 @@ impl Actor {
     pub(super) async fn run(pod: Pod, wires: Wires) -> io::Result<Exit> {
         let (sender, inbox) = channel(MAX_WAITING);
         let idle = sender.clone();
-        let openings = Rc::new(Openings::listen(wires.opener, sender.clone())?);
-        let (connecting, pipe) = (openings.clone(), wires.notify_pipe);
-        let connect = async move || connecting.connect(pipe.clone()).await;
+        let openings = Openings::listen(wires.opener, sender.clone())?;
+        let (connections, pipe) = (Connections::listen(wires.connector)?, wires.notify_pipe);
+        let connect = async move || connections.connect(pipe.clone()).await;
         let notifier = Notifier::start(connect, move || {
             // One that is not taken is followed by another input, or was not waited for.
             let _ = idle.try_send(News::Input(Input::Delivered));

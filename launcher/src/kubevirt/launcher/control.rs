@@ -2,17 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::rc::Rc;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{Timespec, poll};
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
 use vmm::control::{MachineState, Reply};
 
 use super::super::pod::Input;
@@ -48,7 +48,7 @@ impl Control {
             server: Rc::new(RefCell::new(server)),
             state: Rc::default(),
         };
-        control.watch(&set)?;
+        watch(&set, control.server.borrow().listener())?;
         // The runtime asks no more of it than of a stream's.
         let set = Socket::from(set);
         set.set_nonblocking(true)?;
@@ -74,21 +74,12 @@ impl Control {
         self.server.borrow_mut().broadcast(message);
     }
 
-    /// One set stands for all sockets, of which those that are closed leave it.
-    fn watch(&self, set: impl AsFd) -> io::Result<()> {
-        for fd in self.server.borrow().fds() {
-            match epoll::add(&set, fd, EventData::new_u64(0), EventFlags::IN) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
-    }
-
     async fn serve(self, set: UnixStream, inbox: Sender<News>) {
-        while set.readable().await.is_ok() {
+        while self.wait(&set).await.is_ok() {
             let calls = self.take();
-            if let Err(error) = self.watch(&set) {
+            if let Some(fd) = self.server.borrow_mut().newcomer()
+                && let Err(error) = watch(&set, fd)
+            {
                 tracing::warn!("the control socket is not served any more: {error}");
                 return;
             }
@@ -109,14 +100,20 @@ impl Control {
         }
     }
 
+    /// Until something is to be done, or clients are to be looked for again.
+    async fn wait(&self, set: &UnixStream) -> io::Result<()> {
+        let rest = self.server.borrow().rest();
+        match rest {
+            Some(rest) => timeout(rest, set.readable()).await.unwrap_or(Ok(())),
+            None => set.readable().await,
+        }
+    }
+
     /// What ready clients want; none where none is ready.
     fn take(&self) -> Option<Vec<ClientCall>> {
         let mut server = self.server.borrow_mut();
         let ready: Vec<_> = {
-            let fds = server.fds();
-            let mut fds: Vec<_> = fds
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-                .collect();
+            let mut fds: Vec<_> = server.poll_fds().collect();
             let at_once = Timespec {
                 tv_sec: 0,
                 tv_nsec: 0,
@@ -127,4 +124,9 @@ impl Control {
         let state = self.state.get();
         ready.contains(&true).then(|| server.serve(&ready, state))
     }
+}
+
+/// One set stands for all sockets, of which those that are closed leave it.
+fn watch(set: impl AsFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+    epoll::add(set, fd, EventData::new_u64(0), EventFlags::IN).map_err(Into::into)
 }

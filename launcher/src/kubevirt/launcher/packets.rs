@@ -24,13 +24,8 @@ impl Packets {
         UnixStream::from_std(socket).map(Self)
     }
 
-    /// The next message, or the end. Descriptors that come with it are closed.
-    pub(super) async fn next<T: DeserializeOwned>(&self) -> Result<T, ControlError> {
-        Ok(self.next_with_descriptors().await?.0)
-    }
-
     /// The next message and its descriptors, or the end.
-    pub(super) async fn next_with_descriptors<T: DeserializeOwned>(
+    pub(super) async fn next<T: DeserializeOwned>(
         &self,
     ) -> Result<(T, Vec<OwnedFd>), ControlError> {
         loop {

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
@@ -15,6 +14,7 @@ use tokio::sync::oneshot;
 use self::methods::{Method, Shape, find};
 use super::super::agent::{Agent, AgentError, Freezer, Ran};
 use super::super::domain::Identity;
+use super::super::head::Head;
 use super::super::hotplug;
 use super::super::messages::{
     CMD_VERSION, DumpRequest, Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest,
@@ -36,82 +36,6 @@ pub(super) struct Commands {
     /// Where volumes are mounted that come while the machine runs.
     volumes: PathBuf,
     stats_collector: bool,
-}
-
-/// What the launcher itself reads of a VMI.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Head {
-    metadata: HeadMetadata,
-    spec: HeadSpec,
-    status: Option<HeadStatus>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HeadMetadata {
-    name: String,
-    namespace: String,
-    uid: String,
-    annotations: Option<HeadAnnotations>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HeadAnnotations {
-    /// Users can have probes of the guest's agent succeed for a while.
-    #[serde(rename = "kubevirt.io/pause-guest-agent-probes")]
-    pause_probes: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct HeadSpec {
-    termination_grace_period_seconds: Option<u64>,
-    domain: HeadDomain,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HeadDomain {
-    firmware: Option<HeadFirmware>,
-    devices: Option<HeadDevices>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HeadDevices {
-    interfaces: Option<Vec<HeadInterface>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HeadInterface {
-    name: String,
-    state: Option<String>,
-}
-
-impl HeadInterface {
-    /// Its name, and whether its link is up; nothing of one that is to go, which it cannot.
-    fn link(self) -> Option<(String, bool)> {
-        match self.state.as_deref() {
-            None | Some("" | "up") => Some((self.name, true)),
-            Some("down") => Some((self.name, false)),
-            Some(_) => None,
-        }
-    }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HeadFirmware {
-    uuid: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HeadStatus {
-    phase: Option<String>,
 }
 
 impl Service for Commands {
@@ -255,36 +179,28 @@ fn failed(error: AgentError) -> Status {
 fn wanted(request: Bytes, volumes: &Path) -> Result<Wanted, String> {
     let request: VmiRequest = decode(request).map_err(|status| status.message)?;
     let vmi = request.vmi.unwrap_or_default().json;
-    let head: Head = serde_json::from_slice(&vmi)
-        .map_err(|error| format!("The VMI is not understood: {error}"))?;
+    let head = Head::read(&vmi)?;
     let cluster = request.options.and_then(|options| options.cluster);
-    let annotations = head.metadata.annotations.unwrap_or_default();
-    let firmware = head.spec.domain.firmware.unwrap_or_default();
-    let devices = head.spec.domain.devices.unwrap_or_default();
-    let interfaces = devices.interfaces.unwrap_or_default().into_iter();
     let grace_seconds = head.spec.termination_grace_period_seconds;
-    let (disks, refused) = match hotplug::disks(&vmi, volumes) {
+    let (disks, refused) = match hotplug::disks(&head, &vmi, volumes) {
         Ok(disks) => (disks, None),
         Err(reason) => (Vec::new(), Some(reason)),
     };
     Ok(Wanted {
+        grace_seconds: grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
+        phase: head.phase(),
+        pause_probes: head.pauses_probes(),
+        links: head.links(),
+        no_serial_log: cluster.is_some_and(|cluster| cluster.serial_console_log_disabled),
         identity: Identity {
+            firmware_uuid: head.firmware_uuid(),
             name: head.metadata.name,
             namespace: head.metadata.namespace,
             uid: head.metadata.uid,
-            firmware_uuid: firmware.uuid.unwrap_or_default(),
         },
-        grace_seconds: grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
-        phase: head
-            .status
-            .and_then(|status| status.phase)
-            .unwrap_or_default(),
         disks,
         refused,
         vmi,
-        pause_probes: annotations.pause_probes.as_deref() == Some("true"),
-        links: interfaces.filter_map(HeadInterface::link).collect(),
-        no_serial_log: cluster.is_some_and(|cluster| cluster.serial_console_log_disabled),
     })
 }
 

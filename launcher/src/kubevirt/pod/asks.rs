@@ -3,12 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime};
 
+use devices::virtio::net::NetCommand;
+use serde_json::json;
 use vmm::control::{Command, MachineState, Refusal, Reply, Verdict};
 
 use super::super::clock::rfc3339;
 use super::{Answer, Ask, Condition, Effect, Pending, Phase, Pod, Wanted};
 use super::{LAST_EVENT_TIMEOUT, LifeInput};
-use crate::supervise::{Asker, ClientCall};
+use crate::supervise::{Asker, ClientCall, LAUNCHER};
 
 /// As virt-handler's users know it.
 const NO_DOMAIN: &str = "Domain not found.";
@@ -128,8 +130,10 @@ impl Pod {
             let Some(&(_, up)) = link.filter(|(_, up)| *up != known.link_up) else {
                 continue;
             };
-            let device = known.device.clone();
-            let command = Command::SetLink { nic: device, up };
+            let command = Command::Device {
+                name: known.device.clone(),
+                order: json!(NetCommand::SetLink { up }),
+            };
             self.call(now, command, Pending::Link { nic, up }, then);
         }
     }
@@ -189,11 +193,29 @@ impl Pod {
             Phase::Over { .. } | Phase::Leaving { .. } if !is_status => {
                 Verdict::Error(Refusal::Ended)
             }
+            _ if self.is_virt_handlers(&call.command) => Verdict::Error(refuse(
+                "virt-handler sets this NIC's link or has this disk come and go, as the VMI says: change the VMI",
+            )),
             _ => return self.live(now, LifeInput::Call(call), then),
         };
         let Asker { client, id } = call.asker;
         let reply = Reply { id, verdict };
         then.push(Effect::Reply { client, reply });
+    }
+
+    /// It would change what virt-handler takes to be as it last had it.
+    fn is_virt_handlers(&self, command: &Command) -> bool {
+        match command {
+            Command::Device { name, .. } => {
+                let mut nics = self.facts.interfaces.iter();
+                nics.any(|nic| nic.device == *name)
+            }
+            Command::Detach { name, .. } => {
+                let mut disks = self.facts.disks.iter();
+                self.disks.has(name) || disks.any(|disk| disk.name == *name)
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn end(&mut self, now: Instant, then: &mut Vec<Effect>) {
@@ -202,6 +224,7 @@ impl Pod {
 
     /// A command whose answer nobody waits for.
     fn order(&mut self, now: Instant, command: Command, then: &mut Vec<Effect>) {
+        // Nobody waits for its answer.
         let call = client_call(0, command);
         self.live(now, LifeInput::Call(call), then);
     }
@@ -237,7 +260,10 @@ impl Pod {
 
 fn client_call(id: u64, command: Command) -> ClientCall {
     ClientCall {
-        asker: Asker { client: 0, id },
+        asker: Asker {
+            client: LAUNCHER,
+            id,
+        },
         command,
         open: None,
         descriptors: Vec::new(),

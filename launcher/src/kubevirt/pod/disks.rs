@@ -1,7 +1,8 @@
 //! Disks that come and go: those that the last SyncVirtualMachine wants, and those that the machine has. What fails is
 //! tried again by the next one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -19,8 +20,8 @@ const DETACH_SECONDS: u32 = 30;
 #[derive(Debug, Default)]
 pub(super) struct Disks {
     wanted: Vec<NewDisk>,
-    /// Disks that come or go just now.
-    under_way: BTreeSet<String>,
+    /// Disks that come or go just now, and what is being opened for those that come.
+    under_way: BTreeMap<String, Option<NewDisk>>,
     /// What was said of those that cannot.
     said: BTreeMap<String, String>,
 }
@@ -29,6 +30,11 @@ impl Disks {
     /// These are to be there, and no others of their kind.
     pub(super) fn want(&mut self, disks: Vec<NewDisk>) {
         self.wanted = disks;
+    }
+
+    /// The disk of this name is to be there, or is on its way.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.wants(name) || self.under_way.contains_key(name)
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -43,7 +49,8 @@ impl Pod {
         let new = self.disks.wanted.iter();
         let new = new.filter(|new| !is_there(&new.disk.name));
         for new in new {
-            if self.disks.under_way.insert(new.disk.name.clone()) {
+            if let Entry::Vacant(entry) = self.disks.under_way.entry(new.disk.name.clone()) {
+                entry.insert(Some(new.clone()));
                 then.push(Effect::OpenImage(new.disk.name.clone(), new.image.clone()));
             }
         }
@@ -51,7 +58,8 @@ impl Pod {
         let old = old.filter(|disk| !self.disks.wants(&disk.name));
         let old: Vec<_> = old.map(|disk| disk.name.clone()).collect();
         for name in old {
-            if self.disks.under_way.insert(name.clone()) {
+            if let Entry::Vacant(entry) = self.disks.under_way.entry(name.clone()) {
+                entry.insert(None);
                 let command = Command::Detach {
                     name: name.clone(),
                     seconds: DETACH_SECONDS,
@@ -69,18 +77,21 @@ impl Pod {
         image: Result<(OpenedImage, Vec<OwnedFd>), String>,
         then: &mut Vec<Effect>,
     ) {
-        let wanted = self.disks.wanted.iter().find(|new| new.disk.name == name);
-        let (image, files) = match (image, wanted) {
-            (Ok(opened), Some(_)) if self.phase == Phase::Up => opened,
-            // Nobody waits for it any more.
-            (Ok(_), _) => {
-                self.disks.under_way.remove(&name);
-                return;
-            }
-            (Err(reason), _) => return self.disk_stays_away(&name, reason, then),
+        let opened = self.disks.under_way.get_mut(&name).and_then(Option::take);
+        let (image, files) = match image {
+            Ok(image) => image,
+            Err(reason) => return self.disk_stays_away(&name, reason, then),
         };
-        let Some(new) = wanted else { return };
-        let mut options = new.disk.options.clone();
+        let is_up = self.phase == Phase::Up;
+        let Some(new) = opened.filter(|new| is_up && self.disks.wanted.contains(new)) else {
+            // Nobody waits for it any more, or for one that is opened otherwise.
+            self.disks.under_way.remove(&name);
+            if is_up {
+                self.change_disks(now, then);
+            }
+            return;
+        };
+        let mut options = new.disk.options;
         image.settle(&mut options);
         let command = Command::Attach {
             name: name.clone(),
@@ -286,6 +297,11 @@ pub(super) mod tests {
         }
         assert_eq!(told(&rig), pairs(&[("a", "vda")]), "it stays");
         assert_eq!((rig.commands().len(), rig.warnings().len()), (5, 3));
+        // It was late, and went all the same.
+        sync(&mut rig, &[]);
+        let name = "a".to_owned();
+        rig.refuse(Refusal::UnknownDevice { name });
+        assert_eq!(told(&rig), []);
     }
 
     #[test]
@@ -298,6 +314,28 @@ pub(super) mod tests {
         // And may come another time.
         sync(&mut rig, &["a"]);
         assert_eq!(orders(&rig), ["a", "a"]);
+    }
+
+    /// Else it would be attached for what it is not, a read-only image to be written to for instance.
+    #[test]
+    fn what_was_opened_for_another_sync_is_opened_anew() {
+        let mut rig = Rig::up();
+        sync(&mut rig, &["a"]);
+        let mut other = wanted("Running");
+        other.disks = vec![new("a")];
+        other.disks[0].disk.options.read_only = true;
+        other.disks[0].image.read_only = true;
+        rig.ask(Ask::Sync(Box::new(other)));
+        assert_eq!(orders(&rig), ["a"]);
+        open(&mut rig, "a");
+        assert_eq!(rig.commands(), Vec::<&Command>::new());
+        assert_eq!(orders(&rig), ["a", "a"]);
+        open(&mut rig, "a");
+        let [Command::Attach { options, .. }] = rig.commands()[..] else {
+            panic!("{:?}", rig.commands());
+        };
+        let options = serde_json::to_value(options).expect("JSON");
+        assert_eq!(options["readOnly"], true);
     }
 
     #[test]

@@ -91,16 +91,19 @@ fn pause_is_the_user_s_and_sync_does_not_undo_it() {
     );
 }
 
-#[test]
-fn sync_sets_links_that_are_not_as_the_vmi_has_them() {
-    let mut rig = Rig::up();
-    let nic = |name: &str| InterfaceFacts {
+fn nic(name: &str) -> InterfaceFacts {
+    InterfaceFacts {
         name: name.to_owned(),
         device: format!("nic-{name}"),
         mac: [2, 0, 0, 0, 0, 1],
         queues: 1,
         link_up: true,
-    };
+    }
+}
+
+#[test]
+fn sync_sets_links_that_are_not_as_the_vmi_has_them() {
+    let mut rig = Rig::up();
     rig.pod.facts.interfaces = vec![nic("red"), nic("blue")];
     let mut wanted = wanted("Running");
     wanted.links = vec![("blue".to_owned(), false), ("green".to_owned(), false)];
@@ -109,9 +112,9 @@ fn sync_sets_links_that_are_not_as_the_vmi_has_them() {
         assert_eq!(rig.answer(token), &Ok(String::new()));
     };
     sync(&mut rig);
-    let down = Command::SetLink {
-        nic: "nic-blue".to_owned(),
-        up: false,
+    let down = Command::Device {
+        name: "nic-blue".to_owned(),
+        order: json!({"command": "setLink", "up": false}),
     };
     assert_eq!(rig.commands(), [&down]);
     rig.reply(MachineState::Running);
@@ -130,8 +133,8 @@ fn sync_sets_links_that_are_not_as_the_vmi_has_them() {
 #[test]
 fn sync_resumes_what_no_user_paused() {
     let mut rig = Rig::up();
-    let error = vmm::control::DiskError {
-        disk: "root".to_owned(),
+    let error = vmm::control::HostError {
+        device: "root".to_owned(),
         operation: "write".to_owned(),
         offset: 0,
         errno: 28,
@@ -139,7 +142,7 @@ fn sync_resumes_what_no_user_paused() {
         untold: 0,
         stops: true,
     };
-    rig.notice(Event::DiskError(error), MachineState::Running);
+    rig.notice(Event::HostError(error), MachineState::Running);
     rig.notice(Event::Paused, MachineState::Paused);
     assert_eq!(rig.told(), ["MODIFIED Paused/IOError"]);
     assert_eq!(rig.warnings(), ["IOerror"]);
@@ -430,6 +433,47 @@ fn people_look_at_the_machine_too() {
         panic!("{last:?}");
     };
     assert_eq!(answer.state, MachineState::Ended);
+}
+
+/// Else the domain would say what is not so, and no Sync would change it back.
+#[test]
+fn what_virt_handler_manages_is_not_changed_by_others() {
+    let mut rig = Rig::up();
+    rig.pod.facts.interfaces = vec![nic("red")];
+    let mut with_disk = wanted("Running");
+    with_disk.disks = vec![disks::tests::new("a")];
+    rig.ask(Ask::Sync(Box::new(with_disk)));
+    disks::tests::open(&mut rig, "a");
+    rig.reply(MachineState::Running);
+    let before = rig.commands().len();
+    let mut call = |command| {
+        rig.input(Input::Call(ClientCall {
+            asker: Asker { client: 3, id: 1 },
+            command,
+            open: None,
+            descriptors: Vec::new(),
+        }));
+        rig.commands().len() - before
+    };
+    let set_link = |name: &str| Command::Device {
+        name: name.to_owned(),
+        order: json!({"command": "setLink", "up": false}),
+    };
+    let detach = |name: &str| Command::Detach {
+        name: name.to_owned(),
+        seconds: 1,
+    };
+    assert_eq!((call(set_link("nic-red")), call(detach("a"))), (0, 0));
+    assert_eq!((call(set_link("nic-own")), call(detach("own"))), (1, 2));
+    let [(3, first), (3, second)] = rig.replies()[..] else {
+        panic!("{:?}", rig.replies());
+    };
+    for reply in [first, second] {
+        let Verdict::Error(Refusal::Failed { causes }) = &reply.verdict else {
+            panic!("{reply:?}");
+        };
+        assert!(causes[0].contains("virt-handler"), "{causes:?}");
+    }
 }
 
 #[test]

@@ -197,6 +197,16 @@ fn a_vm_process_that_does_not_answer_is_not_asked_without_end() {
     ));
 }
 
+/// Many ask a pod at once, and what the pod asks is for all of them.
+#[test]
+fn the_launcher_itself_is_no_client() {
+    let mut run = Run::running();
+    for id in 0..2 * MAX_CALLS as u64 {
+        run.call(LAUNCHER, id, Command::Pause);
+    }
+    assert_eq!((run.sent.len(), run.replies.len()), (2 * MAX_CALLS, 0));
+}
+
 #[derive(Clone, Debug)]
 enum Happening {
     Signal,

@@ -1,7 +1,6 @@
 //! What each command begins, when its turn has come.
 
 use devices::watchdog::WatchdogAction;
-use serde_json::json;
 
 use super::{Becomes, Effect, Files, Input, Job, Life, NextBoot, Waiting};
 use crate::control::{Command, Event, Refusal};
@@ -43,11 +42,6 @@ impl Life {
                 self.begin(Some(id), job, Becomes::Same, effects);
             }
             Command::Stats => self.begin(Some(id), Job::Stats, Becomes::Same, effects),
-            Command::SetLink { nic: name, up } => {
-                let order = json!({"command": "setLink", "up": up});
-                let job = Job::Device { name, order };
-                self.begin(Some(id), job, Becomes::Same, effects);
-            }
             Command::Device { name, order } => {
                 let job = Job::Device { name, order };
                 self.begin(Some(id), job, Becomes::Same, effects);

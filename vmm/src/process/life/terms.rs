@@ -7,7 +7,7 @@ use devices::watchdog::WatchdogAction;
 use serde_json::Value;
 
 use crate::control::{
-    Command, CrashReport, DiskError, Event, Refusal, Report, Stats, VcpuRegisters,
+    Command, CrashReport, Event, HostError, Refusal, Report, Stats, VcpuRegisters,
 };
 
 /// Something that happened.
@@ -52,8 +52,8 @@ pub(in crate::process) enum Input {
     ConsoleEscape,
     /// The debugger's user wants the end.
     Killed,
-    /// The host cannot do what the guest asked of a disk.
-    DiskError(Box<DiskError>),
+    /// The host cannot do what the guest asked of a device.
+    HostError(Box<HostError>),
     /// The job that was begun last is done.
     Done(Result<Outcome, JobError>),
     /// The launcher is gone.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::control::{DiskError, VcpuRegisters};
+use crate::control::{HostError, VcpuRegisters};
 
 /// What a machine does with effects, and what it heard.
 struct Machine {
@@ -79,7 +79,7 @@ impl Machine {
             Event::ConsoleEscape
                 | Event::GuestPanicNotice
                 | Event::WatchdogExpired { .. }
-                | Event::DiskError(_)
+                | Event::HostError(_)
         ) {
             let expected = match event {
                 Event::Running => MachineState::Running,
@@ -218,8 +218,8 @@ fn a_reboot_makes_one_power_off_a_reset() {
 }
 
 fn disk_error(stops: bool) -> Input {
-    Input::DiskError(Box::new(DiskError {
-        disk: "root".into(),
+    Input::HostError(Box::new(HostError {
+        device: "root".into(),
         operation: "write".into(),
         offset: 4096,
         errno: libc::ENOSPC,
@@ -668,10 +668,6 @@ fn happening() -> impl Strategy<Value = Happening> {
         Just(Command::Stats),
         Just(Command::Registers),
         Just(Command::PowerButton),
-        Just(Command::SetLink {
-            nic: nic(),
-            up: true
-        }),
         Just(detach("a")),
         Just(detach("b")),
         Just(Command::Attach {

@@ -8,7 +8,7 @@ use devices::host_errors::HostErrors;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::Inbox;
-use crate::control::DiskError;
+use crate::control::HostError;
 use crate::process::life::Input;
 
 /// The devices' errors, logged and passed on; they outlive a reset.
@@ -22,16 +22,16 @@ impl MutEventSubscriber for HostErrorSource {
         while let Some(error) = self.errors.take() {
             let cause = io::Error::from_raw_os_error(error.errno);
             tracing::warn!(
-                disk = &*error.device,
+                device = &*error.device,
                 operation = error.operation,
                 offset = error.offset,
                 untold = error.untold,
                 stops = error.stops,
                 error = &cause as &dyn std::error::Error,
-                "the host cannot do what the guest asked of its disk"
+                "the host cannot do what the guest asked of its device"
             );
-            self.inbox.input(Input::DiskError(Box::new(DiskError {
-                disk: error.device.to_string(),
+            self.inbox.input(Input::HostError(Box::new(HostError {
+                device: error.device.to_string(),
                 operation: error.operation.to_owned(),
                 offset: error.offset,
                 errno: error.errno,

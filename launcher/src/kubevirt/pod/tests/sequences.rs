@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use vmm::control::{CrashReport, DiskError, Refusal, Reply, Report};
+use vmm::control::{CrashReport, HostError, Refusal, Reply, Report};
 
 use super::super::disks::tests::{new, open};
 use super::*;
@@ -53,8 +53,8 @@ fn ask() -> impl Strategy<Value = Ask> {
 
 fn happening() -> impl Strategy<Value = Happening> {
     use MachineState::*;
-    let disk_error = DiskError {
-        disk: "root".to_owned(),
+    let disk_error = HostError {
+        device: "root".to_owned(),
         operation: "write".to_owned(),
         message: "no space".to_owned(),
         offset: 0,
@@ -69,7 +69,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => Just(Happening::Notice(Event::Running, Running)),
         2 => Just(Happening::Notice(Event::Paused, Paused)),
         1 => Just(Happening::Notice(Event::Reset, Running)),
-        1 => Just(Happening::Notice(Event::DiskError(disk_error), Running)),
+        1 => Just(Happening::Notice(Event::HostError(disk_error), Running)),
         1 => Just(Happening::Notice(Event::GuestShutdown, ShuttingDown)),
         1 => Just(Happening::Notice(Event::GuestCrashed(CrashReport::default()), ShuttingDown)),
         6 => any::<bool>().prop_map(|is_done| Happening::Answer { is_done }),

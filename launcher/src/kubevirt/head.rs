@@ -1,0 +1,154 @@
+//! What the launcher itself reads of a VMI: the rest is for the preparer, and for who makes disks of its volumes.
+
+use serde::Deserialize;
+
+/// Phases of a volume whose file is there.
+const MOUNTED: [&str; 2] = ["MountedToPod", "Ready"];
+
+/// A VMI.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Head {
+    pub(super) metadata: Metadata,
+    pub(super) spec: Spec,
+    pub(super) status: Option<Status>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Metadata {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) uid: String,
+    annotations: Option<Annotations>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    /// Users can have probes of the guest's agent succeed for a while.
+    #[serde(rename = "kubevirt.io/pause-guest-agent-probes")]
+    pause_probes: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Spec {
+    pub(super) termination_grace_period_seconds: Option<u64>,
+    domain: Domain,
+    volumes: Option<Vec<Volume>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Domain {
+    firmware: Option<Firmware>,
+    devices: Option<Devices>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Firmware {
+    uuid: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Devices {
+    interfaces: Option<Vec<Interface>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Interface {
+    name: String,
+    state: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Volume {
+    persistent_volume_claim: Option<Claim>,
+    data_volume: Option<Claim>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Claim {
+    hotpluggable: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Status {
+    phase: Option<String>,
+    volume_status: Option<Vec<VolumeStatus>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct VolumeStatus {
+    name: String,
+    phase: Option<String>,
+}
+
+impl Head {
+    /// Reads it of a VMI in JSON.
+    pub(super) fn read(vmi: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(vmi).map_err(|error| format!("The VMI is not understood: {error}"))
+    }
+
+    pub(super) fn pauses_probes(&self) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        let pauses = annotations.and_then(|annotations| annotations.pause_probes.as_deref());
+        pauses == Some("true")
+    }
+
+    pub(super) fn firmware_uuid(&self) -> String {
+        let firmware = self.spec.domain.firmware.as_ref();
+        let uuid = firmware.and_then(|firmware| firmware.uuid.clone());
+        uuid.unwrap_or_default()
+    }
+
+    /// `status.phase`.
+    pub(super) fn phase(&self) -> String {
+        let phase = self.status.as_ref().and_then(|status| status.phase.clone());
+        phase.unwrap_or_default()
+    }
+
+    /// Names of NICs, and whether the link of each is to be up; nothing of one that is to go, which it cannot.
+    pub(super) fn links(&self) -> Vec<(String, bool)> {
+        let devices = self.spec.domain.devices.iter();
+        let interfaces = devices.flat_map(|devices| devices.interfaces.iter().flatten());
+        let link = |interface: &Interface| {
+            let up = match interface.state.as_deref() {
+                None | Some("" | "up") => true,
+                Some("down") => false,
+                Some(_) => return None,
+            };
+            Some((interface.name.clone(), up))
+        };
+        interfaces.filter_map(link).collect()
+    }
+
+    /// There are volumes that come and go.
+    pub(super) fn has_hotpluggable(&self) -> bool {
+        let volumes = self.spec.volumes.iter().flatten();
+        let mut claims = volumes.flat_map(|volume| {
+            let claims = [&volume.persistent_volume_claim, &volume.data_volume];
+            claims.into_iter().flatten()
+        });
+        claims.any(|claim| claim.hotpluggable == Some(true))
+    }
+
+    /// The file of a volume that comes and goes is there.
+    pub(super) fn is_mounted(&self, volume: &str) -> bool {
+        let status = self.status.iter();
+        let volumes = status.flat_map(|status| status.volume_status.iter().flatten());
+        let mut volumes = volumes.filter(|it| it.name == volume);
+        volumes.any(|volume| {
+            let phase = volume.phase.as_deref();
+            phase.is_some_and(|phase| MOUNTED.contains(&phase))
+        })
+    }
+}
