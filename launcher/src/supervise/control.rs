@@ -7,6 +7,7 @@ mod client;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -193,7 +194,8 @@ impl ControlServer {
         }
         self.forget_the_gone();
         if is_ready(0) {
-            self.accept(state);
+            let accepted = self.socket.listener().accept();
+            self.admit(accepted.map(|(stream, _)| stream), state);
         }
         calls
     }
@@ -220,9 +222,10 @@ impl ControlServer {
         self.clients.retain(|client| !client.is_gone());
     }
 
-    fn accept(&mut self, state: MachineState) {
-        match self.socket.listener().accept() {
-            Ok((stream, _)) if self.clients.len() < MAX_CLIENTS => {
+    /// Takes in who has been accepted.
+    fn admit(&mut self, accepted: io::Result<UnixStream>, state: MachineState) {
+        match accepted {
+            Ok(stream) if self.clients.len() < MAX_CLIENTS => {
                 if let Err(error) = stream.set_nonblocking(true) {
                     tracing::debug!("control client: {error}");
                     return;
@@ -246,9 +249,7 @@ impl ControlServer {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use rustix::net::{Shutdown, shutdown};
+    use rustix::io::Errno;
 
     use super::*;
 
@@ -272,10 +273,9 @@ mod tests {
         assert!(server.newcomer().is_some() && server.newcomer().is_none());
         assert!(server.rest().is_none() && flags(&server).len() == 2);
 
-        // It is ready, and nobody can be accepted.
-        shutdown(server.listener(), Shutdown::Read).expect("a listener");
+        let _waiting = UnixStream::connect(&path).expect("somebody listens");
         assert!(flags(&server)[0].contains(PollFlags::IN));
-        server.serve(&[true], MachineState::Running);
+        server.admit(Err(Errno::MFILE.into()), MachineState::Running);
         assert!(server.rest().is_some_and(|rest| rest <= REST));
         assert!(!flags(&server)[0].contains(PollFlags::IN));
         server.rests_until = Some(Instant::now());
