@@ -50,6 +50,7 @@ fmt:
 
 clippy:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) check -p podvisor-benches --locked # without what is there for tests alone
 
 doc: ## The code's documentation, whose links must lead somewhere
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --document-private-items --locked

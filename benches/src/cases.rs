@@ -5,6 +5,7 @@ mod disk;
 mod exits;
 mod network;
 mod phases;
+mod pod;
 pub mod results;
 mod snapshot;
 mod start;
@@ -42,6 +43,7 @@ pub const CASES: &[Case] = &[
     ("start", start::first_instruction),
     ("phases", phases::run),
     ("memory", start::memory),
+    ("pod", pod::run),
     ("exits", exits::run),
     ("disk", disk::run),
     ("network", network::run),

@@ -8,6 +8,7 @@ pub mod ab;
 pub mod cases;
 pub mod guest;
 pub mod host;
+pub mod libvirt;
 pub mod machine;
 pub mod markdown;
 pub mod net;

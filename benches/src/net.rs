@@ -7,7 +7,8 @@
 //! ```
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,7 +16,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use devices::tap;
-use devices::virtio::net::testing::tap_device;
 use podvisor_tests::host;
 use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
 
@@ -267,6 +267,13 @@ fn wait_until_up(namespace: &str, link: &str) -> Result<()> {
 
 fn hex(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Opens what TAPs are opened by.
+fn tap_device() -> io::Result<File> {
+    let mut options = File::options();
+    let options = options.read(true).write(true);
+    options.custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")
 }
 
 #[cfg(test)]

@@ -133,6 +133,9 @@ pub fn judge(record: &Record) -> Vec<Judged> {
         start.against(&["bare"], at_most(3.0)),
         memory.absolute(at_most(4096.0)),
         memory.against(&["firecracker"], at_most(1.0)),
+        figure("pod/machine", "pss_kib").absolute(at_most(12288.0)),
+        figure("pod/machine", "time_ms").absolute(at_most(15.0)),
+        figure("pod/machine", "time_ms").against(&["libvirt"], at_most(0.05)),
     ];
     for case in [
         "disk/direct/randread:32",
