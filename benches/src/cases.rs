@@ -12,7 +12,10 @@ mod start;
 
 use std::time::Duration;
 
+use anyhow::Result;
+
 use crate::record::Record;
+use crate::setting::{Setting, Surroundings};
 use crate::vmm::{Kind, Vmm};
 
 /// A run of cases under way.
@@ -76,6 +79,16 @@ impl Bench {
     pub fn with_rounds(mut self, rounds: u32) -> Self {
         self.scale = Scale::Rounds(rounds);
         self
+    }
+
+    /// Measures beside others from now on, until what is returned is dropped.
+    pub fn enter(&mut self, setting: Setting) -> Result<Surroundings> {
+        let surroundings = setting.enter()?;
+        self.record.setting = setting;
+        self.vmms
+            .iter_mut()
+            .for_each(|vmm| vmm.wrapper = surroundings.wrapper());
+        Ok(surroundings)
     }
 
     /// Leaves the host's own limits unmeasured.

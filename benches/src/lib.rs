@@ -15,6 +15,7 @@ pub mod net;
 pub mod plot;
 pub mod procfs;
 pub mod record;
+pub mod setting;
 pub mod snapshot;
 pub mod stats;
 pub mod targets;

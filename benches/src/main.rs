@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use benches::cases::{Bench, CASES};
 use benches::machine::Machine;
 use benches::record::Record;
+use benches::setting::Setting;
 use benches::vmm::Vmm;
 use benches::{ab, markdown, plot};
 use clap::{Parser, Subcommand};
@@ -29,6 +30,9 @@ enum Action {
         /// VMMs to measure, all if none is named.
         #[arg(long, value_delimiter = ',')]
         vmms: Vec<String>,
+        /// Beside whom: nobody, a busy process on each processor, a quota of one processor.
+        #[arg(long, value_delimiter = ',', default_value = "quiet")]
+        beside: Vec<Setting>,
         /// Few and short rounds: to see that all works.
         #[arg(long)]
         quick: bool,
@@ -70,9 +74,10 @@ fn main() -> Result<ExitCode> {
         Action::Run {
             cases,
             vmms,
+            beside,
             quick,
             out,
-        } => run(&cases, &vmms, quick, &out)?,
+        } => run(&cases, &vmms, &beside, quick, &out)?,
         Action::Report { record } => write_report(&Record::load(&record)?, &record)?,
         Action::Compare {
             base,
@@ -85,16 +90,25 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(cases: &[String], names: &[String], quick: bool, out: &Path) -> Result<()> {
+fn run(
+    cases: &[String],
+    names: &[String],
+    beside: &[Setting],
+    quick: bool,
+    out: &Path,
+) -> Result<()> {
     let cases = chosen(CASES, cases, |case| case.0)?;
     let vmms = chosen(&Vmm::all()?, names, |vmm| &vmm.name)?;
     let record = Record::new(Machine::here(&vmms)?);
     let path = out.join(format!("{}.json", record.date.replace(':', "")));
     fs::create_dir_all(out)?;
     let mut bench = Bench::new(record, vmms).quick(quick);
-    for (_, case) in cases {
-        case(&mut bench);
-        bench.record.save(&path)?;
+    for setting in beside {
+        let _surroundings = bench.enter(*setting)?;
+        for (_, case) in &cases {
+            case(&mut bench);
+            bench.record.save(&path)?;
+        }
     }
     write_report(&bench.record, &path)
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
+use crate::setting::Setting;
 
 /// A run of the benchmarks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,6 +19,9 @@ pub struct Record {
     pub machine: Machine,
     /// All samples in the order in which they were taken.
     pub samples: Vec<Sample>,
+    /// Beside whom samples are taken from now on.
+    #[serde(skip)]
+    pub setting: Setting,
 }
 
 /// One measurement of one subject.
@@ -47,11 +51,13 @@ impl Record {
             date: crate::machine::utc_now(),
             machine,
             samples: Vec::new(),
+            setting: Setting::Quiet,
         }
     }
 
     /// Adds what a measurement gave, and tells whoever waits for it.
     pub fn add(&mut self, case: &str, subject: &str, round: u32, result: Result<Values>) {
+        let case = format!("{}{case}", self.setting.prefix());
         let (values, error) = match result {
             Ok(values) => (values, None),
             Err(error) => (Values::new(), Some(format!("{error:#}"))),
@@ -61,7 +67,7 @@ impl Record {
             Some(error) => eprintln!("{case} {subject} #{round}: {error:.300}"),
         }
         self.samples.push(Sample {
-            case: case.to_owned(),
+            case,
             subject: subject.to_owned(),
             round,
             values,

@@ -45,6 +45,8 @@ pub struct Vmm {
     pub kind: Kind,
     /// Its program.
     pub binary: PathBuf,
+    /// What it is started by, if by anything.
+    pub wrapper: Vec<String>,
 }
 
 impl Vmm {
@@ -53,6 +55,7 @@ impl Vmm {
             name: name.to_owned(),
             kind,
             binary: binary.into(),
+            wrapper: Vec::new(),
         }
     }
 
@@ -110,20 +113,14 @@ impl Vmm {
             Kind::Bare => Ok(bare_arguments(guest)),
         };
         let arguments = arguments.with_context(|| format!("Cannot prepare {}", self.name))?;
-        let wrapper = guest.nic.as_ref().map(|nic| nic.wrapper.as_slice());
-        let mut words = wrapper.unwrap_or_default().iter();
-        Ok(match words.next() {
-            Some(first) => {
-                let mut command = Command::new(first);
-                command.args(words).arg(&self.binary).args(arguments);
-                command
-            }
-            None => {
-                let mut command = Command::new(&self.binary);
-                command.args(arguments);
-                command
-            }
-        })
+        let network = guest.nic.as_ref().map(|nic| nic.wrapper.as_slice());
+        let wrapper = self.wrapper.iter().chain(network.unwrap_or_default());
+        let mut words: Vec<OsString> = wrapper.map(OsString::from).collect();
+        words.push(self.binary.clone().into());
+        words.extend(arguments);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        Ok(command)
     }
 
     /// The word that makes the bare-metal guest end this machine.
