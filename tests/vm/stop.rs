@@ -55,6 +55,17 @@ fn a_press_before_the_guest_listens_is_heard() {
     }
 }
 
+/// An event is not lost that comes while the guest serves another one, with the interrupt masked: KVM then lets go of
+/// the line at the unmasking, and somebody has to raise it again.
+#[test]
+fn an_event_behind_a_mask_is_heard() {
+    let mut guest = Run::new(&Vmi::new("masked")).payload("masked").start();
+    guest.wait_for("PRESS");
+    guest.control().tell("powerButton");
+    assert_eq!(guest.result("masked"), "told");
+    guest.exits_with(0);
+}
+
 /// The payload takes no notice of the power button.
 #[test]
 fn forced_after_the_grace_period() {

@@ -24,8 +24,8 @@ const MAX_GSI: u32 = 4096;
 /// A line of the interrupt controller.
 pub struct Line {
     event: EventFd,
-    /// Counts what a level-triggered line was let go for; nobody asks.
-    _released: Option<EventFd>,
+    /// Written where a level-triggered line was let go.
+    released: Option<EventFd>,
 }
 
 impl Line {
@@ -33,18 +33,30 @@ impl Line {
     pub fn edge(vm: &VmFd, gsi: u32) -> io::Result<Self> {
         let event = EventFd::new(EFD_NONBLOCK)?;
         vm.register_irqfd(&event, gsi).map_err(os_error)?;
-        let _released = None;
-        Ok(Self { event, _released })
+        let released = None;
+        Ok(Self { event, released })
     }
 
     /// Connects a line that stays raised until the guest has served an interrupt of it. Where the guest
-    /// keeps it masked before, newer kernels let go of it at the unmasking.
+    /// kept it masked before, newer kernels let go of it at the unmasking (Linux 6.2, "resampling"): whoever
+    /// has a reason for it is to raise it once more, as [`Line::was_released`] says.
     pub fn level(vm: &VmFd, gsi: u32) -> io::Result<Self> {
         let (event, released) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
         vm.register_irqfd_with_resample(&event, &released, gsi)
             .map_err(os_error)?;
-        let _released = Some(released);
-        Ok(Self { event, _released })
+        let released = Some(released);
+        Ok(Self { event, released })
+    }
+
+    /// Readable when a level-triggered line was let go.
+    pub fn released(&self) -> Option<&EventFd> {
+        self.released.as_ref()
+    }
+
+    /// Whether it was since the last call.
+    pub fn was_released(&self) -> bool {
+        let released = self.released.as_ref();
+        released.is_some_and(|released| released.read().is_ok())
     }
 }
 

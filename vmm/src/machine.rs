@@ -30,7 +30,7 @@ use crate::arch::layout;
 use crate::arch::platform::Platform;
 use crate::debug::Seat;
 use crate::fallbacks::Fallbacks;
-use crate::interrupts::KvmInterrupts;
+use crate::interrupts::{KvmInterrupts, Line};
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
 use crate::payload::Boot;
@@ -275,6 +275,11 @@ impl Machine {
     /// The power button.
     pub fn power(&self) -> Arc<PowerControl> {
         self.platform.power.clone()
+    }
+
+    /// The interrupt of the power button and of all other events, for when it is let go.
+    pub fn power_line(&self) -> Arc<Line> {
+        self.platform.power_line.clone()
     }
 
     /// The watchdog, if there is one, for its time.

@@ -140,6 +140,13 @@ impl PowerControl {
         self.irq.raise();
     }
 
+    /// The interrupt's line was let go: raises it once more if the guest has not read of all that happened.
+    pub fn raise_again(&self) {
+        if self.events.load(Ordering::Acquire) != 0 {
+            self.irq.raise();
+        }
+    }
+
     /// The pending events.
     pub fn save(&self) -> Result<Saved, SaveError> {
         let events = self.events.load(Ordering::Acquire);

@@ -7,6 +7,7 @@ mod exitcost;
 mod flood;
 mod hostile;
 mod later;
+mod masked;
 mod memory;
 mod netbench;
 mod sane;
@@ -31,6 +32,7 @@ const MODES: &[Mode] = &[
     ("sane", sane::run),
     ("hostile", hostile::run),
     ("later", later::run),
+    ("masked", masked::run),
     ("silent", silent::run),
     ("storm", storm::run),
     ("flood", flood::run),

@@ -17,7 +17,7 @@ use super::life::{Effect, Input, Life};
 use super::operator::Operator;
 use super::sources::{
     ConsoleSource, ControlSource, DebuggerSource, GuestSource, HostErrorSource, Inbox, News,
-    OperatorSource, VcpuSource,
+    OperatorSource, PowerSource, VcpuSource,
 };
 use crate::control::{self, Event, MachineState, Report};
 use crate::debug::Debugger;
@@ -40,7 +40,8 @@ pub(super) struct Process<'a> {
     operator: Operator,
     handles: Handles,
     console: Rc<RefCell<ConsoleSource>>,
-    vcpus: SubscriberId,
+    /// Sources that are one machine's, which a reset replaces.
+    of_machine: [SubscriberId; 2],
     deadlines: Deadlines,
     debugger: Option<Debugger>,
     /// Tell the launcher the steps of the start.
@@ -100,7 +101,8 @@ impl<'a> Process<'a> {
             let inbox = inbox.clone();
             manager.add_subscriber(Box::new(DebuggerSource { seat, inbox }));
         }
-        let vcpus = manager.add_subscriber(vcpu_source(&handles, &life, &inbox));
+        let of_machine = sources_of(&handles, &life, &inbox);
+        let of_machine = of_machine.map(|source| manager.add_subscriber(source));
         Ok(Self {
             socket,
             manager,
@@ -109,7 +111,7 @@ impl<'a> Process<'a> {
             operator,
             handles,
             console,
-            vcpus,
+            of_machine,
             deadlines: Deadlines::default(),
             debugger,
             send_boot_trace: inputs.boot_trace,
@@ -206,10 +208,12 @@ impl<'a> Process<'a> {
         self.handles = handles;
         let serial = self.handles.serial.clone();
         self.console.borrow_mut().set_serial(serial);
-        // It was there, so it can be removed.
-        drop(self.manager.remove_subscriber(self.vcpus));
-        let source = vcpu_source(&self.handles, &self.life, &self.inbox);
-        self.vcpus = self.manager.add_subscriber(source);
+        for source in self.of_machine {
+            // It was there, so it can be removed.
+            drop(self.manager.remove_subscriber(source));
+        }
+        let sources = sources_of(&self.handles, &self.life, &self.inbox);
+        self.of_machine = sources.map(|source| self.manager.add_subscriber(source));
     }
 
     fn tell_boot_trace(&self) -> Result<(), ProcessError> {
@@ -222,12 +226,18 @@ impl<'a> Process<'a> {
     }
 }
 
-fn vcpu_source<'a>(handles: &Handles, life: &Life, inbox: &Inbox) -> Source<'a> {
-    Box::new(VcpuSource {
+fn sources_of<'a>(handles: &Handles, life: &Life, inbox: &Inbox) -> [Source<'a>; 2] {
+    let vcpus = VcpuSource {
         vcpus: handles.vcpus.clone(),
         machine: life.machine(),
         inbox: inbox.clone(),
-    })
+    };
+    let power = PowerSource {
+        line: handles.power_line.clone(),
+        power: handles.power.clone(),
+        inbox: inbox.clone(),
+    };
+    [Box::new(vcpus), Box::new(power)]
 }
 
 /// It says how the run ended.

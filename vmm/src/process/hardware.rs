@@ -17,6 +17,7 @@ use super::{ProcessError, causes};
 use crate::arch::crash;
 use crate::control::{Refusal, Stats, VcpuRegisters};
 use crate::dump;
+use crate::interrupts::Line;
 use crate::machine::{Machine, Resources, Started};
 use crate::memory::Ram;
 use crate::payload::{Boot, Payload};
@@ -30,6 +31,7 @@ pub(super) struct Handles {
     pub(super) vcpus: VcpuEvents,
     pub(super) serial: Arc<SerialConsole>,
     pub(super) power: Arc<PowerControl>,
+    pub(super) power_line: Arc<Line>,
     pub(super) watchdog: Option<Arc<Watchdog>>,
 }
 
@@ -39,6 +41,7 @@ impl Handles {
             vcpus: machine.vcpus().events(),
             serial: machine.serial(),
             power: machine.power(),
+            power_line: machine.power_line(),
             watchdog: machine.watchdog(),
         }
     }

@@ -7,6 +7,7 @@ mod debugger;
 mod guest;
 mod host_errors;
 mod operator;
+mod power;
 mod vcpus;
 
 use std::cell::RefCell;
@@ -21,6 +22,7 @@ pub(super) use self::debugger::DebuggerSource;
 pub(super) use self::guest::GuestSource;
 pub(super) use self::host_errors::HostErrorSource;
 pub(super) use self::operator::OperatorSource;
+pub(super) use self::power::PowerSource;
 pub(super) use self::vcpus::VcpuSource;
 use super::ProcessError;
 use super::hardware::Completion;

@@ -22,6 +22,8 @@ pub struct Platform {
     pub serial: Arc<SerialConsole>,
     /// Power button and sleep registers.
     pub power: Arc<PowerControl>,
+    /// Its interrupt.
+    pub power_line: Arc<Line>,
 }
 
 impl Platform {
@@ -35,10 +37,11 @@ impl Platform {
         let serial_line = Arc::new(Line::edge(vm, layout::GSI_SERIAL)?);
         let power_line = Arc::new(Line::level(vm, layout::GSI_EVENTS)?);
         let serial = SerialConsole::new(console, serial_line);
-        let power = PowerControl::new(signals.clone(), power_line);
+        let power = PowerControl::new(signals.clone(), power_line.clone());
         Ok(Self {
             serial: Arc::new(serial),
             power: Arc::new(power),
+            power_line,
         })
     }
 

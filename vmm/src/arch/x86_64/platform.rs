@@ -27,6 +27,8 @@ pub struct Platform {
     pub serial: Arc<SerialConsole>,
     /// Power button and sleep registers.
     pub power: Arc<PowerControl>,
+    /// Its interrupt.
+    pub power_line: Arc<Line>,
     cmos: Arc<Cmos>,
     signals: Arc<Signals>,
 }
@@ -42,10 +44,11 @@ impl Platform {
         let serial_line = Arc::new(Line::edge(vm, layout::GSI_SERIAL)?);
         let power_line = Arc::new(Line::level(vm, layout::GSI_EVENTS)?);
         let serial = SerialConsole::new(console, serial_line);
-        let power = PowerControl::new(signals.clone(), power_line);
+        let power = PowerControl::new(signals.clone(), power_line.clone());
         Ok(Self {
             serial: Arc::new(serial),
             power: Arc::new(power),
+            power_line,
             cmos: Arc::new(Cmos::new(wall_clock::shown(clock)?)),
             signals: signals.clone(),
         })
