@@ -49,6 +49,9 @@ struct Filters {
 /// The role of the process's first thread, from which all others inherit: it may do what any may.
 const PROCESS: &str = "process";
 
+/// A role of the vm process that has the rules of another, too.
+const CAPTURED: (&str, &str) = ("captured_net", "net");
+
 fn main() {
     let manifest = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     println!("cargo:rerun-if-changed=build.rs");
@@ -94,7 +97,9 @@ fn programs(filters: &Filters) -> BTreeMap<String, Value> {
         );
     };
     for (role, rules) in &filters.roles {
-        if role != PROCESS {
+        if role == CAPTURED.0 {
+            add(role, &[&filters.roles[CAPTURED.1][..], rules].concat());
+        } else if role != PROCESS {
             add(role, rules);
         }
     }

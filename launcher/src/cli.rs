@@ -154,7 +154,7 @@ pub struct NetShowArgs {
 pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
-        /// Only the rules of this role: process, machine, debugged_machine, vcpu, debugger, block, net, balloon,
+        /// Only the rules of this role: process, machine, debugged_machine, vcpu, debugger, block, net, captured_net, balloon,
         /// console, device, launcher, restorer, opener, connector, bootdisk, preparer, monitor or service.
         #[arg(value_parser = role)]
         role: Option<String>,
@@ -334,6 +334,11 @@ pub struct MachineArgs {
     /// Drop frames that the guest sends from another MAC address than its NIC's.
     #[arg(long)]
     pub mac_spoof_check: bool,
+    /// Write the packets of this interface of the VMI to this file, as pcapng: those that the guest receives and sends, and
+    /// what became of those that the NIC answers or drops. The file and FILE.1 are used in turn, for 64 MiB each; may be
+    /// repeated.
+    #[arg(long, value_name = "NIC=FILE", value_parser = volume)]
+    pub pcap: Vec<(String, PathBuf)>,
     /// Give the guest a channel to its agent (org.qemu.guest_agent.0), whose host end is this socket
     /// (unix:PATH); one client at a time.
     #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
@@ -495,6 +500,7 @@ impl MachineArgs {
                 .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
             publish: (self.no_publish || !self.publish.is_empty()).then(|| self.publish.clone()),
             mac_spoof_check: self.mac_spoof_check,
+            captures: self.pcap.clone(),
             exit_on_reboot: self.exit_on_reboot,
             guest_agent: self.guest_agent.clone(),
             virtio_console: self.virtio_console.clone(),

@@ -69,6 +69,8 @@ pub struct PlanOptions {
     pub publish: Option<Vec<Forward>>,
     /// Drop frames of the guest that do not come from its MAC address.
     pub mac_spoof_check: bool,
+    /// Files for the packets of NICs, by the interface's name.
+    pub captures: Vec<(String, PathBuf)>,
     /// Stands for `rebootPolicy: Terminate`.
     pub exit_on_reboot: bool,
     /// Socket of a channel to the guest's agent.
@@ -89,6 +91,13 @@ impl PlanOptions {
         let mut volumes = self.volumes.iter();
         let (_, path) = volumes.find(|(volume, _)| volume == name)?;
         Some(path)
+    }
+
+    /// Where packets of this interface are written down.
+    fn capture(&self, name: &str) -> Option<PathBuf> {
+        let mut captures = self.captures.iter();
+        let (_, path) = captures.find(|(nic, _)| nic == name)?;
+        Some(path.clone())
     }
 
     /// Where what the guest writes to a volume goes.

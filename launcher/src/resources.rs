@@ -3,6 +3,7 @@
 //! Called before the pod's network is touched, so that a missing disk changes nothing.
 
 mod boot;
+mod capture;
 mod console;
 mod debugger;
 mod disk;
@@ -74,7 +75,7 @@ impl Descriptors {
     }
 }
 
-/// Opens kernel, initial RAM disk or firmware, and disks, makes disks of files, and settles the cache mode of disks
+/// Opens kernel, initial RAM disk or firmware, files for packets, and disks, makes disks of files, and settles the cache mode of disks
 /// that left it open.
 pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
@@ -96,6 +97,19 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
         let name = format!("{:?}", firmware.path);
         let file = file::open_boot_file("firmware", firmware)?;
         descriptors.push(FdRole::Firmware { name }, file);
+    }
+    for nic in &plan.nics {
+        for file in nic
+            .capture
+            .as_deref()
+            .map(capture::open)
+            .transpose()?
+            .into_iter()
+            .flatten()
+        {
+            let name = nic.device.clone();
+            descriptors.push(FdRole::Device { name }, file);
+        }
     }
     for device in &mut plan.machine.devices {
         let is_source = |source: &&DiskSource| source.device == device.name;

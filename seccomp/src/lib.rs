@@ -48,6 +48,8 @@ pub enum Role {
     Block,
     /// A virtio-net worker.
     Net,
+    /// The same where it writes packets down.
+    CapturedNet,
     /// Another virtio device's worker.
     Device,
     /// A virtio-balloon worker.
@@ -72,7 +74,7 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Process,
         Self::Machine,
         Self::DebuggedMachine,
@@ -80,6 +82,7 @@ impl Role {
         Self::Vcpu,
         Self::Block,
         Self::Net,
+        Self::CapturedNet,
         Self::Device,
         Self::Balloon,
         Self::Console,
@@ -102,6 +105,7 @@ impl Role {
             Self::Vcpu => "vcpu",
             Self::Block => "block",
             Self::Net => "net",
+            Self::CapturedNet => "captured_net",
             Self::Device => "device",
             Self::Balloon => "balloon",
             Self::Console => "console",
@@ -129,6 +133,7 @@ impl Role {
             Self::Vcpu => VCPU,
             Self::Block => BLOCK,
             Self::Net => NET,
+            Self::CapturedNet => CAPTURED_NET,
             Self::Device => DEVICE,
             Self::Balloon => BALLOON,
             Self::Console => CONSOLE,

@@ -166,7 +166,7 @@ const RESTORERS: [Call; 3] = [
 ];
 
 /// What some threads do and these must not.
-const NOT_ITS_OWN: [(Role, Call); 40] = [
+const NOT_ITS_OWN: [(Role, Call); 42] = [
     (
         Role::Process,
         (
@@ -254,6 +254,11 @@ const NOT_ITS_OWN: [(Role, Call); 40] = [
     (Role::Block, ("write frames", libc::SYS_writev, [0, 0, 0])),
     (
         Role::Net,
+        ("write to a disk", libc::SYS_pwrite64, [0, 0, 0]),
+    ),
+    (Role::Net, ("empty a file", libc::SYS_ftruncate, [0, 0, 0])),
+    (
+        Role::CapturedNet,
         ("write to a disk", libc::SYS_pwrite64, [0, 0, 0]),
     ),
     (Role::Net, ("run a vCPU", libc::SYS_ioctl, [0, KVM_RUN, 0])),
@@ -405,6 +410,13 @@ fn a_debugger_may_debug() {
     let arguments = [-1, KVM_SET_GUEST_DEBUG, 0];
     let roles = [Role::DebuggedMachine, Role::Debugger];
     all_may(roles, libc::SYS_ioctl, arguments);
+}
+
+/// Only where packets are written down.
+#[test]
+fn a_capture_begins_anew() {
+    let roles = [Role::CapturedNet, Role::Process];
+    all_may(roles, libc::SYS_ftruncate, [-1, 0, 0]);
 }
 
 /// The call goes on under the filter of each role.

@@ -27,6 +27,7 @@ pub mod random;
 pub mod rules;
 pub mod run;
 pub mod transcript;
+pub mod tshark;
 pub mod vmi;
 
 use std::process::{Command, Output, Stdio};

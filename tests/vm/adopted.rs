@@ -4,11 +4,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::chown;
+use std::path::Path;
 
 use podvisor_tests::echo::{self, ask_tcp, ask_udp};
 use podvisor_tests::netns::{DNS, GATEWAY, PodNetwork};
 use podvisor_tests::proc::Process;
 use podvisor_tests::run::{Guest, Run};
+use podvisor_tests::tshark;
 use podvisor_tests::vmi::{Nic, Vmi};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -21,6 +23,8 @@ const KUBEVIRT: u32 = 107;
 const SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
 /// Served by the guest and by the pod.
 const PORT: u16 = 7000;
+/// Packets of a guest.
+const CAPTURE: &str = "net.pcapng";
 
 /// Gives the user the device nodes that KubeVirt's device plugin does, the agent's directory, and
 /// nothing else.
@@ -152,7 +156,11 @@ fn a_bridged_guest_is_what_the_agents_file_says() {
     );
     let before = prepared(&agent.network);
 
-    let mut guest = agent.start_linux("bridge", &["--mac-spoof-check"]);
+    let pcap = format!(
+        "--pcap=default={}",
+        agent.files.path().join(CAPTURE).display()
+    );
+    let mut guest = agent.start_linux("bridge", &["--mac-spoof-check", &pcap]);
     guest.says(&[
         ("ip", "10.244.1.9"),
         ("prefix", "24"),
@@ -172,8 +180,39 @@ fn a_bridged_guest_is_what_the_agents_file_says() {
         assert_eq!(seen.to_string(), GATEWAY);
     }
     forged::foreign_addresses_stay_inside(&mut guest, gateway);
+    let drops = forged::drops(&guest);
     ends(guest);
+    what_the_nic_did_is_captured(&agent.files.path().join(CAPTURE), drops);
     assert_eq!(prepared(&agent.network), before);
+}
+
+/// tshark reads what became of packets: of requests that the NIC answered, of frames that it dropped, as often as it has
+/// counted them, and of those that went on.
+#[track_caller]
+fn what_the_nic_did_is_captured(capture: &Path, drops: [u64; 2]) {
+    let packets = tshark::packets(capture);
+    assert!(packets.iter().all(|packet| packet.nic == "default"));
+    let count = |is_sent: bool, protocol: &str, comment: &str| {
+        let these = packets.iter().filter(|packet| {
+            packet.is_sent == is_sent
+                && packet.protocols.contains(protocol)
+                && packet.comment == comment
+        });
+        these.count() as u64
+    };
+    // DISCOVER and REQUEST.
+    assert!(
+        count(true, ":dhcp", "answered by podvisor: DHCPv4") >= 2,
+        "{packets:?}"
+    );
+    assert!(
+        count(false, ":dhcp", "made by podvisor: DHCPv4") >= 2,
+        "{packets:?}"
+    );
+    let server = "dropped: only routers and servers send such packets";
+    let spoofed = "dropped: the sender's address is not the NIC's";
+    assert_eq!([count(true, "", server), count(true, "", spoofed)], drops);
+    assert!(count(true, ":tcp", "") > 0 && count(false, ":tcp", "") > 0);
 }
 
 /// Without an IPv4 address in the pod there is no lease, whatever the placeholder has; and a file that is no

@@ -35,14 +35,17 @@ pub fn foreign_addresses_stay_inside(guest: &mut Guest, gateway: &Namespace) {
     assert_eq!(forge(guest, gateway), (OWN.into(), 3, 4));
 }
 
+/// Frames of its first NIC that were dropped as impersonation and as spoofed.
+#[track_caller]
+pub fn drops(guest: &Guest) -> [u64; 2] {
+    let nic = guest.control().stats()["devices"]["default"].take();
+    ["impersonationDrops", "spoofDrops"].map(|what| nic[what].as_u64().expect("a counter"))
+}
+
 /// Lets a guest that runs `netcheck` forge frames on its first NIC; which of them its gateway saw, and how many were
 /// dropped as impersonation and as spoofed.
 #[track_caller]
 fn forge(guest: &mut Guest, gateway: &Namespace) -> (BTreeSet<&'static str>, u64, u64) {
-    let drops = |guest: &Guest| {
-        let nic = guest.control().stats()["devices"]["default"].take();
-        ["impersonationDrops", "spoofDrops"].map(|what| nic[what].as_u64().expect("a counter"))
-    };
     let before = drops(guest);
     let frames = Frames::of(gateway);
     guest.type_line("forge eth0");

@@ -1,5 +1,6 @@
 //! The guest's requests that are answered in the transmit path instead of being sent.
 
+use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -29,6 +30,16 @@ pub(crate) enum Protocol {
     Dhcpv6,
     /// A router solicitation.
     Router,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Dhcpv4 => "DHCPv4",
+            Self::Dhcpv6 => "DHCPv6",
+            Self::Router => "router advertisement",
+        })
+    }
 }
 
 /// Who answers.

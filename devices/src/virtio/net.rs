@@ -14,6 +14,7 @@
 //! ```
 
 mod announce;
+mod capture;
 mod control;
 mod features;
 mod gather;
@@ -40,6 +41,7 @@ use serde_json::Value;
 use thiserror::Error;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_S_LINK_UP};
 
+pub use self::capture::Capture;
 use self::features::{guest_offloads, has};
 use self::handler::{PairHandler, Setup};
 use self::pairs::Pairs;
@@ -66,6 +68,12 @@ pub const INFO: DeviceInfo = DeviceInfo {
     seccomp_role: "net",
 };
 
+/// What one is whose packets are written down.
+const CAPTURED: DeviceInfo = DeviceInfo {
+    seccomp_role: "captured_net",
+    ..INFO
+};
+
 /// What a NIC can be told while it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "command", deny_unknown_fields)]
@@ -87,6 +95,7 @@ pub struct Net {
     queue_sizes: Vec<u16>,
     answers: Arc<Answers>,
     guard: Guard,
+    capture: Option<Arc<Capture>>,
     pairs: Arc<Pairs>,
 }
 
@@ -119,7 +128,10 @@ impl Net {
 
 impl VirtioDevice for Net {
     fn info(&self) -> &'static DeviceInfo {
-        &INFO
+        match self.capture {
+            None => &INFO,
+            Some(_) => &CAPTURED,
+        }
     }
 
     fn name(&self) -> &str {
@@ -189,6 +201,7 @@ impl VirtioDevice for Net {
             mtu: self.mtu,
             answers: Arc::clone(&self.answers),
             guard: self.guard,
+            capture: self.capture.clone(),
             available,
             resumed,
             config_irq,

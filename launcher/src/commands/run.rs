@@ -290,6 +290,7 @@ pub(crate) fn prepare_network(
             lease: network.lease,
             lease6: network.lease6,
             spoof_check: source.mac_spoof_check,
+            captured: source.capture.is_some(),
         };
         plan.machine.devices.push(DevicePlan {
             name: source.device.clone(),

@@ -43,6 +43,7 @@ fn describe(role: Option<&str>) -> String {
             }
             let more = match known {
                 seccomp::Role::Process => "  and the rules of all other roles of the vm process\n",
+                seccomp::Role::CapturedNet => "  and the rules of net\n",
                 seccomp::Role::Restorer => "  and the rules of the launcher\n",
                 _ => "",
             };

@@ -1,6 +1,7 @@
 //! NICs of the plan, and the names of the pod's interfaces behind them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -51,6 +52,9 @@ pub struct NicSource {
     pub pci_slot: u8,
     /// Drop frames of the guest that do not come from its MAC address.
     pub mac_spoof_check: bool,
+    /// Where its packets are written down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<PathBuf>,
 }
 
 pub(super) fn nics(vmi: &Vmi, options: &PlanOptions, slots: &mut Slots) -> Vec<NicSource> {
@@ -74,6 +78,7 @@ pub(super) fn nics(vmi: &Vmi, options: &PlanOptions, slots: &mut Slots) -> Vec<N
             dhcp_options: nic.dhcp_options.clone(),
             pci_slot: slots.slot(nic.pci_slot),
             mac_spoof_check: options.mac_spoof_check,
+            capture: options.capture(&nic.name),
         })
     };
     devices.interfaces.iter().filter_map(&mut nic).collect()
@@ -128,7 +133,7 @@ fn binding(nic: &Interface, network: &Network, options: &PlanOptions) -> Binding
     }
 }
 
-/// Published ports are those of the one NIC behind passt.
+/// Published ports are those of the one NIC behind passt; a NIC whose packets are written down is there, and asked for once.
 pub(super) fn check_options(nics: &[NicSource], options: &PlanOptions, report: &mut Report) {
     let is_passt = |nic: &&NicSource| matches!(nic.binding, Binding::Passt { .. });
     let count = nics.iter().filter(is_passt).count();
@@ -139,6 +144,24 @@ pub(super) fn check_options(nics: &[NicSource], options: &PlanOptions, report: &
     if is_asked && count != 1 {
         let found = format_args!("{count} interfaces behind passt");
         report.error("--publish", found, "one, with `passt: {}`");
+    }
+    let names: Vec<_> = nics.iter().map(|nic| nic.name.as_str()).collect();
+    for (at, (name, path)) in options.captures.iter().enumerate() {
+        let earlier = &options.captures[..at];
+        let is_new = earlier
+            .iter()
+            .all(|other| other.0 != *name && other.1 != *path);
+        if !is_new || !names.contains(&&**name) {
+            let accepted = match names.is_empty() {
+                true => "a VMI with an interface".to_owned(),
+                false => format!("one file for each of {}", names.join(", ")),
+            };
+            report.error(
+                "--pcap",
+                format_args!("{name}={}", path.display()),
+                accepted,
+            );
+        }
     }
 }
 

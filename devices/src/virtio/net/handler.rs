@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use self::stay::Pace;
+use super::capture::Capture;
 use super::control::Control;
 use super::features::tap_offloads;
 use super::pairs::Pairs;
@@ -41,6 +42,7 @@ pub(super) struct Setup {
     pub(super) mtu: u16,
     pub(super) answers: Arc<Answers>,
     pub(super) guard: Guard,
+    pub(super) capture: Option<Arc<Capture>>,
     /// Pairs that get a handler.
     pub(super) available: u16,
     /// The same driver goes on after a restore.
@@ -85,6 +87,7 @@ impl PairHandler {
             mtu,
             answers,
             guard,
+            capture,
             available,
             resumed,
             config_irq,
@@ -93,8 +96,8 @@ impl PairHandler {
         Self {
             pair,
             pairs: Arc::clone(pairs),
-            rx: Rx::new(&rx, *features, *mtu, incoming),
-            tx: Tx::new(&tx, *guard, Arc::clone(answers), unsent),
+            rx: Rx::new(&rx, *features, *mtu, incoming, capture.clone()),
+            tx: Tx::new(&tx, *guard, Arc::clone(answers), unsent, capture.clone()),
             config_irq: Arc::clone(config_irq),
             answers: Arc::clone(answers),
             control: control
@@ -216,7 +219,7 @@ impl PairHandler {
         if let (Some(ipv6), Some(buffer)) = (&self.answers.ipv6, self.rx.answer_buffer())
             && let Some(len) = ipv6.advertise(buffer)
         {
-            self.rx.queue_answer(len);
+            self.rx.queue_answer(Protocol::Router, len);
             let counters = &self.pairs.get(self.pair).counters;
             counters.answers(Protocol::Router).add(1);
         }

@@ -68,6 +68,15 @@ impl Outgoing {
         self.head.get(HEADER_SIZE..self.copied).unwrap_or_default()
     }
 
+    /// Copies the frame as it leaves: what was copied of it, and the rest of the packet.
+    pub(super) fn copy_frame(&self, chain: &Chain, to: &mut [u8]) {
+        let head = self.frame();
+        let head = &head[..head.len().min(to.len())];
+        let (to_head, to_tail) = to.split_at_mut(head.len());
+        to_head.copy_from_slice(head);
+        chain.read_at(self.copied as u32, to_tail);
+    }
+
     /// Writes header and frame to a TAP, which takes all of it or nothing.
     pub(super) fn write_to_tap(&mut self, tap: &File, chain: &Chain) -> io::Result<()> {
         self.write(tap, chain, 0).map(drop)

@@ -2,15 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::sync::Arc;
 
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
+use super::capture::{Capture, Cause, Direction, Fate};
 use super::features::{MAX_PACKET, has, largest_packet};
 use super::gather::{Gathered, Room};
 use super::port::Port;
 use super::stats::PairCounters;
 use super::stream::{Incoming, Lost, Stream};
 use crate::pod_net::MAX_ANSWER;
+use crate::pod_net::answers::Protocol;
 use crate::tap::HEADER_SIZE;
 use crate::virtio::QueueError;
 use crate::virtio::queue::VirtQueue;
@@ -50,8 +53,14 @@ impl Waiting {
             len: 0,
         }
     }
+
+    /// It without its virtio header.
+    fn frame(&self) -> &[u8] {
+        self.packet.get(HEADER_SIZE..self.len).unwrap_or_default()
+    }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Placed {
     Delivered,
     Dropped,
@@ -62,12 +71,14 @@ enum Placed {
 pub(super) struct Rx {
     gathered: Gathered,
     largest: usize,
-    /// An answer made here.
+    /// An answer made here, and to what.
     answer: Waiting,
+    answer_to: Protocol,
     /// A packet read while the guest's buffers were not sure to hold it.
     parked: Waiting,
     /// What has come from a stream.
     incoming: Option<Incoming>,
+    capture: Option<Arc<Capture>>,
 }
 
 impl Rx {
@@ -76,17 +87,20 @@ impl Rx {
         features: u64,
         mtu: u16,
         incoming: Option<Incoming>,
+        capture: Option<Arc<Capture>>,
     ) -> Self {
         Self {
             gathered: Gathered::new(queue, has(features, VIRTIO_NET_F_MRG_RXBUF)),
             largest: largest_packet(features, mtu),
             answer: Waiting::new(HEADER_SIZE + MAX_ANSWER),
+            answer_to: Protocol::Dhcpv4,
             parked: Waiting::new(if incoming.is_some() {
                 0
             } else {
                 MAX_PACKET + 1
             }),
             incoming,
+            capture,
         }
     }
 
@@ -111,7 +125,8 @@ impl Rx {
     }
 
     /// Says that the answer buffer holds a frame of `len` bytes.
-    pub(super) fn queue_answer(&mut self, len: usize) {
+    pub(super) fn queue_answer(&mut self, to: Protocol, len: usize) {
+        self.answer_to = to;
         self.answer.packet[..HEADER_SIZE].fill(0);
         self.answer.len = HEADER_SIZE + len;
     }
@@ -186,10 +201,11 @@ impl Rx {
         let (room, useless) = self.gathered.gather(queue, self.largest)?;
         counters.rx_errors.add(useless as u64);
         let result = match room {
-            Room::Enough => self.read_into_guest(queue, tap, counters),
+            Room::Enough if self.capture.is_none() => self.read_into_guest(queue, tap, counters),
             // Not even one chain: leave the packet in the TAP, where the kernel can drop it.
             Room::Short if self.gathered.is_empty() => return Ok(Some(RxEnd::Starved)),
-            Room::Short | Room::Never => self.park(tap),
+            // Or the packet is looked at on its way.
+            Room::Enough | Room::Short | Room::Never => self.park(tap),
         };
         match result {
             Ok(()) => Ok(None),
@@ -216,11 +232,17 @@ impl Rx {
             Ok(None) => return Ok(Some(RxEnd::Empty)),
             Err(Lost) => return Ok(Some(RxEnd::Lost)),
         };
-        match place(&mut self.gathered, queue, &NO_OFFLOADS, frame, counters)? {
-            Placed::Delivered => count_packet(counters, HEADER_SIZE + frame.len()),
-            Placed::Dropped => counters.rx_drops.add(1),
-            Placed::NoRoom => return Ok(Some(RxEnd::Starved)),
+        let placed = place(&mut self.gathered, queue, &NO_OFFLOADS, frame, counters)?;
+        if placed == Placed::NoRoom {
+            return Ok(Some(RxEnd::Starved));
         }
+        settle(
+            placed,
+            frame,
+            Fate::Passed,
+            counters,
+            self.capture.as_deref(),
+        );
         incoming.consume();
         Ok(None)
     }
@@ -250,19 +272,29 @@ impl Rx {
     }
 
     fn drop_one(&mut self, port: &Port, counters: &PairCounters) -> Option<RxEnd> {
+        let capture = self.capture.as_deref();
+        let lost = |frame: &[u8]| {
+            counters.rx_drops.add(1);
+            record(capture, frame, Fate::Lost(Cause::LinkDown));
+        };
         for waiting in [&mut self.answer, &mut self.parked] {
             if waiting.len > 0 {
-                counters.rx_drops.add(1);
+                lost(waiting.frame());
                 waiting.len = 0;
             }
         }
         let there = match (port, &mut self.incoming) {
             (Port::Tap(tap), _) => {
                 let mut tap = tap;
-                tap.read(&mut self.parked.packet).is_ok()
+                let read = tap.read(&mut self.parked.packet);
+                if let Ok(len) = read {
+                    lost(self.parked.packet.get(HEADER_SIZE..len).unwrap_or_default());
+                }
+                read.is_ok()
             }
             (Port::Stream(stream), Some(incoming)) => match incoming.next(stream.socket()) {
-                Ok(Some(_)) => {
+                Ok(Some(frame)) => {
+                    lost(frame);
                     incoming.consume();
                     true
                 }
@@ -271,11 +303,7 @@ impl Rx {
             },
             (Port::Stream(_), None) => false,
         };
-        if !there {
-            return Some(RxEnd::Empty);
-        }
-        counters.rx_drops.add(1);
-        None
+        (!there).then_some(RxEnd::Empty)
     }
 
     fn place_waiting(
@@ -289,19 +317,51 @@ impl Rx {
             parked,
             ..
         } = self;
-        let waiting = if answer.len > 0 { answer } else { parked };
+        let (waiting, fate) = match answer.len {
+            0 => (parked, Fate::Passed),
+            _ => (answer, Fate::Made(self.answer_to)),
+        };
         // A packet is longer than its header; what is not cannot be placed.
         let Some((header, frame)) = waiting.packet[..waiting.len].split_first_chunk() else {
             waiting.len = 0;
             return Ok(None);
         };
-        match place(gathered, queue, header, frame, counters)? {
-            Placed::Delivered => count_packet(counters, waiting.len),
-            Placed::Dropped => counters.rx_drops.add(1),
-            Placed::NoRoom => return Ok(Some(RxEnd::Starved)),
+        let placed = place(gathered, queue, header, frame, counters)?;
+        if placed == Placed::NoRoom {
+            return Ok(Some(RxEnd::Starved));
         }
+        settle(placed, frame, fate, counters, self.capture.as_deref());
         waiting.len = 0;
         Ok(None)
+    }
+}
+
+/// Counts a frame that was given to the guest or does not fit, and writes it down.
+fn settle(
+    placed: Placed,
+    frame: &[u8],
+    fate: Fate,
+    counters: &PairCounters,
+    capture: Option<&Capture>,
+) {
+    let fate = match placed {
+        Placed::Dropped => {
+            counters.rx_drops.add(1);
+            Fate::Lost(Cause::SmallBuffers)
+        }
+        Placed::Delivered | Placed::NoRoom => {
+            count_packet(counters, HEADER_SIZE + frame.len());
+            fate
+        }
+    };
+    record(capture, frame, fate);
+}
+
+/// Writes a frame down, if somebody wants to see it.
+fn record(capture: Option<&Capture>, frame: &[u8], fate: Fate) {
+    if let Some(capture) = capture {
+        let copy = |to: &mut [u8]| to.copy_from_slice(frame);
+        capture.record(Direction::Received, fate, frame.len(), copy);
     }
 }
 

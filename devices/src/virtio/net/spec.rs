@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::capture::Capture;
 use super::features::Abilities;
 use super::pairs::{Pair, Pairs};
 use super::port::{self, Backend, Port};
@@ -53,6 +54,9 @@ pub struct NetOptions {
     pub lease6: Option<Ipv6Lease>,
     /// Drop what the guest sends under another MAC address than `mac`.
     pub spoof_check: bool,
+    /// Write its packets down: the first two of its descriptors are the files for that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub captured: bool,
 }
 
 /// Kinds of [`Backend`].
@@ -75,23 +79,32 @@ impl DeviceOptions for NetOptions {
         self.queue_pairs.into()
     }
 
-    /// The network is that of now, and the link may have been set.
+    /// The network is that of now, the link may have been set, and packets are written down as is asked for now.
     fn matched_to(self, saved: &Self, is_clone: bool) -> Self {
         Self {
             mac: if is_clone { saved.mac } else { self.mac },
             link_up: saved.link_up,
             lease: saved.lease.clone(),
             lease6: saved.lease6.clone(),
+            captured: saved.captured,
             ..self
         }
     }
 
-    /// Takes a TAP queue for each queue pair in order, or one stream.
+    /// Takes the two files of a capture if there is one, then a TAP queue for each queue pair in order, or one stream.
     fn spec(
         self,
         name: String,
-        descriptors: Vec<OwnedFd>,
+        mut descriptors: Vec<OwnedFd>,
     ) -> Result<Box<dyn DeviceSpec>, BuildDeviceError> {
+        let capture = match self.captured {
+            true => Some(Capture::take(
+                &name,
+                &mut descriptors,
+                self.queue_pairs.into(),
+            )?),
+            false => None,
+        };
         let backend = match self.backend {
             BackendKind::Taps => {
                 let (found, wanted) = (descriptors.len(), usize::from(self.queue_pairs));
@@ -113,6 +126,7 @@ impl DeviceOptions for NetOptions {
             name,
             backend,
             options: self,
+            capture: capture.map(Arc::new),
         }))
     }
 }
@@ -126,6 +140,8 @@ pub struct NetSpec {
     pub backend: Backend,
     /// The rest.
     pub options: NetOptions,
+    /// Where its packets are written down, over all resets.
+    pub capture: Option<Arc<Capture>>,
 }
 
 impl DeviceSpec for NetSpec {
@@ -134,6 +150,7 @@ impl DeviceSpec for NetSpec {
             name: self.name.clone(),
             backend: self.backend.try_clone().map_err(BuildDeviceError::failed)?,
             options: self.options.clone(),
+            capture: self.capture.clone(),
         };
         Ok(Box::new(spec.build().map_err(BuildDeviceError::failed)?))
     }
@@ -222,6 +239,7 @@ impl NetSpec {
             name,
             backend,
             options,
+            capture,
         } = self;
         let NetOptions {
             mac,
@@ -263,6 +281,7 @@ impl NetSpec {
             queue_sizes: vec![QUEUE_SIZE; queues],
             answers: Arc::new(answers),
             guard: Guard::new(spoof_check.then_some(mac)),
+            capture,
             pairs: Arc::new(Pairs::new(pairs, link_up)),
         })
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::pod_net::answers::Protocol;
+use crate::pod_net::guard::Offence;
 use serde::{Deserialize, Serialize};
 
 /// Totals of a NIC since it was made. Received means received by the guest.
@@ -80,6 +81,14 @@ impl PairCounters {
             Protocol::Dhcpv4 => &self.dhcp_replies,
             Protocol::Dhcpv6 => &self.dhcpv6_replies,
             Protocol::Router => &self.router_advertisements,
+        }
+    }
+
+    /// The counter of packets that the guard keeps in for this.
+    pub(super) fn drops_for(&self, offence: Offence) -> &Counter {
+        match offence {
+            Offence::Impersonation => &self.impersonation_drops,
+            Offence::Spoof => &self.spoof_drops,
         }
     }
 

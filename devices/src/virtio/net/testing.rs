@@ -70,8 +70,10 @@ pub fn spec(backend: Backend) -> NetSpec {
             lease: Some(lease()),
             lease6: Some(lease6()),
             spoof_check: true,
+            captured: false,
         },
         backend,
+        capture: None,
     }
 }
 

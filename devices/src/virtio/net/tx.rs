@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use super::capture::{Capture, Cause, Direction, Fate};
 use super::features::MAX_PACKET;
 use super::outgoing::{MAX_LOOK, Outgoing};
 use super::port::Port;
@@ -37,6 +38,7 @@ pub(super) struct Tx {
     answers: Arc<Answers>,
     /// What a stream did not take yet.
     unsent: Option<Unsent>,
+    capture: Option<Arc<Capture>>,
 }
 
 /// Why sending ended for now.
@@ -77,6 +79,7 @@ impl Tx {
         guard: Guard,
         answers: Arc<Answers>,
         unsent: Option<Unsent>,
+        capture: Option<Arc<Capture>>,
     ) -> Self {
         Self {
             chain: queue.new_chain(),
@@ -84,6 +87,7 @@ impl Tx {
             guard,
             answers,
             unsent,
+            capture,
         }
     }
 
@@ -114,8 +118,7 @@ impl Tx {
                 let sent = if link_up {
                     self.send(port, rx, counters)
                 } else {
-                    counters.tx_drops.add(1);
-                    Sent::Done
+                    self.lose(counters)
                 };
                 queue.push_used(self.chain.head(), 0);
                 count += 1;
@@ -160,18 +163,21 @@ impl Tx {
         self.outgoing.load(&self.chain);
         match self.judge(len - HEADER_SIZE) {
             Verdict::Send => {}
-            Verdict::Drop(Offence::Impersonation) => {
-                counters.impersonation_drops.add(1);
-                return Sent::Done;
-            }
-            Verdict::Drop(Offence::Spoof) => {
-                counters.spoof_drops.add(1);
+            Verdict::Drop(offence) => {
+                counters.drops_for(offence).add(1);
+                self.record(len - HEADER_SIZE, Fate::Kept(offence));
                 return Sent::Done;
             }
             Verdict::Ask(protocol) => match self.ask(protocol, rx, counters) {
                 Answer::Pass => {}
-                Answer::Silence => return Sent::Done,
-                Answer::Frame(_) => return Sent::Answered,
+                Answer::Silence => {
+                    self.record(len - HEADER_SIZE, Fate::Ignored(protocol));
+                    return Sent::Done;
+                }
+                Answer::Frame(_) => {
+                    self.record(len - HEADER_SIZE, Fate::Answered(protocol));
+                    return Sent::Answered;
+                }
             },
         }
         match port {
@@ -180,12 +186,41 @@ impl Tx {
         }
     }
 
-    fn send_to_tap(&mut self, tap: &File, len: usize, counters: &PairCounters) -> Sent {
-        match self.outgoing.write_to_tap(tap, &self.chain) {
-            Ok(()) => count_packet(counters, len),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => counters.tx_drops.add(1),
-            Err(_) => counters.tx_errors.add(1),
+    /// There is no link for the packet in `chain`.
+    fn lose(&mut self, counters: &PairCounters) -> Sent {
+        counters.tx_drops.add(1);
+        let len = self.chain.readable_len() as usize;
+        if self.capture.is_some() && (HEADER_SIZE..=MAX_PACKET).contains(&len) {
+            self.outgoing.load(&self.chain);
+            self.record(len - HEADER_SIZE, Fate::Lost(Cause::LinkDown));
         }
+        Sent::Done
+    }
+
+    /// Writes down the frame of `len` bytes that is loaded, if somebody wants to see it.
+    fn record(&self, len: usize, fate: Fate) {
+        if let Some(capture) = &self.capture {
+            let copy = |to: &mut [u8]| self.outgoing.copy_frame(&self.chain, to);
+            capture.record(Direction::Sent, fate, len, copy);
+        }
+    }
+
+    fn send_to_tap(&mut self, tap: &File, len: usize, counters: &PairCounters) -> Sent {
+        let fate = match self.outgoing.write_to_tap(tap, &self.chain) {
+            Ok(()) => {
+                count_packet(counters, len);
+                Fate::Passed
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                counters.tx_drops.add(1);
+                Fate::Lost(Cause::BusyBackend)
+            }
+            Err(_) => {
+                counters.tx_errors.add(1);
+                Fate::Lost(Cause::RefusedByBackend)
+            }
+        };
+        self.record(len, fate);
         Sent::Done
     }
 
@@ -204,15 +239,20 @@ impl Tx {
             Err(error) if stream::blocked(&error).is_ok() => 0,
             Err(_) => {
                 counters.tx_errors.add(1);
+                self.record(len, Fate::Lost(Cause::RefusedByBackend));
                 return Sent::Lost;
             }
         };
         count_packet(counters, len);
-        if written == PREFIX + len {
-            return Sent::Done;
+        let is_whole = written == PREFIX + len;
+        if !is_whole {
+            unsent.keep(|rest| outgoing.copy_rest(chain, written, rest));
         }
-        unsent.keep(|rest| outgoing.copy_rest(chain, written, rest));
-        Sent::Blocked
+        self.record(len, Fate::Passed);
+        match is_whole {
+            true => Sent::Done,
+            false => Sent::Blocked,
+        }
     }
 
     /// Looks at as much of a frame of `len` bytes as it takes.
@@ -258,7 +298,7 @@ impl Tx {
         };
         let answer = self.answers.answer(protocol, self.outgoing.frame(), buffer);
         if let Answer::Frame(len) = answer {
-            rx.queue_answer(len);
+            rx.queue_answer(protocol, len);
             counters.answers(protocol).add(1);
         }
         answer

@@ -106,6 +106,7 @@ impl NewNic {
             lease: None,
             lease6: None,
             spoof_check: false,
+            captured: false,
         })?;
         for (name, value) in fields {
             match options
