@@ -11,7 +11,9 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use self::values::shortened;
-use self::values::{cmdline, duration, forward, id, injection, named_port, unix_path, volume};
+use self::values::{
+    bytes, cmdline, duration, forward, id, injection, named_port, unix_path, volume,
+};
 use crate::logging::{LogFormat, LogLevel};
 use crate::network::Forward;
 use crate::plan::PlanOptions;
@@ -64,6 +66,12 @@ pub enum CliCommand {
     BenchBoot(BenchBootArgs),
     /// Send a command to the control socket of a running machine.
     Ctl(CtlArgs),
+    /// Go into the guest of a machine that `run DISK` has started, by SSH, once it answers.
+    ///
+    /// With a key of podvisor's own, which is made at its first use. Exit status: that of ssh.
+    Ssh(SshArgs),
+    /// Print what podvisor keeps on this computer for this user, and remove it.
+    Cleanup(CleanupArgs),
     /// Look at disk images.
     #[command(subcommand)]
     Image(ImageCommand),
@@ -177,6 +185,9 @@ const MAX_VCPUS: i64 = vmm::layout::MAX_VCPUS as i64;
 pub struct NewArgs {
     /// A disk image, a block device, or the directory of an unpacked container disk.
     pub disk: PathBuf,
+    /// Name of the machine [default: one of the image's].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// The machine.
     #[command(flatten)]
     pub extras: DiskArgs,
@@ -294,7 +305,10 @@ pub struct MachineArgs {
     /// What a disk image needs of a VMI.
     #[command(flatten)]
     pub extras: DiskArgs,
-    /// The machine of this name, where the file has several.
+    /// Make the disk of an image without a VMI this large, for this machine only: the guest sees more room behind what is there.
+    #[arg(long, value_name = "QUANTITY", value_parser = bytes)]
+    pub size: Option<u64>,
+    /// The machine of this name, where the file has several; the name of the machine of a disk image.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Instance types and preferences that VirtualMachines refer to, in YAML or JSON, or a directory of them; may be
@@ -384,6 +398,13 @@ pub struct RunArgs {
     /// runs (`ctl attach NAME tap:TAP`).
     #[arg(long, requires = "control")]
     pub open_taps: bool,
+    /// Return when the machine runs, and leave it to itself. Its messages and its console are in files ($XDG_STATE_HOME/podvisor,
+    /// or ~/.local/state/podvisor).
+    #[arg(long)]
+    pub detach: bool,
+    /// This is the run that is left to itself.
+    #[arg(long, hide = true)]
+    pub detached: bool,
     /// Go on from the snapshot that `ctl snapshot` has written to this directory.
     #[arg(long, value_name = "DIR")]
     pub restore: Option<PathBuf>,
@@ -443,6 +464,30 @@ pub struct ValidateArgs {
     pub output: LogFormat,
 }
 
+/// Arguments of `ssh`.
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// Name of the machine [default: the one machine of this user that runs].
+    pub vm: Option<String>,
+    /// User in the guest [default: that of `run --user`].
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// What is to be done there, in place of a shell.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Remove what no machine uses.
+    #[arg(long)]
+    pub delete: bool,
+    /// Form of the answer.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: LogFormat,
+}
+
 /// Arguments of `ctl`.
 #[derive(Debug, Args)]
 pub struct CtlArgs {
@@ -496,6 +541,7 @@ impl MachineArgs {
             boot_entry: self.boot_entry.clone(),
             volumes: self.volumes.clone(),
             overlays: self.overlay.clone(),
+            sizes: Vec::new(),
             pod_interface: (self.pod_interface.clone())
                 .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
             publish: (self.no_publish || !self.publish.is_empty()).then(|| self.publish.clone()),

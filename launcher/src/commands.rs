@@ -2,9 +2,11 @@
 
 mod bench_boot;
 mod check_host;
+mod cleanup;
 mod completions;
 mod ctl;
 mod customize;
+mod detach;
 mod error;
 mod explain;
 mod image;
@@ -17,6 +19,7 @@ mod output;
 mod plan;
 mod run;
 mod seccomp;
+mod ssh;
 mod validate;
 
 use crate::cli::{Cli, CliCommand, ImageCommand, NetCommand, SeccompCommand};
@@ -29,6 +32,7 @@ pub(crate) use self::run::prepare_network as machine_network;
 /// Does what the command line says.
 pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
     match cli.command {
+        CliCommand::Run(args) if args.detach && !args.detached => detach::detach(&args),
         CliCommand::Run(args) => run::run(&args),
         CliCommand::Validate(args) => validate::validate(&args),
         CliCommand::Explain { field } => explain::explain(field.as_deref()),
@@ -37,6 +41,8 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::Customize(args) => customize::customize(&args),
         CliCommand::BenchBoot(args) => bench_boot::bench_boot(&args),
         CliCommand::Ctl(args) => ctl::ctl(&args),
+        CliCommand::Ssh(args) => ssh::ssh(&args),
+        CliCommand::Cleanup(args) => cleanup::cleanup(&args),
         CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
         CliCommand::Image(ImageCommand::Gc(args)) => image::gc(&args),
         CliCommand::CheckHost { output } => check_host::check_host(output),

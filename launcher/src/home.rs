@@ -37,6 +37,8 @@ pub struct DiskImage {
 /// What else the machine has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
+    /// Its name, if not one of the image's.
+    pub name: Option<String>,
     /// Processors.
     pub cpus: u32,
     /// RAM, as a VMI says it.
@@ -102,7 +104,7 @@ impl DiskImage {
         let Extras { cpus, memory, .. } = extras;
         // A string in JSON is one in YAML.
         let (memory, user_data) = (json!(memory), json!(extras.user_data));
-        let name = self.name();
+        let name = json!(extras.name.clone().unwrap_or_else(|| self.name()));
         let (network, interfaces) = match extras.network {
             true => (
                 "  networks:\n    - name: default\n      pod: {}\n",
@@ -203,6 +205,7 @@ mod tests {
 
     fn extras() -> Extras {
         Extras {
+            name: None,
             cpus: 2,
             memory: "2Gi".to_owned(),
             persistent: false,

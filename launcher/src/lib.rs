@@ -16,6 +16,7 @@ pub mod cli;
 pub mod commands;
 pub mod exit;
 pub mod home;
+pub mod kept;
 pub mod kubevirt;
 pub mod logging;
 pub mod machines;

@@ -1,5 +1,6 @@
 //! Running machines by name: each run listens for commands where others find it.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -73,14 +74,30 @@ pub fn running(directory: &Path) -> Vec<RunningMachine> {
     machines
 }
 
+/// Sockets there that nobody listens on any more.
+pub fn dead(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let sockets = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| name.ends_with(SUFFIX))
+            && is_listening(path) == Err(Errno::CONNREFUSED)
+    });
+    sockets.collect()
+}
+
+/// Whether a machine that was found runs still.
+pub fn is_running(machine: &RunningMachine) -> bool {
+    is_listening(&machine.socket).unwrap_or(false)
+}
+
 /// The machine called `name`, if it runs.
 pub fn find(directory: &Path, name: &str) -> Option<RunningMachine> {
     let socket = socket(directory, name);
-    let listens = is_listening(&socket).unwrap_or(false);
-    listens.then(|| RunningMachine {
+    let machine = RunningMachine {
         name: name.to_owned(),
         socket,
-    })
+    };
+    is_running(&machine).then_some(machine)
 }
 
 /// Does not wait for a launcher that stands still, with others waiting for it: it is there.
@@ -114,8 +131,9 @@ mod tests {
         });
         fs::write(directory.join("record.json"), "").expect("ours");
         symlink("nowhere", directory.join("link.sock")).expect("ours");
-        let [b, a, (listener, _)] = sockets;
+        let [b, a, (listener, gone)] = sockets;
         drop(listener);
+        assert_eq!(dead(&directory), [gone]);
         let machine = |name: &str, socket: &PathBuf| RunningMachine {
             name: name.to_owned(),
             socket: socket.clone(),

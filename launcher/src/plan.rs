@@ -60,6 +60,9 @@ pub struct PlanOptions {
     pub boot_entry: Option<String>,
     /// Where volumes are, by name; `qcow2:` before the path of an image says its format.
     pub volumes: Vec<(String, PathBuf)>,
+    /// Sizes of disks whose volumes are not written to, in bytes, by the volume's name: what the guest sees may be larger than
+    /// what is there.
+    pub sizes: Vec<(String, u64)>,
     /// Empty files for what guests write to volumes that are not written to, by the volume's name.
     pub overlays: Vec<(String, PathBuf)>,
     /// The pod's interface for the pod network.
@@ -91,6 +94,14 @@ impl PlanOptions {
         let mut volumes = self.volumes.iter();
         let (_, path) = volumes.find(|(volume, _)| volume == name)?;
         Some(path)
+    }
+
+    /// How large the disk of a volume is to be.
+    fn size(&self, name: &str) -> Option<u64> {
+        let mut sizes = self.sizes.iter();
+        sizes
+            .find(|(volume, _)| volume == name)
+            .map(|(_, bytes)| *bytes)
     }
 
     /// Where packets of this interface are written down.

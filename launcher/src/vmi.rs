@@ -53,6 +53,7 @@ pub use self::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding, Port, Proto
 pub use self::memory::Memory;
 pub use self::metadata::Metadata;
 pub use self::networks::{Address, Network, NetworkSource, Subnet};
+pub use self::quantity::Quantity;
 pub use self::report::{FieldError, Note, Report};
 pub use self::spec::{RebootPolicy, Spec};
 pub use self::volumes::{

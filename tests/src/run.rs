@@ -176,6 +176,9 @@ impl Run {
         let mut child = Command::new(&words[0])
             .args(&words[1..])
             .env_remove("STANDALONE_VMI")
+            // What it keeps goes with the test.
+            .env("XDG_DATA_HOME", self.dir.path().join("data"))
+            .env("XDG_STATE_HOME", self.dir.path().join("state"))
             .stdin(if self.input {
                 Stdio::piped()
             } else {

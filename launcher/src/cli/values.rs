@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue};
 
 use crate::network::Forward;
-use crate::vmi::{MAX_KERNEL_ARGS, Protocol, is_kernel_args};
+use crate::vmi::{MAX_KERNEL_ARGS, Protocol, Quantity, is_kernel_args};
 
 /// Characters of a value shown in an error.
 const MAX_SHOWN: usize = 60;
@@ -29,6 +29,14 @@ pub(super) fn volume(text: &str) -> Result<(String, PathBuf), &'static str> {
         }
         _ => Err("expected NAME=PATH"),
     }
+}
+
+/// As a VMI says sizes.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let quantity: Result<Quantity, _> = text.parse();
+    quantity
+        .map(Quantity::value)
+        .map_err(|error| format!("expected {error}"))
 }
 
 /// Part of a port's name and its socket.

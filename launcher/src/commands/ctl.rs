@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use vmm::control::{Answer, Call, Command, Reply, VERSION, Verdict};
 
 use self::attach::{NewDisk, NewNic};
+pub(super) use self::list::machine as running;
 use self::metrics::Labels;
 use self::snapshot::SnapshotFiles;
 use super::{CommandError, output};

@@ -9,6 +9,8 @@ use vmm::shortage::Shortage;
 
 use super::bench_boot::BenchBootError;
 use super::customize::CustomizeError;
+use super::detach::DetachError;
+use super::ssh::SshError;
 use crate::exit::Exit;
 use crate::network::NetworkError;
 use crate::opener::OpenerError;
@@ -54,12 +56,12 @@ pub enum CommandError {
     NoDisk(PathBuf),
     /// Options that say what a VMI says.
     #[error(
-        "--cpus, --memory, --user, --ssh-key, --cloud-init, --persistent and --no-network are for a disk image: \
+        "--cpus, --memory, --size, --user, --ssh-key, --cloud-init, --persistent and --no-network are for a disk image: \
          a VMI says these things itself"
     )]
     OnlyForDisks,
     /// Options that choose among documents.
-    #[error("--name and -f are for VMIs: a disk image has neither")]
+    #[error("-f is for VMIs: a disk image has no instance type")]
     OnlyForVmis,
     /// The table of fields has no such field.
     #[error("A VMI has no field {0:?}")]
@@ -183,6 +185,12 @@ pub enum CommandError {
     /// Starts were not timed.
     #[error(transparent)]
     BenchBoot(#[from] BenchBootError),
+    /// A run is not left to itself.
+    #[error(transparent)]
+    Detach(#[from] DetachError),
+    /// A guest is not reached.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
     /// A command that there is not.
     #[error("No such command")]
     NoSuchCommand(#[source] serde_json::Error),
@@ -217,6 +225,7 @@ impl CommandError {
             | Self::User(_)
             | Self::BootDisk(BootDiskError::Nothing { .. })
             | Self::NoSuchCommand(_)
+            | Self::Detach(DetachError::NoFile)
             | Self::WhichRunning(_) => Exit::Refused,
             Self::Opener(OpenerError::Directory { .. })
             | Self::Resource(_)
@@ -230,7 +239,9 @@ impl CommandError {
             | Self::BootTrace { .. }
             | Self::Snapshot { .. }
             | Self::Dump { .. }
-            | Self::Control { .. } => Exit::HostResource,
+            | Self::Control { .. }
+            | Self::Detach(_)
+            | Self::Ssh(_) => Exit::HostResource,
             Self::BenchBoot(BenchBootError::Stopped) => Exit::Stopped,
             Self::Restore(_)
             | Self::VmProcess(_)
@@ -287,6 +298,8 @@ impl CommandError {
             Self::Resource(error) => error.way_out(),
             Self::Network(error) => error.way_out(),
             Self::Customize(error) => error.way_out(),
+            Self::Detach(error) => error.way_out(),
+            Self::Ssh(error) => error.way_out(),
             Self::Restore(_) => "Recreate the pod.",
             Self::Control { .. } => {
                 "Check that the machine runs and was started with this --control socket."

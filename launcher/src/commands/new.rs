@@ -14,7 +14,7 @@ use crate::report::Plain;
 /// Prints the VMI, and how it is run.
 pub(super) fn new(args: &NewArgs) -> Result<Exit, CommandError> {
     let image = image(&args.disk)?.ok_or_else(|| CommandError::NoDisk(args.disk.clone()))?;
-    let vmi = image.vmi(&extras(&args.extras)?);
+    let vmi = image.vmi(&extras(&args.extras, args.name.clone(), || None)?);
     let (name, place) = image.volume();
     let place = place.to_string_lossy();
     let place = Plain(&place);
@@ -26,19 +26,22 @@ pub(super) fn new(args: &NewArgs) -> Result<Exit, CommandError> {
 }
 
 /// The VMI of the disk that the arguments name, and the options of its plan; none if they name no disk.
-pub(super) fn of_disk(args: &MachineArgs) -> Result<Option<(String, PlanOptions)>, CommandError> {
+pub(super) fn of_disk(
+    args: &MachineArgs,
+    own_key: fn() -> Option<String>,
+) -> Result<Option<(String, PlanOptions)>, CommandError> {
     // A manifest is read once.
     let image = match args.vmi.as_ref().filter(|path| !is_manifest(path)) {
         Some(path) => image(path)?,
         None => None,
     };
     let Some(image) = image else {
-        return match args.extras == DiskArgs::default() {
+        return match args.extras == DiskArgs::default() && args.size.is_none() {
             true => Ok(None),
             false => Err(CommandError::OnlyForDisks),
         };
     };
-    if args.name.is_some() || !args.beside.is_empty() {
+    if !args.beside.is_empty() {
         return Err(CommandError::OnlyForVmis);
     }
     let mut options = args.plan_options();
@@ -48,7 +51,10 @@ pub(super) fn of_disk(args: &MachineArgs) -> Result<Option<(String, PlanOptions)
     if args.pod_interface.is_none() {
         options.pod_interface = interface();
     }
-    let vmi = image.vmi(&extras(&args.extras)?);
+    if let Some(bytes) = args.size {
+        options.sizes.push((image.volume().0, bytes));
+    }
+    let vmi = image.vmi(&extras(&args.extras, args.name.clone(), own_key)?);
     Ok(Some((vmi, options)))
 }
 
@@ -63,7 +69,11 @@ pub(super) fn image(path: &Path) -> Result<Option<DiskImage>, CommandError> {
     DiskImage::at(path).map_err(cannot_read(path))
 }
 
-fn extras(args: &DiskArgs) -> Result<Extras, CommandError> {
+fn extras(
+    args: &DiskArgs,
+    name: Option<String>,
+    own_key: fn() -> Option<String>,
+) -> Result<Extras, CommandError> {
     let read = |path: &Path| fs::read_to_string(path).map_err(cannot_read(path));
     let user_data = match &args.cloud_init {
         Some(path) => read(path)?,
@@ -73,11 +83,12 @@ fn extras(args: &DiskArgs) -> Result<Extras, CommandError> {
             let keys = keys.iter().flat_map(|file| file.lines());
             let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');
             let keys = keys.map(str::trim).filter(is_key);
-            let keys: Vec<_> = keys.map(str::to_owned).collect();
+            let keys: Vec<_> = keys.map(str::to_owned).chain(own_key()).collect();
             user_data(args.user.as_deref(), &keys)
         }
     };
     Ok(Extras {
+        name,
         cpus: args.cpus.unwrap_or(2),
         memory: args.memory.clone().unwrap_or_else(|| "2Gi".to_owned()),
         persistent: args.persistent,
@@ -103,7 +114,7 @@ mod tests {
     fn options(words: &[&str]) -> Result<Option<(String, PlanOptions)>, CommandError> {
         let cli = Cli::try_parse_from([&["podvisor", "plan"], words].concat()).expect("usage");
         match cli.command {
-            CliCommand::Plan(args) => of_disk(&args),
+            CliCommand::Plan(args) => of_disk(&args, || None),
             _ => panic!("plan"),
         }
     }
@@ -120,8 +131,12 @@ mod tests {
         };
         assert_eq!(publish(&[disk]), Some(0));
         assert_eq!(publish(&[disk, "--publish=2222:22"]), Some(1));
-        options(&[disk, "--name=x"]).expect_err("there is nothing to choose from");
+        let (vmi, _) = options(&[disk, "--name=x"])
+            .expect("readable")
+            .expect("a disk");
+        assert!(vmi.contains("name: \"x\"\n"), "{vmi}");
         options(&["vmi.yaml", "--cpus=2"]).expect_err("a VMI says that");
+        options(&["vmi.yaml", "--size=2Gi"]).expect_err("it is an image's");
         assert!(options(&["vmi.yaml"]).expect("no disk").is_none());
     }
 }

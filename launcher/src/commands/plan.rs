@@ -7,14 +7,17 @@ use crate::plan::{self, LaunchPlan};
 
 /// Prints the plan.
 pub(super) fn plan(args: &MachineArgs) -> Result<Exit, CommandError> {
-    let plan = load(args)?;
+    let plan = load(args, || None)?;
     output::print_json(&plan)?;
     Ok(Exit::Success)
 }
 
-/// Reads the VMI and plans its machine.
-pub(super) fn load(args: &MachineArgs) -> Result<LaunchPlan, CommandError> {
-    let (machine, options) = match new::of_disk(args)? {
+/// Reads the VMI and plans its machine. Where it is made for a disk, `own_key` lets podvisor into the guest.
+pub(super) fn load(
+    args: &MachineArgs,
+    own_key: fn() -> Option<String>,
+) -> Result<LaunchPlan, CommandError> {
+    let (machine, options) = match new::of_disk(args, own_key)? {
         Some((vmi, options)) => (input::machine_of(&vmi, args.strict)?, options),
         None => {
             let (path, name) = (args.vmi.as_deref(), args.name.as_deref());

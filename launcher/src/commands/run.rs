@@ -15,11 +15,12 @@ use vmm::control::{Create, FdRole};
 use vmm::plan::DevicePlan;
 use vmm::{panics, trace};
 
-use super::{CommandError, inherited};
+use super::{CommandError, inherited, ssh};
 use crate::boot_trace::BootTrace;
 use crate::bootdisk::process::Reader;
 use crate::cli::RunArgs;
 use crate::exit::Exit;
+use crate::kept::{self, MachineFiles};
 use crate::logging::LogFormat;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::opener::{Allowed, Opener};
@@ -34,6 +35,10 @@ use crate::{logging, machines, report};
 
 /// Runs the machine.
 pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
+    if args.detached {
+        // What becomes of the terminal is not its business. Somebody who says so by hand leads a group, which is fine, too.
+        let _ = rustix::process::setsid();
+    }
     inherited::close().map_err(|source| CommandError::System {
         what: "close inherited descriptors",
         source,
@@ -62,7 +67,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         vm.prepare(kvm.as_fd())?;
     }
     trace::mark("vm process started");
-    let mut plan = super::plan::load(&args.machine)?;
+    let mut plan = super::plan::load(&args.machine, kept::public_key_if_possible)?;
     trace::mark("plan");
     let console = console_target(args, &plan)?;
     let kvm = kvm?;
@@ -83,6 +88,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     let signals = Signals::block().map_err(wait_for_signals)?;
     let ports = resources::open_ports(&plan, &mut descriptors)?;
     let control = open_control(args, &plan.name)?;
+    remember(args, &plan);
     let debugger = open_debugger(args, &mut descriptors)?;
     tracing::debug!("resources are open");
     trace::mark("resources");
@@ -198,6 +204,19 @@ fn console_target(args: &RunArgs, plan: &LaunchPlan) -> Result<ConsoleTarget, Co
                 report,
             })
         }
+    }
+}
+
+/// Keeps how the guest is reached, for `podvisor ssh`. A machine runs without that.
+fn remember(args: &RunArgs, plan: &LaunchPlan) {
+    let Some(directory) = kept::state_directory() else {
+        return;
+    };
+    let machine = &args.machine;
+    let guest = ssh::reached(machine.extras.user.as_deref(), &machine.publish);
+    let kept = MachineFiles::of(&directory, &plan.name).remember(guest.as_ref());
+    if let Err(error) = kept {
+        tracing::info!("podvisor ssh does not reach this guest: {error}");
     }
 }
 

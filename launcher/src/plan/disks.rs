@@ -103,6 +103,9 @@ pub struct Overlay {
     /// The new image, an empty file until then; without it, one that nobody else sees.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
+    /// How large the disk is, bytes, if not as large as what lies under it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// Formats of what lies under a new image.
@@ -181,6 +184,7 @@ pub(super) fn source(
     };
     if let ImageSource::Overlay(overlay) = &mut image {
         overlay.file = options.overlay(name);
+        overlay.bytes = options.size(name);
     }
     DiskSource {
         device: device.to_owned(),
@@ -215,6 +219,7 @@ fn over(candidates: Vec<PathBuf>, named: Option<&Path>, format: BaseFormat) -> I
         base,
         format,
         file: None,
+        bytes: None,
     })
 }
 
@@ -278,6 +283,15 @@ pub(super) fn check_options(vmi: &Vmi, options: &PlanOptions, report: &mut Repor
                 report.error("--volume", format_args!("{name:?}"), accepted);
             }
             _ => {}
+        }
+    }
+    for (name, bytes) in &options.sizes {
+        let kept = |volume: &&Volume| {
+            volume.name == *name && !matches!(volume.source, VolumeSource::ContainerDisk { .. })
+        };
+        if volumes.iter().any(|volume| kept(&volume)) {
+            let accepted = "no --persistent beside it: an image is not made larger";
+            report.error("--size", bytes, accepted);
         }
     }
     for (name, _) in &options.overlays {

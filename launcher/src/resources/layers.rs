@@ -66,6 +66,14 @@ pub(super) fn overlay(
             end(&base.file).map_err(|error| cannot_read(volume, path, error))?
         }
     };
+    let bytes = match overlay.bytes {
+        Some(wanted) if wanted < bytes => {
+            let why = format!("it has {bytes} bytes, and --size is less");
+            return Err(refused(volume, path, &*why));
+        }
+        Some(wanted) => wanted,
+        None => bytes,
+    };
     let bytes = bytes.next_multiple_of(SECTOR);
     let mut layers = match &overlay.file {
         Some(path) => new_in(volume, path, bytes)?,
@@ -351,16 +359,25 @@ mod tests {
     }
 
     fn over(path: &Path, format: BaseFormat) -> Result<Layers, ResourceError> {
+        over_sized(path, format, None)
+    }
+
+    fn over_sized(
+        path: &Path,
+        format: BaseFormat,
+        bytes: Option<u64>,
+    ) -> Result<Layers, ResourceError> {
         let base = source(path);
         overlay(
             &Anywhere,
             "root",
             &mut BlockOptions::default(),
-            None,
+            Some(CacheMode::Writeback),
             &Overlay {
                 base,
                 format,
                 file: None,
+                bytes,
             },
         )
     }
@@ -422,6 +439,15 @@ mod tests {
         }
         assert_refused(over(&plain, BaseFormat::Raw), "is a qcow2 image");
         assert_refused(over(&raw, BaseFormat::Qcow2), "not a qcow2 image");
+        let size = |bytes| {
+            let layers = over_sized(&plain, BaseFormat::Probed, bytes)?;
+            let top = look("root", layers.files[0].try_clone().expect("a file"), &plain)?;
+            Ok(top.header.map(|header| header.size))
+        };
+        assert_eq!(size(None).expect("as it is"), Some(1 << 20));
+        assert_eq!(size(Some(3 << 20)).expect("larger"), Some(3 << 20));
+        let smaller: Result<_, ResourceError> = size(Some(1 << 19));
+        assert!(smaller.expect_err("refused").to_string().contains("--size"));
         // Many read one base at the same time.
         let first = over(&raw, BaseFormat::Raw).expect("raw");
         let second = over(&raw, BaseFormat::Raw).expect("raw");

@@ -44,15 +44,21 @@ pub(super) fn list(format: LogFormat) -> Result<Exit, CommandError> {
 pub(super) fn socket(vm: Option<&str>) -> Result<PathBuf, CommandError> {
     match vm {
         Some(path) if path.contains('/') => Ok(path.into()),
+        name => machine(name).map(|machine| machine.socket),
+    }
+}
+
+/// The machine called `name`, or the only one.
+pub(in super::super) fn machine(name: Option<&str>) -> Result<RunningMachine, CommandError> {
+    match name {
         Some(name) => {
             let found =
                 machines::directory().and_then(|directory| machines::find(&directory, name));
-            let missing = || CommandError::NoSuchMachine(name.to_owned());
-            found.map(|machine| machine.socket).ok_or_else(missing)
+            found.ok_or_else(|| CommandError::NoSuchMachine(name.to_owned()))
         }
         None => match running().as_slice() {
             [] => Err(CommandError::NothingRuns),
-            [machine] => Ok(machine.socket.clone()),
+            [machine] => Ok(machine.clone()),
             machines => {
                 let names = machines.iter().map(|machine| machine.name.clone());
                 Err(CommandError::WhichRunning(names.collect()))
