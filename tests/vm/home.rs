@@ -1,16 +1,21 @@
 //! A disk image without a VMI, as on a laptop.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use podvisor_tests::PATIENCE;
 use podvisor_tests::netns::{POD_ADDRESS, PodNetwork};
 use podvisor_tests::run::{Run, ctl};
 use podvisor_tests::vmi::Vmi;
 use podvisor_tests::{guest, host, image};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bootdisk::{extlinux, payload_disk};
 
@@ -44,6 +49,165 @@ fn a_disk_image_runs_without_a_vmi() {
     guest.control().tell("stop");
     guest.exits_with(4);
     assert!(image::read(&disk) == before, "the image is not written to");
+}
+
+/// The five commands of the page for a first run.
+fn commands_of_page() -> Vec<String> {
+    let page = guest::repository().join("docs/quick-start.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let block = page.split("```").nth(1).expect("its commands");
+    let commands = block.lines().filter_map(|line| line.strip_prefix("$ "));
+    let commands = commands.map(|line| line.split_once('#').map_or(line, |(command, _)| command));
+    commands.map(|command| command.trim().to_owned()).collect()
+}
+
+/// They do what the page says, with a disk of ours in place of Debian's, by a user without any capability. The one that
+/// goes into the guest needs a server there, which this guest has not.
+#[test]
+fn a_first_run_is_as_the_page_says() {
+    let network = PodNetwork::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    let made = payload_disk(directory.path(), &extlinux("ticker secs=100000"), &[]);
+    let [made, disk] = [made, at("debian-12.qcow2")].map(|path| path.display().to_string());
+    host("qemu-img", &["convert", "-O", "qcow2", &made, &disk]);
+    symlink(guest::podvisor(), at("podvisor")).expect("linked");
+    let path = std::env::var("PATH").expect("a path");
+    let path = format!("{}:{path}", directory.path().display());
+    let wrapper = network.pod.powerless();
+    let run = |command: &str| {
+        let mut shell = Command::new(&wrapper[0]);
+        shell.args(&wrapper[1..]).args(["sh", "-c", command]);
+        shell.current_dir(directory.path()).env("PATH", &path);
+        shell
+            .env("XDG_STATE_HOME", at("state"))
+            .env("XDG_DATA_HOME", at("data"));
+        shell.stdin(Stdio::null()).output().expect("a shell")
+    };
+    let stop = Stop(|| drop(run("podvisor ctl stop")));
+    let commands = commands_of_page();
+    let [check, inspect, start, ssh, press] = commands.as_slice() else {
+        panic!("{commands:?}");
+    };
+    assert!(ssh.starts_with("podvisor ssh"), "{ssh}");
+    let checked = String::from_utf8(run(check).stdout).expect("text");
+    assert!(
+        checked
+            .lines()
+            .any(|line| line.starts_with("ok       kvm ")),
+        "{checked}"
+    );
+    for command in [inspect, start, press] {
+        let output = run(command);
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    let connect = |port| TcpStream::connect((POD_ADDRESS, port));
+    let connected = network.gateway.enter(|| connect(2222));
+    connected.expect("the port is let in");
+    let reached = fs::read_to_string(at("state/podvisor/debian-12.json"));
+    let reached: Value = serde_json::from_str(&reached.expect("kept")).expect("JSON");
+    assert_eq!(reached, json!({"user": "me", "port": 2222}));
+    drop(stop);
+}
+
+/// Ends a machine that runs by itself, whatever becomes of the test.
+struct Stop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Stop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// `podvisor` with these words, which keeps what it keeps in `directory`.
+fn at_home(directory: &Path, words: &[&OsStr]) -> Output {
+    let mut podvisor = Command::new(guest::podvisor());
+    podvisor
+        .args(words)
+        .env("XDG_STATE_HOME", directory.join("state"));
+    podvisor.env("XDG_DATA_HOME", directory.join("data"));
+    podvisor
+        .stdin(Stdio::null())
+        .output()
+        .expect("it can be run")
+}
+
+/// A run that is left to itself returns when its machine runs, or with what went wrong; what it says is in files, which are
+/// kept while it runs and can be removed afterwards. Its disk has the size asked for, and its seed podvisor's own key.
+#[test]
+fn a_machine_runs_by_itself() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory.path();
+    let name = format!("alone-{}", std::process::id());
+    let disk = payload_disk(directory, &extlinux("ticker secs=100000"), &[]);
+    let run = |disk: &Path| {
+        let words = [
+            "run",
+            "--detach",
+            "--no-network",
+            "--memory=64Mi",
+            "--size=3Gi",
+            "--name",
+            &name,
+        ];
+        let words: Vec<_> = words
+            .iter()
+            .map(OsStr::new)
+            .chain([disk.as_os_str()])
+            .collect();
+        at_home(directory, &words)
+    };
+    let stop = Stop(|| drop(ctl(&["--vm", &name, "stop"])));
+    let started = run(&disk);
+    assert!(started.status.success(), "{started:?}");
+    let paused = ctl(&["--vm", &name, "pause"]);
+    assert!(paused.status.success(), "{paused:?}");
+    let second = run(&disk);
+    assert_eq!(second.status.code(), Some(5), "{second:?}");
+    assert!(
+        String::from_utf8_lossy(&second.stderr).contains("runs"),
+        "{second:?}"
+    );
+
+    let cleanup = |delete: &[&str]| {
+        let words = ["cleanup", "-o", "json"].iter().chain(delete);
+        let words: Vec<_> = words.map(OsStr::new).collect();
+        let output = at_home(directory, &words);
+        let kept: Vec<Value> = serde_json::from_slice(&output.stdout).expect("a list");
+        // Other tests' machines have sockets, too, and keep the key in use.
+        let ours = directory.join("state").to_string_lossy().into_owned();
+        let is_ours = |one: &&Value| {
+            one["path"]
+                .as_str()
+                .is_some_and(|path| path.starts_with(&ours))
+        };
+        let used = |one: &Value| one["inUse"] == true;
+        kept.iter().filter(is_ours).map(used).collect::<Vec<_>>()
+    };
+    // Console and messages.
+    assert_eq!(cleanup(&["--delete"]), [true; 2]);
+    assert!(directory.join("data/podvisor/ssh_key.pub").exists());
+    ctl(&["--vm", &name, "resume"]);
+    let console = directory.join(format!("state/podvisor/{name}.console"));
+    let deadline = Instant::now() + PATIENCE;
+    while !fs::read_to_string(&console)
+        .expect("a console")
+        .contains("TICK")
+    {
+        assert!(Instant::now() < deadline, "the guest says nothing");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(stop);
+
+    let empty = image::zeros(directory, "empty.img", image::MIB);
+    let failed = run(&empty);
+    let reason = String::from_utf8_lossy(&failed.stderr);
+    assert!(
+        failed.status.code() == Some(2) && reason.contains("image inspect"),
+        "{failed:?}"
+    );
+    assert_eq!(cleanup(&["--delete"]), [false; 2]);
+    assert!(cleanup(&[]).is_empty());
 }
 
 /// What `new` prints is what `run` runs, and no image that runs is removed; what is no disk is told.
