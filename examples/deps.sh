@@ -9,6 +9,7 @@ packages=(
     dosfstools mtools gdisk xfsprogs btrfs-progs grub2-common                                     # boot disks
     qemu-system-x86 kmod cpio                                                                      # emulated hardware
     qemu-utils                                                                                     # tests of qcow2
+    openssh-client                                                                                 # the key of podvisor ssh
     podman runc netavark aardvark-dns fuse-overlayfs iptables catatonit                            # demo-pod
 )
 command -v gdb > /dev/null || packages+=(gdb-minimal) # dumps
