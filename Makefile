@@ -3,11 +3,12 @@
 CARGO      ?= cargo
 GUEST_OUT  ?= $(CURDIR)/target/guest
 NESTED_OUT ?= $(CURDIR)/target/nested
+DEBIAN_OUT ?= $(CURDIR)/target/debian
 PODVISOR   ?= $(CURDIR)/target/podvisor
 TARGET     ?= $(shell examples/target.sh)
-export GUEST_OUT NESTED_OUT PODVISOR
+export GUEST_OUT NESTED_OUT DEBIAN_OUT PODVISOR
 
-.PHONY: help deps build image guest nested demo demo-pod bench bench-build bench-ab bench-unrestricted bench-micro test check check-arm64 fmt clippy doc repo unit vm-tests miri soak clean
+.PHONY: help deps build image guest nested debian demo demo-pod demo-cloud emulated-cloud bench bench-build bench-ab bench-unrestricted bench-micro test check check-arm64 fmt clippy doc repo unit vm-tests miri soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,11 +36,22 @@ guest: deps ## Build the test guest: Linux kernel, initrd, bare-metal payload (c
 nested: deps ## Fetch Debian's stock kernels, guests and host of the emulated machine (cached)
 	tests/nested/build.sh
 
+debian: deps ## Make disks with a whole Debian 12 and 13 of their packages: target/debian/{bookworm,trixie}.img (cached)
+	tests/debian/build.sh bookworm
+	tests/debian/build.sh trixie
+
 demo: deps build guest ## Boot a Linux VM from a VMI with disk and network, in a pod-like namespace
 	examples/demo.sh
 
 demo-pod: deps build guest ## The same with podvisor as the entrypoint of a real container (podman)
 	examples/demo-pod.sh
+
+demo-cloud: build debian ## Boot that Debian, where KVM has hardware virtualization, log in and customize it (SUITE=trixie: Debian 13)
+	examples/demo-cloud.sh $(SUITE)
+
+emulated-cloud: build debian nested ## The same in an emulated machine that has hardware virtualization: a quarter of an hour
+	NESTED_SECS=2400 NESTED_MEMORY=4G tests/nested/run.sh \
+		"cd '$(CURDIR)'; PODVISOR='$(PODVISOR)' DEBIAN_OUT='$(DEBIAN_OUT)' examples/demo-cloud.sh $(SUITE)"
 
 test: deps check unit vm-tests ## All checks and tests
 

@@ -10,25 +10,14 @@ podvisor=${PODVISOR:-target/podvisor}
 require_host
 work=$(mktemp -d)
 pod=pv-demo-$$
-host=pvd$$
 
 cleanup() {
-    ip netns delete "$pod" 2>/dev/null || true
-    ip netns delete "$pod-gw" 2>/dev/null || true
+    delete_pod
     rm -rf "$work"
 }
 trap cleanup EXIT
 
-# The pod: eth0 with an address and a route, its gateway in a namespace of its own.
-ip netns add "$pod"
-ip netns add "$pod-gw"
-ip -n "$pod" link add eth0 type veth peer name "$host" netns "$pod-gw"
-ip -n "$pod-gw" address add 10.244.1.1/24 dev "$host"
-ip -n "$pod-gw" link set "$host" up
-ip -n "$pod" address add 10.244.1.7/24 dev eth0
-ip -n "$pod" link set lo up
-ip -n "$pod" link set eth0 up
-ip -n "$pod" route add default via 10.244.1.1
+make_pod
 
 # The volume: a raw image with an ext4 file system.
 truncate -s 64M "$work/disk.img"

@@ -6,10 +6,10 @@ set -euo pipefail
 packages=(
     linux-source-6.1 flex bison bc libelf-dev libssl-dev xz-utils busybox-static gcc libc6-dev # guest
     e2fsprogs iproute2 nftables passt strace tshark util-linux linux-libc-dev-arm64-cross          # demo, tests
-    dosfstools mtools gdisk xfsprogs btrfs-progs grub2-common                                     # boot disks
+    dosfstools mtools gdisk xfsprogs btrfs-progs grub2-common mmdebstrap                           # boot disks
     qemu-system-x86 kmod cpio                                                                      # emulated hardware
     qemu-utils                                                                                     # tests of qcow2
-    openssh-client                                                                                 # the key of podvisor ssh
+    openssh-client                                                                                 # the key of podvisor ssh, demo-cloud
     podman runc netavark aardvark-dns fuse-overlayfs iptables catatonit                            # demo-pod
 )
 command -v gdb > /dev/null || packages+=(gdb-minimal) # dumps

@@ -2,14 +2,15 @@
 # run.sh COMMAND: runs a shell command as root on an emulated machine that has hardware
 # virtualization (AMD SVM, by QEMU's TCG), Debian's stock kernel as host and this machine's files.
 # Writes are lost. Exits with the command's status, or another than 0 if the machine itself came to nothing:
-# now and then a processor of TCG's, while in a guest, gets no interrupt for minutes.
+# now and then a processor of TCG's, while in a guest, gets no interrupt for minutes. It has NESTED_MEMORY (2G) and
+# NESTED_SECS seconds (500).
 set -eu
 
 out=${NESTED_OUT:-$(cd "$(dirname "$0")/../.." && pwd)/target/nested}
 command=$(printf %s "$1" | base64 -w0)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-timeout --foreground 500 qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu max,la57=off,xsave=off,+svm,+npt -smp 2 -m 2G \
+timeout --foreground "${NESTED_SECS:-500}" qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu max,la57=off,xsave=off,+svm,+npt -smp 2 -m "${NESTED_MEMORY:-2G}" \
 	-nodefaults -no-reboot -display none -serial stdio \
 	-kernel "$out/host-vmlinuz" -initrd "$out/host.cpio" \
 	-append "console=ttyS0 quiet panic=-1 softlockup_panic=1 sysctl.kernel.panic_on_rcu_stall=1 mitigations=off nested.cmd=$command" \
