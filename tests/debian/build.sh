@@ -29,6 +29,8 @@ uuid=$("$here/grub-probe" --target=fs_uuid)
 echo "UUID=$uuid / ext4 errors=remount-ro 0 1" > "$tree/etc/fstab"
 sed 's/^GRUB_CMDLINE_LINUX=.*/GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"/' \
 	"$tree/usr/share/grub/default/grub" > "$tree/etc/default/grub"
+# Without one cloud-init wants en_US, which Debian does not make for it.
+echo LANG=C.UTF-8 > "$tree/etc/default/locale"
 : > "$tree/etc/machine-id"
 rm -f "$tree"/etc/ssh/ssh_host_*
 "$here/mkconfig.sh" "$tree" "$tree/boot"
