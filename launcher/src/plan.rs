@@ -299,7 +299,9 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     if let Some(console) = console {
         devices.push(slots.device(PORTS, "device", None, console));
     }
-    if spec.devices.balloon && spec.memory.hugepage_size.is_none() {
+    // Pages of neither kind can be given back one by one.
+    let is_pinned = spec.memory.hugepage_size.is_some() || spec.cpu.placement.realtime != 0;
+    if spec.devices.balloon && !is_pinned {
         devices.push(slots.device("balloon", "device", None, BalloonOptions {}));
     }
     let watchdog = spec.devices.watchdog.map(|action| WatchdogPlan {

@@ -10,6 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
+use podvisor_tests::proc::Process;
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Disk, Nic, Vmi};
 use podvisor_tests::{guest, host};
@@ -143,6 +144,37 @@ fn the_default_kernel_boots() {
         .start();
     assert!(guest.result("kernel").ends_with("-amd64"));
     guest.exits_with(0);
+}
+
+/// vCPUs of the mask go before ordinary threads, and RAM is locked: the host has as many rights as Linux gives, which
+/// containers lack. A reset changes neither.
+#[test]
+#[ignore = "needs CAP_SYS_RESOURCE"]
+fn real_time() {
+    let vmi = Vmi::new("realtime")
+        .topology(1, 2, 1)
+        .cpu_field("dedicatedCpuPlacement", "true")
+        .cpu_field("realtime", "{mask: \"1\"}");
+    let mut guest = Run::new(&vmi).payload("ticker secs=100000").start();
+    guest.wait_for("cpu=1 n=1 ");
+    let vm = Process::new(guest.vm_pid());
+    let has_it = || {
+        for (name, policy) in [("CPU 0/KVM", "0"), ("CPU 1/KVM", "1"), ("podvisor-vm", "0")] {
+            let threads = vm.threads();
+            let thread = threads.iter().find(|thread| thread.name() == name);
+            let stat = thread.expect(name).read("stat");
+            // The last fields but eleven (`proc_pid_stat(5)`); names have blanks.
+            let fields: Vec<_> = stat.split_whitespace().rev().collect();
+            assert_eq!(fields[11], policy, "{name}: {stat}");
+        }
+        assert_eq!(vm.status("VmLck"), "65536 kB");
+    };
+    has_it();
+    guest.control().tell("reset");
+    guest.wait_for("cpu=1 n=1 ");
+    has_it();
+    guest.control().tell("stop");
+    guest.exits_with(4);
 }
 
 /// A disk on a block device and RAM of huge pages: the data arrives, the device takes discards, and

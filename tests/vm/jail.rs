@@ -110,13 +110,18 @@ fn filters(thread: &Process) -> u32 {
 }
 
 /// Without a network to restore, the launcher keeps no capability. The users are those asked for, and the vCPU has a
-/// CPU to itself where there are two.
+/// CPU to itself where there are two; that it cannot be a real-time one there, and RAM not be locked, is told.
 #[test]
 fn a_user_of_its_own() {
     let vmi = Vmi::new("user").grace_seconds(0);
     let vmi = vmi.cpu_field("dedicatedCpuPlacement", "true");
     let vmi = vmi.cpu_field("isolateEmulatorThread", "true");
-    let run = Run::new(&vmi).payload("ticker secs=100000");
+    let vmi = vmi.cpu_field("realtime", "{}");
+    let limits = ["prlimit", "--rtprio=0", "--memlock=65536"];
+    let run = Run::new(&vmi)
+        .payload("ticker secs=100000")
+        .within(["setpriv", "--bounding-set=-sys_resource"])
+        .within(limits);
     let run = ["--uid", "12345", "--gid", "23456"]
         .into_iter()
         .fold(run, Run::arg);
@@ -136,6 +141,10 @@ fn a_user_of_its_own() {
     guest.signal(Signal::TERM);
     guest.exits_with(4);
     guest.log_has(&["the vm process did not end in time: killing it"]);
+    guest.log_has(&["guest RAM may be swapped out: "]);
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) {
+        guest.log_has(&["vCPU 0 is not scheduled as real-time: Operation not permitted"]);
+    }
 }
 
 /// Who called `sudo` has the machine, not KubeVirt's user.

@@ -82,6 +82,8 @@ pub struct Ram {
     memory: Arc<GuestMemory>,
     /// Untouched pages are a file's and not zero.
     from_file: AtomicBool,
+    /// All pages are there and stay there.
+    locked: AtomicBool,
 }
 
 impl Ram {
@@ -100,7 +102,36 @@ impl Ram {
             kind,
             memory: Arc::new(memory),
             from_file: AtomicBool::new(false),
+            locked: AtomicBool::new(false),
         })
+    }
+
+    /// Has all pages in memory and keeps them there, as hugetlb pages are anyway. Where that may not be, RAM stays as it is,
+    /// which is told.
+    pub fn lock(&self) {
+        if self.kind != Kind::Ordinary {
+            return;
+        }
+        let mut regions = self.memory.iter();
+        let locked =
+            regions.try_for_each(|region| lock_pages(region.as_ptr(), region.len() as usize));
+        self.locked.store(locked.is_ok(), Ordering::Relaxed);
+        if let Err(error) = locked {
+            self.unlock();
+            tracing::warn!(
+                "guest RAM may be swapped out: {error}; RLIMIT_MEMLOCK must be {} bytes at least, or the launcher \
+                 have CAP_SYS_RESOURCE",
+                self.bytes
+            );
+        }
+    }
+
+    fn unlock(&self) {
+        for region in self.memory.iter() {
+            // SAFETY: the range is mapped, and nobody relies on its pages being in memory.
+            let _never_fails_on_it =
+                unsafe { libc::munlock(region.as_ptr().cast(), region.len() as usize) };
+        }
     }
 
     /// The mapping.
@@ -122,8 +153,21 @@ impl Ram {
             .sum()
     }
 
-    /// Gives all pages back to the host; they read as zero afterwards.
+    /// Gives all pages back to the host; they read as zero afterwards. Locked RAM gets new ones.
     pub fn clear(&self) -> Result<(), MemoryError> {
+        let locked = self.locked.load(Ordering::Relaxed);
+        if locked {
+            // Locked pages cannot be given back.
+            self.unlock();
+        }
+        self.give_back()?;
+        if locked {
+            self.lock();
+        }
+        Ok(())
+    }
+
+    fn give_back(&self) -> Result<(), MemoryError> {
         if self.from_file.swap(false, Ordering::Relaxed) {
             // Given back, they would be the file's again.
             return self.map_anew().map_err(MemoryError::Clear);
@@ -262,6 +306,15 @@ fn advise(start: *mut u8, len: usize, advice: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Has a part of guest RAM in memory until it is unlocked.
+fn lock_pages(start: *mut u8, len: usize) -> io::Result<()> {
+    // SAFETY: the range is mapped; nothing in it changes.
+    match unsafe { libc::mlock(start.cast(), len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Bytes of `region` that are in memory; `pages` is space for the answers.
 fn resident(region: &GuestRegionMmap<()>, pages: &mut [u8]) -> u64 {
     let (start, len) = (region.as_ptr(), region.len() as usize);
@@ -349,6 +402,21 @@ mod tests {
         for address in [0x5000, 40 << 20] {
             let byte = ram.memory().read_obj::<u8>(GuestAddress(address));
             assert_eq!(byte.expect("read"), 0);
+        }
+    }
+
+    /// A few MiB may be locked by everybody.
+    #[test]
+    fn locked_ram_is_there_and_cleared_ram_again() {
+        let ram = ram(4 << 20);
+        ram.lock();
+        for time in [1, 2] {
+            assert_eq!(ram.resident(), ram.bytes());
+            let found = ram.memory().read_obj::<u8>(GuestAddress(0x5000));
+            assert_eq!(found.expect("read"), 0, "time {time}");
+            let written = ram.memory().write_obj(1_u8, GuestAddress(0x5000));
+            written.expect("write");
+            ram.clear().expect("clear");
         }
     }
 }

@@ -1,7 +1,10 @@
-//! Which of the pod's CPUs each thread runs on (`spec.domain.cpu.dedicatedCpuPlacement`).
+//! Which of the pod's CPUs each thread runs on (`spec.domain.cpu.dedicatedCpuPlacement`), and what has to wait for it there
+//! (`spec.domain.cpu.realtime`).
 //!
 //! The pod's CPUs are those that this process may use: the container's cpuset, which the kubelet gives to the pod alone
 //! where it manages CPUs statically.
+
+use std::io;
 
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -11,9 +14,19 @@ use crate::plan::PlacementPlan;
 /// The thread that calls.
 const SELF: Option<Pid> = None;
 
+/// Priority of real-time vCPUs, the lowest that goes before ordinary threads. It is KubeVirt's.
+pub const REALTIME_PRIORITY: u8 = 1;
+
+/// A thread that this one makes is an ordinary one (`sched(7)`).
+const RESET_ON_FORK: libc::c_int = 0x4000_0000;
+
 /// A CPU for each vCPU; empty where they float.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placement(Vec<usize>);
+pub struct Placement {
+    cpus: Vec<usize>,
+    /// As [`PlacementPlan::realtime`] says.
+    realtime: u64,
+}
 
 impl Placement {
     /// Chooses the CPUs, and leaves the others to this thread and those that it makes, if they are to be isolated. Where
@@ -47,19 +60,45 @@ impl Placement {
             let count = allowed.count();
             return Err(format!("the pod has {count} CPUs, not {}", vcpus + others));
         }
-        Ok((Self(chosen), rest))
+        let placement = Self {
+            cpus: chosen,
+            realtime: plan.realtime,
+        };
+        Ok((placement, rest))
     }
 
-    /// Moves this thread, which is to run vCPU number `vcpu`, to its CPU.
+    /// Moves this thread, which is to run vCPU number `vcpu`, to its CPU. A real-time vCPU that shared its CPU would
+    /// keep others from it, so it is one only there.
     pub fn move_to(&self, vcpu: u32) {
-        let Some(cpu) = self.0.get(vcpu as usize) else {
+        let Some(cpu) = self.cpus.get(vcpu as usize) else {
             return;
         };
         let mut set = CpuSet::new();
         set.set(*cpu);
         if let Err(error) = sched_setaffinity(SELF, &set) {
             tracing::warn!(%error, vcpu, cpu, "a vCPU cannot be moved to its CPU");
+            return;
         }
+        let is_realtime = self.realtime.checked_shr(vcpu).unwrap_or(0) & 1 == 1;
+        if is_realtime && let Err(error) = go_before_others() {
+            tracing::warn!(
+                "vCPU {vcpu} is not scheduled as real-time: {error}; RLIMIT_RTPRIO must be {REALTIME_PRIORITY} \
+                 at least, or the launcher have CAP_SYS_RESOURCE"
+            );
+        }
+    }
+}
+
+/// Schedules this thread by `SCHED_FIFO`.
+fn go_before_others() -> io::Result<()> {
+    let policy = libc::SCHED_FIFO | RESET_ON_FORK;
+    let parameters = libc::c_int::from(REALTIME_PRIORITY);
+    // SAFETY: the call reads the kernel's `struct sched_param`, which is one int, and changes this thread's scheduling
+    // alone. musl has no function for it.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &parameters) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -77,6 +116,7 @@ mod tests {
         PlacementPlan {
             dedicated: true,
             isolate_others,
+            realtime: 0,
         }
     }
 
@@ -84,7 +124,7 @@ mod tests {
     fn vcpus_have_one_each_and_others_the_rest() {
         let allowed = set(&[2, 5, 6, 40]);
         let (placement, rest) = Placement::choose(plan(true), 3, &allowed).expect("enough");
-        assert_eq!(placement, Placement(vec![2, 5, 6]));
+        assert_eq!(placement.cpus, [2, 5, 6]);
         assert_eq!(rest, set(&[40]));
         assert!(Placement::choose(plan(false), 4, &allowed).is_ok());
     }

@@ -168,6 +168,8 @@ pub struct PlacementPlan {
     pub dedicated: bool,
     /// The other threads do not run on those.
     pub isolate_others: bool,
+    /// Bit N: vCPU number N runs before all ordinary threads of its CPU. If there is one, RAM stays in memory.
+    pub realtime: u64,
 }
 
 /// What a machine starts with.

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use devices::thread::ThreadSetupError;
 use rustix::net::sockopt::{self, Timeout};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use seccomp::jail::{self, User};
 use serde::Serialize;
 use thiserror::Error as ThisError;
 use vmm::control::{self, ControlError, Create, Hello, Report, VERSION};
+use vmm::placement::REALTIME_PRIORITY;
+use vmm::plan::MachinePlan;
 use vmm::process::Setup;
 
 use super::restrict::restrict_thread;
@@ -20,6 +22,9 @@ use crate::resources::Descriptors;
 
 /// A vm process that does not take the machine for so long gets none.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a vm process locks besides guest RAM: rings of its disks, on older kernels. Bytes.
+const LOCKED_ELSEWHERE: u64 = 64 << 20;
 
 /// The vm process cannot be started.
 #[derive(Debug, ThisError)]
@@ -69,9 +74,34 @@ impl VmProcess {
         self.hand_over(&Hello { version: VERSION }, &[kvm])
     }
 
+    /// Lets it schedule real-time vCPUs and lock guest RAM, if the machine is to have that. Where this process may not raise
+    /// limits, those of the host hold, and the vm process tells what it lacks.
+    fn raise_limits(&self, plan: &MachinePlan) {
+        if plan.placement.realtime == 0 {
+            return;
+        }
+        let priority = u64::from(REALTIME_PRIORITY);
+        for (resource, wanted) in [
+            (Resource::Rtprio, priority),
+            (Resource::Memlock, plan.memory.bytes + LOCKED_ELSEWHERE),
+        ] {
+            // It has those of this process.
+            let limit = getrlimit(resource);
+            let at_least = |limit: Option<u64>| limit.map(|limit| limit.max(wanted));
+            let limit = Rlimit {
+                current: at_least(limit.current),
+                maximum: at_least(limit.maximum),
+            };
+            if let Err(errno) = prlimit(Some(self.pid), resource, limit) {
+                tracing::debug!("cannot raise a limit of the vm process: {errno}");
+            }
+        }
+    }
+
     /// Hands over the machine: the second message and all descriptors. A vm process that ended
     /// before is not an error: it said why, and `receive` tells.
     pub fn create(&self, create: &Create, descriptors: &Descriptors) -> Result<(), VmProcessError> {
+        self.raise_limits(&create.plan);
         self.hand_over(create, &descriptors.fds())
     }
 

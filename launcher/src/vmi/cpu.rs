@@ -8,6 +8,9 @@ use super::resources::Resources;
 /// Most vCPUs of a machine.
 pub const MAX_VCPUS: u64 = vmm::layout::MAX_VCPUS as u64;
 
+/// What `isolateEmulatorThread` and `realtime` need.
+const NEEDS_DEDICATED: &str = "dedicatedCpuPlacement: true beside it, as in KubeVirt";
+
 /// vCPU topology and CPUID changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpu {
@@ -62,10 +65,10 @@ pub(super) fn read(node: Option<&Node<'_>>, resources: &Resources<'_>) -> Cpu {
         said_at.inspect(|node| node.error_found(found, format_args!("1 to {MAX_VCPUS} vCPUs")));
         return Cpu::default();
     }
+    // Their product is at most MAX_VCPUS, so these casts are exact.
     let model = object.as_ref().and_then(|cpu| cpu.get("model"));
-    let placement = object.as_ref().map(read_placement);
+    let placement = (object.as_ref()).map(|cpu| read_placement(cpu, count as u32));
     let features = object.map(|cpu| read_features(&cpu.items("features")));
-    // Their product is at most MAX_VCPUS, so the casts are exact.
     Cpu {
         sockets: sockets as u32,
         cores: cores as u32,
@@ -90,17 +93,63 @@ fn read_model(node: &Node<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-fn read_placement(cpu: &Object<'_>) -> PlacementPlan {
+fn read_placement(cpu: &Object<'_>, count: u32) -> PlacementPlan {
     let dedicated = cpu.boolean("dedicatedCpuPlacement") == Some(true);
     let isolate = cpu.get("isolateEmulatorThread");
     let isolate = isolate.filter(|isolate| isolate.boolean() == Some(true));
     if let (false, Some(isolate)) = (dedicated, &isolate) {
-        isolate.error("dedicatedCpuPlacement: true beside it, as in KubeVirt");
+        isolate.error(NEEDS_DEDICATED);
+    }
+    let realtime = cpu.get("realtime");
+    if let (false, Some(realtime)) = (dedicated, &realtime) {
+        realtime.error(NEEDS_DEDICATED);
     }
     PlacementPlan {
         dedicated,
         isolate_others: isolate.is_some(),
+        realtime: realtime.map_or(0, |realtime| read_realtime(&realtime, count)),
     }
+}
+
+/// The vCPUs of `realtime`, bit N for number N: those of the mask, or all.
+fn read_realtime(node: &Node<'_>, count: u32) -> u64 {
+    let all = u64::MAX >> (u64::BITS - count.clamp(1, u64::BITS));
+    let mask = node.object().get("mask");
+    let mask = mask.and_then(|mask| Some((mask.string()?, mask)));
+    match mask {
+        None | Some(("", _)) => all,
+        Some((text, mask)) => parse_mask(text, all).unwrap_or_else(|| {
+            mask.error(format_args!(
+                "numbers of vCPUs, 0 to {}, such as 0-3,^1",
+                count - 1
+            ));
+            0
+        }),
+    }
+}
+
+/// Numbers and ranges, without those behind a `^`: libvirt's notation. Some of `all` at least.
+fn parse_mask(text: &str, all: u64) -> Option<u64> {
+    let (mut chosen, mut excluded) = (0, 0);
+    for part in text.split(',') {
+        let part = part.trim();
+        let (set, range) = match part.strip_prefix('^') {
+            Some(rest) => (&mut excluded, rest),
+            None => (&mut chosen, part),
+        };
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (number(first)?, number(last)?);
+        for vcpu in first..=last {
+            *set |= 1_u64.checked_shl(vcpu).filter(|bit| all & bit != 0)?;
+        }
+    }
+    Some(chosen & !excluded).filter(|chosen| *chosen != 0)
+}
+
+/// Digits alone: no sign.
+fn number(text: &str) -> Option<u32> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
 }
 
 fn read_counts(cpu: &Object<'_>) -> (u64, u64, u64) {
@@ -149,4 +198,36 @@ fn policy_of(word: &str) -> Option<FeaturePolicy> {
         "forbid" => FeaturePolicy::Forbid,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_read_as_libvirt_writes_them() {
+        let all = 0b1111;
+        for (text, vcpus) in [
+            ("0", 0b1),
+            ("1,3", 0b1010),
+            ("0-3,^1", 0b1101),
+            ("^2, 1-2", 0b10),
+            (" 1 - 2 ", 0),
+            ("0-", 0),
+            ("-1", 0),
+            ("+1", 0),
+            ("", 0),
+            ("0,", 0),
+            ("3-1", 0),
+            ("^0", 0),
+            ("4", 0),
+            ("0-4294967295", 0),
+            ("0-99999999999", 0),
+            ("all", 0),
+        ] {
+            let expected = Some(vcpus).filter(|vcpus| *vcpus != 0);
+            assert_eq!(parse_mask(text, all), expected, "{text:?}");
+        }
+        assert_eq!(parse_mask("63", u64::MAX), Some(1 << 63));
+    }
 }

@@ -169,6 +169,9 @@ pub(super) fn sort_fds(
     trace::mark("device resources");
     let ram = Ram::map(&plan.memory)?;
     let saved = snapshot.load(&ram)?;
+    if plan.placement.realtime != 0 {
+        ram.lock();
+    }
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let console = console.open().map_err(ProcessError::Epoll)?;
