@@ -94,6 +94,11 @@ pub enum CliCommand {
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: LogFormat,
     },
+    /// Write manual pages of podvisor and its commands.
+    Man {
+        /// Where to, a directory that is there.
+        directory: PathBuf,
+    },
     /// Print what completes this command line in a shell, which is to read it.
     Completions {
         /// The shell.
@@ -497,37 +502,19 @@ pub struct CtlArgs {
     pub vm: Option<String>,
     /// list (the machines of this user that run), events (as they happen, to the end of the run), pause, resume, powerButton, reboot, reset, stop, registers, stats, status, metrics [LABEL=VALUE...], setLink nic=NAME up=true|false,
     /// device name=NAME order=JSON, attach NAME IMAGE|tap:TAP [OPTION=VALUE...], detach NAME
-    /// [seconds=NUMBER], snapshot DIR, or dump FILE.
+    /// [seconds=NUMBER], snapshot DIR, dump FILE, console (of --console unix:PATH; Ctrl-] leaves it), or
+    /// exec PROGRAM [ARGUMENT...] (by the guest's agent: --guest-agent unix:PATH).
     pub command: String,
     /// What belongs to the command: NAME=VALUE, a device's name, an image, the directory of a snapshot, the file of
-    /// a dump.
-    #[arg(value_name = "NAME=VALUE", value_parser = parse_argument)]
-    pub arguments: Vec<CtlArgument>,
+    /// a dump, a program and what it is given (behind -- where that begins with -).
+    #[arg(value_name = "NAME=VALUE")]
+    pub arguments: Vec<String>,
     /// End the machine once its snapshot is written.
     #[arg(long)]
     pub stop: bool,
     /// Form of the answers to `list` and `registers`; `metrics` are Prometheus' text, all others JSON.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: LogFormat,
-}
-
-/// What belongs to a command of `ctl`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CtlArgument {
-    /// NAME=VALUE.
-    Field(String, serde_json::Value),
-    /// A word on its own.
-    Word(String),
-}
-
-/// A value that is JSON stands for itself, anything else for its text.
-fn parse_argument(argument: &str) -> Result<CtlArgument, String> {
-    let Some((name, value)) = argument.split_once('=') else {
-        return Ok(CtlArgument::Word(argument.to_owned()));
-    };
-    let json = serde_json::from_str(value);
-    let value = json.unwrap_or_else(|_| value.into());
-    Ok(CtlArgument::Field(name.to_owned(), value))
 }
 
 impl MachineArgs {

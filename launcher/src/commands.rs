@@ -12,6 +12,7 @@ mod explain;
 mod image;
 mod inherited;
 mod input;
+mod man;
 mod net;
 mod new;
 mod node_info;
@@ -46,6 +47,7 @@ pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
         CliCommand::Image(ImageCommand::Inspect(args)) => image::inspect(&args),
         CliCommand::Image(ImageCommand::Gc(args)) => image::gc(&args),
         CliCommand::CheckHost { output } => check_host::check_host(output),
+        CliCommand::Man { directory } => man::man(&directory),
         CliCommand::Completions { shell } => completions::completions(shell),
         CliCommand::NodeInfo { output } => node_info::node_info(output),
         CliCommand::Net(NetCommand::Show(args)) => net::show(&args),

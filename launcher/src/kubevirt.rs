@@ -38,6 +38,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::agent::{Heard, hear};
+pub(crate) use self::agent::{Ran, run_by_agent};
 use self::flags::Flags;
 use crate::logging::{self, LogFormat, LogLevel};
 use crate::report;

@@ -22,8 +22,8 @@ use tracing::Level;
 use vmm::control::{self as wire, Call, ControlError, Refusal, Reply, Verdict};
 use vmm::footprint;
 
-pub use self::control::ControlServer;
 pub(crate) use self::control::{Asker, ClientCall, LAUNCHER, LauncherEvent};
+pub use self::control::{ControlServer, Ends};
 pub use self::identity::{ChooseUserError, choose_user};
 pub(crate) use self::life::{Effect as LifeEffect, Input as LifeInput, Life};
 pub use self::outcome::{Death, Outcome};

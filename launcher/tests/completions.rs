@@ -1,4 +1,4 @@
-//! What shells read to complete the command line.
+//! What shells read to complete the command line, and what people read about it.
 
 mod common;
 
@@ -26,4 +26,25 @@ fn bash_learns_the_commands() {
         "node-info\n",
         "{answer:?}"
     );
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let status = podvisor().arg("man").arg(directory.path()).status();
+    assert!(status.expect("podvisor").success());
+    let page = |name: &str| {
+        let text = std::fs::read_to_string(directory.path().join(name));
+        text.unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    assert!(page("podvisor.1").contains("podvisor\\-ctl(1)"));
+    assert!(page("podvisor-ctl.1").contains("Ctrl"));
+    page("podvisor-image-inspect.1");
+    let missing = directory.path().join("missing");
+    let output = podvisor()
+        .arg("man")
+        .arg(missing)
+        .output()
+        .expect("podvisor");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
 }

@@ -285,13 +285,15 @@ impl Guest {
 
     /// `podvisor ctl` with these words.
     pub fn ctl(&self, words: &[&str]) -> Output {
-        let vm = ["--vm", &self.control.to_string_lossy()].map(str::to_owned);
-        let words: Vec<_> = vm
-            .iter()
-            .map(String::as_str)
-            .chain(words.iter().copied())
-            .collect();
-        ctl(&words)
+        let output = self.ctl_command(words).output();
+        output.expect("podvisor runs")
+    }
+
+    /// The same, to be started.
+    pub fn ctl_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(guest::podvisor());
+        command.args(["ctl", "--vm"]).arg(&self.control).args(words);
+        command
     }
 
     /// The same, which has to succeed.

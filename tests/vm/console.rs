@@ -1,14 +1,16 @@
 //! Where the serial console goes.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 
 use podvisor_tests::PATIENCE;
 use podvisor_tests::run::Run;
 use podvisor_tests::transcript::Transcript;
 use podvisor_tests::vmi::Vmi;
+use rustix::process::Signal;
 
 /// A client of `--console unix:PATH`. What it saw is printed if the test fails.
 pub struct Terminal {
@@ -99,6 +101,32 @@ fn socket_without_a_client() {
     let console = format!("unix:{}", run.dir().join("console.sock").display());
     let mut guest = run.payload("hello").arg("--console").arg(console).start();
     guest.exits_with(0);
+}
+
+/// Somebody sits at it, leaves it by the escape key, and the machine goes on.
+#[test]
+fn socket_by_ctl() {
+    let run = Run::new(&Vmi::new("seated"));
+    let console = format!("unix:{}", run.dir().join("console.sock").display());
+    let run = run.payload("ticker secs=100000");
+    let mut guest = run.arg("--console").arg(console).start();
+    guest.wait_until_running();
+    let mut client = guest.ctl_command(&["console"]);
+    client.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = client.spawn().expect("podvisor ctl");
+    let screen = BufReader::new(client.stdout.take().expect("a pipe"));
+    let mut lines = screen.lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("TICK")), "the guest writes");
+    let mut keys = client.stdin.take().expect("a pipe");
+    keys.write_all(b"\x1d").expect("typed");
+    assert!(client.wait().expect("podvisor ctl").success());
+    assert_eq!(guest.control().status(), "running");
+    let without = guest.ctl(&["exec", "true"]);
+    let said = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert_eq!(without.status.code(), Some(5), "{said}");
+    assert!(said.contains("--guest-agent"), "{said}");
+    guest.signal(Signal::KILL);
+    guest.wait();
 }
 
 /// On a terminal, Ctrl-A x stops the machine, and the terminal leaves raw mode.

@@ -1,13 +1,16 @@
 //! A guest behind passt, in a pod without any capability.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
 use podvisor_tests::echo::serve_dns;
 use podvisor_tests::image;
 use podvisor_tests::netns::{DNS, GATEWAY, POD_ADDRESS, PodNetwork};
+use podvisor_tests::proc::Process;
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Nic, Vmi};
 use podvisor_tests::{PATIENCE, host};
@@ -148,6 +151,43 @@ fn passt_ends_with_its_guest() {
         thread::sleep(Duration::from_millis(50));
         false
     }));
+}
+
+fn name_of(process: &str) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm"));
+    name.unwrap_or_default().trim().to_owned()
+}
+
+/// Before there is a machine nobody waits, whatever its start waits for.
+#[test]
+fn a_signal_ends_a_start_that_waits_for_passt() {
+    let network = PodNetwork::new();
+    let run = Run::new(&vmi("waits")).payload("sane");
+    let never = run.dir().join("never");
+    std::fs::write(&never, "#!/bin/sh\nexec sleep 1000\n").expect("a program");
+    std::fs::set_permissions(&never, Permissions::from_mode(0o755)).expect("it is ours");
+    let mut wrapper = network.pod.powerless();
+    let at = wrapper.iter().position(|word| word == "setpriv");
+    let at = at.expect("it is there");
+    let instead = format!(
+        "mount --bind {} /usr/bin/passt; exec \"$0\" \"$@\"",
+        never.display()
+    );
+    wrapper.splice(at..at, ["sh", "-ec", &instead].map(str::to_owned));
+    let mut podvisor = run.within(wrapper).start_at_once();
+    let waits = Process::new(podvisor.pid());
+    while !waits
+        .children()
+        .iter()
+        .any(|child| name_of(child) == "sleep")
+    {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let passt = podvisor.child("sleep");
+    podvisor.signal(Signal::TERM);
+    podvisor.exits_with(4);
+    let gone = rustix::process::test_kill_process(passt);
+    assert_eq!(gone, Err(rustix::io::Errno::SRCH), "no process is left");
 }
 
 #[test]

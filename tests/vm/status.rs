@@ -2,6 +2,7 @@
 //! where guests end.)
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use podvisor_tests::image::{self, MIB};
@@ -89,6 +90,55 @@ fn limits_on_the_process() {
     ] {
         let run = Run::new(&Vmi::new("limits").memory("128Mi")).payload("hello");
         let mut podvisor = run.within(["prlimit", limit]).start_at_once();
+        podvisor.exits_with(5);
+        podvisor.log_has(&[words]);
+    }
+}
+
+/// A control group of its own with room for so many processes, as a pod's is.
+struct Pids(PathBuf);
+
+impl Pids {
+    fn new(max: u32) -> Self {
+        let base = Path::new("/sys/fs/cgroup");
+        // The controller's hierarchy is its own in version 1.
+        let first = base.join("pids");
+        let base = match first.is_dir() {
+            true => first.as_path(),
+            false => {
+                fs::write(base.join("cgroup.subtree_control"), "+pids").expect("pids are counted");
+                base
+            }
+        };
+        let group = base.join(format!("podvisor-test-{}", std::process::id()));
+        fs::create_dir(&group).expect("a control group");
+        let group = Self(group);
+        fs::write(group.0.join("pids.max"), max.to_string()).expect("a limit");
+        group
+    }
+}
+
+impl Drop for Pids {
+    fn drop(&mut self) {
+        // One that has processes stays.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// The vm process cannot be forked, its threads cannot be made.
+#[test]
+fn limits_of_the_control_group() {
+    for (max, words) in [
+        (1, "pids.max of the pod's control group"),
+        (3, "the control group has room for"),
+    ] {
+        let group = Pids::new(max);
+        let join = format!(
+            "echo $$ > {}/cgroup.procs; exec \"$0\" \"$@\"",
+            group.0.display()
+        );
+        let run = Run::new(&Vmi::new("pids")).payload("hello");
+        let mut podvisor = run.within(["sh", "-ec", &join]).start_at_once();
         podvisor.exits_with(5);
         podvisor.log_has(&[words]);
     }

@@ -1,6 +1,8 @@
 //! `podvisor ctl`: one command to a running machine.
 
 mod attach;
+mod console;
+mod exec;
 mod list;
 mod metrics;
 mod snapshot;
@@ -27,11 +29,12 @@ pub(super) use self::list::machine as running;
 use self::metrics::Labels;
 use self::snapshot::SnapshotFiles;
 use super::{CommandError, output};
-use crate::cli::{CtlArgs, CtlArgument};
+use crate::cli::CtlArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
 use crate::opener::ToOpen;
 use crate::registers;
+use crate::supervise::Ends;
 use crate::supervise::control::Line;
 
 /// How long a machine may take to answer.
@@ -53,6 +56,10 @@ enum Errand {
     List,
     /// To see what happens.
     Events,
+    /// To sit at the console.
+    Console,
+    /// To have a program run in the guest.
+    Exec(Vec<String>),
     /// A call.
     Call(Command),
     /// One that comes with the files of a snapshot in this directory.
@@ -78,6 +85,8 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
     match errand {
         Errand::List => Ok(Exit::Success),
         Errand::Events => machine.watch(),
+        Errand::Console => console::sit_at(&machine.console()?),
+        Errand::Exec(words) => exec::run(&machine.guest_agent()?, &words),
         Errand::Call(command) => machine.talk(command, &[], |line, answer| {
             shown(args.output, line, answer)
         }),
@@ -209,6 +218,32 @@ impl Machine {
         }
     }
 
+    fn console(&self) -> Result<PathBuf, CommandError> {
+        self.ends()?.console.ok_or(CommandError::NoEnd {
+            what: "its console",
+            way_out: "Start it with --console unix:PATH.",
+        })
+    }
+
+    fn guest_agent(&self) -> Result<PathBuf, CommandError> {
+        self.ends()?.guest_agent.ok_or(CommandError::NoEnd {
+            what: "its guest's agent",
+            way_out: "Start it with --guest-agent unix:PATH; under KubeVirt the agent is virt-handler's.",
+        })
+    }
+
+    /// Where the machine has other sockets, as its launcher says in its greeting.
+    fn ends(&self) -> Result<Ends, CommandError> {
+        let stream = UnixStream::connect(&self.0).map_err(|error| self.fail(error))?;
+        let patience = stream.set_read_timeout(Some(TIMEOUT));
+        patience.map_err(|error| self.fail(error))?;
+        let hello = messages(stream).next();
+        let hello = hello.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
+        let (_, hello) = hello.map_err(|error| self.fail(error))?;
+        check_version(&hello)?;
+        serde_json::from_value(hello).map_err(|error| self.fail(error.into()))
+    }
+
     /// Prints events to the end of the run.
     fn watch(&self) -> Result<Exit, CommandError> {
         let stream = UnixStream::connect(&self.0).map_err(|error| self.fail(error))?;
@@ -277,23 +312,33 @@ fn send(
 /// What the words of the command line are, as clients write it in JSON; files are not the machine's to
 /// know.
 fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
+    if args.command == "exec" && !args.arguments.is_empty() {
+        // A program is given what looks like a field as it is.
+        return Ok(Errand::Exec(args.arguments.clone()));
+    }
     let mut fields = Map::new();
     let mut words = Vec::new();
     for argument in &args.arguments {
-        match argument.clone() {
-            CtlArgument::Field(name, value) => drop(fields.insert(name, value)),
-            CtlArgument::Word(word) => words.push(word),
+        match argument.split_once('=') {
+            // A value that is JSON stands for itself, anything else for its text.
+            Some((name, value)) => {
+                let json = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                fields.insert(name.to_owned(), json);
+            }
+            None => words.push(argument.clone()),
         }
     }
     if args.stop && args.command != "snapshot" {
         return Err(serde_json::Error::custom("only a snapshot takes --stop"));
     }
     match (args.command.as_str(), words.as_slice()) {
-        ("list" | "events", []) if !fields.is_empty() => {
+        ("exec", _) => Err(serde_json::Error::custom("a program is to be named")),
+        ("list" | "events" | "console", []) if !fields.is_empty() => {
             Err(serde_json::Error::custom("it takes no arguments"))
         }
         ("list", []) => Ok(Errand::List),
         ("events", []) => Ok(Errand::Events),
+        ("console", []) => Ok(Errand::Console),
         ("snapshot", [directory]) => {
             fields.insert("stop".to_owned(), args.stop.into());
             Ok(Errand::Snapshot(command(args, fields)?, directory.into()))
@@ -395,6 +440,10 @@ mod tests {
         assert_eq!(dump, Errand::Dump(Command::Dump, "/tmp/x".into()));
         assert_eq!(parse(&["list"]).expect("a command"), Errand::List);
         assert_eq!(parse(&["events"]).expect("a command"), Errand::Events);
+        assert_eq!(parse(&["console"]).expect("a command"), Errand::Console);
+        let words = ["/bin/sh", "-c", "a=b; echo $a"];
+        let exec = parse(&["exec", "--", words[0], words[1], words[2]]).expect("a command");
+        assert_eq!(exec, Errand::Exec(words.map(str::to_owned).into()));
         let attach = parse(&["attach", "data", "/tmp/x", "readOnly=true"]).expect("a command");
         let Errand::Attach(disk) = attach else {
             panic!("{attach:?}");
@@ -404,6 +453,8 @@ mod tests {
             &["fly"][..],
             &["list", "x=1"],
             &["events", "x"],
+            &["console", "x=1"],
+            &["exec"],
             &["setLink"],
             &["setLink", "nic=x", "up=maybe"],
             &["setLink", "nic=x", "up=true", "down=true"],

@@ -116,6 +116,40 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// Manual pages cannot be written.
+    #[error("Cannot write manual pages to {directory:?}")]
+    Man {
+        /// Where to.
+        directory: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The machine's console, or its guest's agent, is nowhere to be found.
+    #[error("The machine has no socket for {what}")]
+    NoEnd {
+        /// Of what.
+        what: &'static str,
+        /// What to do.
+        way_out: &'static str,
+    },
+    /// The console cannot be used.
+    #[error("Cannot use the console at {path:?}")]
+    Console {
+        /// Its socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A program in the guest was not run, or failed.
+    #[error("{program:?} in the guest: {why}")]
+    Exec {
+        /// The program.
+        program: String,
+        /// What became of it.
+        why: String,
+    },
     /// The control socket of a machine does not answer.
     #[error("Cannot talk to a machine at the control socket {path:?}")]
     Control {
@@ -239,9 +273,13 @@ impl CommandError {
             | Self::BootTrace { .. }
             | Self::Snapshot { .. }
             | Self::Dump { .. }
+            | Self::Man { .. }
+            | Self::NoEnd { .. }
+            | Self::Console { .. }
             | Self::Control { .. }
             | Self::Detach(_)
             | Self::Ssh(_) => Exit::HostResource,
+            Self::Exec { .. } => Exit::GuestFailed,
             Self::BenchBoot(BenchBootError::Stopped) => Exit::Stopped,
             Self::Restore(_)
             | Self::VmProcess(_)
@@ -279,6 +317,7 @@ impl CommandError {
                 "Name a file, or - for standard input, or put the document into the environment \
                  variable STANDALONE_VMI."
             }
+            Self::NoEnd { way_out, .. } => way_out,
             Self::NoSuchField(_) => "See `podvisor explain` for all fields.",
             Self::WhichMachine { .. } => "Choose one with --name.",
             Self::Symbols { .. } => "Name the kernel's ELF file (vmlinux) with its symbols.",
@@ -286,6 +325,8 @@ impl CommandError {
             | Self::BootTrace { .. }
             | Self::Snapshot { .. }
             | Self::Dump { .. }
+            | Self::Man { .. }
+            | Self::Console { .. }
             | Self::Opener(OpenerError::Directory { .. }) => "Check the path and its permissions.",
             Self::Refused { .. } => {
                 "Change these fields, or see `podvisor validate` for all that is accepted."

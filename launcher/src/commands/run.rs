@@ -27,7 +27,7 @@ use crate::opener::{Allowed, Opener};
 use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::{self, BootDiskError, BootReader, Console, Descriptors, ListenSocket};
 use crate::resources::{ConsoleTarget, DebuggerTarget};
-use crate::supervise::{self, ControlServer, Orders, Outcome, Remains, Signals, VmProcess};
+use crate::supervise::{self, ControlServer, Ends, Orders, Outcome, Remains, Signals, VmProcess};
 use crate::symbols::Symbols;
 use crate::terminal::RawTerminal;
 use crate::vmi::Report;
@@ -87,7 +87,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     // From here on there is something to put back.
     let signals = Signals::block().map_err(wait_for_signals)?;
     let ports = resources::open_ports(&plan, &mut descriptors)?;
-    let control = open_control(args, &plan.name)?;
+    let control = open_control(args, &plan.name, console.socket.as_ref())?;
     remember(args, &plan);
     let debugger = open_debugger(args, &mut descriptors)?;
     tracing::debug!("resources are open");
@@ -264,7 +264,11 @@ fn open_crash_dump(path: &Path) -> Result<File, CommandError> {
 }
 
 /// Listens for commands where the user says, or where they are looked for by the machine's name.
-fn open_control(args: &RunArgs, name: &str) -> Result<Option<ControlServer>, CommandError> {
+fn open_control(
+    args: &RunArgs,
+    name: &str,
+    console: Option<&ListenSocket>,
+) -> Result<Option<ControlServer>, CommandError> {
     let socket = match &args.control {
         Some(path) => Some(ListenSocket::bind("control", path)?),
         None => machines::listen(machines::directory(), name),
@@ -272,7 +276,13 @@ fn open_control(args: &RunArgs, name: &str) -> Result<Option<ControlServer>, Com
     let Some(socket) = socket else {
         return Ok(None);
     };
-    let server = ControlServer::new(socket).map_err(|source| CommandError::System {
+    // Clients may be elsewhere.
+    let absolute = |path: &Path| std::path::absolute(path).ok();
+    let ends = Ends {
+        console: console.and_then(|socket| absolute(socket.path())),
+        guest_agent: args.machine.guest_agent.as_deref().and_then(absolute),
+    };
+    let server = ControlServer::new(socket, ends).map_err(|source| CommandError::System {
         what: "serve the control socket",
         source,
     })?;

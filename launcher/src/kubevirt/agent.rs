@@ -19,6 +19,8 @@ mod view;
 use std::cell::OnceCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,8 +28,9 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::{oneshot, watch};
+use tokio::task::LocalSet;
 
-pub(super) use self::exec::Ran;
+pub(crate) use self::exec::Ran;
 pub(super) use self::freeze::Freezer;
 pub(super) use self::view::{AgentView, Interface, Os};
 
@@ -39,7 +42,7 @@ const MAX_WAITING: usize = 64;
 
 /// The agent cannot be asked, or does not do it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(super) enum AgentError {
+pub(crate) enum AgentError {
     /// Nobody has the port open, or answers there.
     #[error("The guest agent is not connected")]
     NotConnected,
@@ -125,6 +128,44 @@ impl Agent {
             Err(_) => Err(AgentError::Silent),
         }
     }
+}
+
+/// An agent cannot be spoken to by its socket, or does not do what it is asked.
+#[derive(Debug, Error)]
+pub(crate) enum ByAgentError {
+    /// There is none, or no way to wait for it.
+    #[error("Cannot speak to the guest's agent")]
+    Socket(#[from] io::Error),
+    /// The agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+/// Time for an agent to be there.
+const COMES_WITHIN: Duration = Duration::from_secs(15);
+
+/// Runs a program in the guest whose agent's port is the socket `path`, as [`Agent::run`] does.
+pub(crate) fn run_by_agent(
+    path: &Path,
+    program: &str,
+    arguments: &[String],
+    patience: Duration,
+) -> Result<Ran, ByAgentError> {
+    let port = UnixStream::connect(path)?;
+    let runtime = super::rpc::runtime()?;
+    LocalSet::new().block_on(&runtime, async {
+        let (agent, (comes, mut is_there)) = (Rc::new(Agent::default()), watch::channel(false));
+        agent.set_runs(true);
+        agent.listen(port.into(), async move |view| {
+            comes.send_replace(view.connected);
+        })?;
+        let come = is_there.wait_for(|is_there| *is_there);
+        match tokio::time::timeout(COMES_WITHIN, come).await {
+            Ok(Ok(_)) => {}
+            _ => return Err(AgentError::NotConnected.into()),
+        }
+        Ok(agent.run(program, arguments, patience).await?)
+    })
 }
 
 /// What a guest has said.

@@ -10,6 +10,9 @@ use super::flags::Flags;
 /// What only this pod's containers see.
 const PRIVATE: &str = "/var/run/kubevirt-private";
 
+/// The serial console's socket, among the machine's, as virt-handler knows it.
+pub(super) const SERIAL: &str = "virt-serial0";
+
 /// Directories for disks that are made of something else.
 const OF_DISKS: [&str; 7] = [
     "vm-disks",
@@ -24,6 +27,11 @@ const OF_DISKS: [&str; 7] = [
 /// Where the sockets of consoles are.
 pub(super) fn of_machine(uid: &str) -> PathBuf {
     Path::new(PRIVATE).join(uid)
+}
+
+/// The serial console's socket.
+pub(super) fn console(uid: &str) -> PathBuf {
+    of_machine(uid).join(SERIAL)
 }
 
 /// Where virt-handler finds the launcher's socket.

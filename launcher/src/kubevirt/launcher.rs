@@ -27,7 +27,7 @@ use super::rpc;
 use crate::exit::Exit;
 use crate::machines;
 use crate::resources::bind_lasting;
-use crate::supervise::{self, ControlServer};
+use crate::supervise::{self, ControlServer, Ends};
 
 /// The socket's name until the launcher is ready, and then; virt-handler looks for the second one.
 const BEFORE: &str = "launcher-init-sock";
@@ -63,7 +63,12 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
     let before = sockets.join(BEFORE);
     let listener = bind_lasting("gRPC", &before)?;
     let control = machines::listen(machines, &flags.name);
-    let control = control.map(ControlServer::new).transpose()?;
+    let ends = Ends {
+        console: Some(directories::console(&flags.uid)),
+        ..Ends::default()
+    };
+    let control = control.map(|socket| ControlServer::new(socket, ends));
+    let control = control.transpose()?;
     let control = control.map(control::Prepared::new).transpose()?;
     let pod = Pod::new(
         Identity {

@@ -8,7 +8,7 @@ mod client;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -40,6 +40,9 @@ pub enum LauncherEvent {
         version: u32,
         /// The machine's state now.
         state: MachineState,
+        /// Where else there is something to talk to.
+        #[serde(flatten)]
+        ends: Ends,
     },
     /// The run is over. The last line.
     Ended {
@@ -56,6 +59,18 @@ pub enum LauncherEvent {
         /// Always [`MachineState::Ended`].
         state: MachineState,
     },
+}
+
+/// Sockets of the machine's other ends, each for one client at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ends {
+    /// The serial console's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<PathBuf>,
+    /// That of the guest's agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_agent: Option<PathBuf>,
 }
 
 /// A system call that a seccomp filter forbids.
@@ -129,6 +144,7 @@ pub(crate) struct ClientCall {
 #[derive(Debug)]
 pub struct ControlServer {
     socket: ListenSocket,
+    ends: Ends,
     clients: Vec<Client>,
     next_client: u64,
     /// Nobody has looked at the last client yet.
@@ -138,11 +154,12 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Serves clients of `socket`.
-    pub fn new(socket: ListenSocket) -> io::Result<Self> {
+    /// Serves clients of `socket`, who are told of the machine's other `ends`.
+    pub fn new(socket: ListenSocket, ends: Ends) -> io::Result<Self> {
         socket.listener().set_nonblocking(true)?;
         Ok(Self {
             socket,
+            ends,
             clients: Vec::new(),
             next_client: LAUNCHER + 1,
             has_newcomer: false,
@@ -232,8 +249,12 @@ impl ControlServer {
                 }
                 let mut client = Client::new(self.next_client, stream);
                 self.next_client += 1;
-                let version = VERSION;
-                client.write(&LauncherEvent::Hello { version, state });
+                let (version, ends) = (VERSION, self.ends.clone());
+                client.write(&LauncherEvent::Hello {
+                    version,
+                    state,
+                    ends,
+                });
                 self.clients.push(client);
                 self.has_newcomer = true;
             }
@@ -265,7 +286,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("socket");
         let socket = ListenSocket::bind("test", &path).expect("a socket");
-        let mut server = ControlServer::new(socket).expect("a server");
+        let mut server = ControlServer::new(socket, Ends::default()).expect("a server");
         let _client = UnixStream::connect(&path).expect("somebody listens");
         assert_eq!(flags(&server), [PollFlags::IN]);
         assert!(server.newcomer().is_none());

@@ -18,11 +18,11 @@ const SIGNALLED: i32 = 128;
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Ran {
+pub(crate) struct Ran {
     /// Its exit status.
-    pub(in super::super) code: i32,
+    pub(crate) code: i32,
     /// Its standard output.
-    pub(in super::super) output: String,
+    pub(crate) output: String,
 }
 
 #[derive(Deserialize)]

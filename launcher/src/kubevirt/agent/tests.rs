@@ -204,3 +204,54 @@ fn a_freeze_ends_after_a_pause_of_any_length() {
         assert!(!played.borrow().is_frozen);
     });
 }
+
+/// By one who has no pod.
+#[test]
+fn a_program_is_run_by_the_agent_s_socket() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    let agent = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("somebody");
+        let lines = std::io::BufRead::split(std::io::BufReader::new(&stream), b'\n');
+        let mut ran = None;
+        for line in lines.map_while(Result::ok) {
+            let begin = line.iter().rposition(|byte| *byte == 0xff);
+            let request = &line[begin.map_or(0, |at| at + 1)..];
+            let request: Value = serde_json::from_slice(request).expect("JSON");
+            let answer = match request["execute"].as_str() {
+                Some(SYNC) => request["arguments"]["id"].clone(),
+                Some("guest-exec") => {
+                    ran = Some(request["arguments"].clone());
+                    json!({"pid": 7})
+                }
+                Some("guest-exec-status") => {
+                    json!({"exited": true, "exitcode": 3, "out-data": "aGk="})
+                }
+                _ => json!({}),
+            };
+            let before: &[u8] = match request["execute"] == SYNC {
+                true => &[0xff],
+                false => &[],
+            };
+            let line = format!("{}\n", json!({"return": answer}));
+            let answer = [before, line.as_bytes()].concat();
+            if std::io::Write::write_all(&mut &stream, &answer).is_err() {
+                break;
+            }
+        }
+        ran
+    });
+    let arguments = ["-c".to_owned(), "a=b".to_owned()];
+    let ran = run_by_agent(&path, "/bin/sh", &arguments, 60 * SECOND).expect("it ran");
+    assert_eq!((ran.code, &*ran.output), (3, "hi"));
+    let asked = agent.join().expect("no panic").expect("it was asked");
+    let arguments = json!(["-c", "a=b"]);
+    assert_eq!(
+        (&asked["path"], &asked["arg"]),
+        (&json!("/bin/sh"), &arguments)
+    );
+    drop(directory);
+    let gone = run_by_agent(&path, "/bin/sh", &[], SECOND).expect_err("nobody");
+    assert!(matches!(gone, ByAgentError::Socket(_)), "{gone:?}");
+}

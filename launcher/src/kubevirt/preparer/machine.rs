@@ -16,6 +16,7 @@ use super::{Done, Order};
 use crate::bootdisk::process::Reader;
 use crate::commands::{CommandError, machine_network};
 use crate::kubevirt::credentials::{self, CredentialsError};
+use crate::kubevirt::directories::SERIAL;
 use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
 use crate::kubevirt::hotplug;
 use crate::kubevirt::rpc::MAX_MESSAGE;
@@ -28,8 +29,7 @@ use crate::vmi::{self, Report};
 /// The pod's interface of the first network.
 const POD_INTERFACE: &str = "eth0";
 
-/// The serial console's socket, and its log, as virt-handler and the log's container know them.
-const SERIAL: &str = "virt-serial0";
+/// The serial console's log, as the log's container knows it.
 const SERIAL_LOG: &str = "virt-serial0-log";
 
 /// The socket of the agent's port, for a moment.
