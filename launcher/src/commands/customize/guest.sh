@@ -41,6 +41,8 @@ seal() {
 		cloud-init clean --logs || return
 	fi
 	rm -rf /var/lib/cloud
+	# systemd keeps one that it has not written yet mounted there.
+	umount /etc/machine-id 2> /dev/null
 	[ ! -e /etc/machine-id ] || : > /etc/machine-id
 	[ -h /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
 }

@@ -48,7 +48,7 @@ pub(super) fn command(
     option(&mut command, "--volume", FILES, "", &directory.join(FILES));
     if let Some(overlay) = overlay {
         keep(overlay)?;
-        let place = format!("/dev/fd/{}", overlay.as_raw_fd());
+        let place = format!("/proc/self/fd/{}", overlay.as_raw_fd());
         option(&mut command, "--overlay", &root, "", place.as_ref());
     }
     for port in PORTS {
