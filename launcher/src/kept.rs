@@ -2,9 +2,9 @@
 //! a key for these guests.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -51,14 +51,6 @@ fn directory(
     base.map(|base| base.join(OURS))
 }
 
-/// Makes a directory of ours, for this user alone.
-fn make(directory: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-}
-
 /// Files of one machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineFiles {
@@ -83,7 +75,7 @@ impl MachineFiles {
 
     /// Makes the files for what it says, empty: its messages go to the one that is returned.
     pub fn begin(&self) -> io::Result<File> {
-        self.log.parent().map_or(Ok(()), make)?;
+        self.log.parent().map_or(Ok(()), machines::make)?;
         new_file(&self.console)?;
         new_file(&self.log)
     }
@@ -93,7 +85,7 @@ impl MachineFiles {
         let Some(guest) = guest else {
             return remove(&self.guest);
         };
-        self.guest.parent().map_or(Ok(()), make)?;
+        self.guest.parent().map_or(Ok(()), machines::make)?;
         let text = serde_json::to_vec(guest)?;
         new_file(&self.guest)?.write_all(&text)
     }
@@ -130,7 +122,7 @@ pub fn public_key(directory: &Path) -> io::Result<String> {
     let private = key(directory);
     let public = private.with_extension(PUBLIC);
     if !public.exists() {
-        make(directory)?;
+        machines::make(directory)?;
         let mut maker = Command::new(KEY_MAKER);
         maker.args(["-q", "-t", "ed25519", "-N", "", "-C", OURS, "-f"]);
         maker

@@ -1,6 +1,5 @@
 //! Running machines by name: each run listens for commands where others find it.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -43,7 +42,7 @@ pub fn socket(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}{SUFFIX}"))
 }
 
-/// Makes [`directory`], for this user alone.
+/// Makes [`directory`], or another one of ours, for this user alone.
 pub fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -65,24 +64,24 @@ pub(crate) fn listen(directory: Option<PathBuf>, name: &str) -> Option<ListenSoc
 
 /// The machines that run, by name. A socket that a killed run has left is replaced by the next one of that name.
 pub fn running(directory: &Path) -> Vec<RunningMachine> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
-    let name = |entry| name(entry)?.strip_suffix(SUFFIX).map(str::to_owned);
-    let machines = entries.filter_map(name);
-    let mut machines: Vec<_> = machines.filter_map(|name| find(directory, &name)).collect();
+    let machines = names(directory).filter_map(|name| find(directory, &name));
+    let mut machines: Vec<_> = machines.collect();
     machines.sort_by(|a, b| a.name.cmp(&b.name));
     machines
 }
 
 /// Sockets there that nobody listens on any more.
 pub fn dead(directory: &Path) -> Vec<PathBuf> {
+    let sockets = names(directory).map(|name| socket(directory, &name));
+    let is_dead = |path: &PathBuf| is_listening(path) == Err(Errno::CONNREFUSED);
+    sockets.filter(is_dead).collect()
+}
+
+/// Names that sockets there have, of machines that run or are gone.
+fn names(directory: &Path) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let sockets = entries.map(|entry| entry.path()).filter(|path| {
-        let name = path.file_name().and_then(OsStr::to_str);
-        name.is_some_and(|name| name.ends_with(SUFFIX))
-            && is_listening(path) == Err(Errno::CONNREFUSED)
-    });
-    sockets.collect()
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
+    entries.filter_map(move |entry| name(entry)?.strip_suffix(SUFFIX).map(str::to_owned))
 }
 
 /// Whether a machine that was found runs still.

@@ -91,32 +91,29 @@ pub struct PlanOptions {
 impl PlanOptions {
     /// Where the command line says that a volume is.
     fn volume(&self, name: &str) -> Option<&Path> {
-        let mut volumes = self.volumes.iter();
-        let (_, path) = volumes.find(|(volume, _)| volume == name)?;
-        Some(path)
+        said_of(name, &self.volumes).map(PathBuf::as_path)
     }
 
     /// How large the disk of a volume is to be.
     fn size(&self, name: &str) -> Option<u64> {
-        let mut sizes = self.sizes.iter();
-        sizes
-            .find(|(volume, _)| volume == name)
-            .map(|(_, bytes)| *bytes)
+        said_of(name, &self.sizes).copied()
     }
 
     /// Where packets of this interface are written down.
     fn capture(&self, name: &str) -> Option<PathBuf> {
-        let mut captures = self.captures.iter();
-        let (_, path) = captures.find(|(nic, _)| nic == name)?;
-        Some(path.clone())
+        said_of(name, &self.captures).cloned()
     }
 
     /// Where what the guest writes to a volume goes.
     fn overlay(&self, name: &str) -> Option<PathBuf> {
-        let mut overlays = self.overlays.iter();
-        let (_, path) = overlays.find(|(volume, _)| volume == name)?;
-        Some(path.clone())
+        said_of(name, &self.overlays).cloned()
     }
+}
+
+/// The first that was said of what has this name.
+fn said_of<'a, T>(name: &str, said: &'a [(String, T)]) -> Option<&'a T> {
+    let mut said = said.iter();
+    said.find(|(of, _)| of == name).map(|(_, what)| what)
 }
 
 /// A machine and where its parts are.

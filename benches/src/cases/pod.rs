@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ fn podvisor() -> Result<Values> {
     let mut handler = Handler::connect(&pod);
     let log = in_pod(&pod, &format!("kubevirt-private/{UID}/virt-serial0-log"));
     let request = handler::vmi_request(&handler::vmi(CMDLINE));
-    let console = Console::new(log);
+    let console = Console(log);
     let start = Instant::now();
     let times = thread::scope(|scope| {
         let first = scope.spawn(|| console.first_byte(start));
@@ -59,7 +59,7 @@ fn podvisor() -> Result<Values> {
 
 fn libvirt() -> Result<Values> {
     let libvirt = Libvirt::start(RAM_MIB, CMDLINE)?;
-    let console = Console::new(libvirt.console());
+    let console = Console(libvirt.console());
     let start = Instant::now();
     let times = thread::scope(|scope| {
         let first = scope.spawn(|| console.first_byte(start));
@@ -100,10 +100,6 @@ fn measured(times: Times, pids: &[u32]) -> Result<Values> {
 struct Console(PathBuf);
 
 impl Console {
-    fn new(path: impl AsRef<Path>) -> Self {
-        Self(path.as_ref().to_owned())
-    }
-
     /// Time from `start` until there is something.
     fn first_byte(&self, start: Instant) -> Result<Duration> {
         self.until(start, |text| !text.is_empty())

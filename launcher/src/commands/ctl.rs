@@ -194,11 +194,10 @@ impl Machine {
         show: impl Fn(&str, &Answer) -> String,
     ) -> Result<Exit, CommandError> {
         let waits_for_end = matches!(command, Command::Stop | Command::Snapshot { stop: true });
-        let stream = UnixStream::connect(&self.0).map_err(|error| self.fail(error))?;
+        let stream = self.connect()?;
         send(&stream, command, descriptors, open).map_err(|error| self.fail(error))?;
-        for message in messages(stream) {
-            let (line, message) = message.map_err(|error| self.fail(error))?;
-            check_version(&message)?;
+        for message in self.messages(stream) {
+            let (line, message) = message?;
             let Ok(reply) = serde_json::from_value::<Reply>(message) else {
                 continue;
             };
@@ -234,25 +233,37 @@ impl Machine {
 
     /// Where the machine has other sockets, as its launcher says in its greeting.
     fn ends(&self) -> Result<Ends, CommandError> {
-        let stream = UnixStream::connect(&self.0).map_err(|error| self.fail(error))?;
+        let stream = self.connect()?;
         let patience = stream.set_read_timeout(Some(TIMEOUT));
         patience.map_err(|error| self.fail(error))?;
-        let hello = messages(stream).next();
-        let hello = hello.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
-        let (_, hello) = hello.map_err(|error| self.fail(error))?;
-        check_version(&hello)?;
+        let nothing = || Err(self.fail(io::ErrorKind::UnexpectedEof.into()));
+        let (_, hello) = self.messages(stream).next().unwrap_or_else(nothing)?;
         serde_json::from_value(hello).map_err(|error| self.fail(error.into()))
     }
 
     /// Prints events to the end of the run.
     fn watch(&self) -> Result<Exit, CommandError> {
-        let stream = UnixStream::connect(&self.0).map_err(|error| self.fail(error))?;
-        for message in messages(stream) {
-            let (line, message) = message.map_err(|error| self.fail(error))?;
-            check_version(&message)?;
+        for message in self.messages(self.connect()?) {
+            let (line, _) = message?;
             output::print(&(line + "\n"))?;
         }
         Ok(Exit::Success)
+    }
+
+    fn connect(&self) -> Result<UnixStream, CommandError> {
+        UnixStream::connect(&self.0).map_err(|error| self.fail(error))
+    }
+
+    /// What its launcher says, which is to be of our version.
+    fn messages(
+        &self,
+        stream: UnixStream,
+    ) -> impl Iterator<Item = Result<(String, Value), CommandError>> {
+        messages(stream).map(|message| {
+            let (line, message) = message.map_err(|error| self.fail(error))?;
+            check_version(&message)?;
+            Ok((line, message))
+        })
     }
 }
 

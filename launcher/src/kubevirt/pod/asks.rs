@@ -224,7 +224,6 @@ impl Pod {
 
     /// A command whose answer nobody waits for.
     fn order(&mut self, now: Instant, command: Command, then: &mut Vec<Effect>) {
-        // Nobody waits for its answer.
         let call = client_call(0, command);
         self.live(now, LifeInput::Call(call), then);
     }
