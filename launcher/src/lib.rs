@@ -20,6 +20,7 @@ pub mod kept;
 pub mod kubevirt;
 pub mod logging;
 pub mod machines;
+mod metrics;
 pub mod network;
 pub mod opener;
 pub mod plan;

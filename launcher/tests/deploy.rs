@@ -15,16 +15,17 @@ const IMAGE: &str = concat!("registry.example/podvisor:", env!("CARGO_PKG_VERSIO
 
 fn manifests() -> Vec<PathBuf> {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
-    let folders =
-        ["kubevirt", "plain", "tekton", "golden-images"].map(|folder| deploy.join(folder));
+    let folders = ["kubevirt", "plain", "metrics", "tekton", "golden-images"];
+    let folders = folders.map(|folder| deploy.join(folder));
     let entries = folders
         .iter()
         .flat_map(|folder| fs::read_dir(folder).expect("a directory"));
     let mut paths: Vec<_> = entries
         .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "yaml"))
         .collect();
     paths.sort();
-    assert_eq!(paths.len(), 8, "{paths:?}");
+    assert_eq!(paths.len(), 9, "{paths:?}");
     paths
 }
 

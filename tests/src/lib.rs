@@ -30,12 +30,20 @@ pub mod transcript;
 pub mod tshark;
 pub mod vmi;
 
+use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 /// Longest wait for one event: far beyond what a guest needs on a loaded machine, since a Linux
 /// whose kernel is interpreted boots in half a minute when it has a CPU to itself.
 pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A port of 127.0.0.1 that nobody listens on at this moment.
+#[track_caller]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
 
 /// Runs a command of the host and returns its standard output.
 #[track_caller]

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use podvisor_tests::PATIENCE;
 use podvisor_tests::gdb::Gdb;
 use podvisor_tests::guest;
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::Vmi;
+use podvisor_tests::{PATIENCE, free_port};
 
 /// A machine that waits for gdb, and the socket that it waits on.
 fn start(run: Run) -> (Guest, PathBuf) {
@@ -184,10 +184,4 @@ fn gdb_by_a_port() {
     drop(gdb);
     guest.wait_for("PAYLOAD-DONE");
     guest.exits_with(0);
-}
-
-/// One that nobody listens on at this moment.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }

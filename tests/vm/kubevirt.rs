@@ -2,11 +2,13 @@
 //! that virt-handler keeps.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::Bytes;
 use podvisor_tests::control::Control;
+use podvisor_tests::free_port;
 use podvisor_tests::handler::{
     self, Handler, Pipe, container_disks, in_pod, pod, vmi, vmi_request, wait_until_ready,
 };
@@ -70,9 +72,14 @@ fn delete(mut pod: Guest, mut handler: Handler, pipe: &Pipe) {
 
 #[test]
 fn a_machine_lives_as_virt_handler_wants() {
-    let pod = start(30);
+    let port = free_port();
+    let address = format!("--metrics-address=127.0.0.1:{port}");
+    let pod = pod(30, Vec::new()).arg(address).start();
+    wait_until_ready(&pod);
     let mut handler = Handler::connect(&pod);
     before_the_machine(&pod, &mut handler);
+    let answer = http(port, "GET /metrics");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
 
     let pipe = Pipe::listen(&pod);
     let sync = |handler: &mut Handler| {
@@ -91,6 +98,7 @@ fn a_machine_lives_as_virt_handler_wants() {
     let stats = handler.ask("GetDomainStats").is_done().text;
     assert!(stats.contains(r#""Name":"default_testvm""#), "{stats}");
     many_clients(&pod);
+    prometheus(port);
     memory(&pod);
 
     handler.ask("PauseVirtualMachine").is_done();
@@ -170,6 +178,27 @@ fn consoles(pod: &Guest) {
     );
     let log = fs::read_to_string(log).expect("a log");
     assert!(log.contains("TICK"), "{log}");
+}
+
+/// Who asks for counters, and who asks for something else.
+fn prometheus(port: u16) {
+    let answer = http(port, "GET /metrics");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let vcpu = "\nkubevirt_vmi_vcpu_seconds_total{id=\"0\",name=\"testvm\",namespace=\"default\"} ";
+    assert!(answer.contains(vcpu), "{answer}");
+    // One says nothing, and others do not wait for it.
+    let _silent = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let answer = http(port, "DELETE /metrics");
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+}
+
+/// The whole answer to a request.
+fn http(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    write!(stream, "{request} HTTP/1.1\r\nHost: vm\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 /// Those who look at the machine by `podvisor ctl` in the pod.

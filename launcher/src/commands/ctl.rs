@@ -4,7 +4,6 @@ mod attach;
 mod console;
 mod exec;
 mod list;
-mod metrics;
 mod snapshot;
 
 use std::fmt::Write;
@@ -26,12 +25,12 @@ use vmm::control::{Answer, Call, Command, Reply, VERSION, Verdict};
 
 use self::attach::{NewDisk, NewNic};
 pub(super) use self::list::machine as running;
-use self::metrics::Labels;
 use self::snapshot::SnapshotFiles;
 use super::{CommandError, output};
 use crate::cli::CtlArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
+use crate::metrics::{self, Labels};
 use crate::opener::ToOpen;
 use crate::registers;
 use crate::supervise::Ends;

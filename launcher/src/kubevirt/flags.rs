@@ -1,6 +1,7 @@
 //! The command line that KubeVirt's controller renders: GNU style, a value behind `=` or as the next word. What
 //! is not known is said and skipped, so that a newer controller's flags do not end its machines.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(super) struct Flags {
     pub(super) hook_sidecars: u32,
     /// `--vm-stats-collector`: GetVMStats is to be answered.
     pub(super) stats_collector: bool,
+    /// `--metrics-address`: where Prometheus asks for counters. Not KubeVirt's.
+    pub(super) metrics: Option<SocketAddr>,
     /// `--keep-after-failure`: the container stays for people to look into.
     pub(super) keep_after_failure: bool,
     /// `--v`, or the environment: 2 is usual, more says more.
@@ -46,6 +49,7 @@ impl Default for Flags {
             container_disk_dir: "/var/run/kubevirt/container-disks".into(),
             hook_sidecars: 0,
             stats_collector: false,
+            metrics: None,
             keep_after_failure: false,
             verbosity: 2,
         }
@@ -140,6 +144,10 @@ impl Flags {
             "kubevirt-share-dir" => self.share_dir = value.into(),
             "ephemeral-disk-dir" => self.ephemeral_dir = value.into(),
             "container-disk-dir" => self.container_disk_dir = value.into(),
+            "metrics-address" => {
+                let address = value.parse().map_err(|_| wrong("an address with a port"))?;
+                self.metrics = Some(address);
+            }
             "hook-sidecars" => self.hook_sidecars = number()?,
             "v" => self.verbosity = number()?,
             _ => return Ok(false),
@@ -224,6 +232,12 @@ mod tests {
     }
 
     #[test]
+    fn metrics_have_an_address() {
+        let (flags, _) = parse("--metrics-address [::]:9393").expect("read");
+        assert_eq!(flags.metrics, "[::]:9393".parse().ok());
+    }
+
+    #[test]
     fn wrong_values_are_named() {
         for wrong in [
             "--qemu-timeout soon",
@@ -231,6 +245,8 @@ mod tests {
             "--uid ../../etc",
             "--uid",
             "--vm-stats-collector=maybe",
+            "--metrics-address 9393",
+            "--metrics-address",
         ] {
             let error = parse(wrong).expect_err(wrong);
             assert!(error.starts_with("--"), "{error}");

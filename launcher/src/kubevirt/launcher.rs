@@ -4,6 +4,7 @@
 mod actor;
 mod control;
 mod listening;
+mod metrics;
 mod openings;
 mod packets;
 mod service;
@@ -82,6 +83,7 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
             start_by: Instant::now() + flags.start_timeout,
         },
     );
+    let metrics = flags.metrics.map(metrics::listen).transpose()?;
     // The name is the sign that there is an answer.
     std::fs::rename(&before, sockets.join(READY))?;
     let runtime = rpc::runtime()?;
@@ -95,6 +97,7 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
         connector,
         listener,
         control,
+        metrics,
         volumes: directories::hotplug_path(flags),
         notify_pipe: directories::notify_pipe(flags),
         stats_collector: flags.stats_collector,

@@ -13,6 +13,7 @@
 //! domain outlives the machine until virt-handler deletes it.
 
 mod asks;
+mod counters;
 mod disks;
 mod dump;
 mod told;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use vmm::control::{Event, MachineState, Refusal, Verdict};
 
+use self::counters::Counters;
 use self::disks::Disks;
 use self::dump::Dump;
 pub(super) use self::words::{Answer, Ask, Effect, Failure, Input, Prepared, Wanted};
@@ -114,10 +116,10 @@ pub(super) struct Pod {
     failure: Option<String>,
     /// When the machine is ended by force.
     kill_at: Option<Instant>,
-    /// Who waits for the machine's start, its end, its counters.
+    /// Who waits for the machine's start, its end.
     syncs: Vec<u64>,
     kills: Vec<u64>,
-    stats: Vec<u64>,
+    counters: Counters,
     pending: BTreeMap<u64, Pending>,
     last_call: u64,
     /// What virt-handler was told last.
@@ -147,7 +149,7 @@ impl Pod {
             kill_at: None,
             syncs: Vec::new(),
             kills: Vec::new(),
-            stats: Vec::new(),
+            counters: Counters::default(),
             pending: BTreeMap::new(),
             last_call: 0,
             published: None,
@@ -332,11 +334,8 @@ impl Pod {
             Pending::Attach(disk) => return self.disk_has_come(disk, result.err(), then),
             Pending::Detach(name) => return self.disk_has_gone(&name, result.err(), then),
             Pending::Stats => {
-                let counted = |stats| {
-                    super::stats::domain_stats(&self.identity, &self.facts, stats).to_string()
-                };
-                let text = result.map(|_| stats.as_deref().map(counted).unwrap_or_default());
-                return answer_all(&mut self.stats, &text, then);
+                let stats = result.map(|_| stats.map(|stats| *stats).unwrap_or_default());
+                return self.counted(stats, then);
             }
         };
         then.push(Effect::Answer {
@@ -442,7 +441,7 @@ impl Pod {
     fn ended(&mut self, now: Instant, outcome: &Outcome, then: &mut Vec<Effect>) {
         let message = outcome.to_string();
         self.agent = AgentView::default();
-        answer_all(&mut self.stats, &Err(message.clone()), then);
+        self.counted(Err(message.clone()), then);
         self.pending.clear();
         self.dump.end(Err(message.clone()));
         match self.phase {

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Want
 use super::super::preparer::Order;
 use super::control::{self, Control};
 use super::listening;
+use super::metrics;
 use super::openings::{Connections, Openings};
 use super::packets::readable;
 use super::service::Commands;
@@ -51,6 +53,8 @@ pub(super) struct Wires {
     pub(super) listener: UnixListener,
     /// Where people look at the machine.
     pub(super) control: Option<control::Prepared>,
+    /// Where Prometheus asks.
+    pub(super) metrics: Option<TcpListener>,
     /// Where volumes are mounted that come while the machine runs.
     pub(super) volumes: PathBuf,
     pub(super) notify_pipe: PathBuf,
@@ -67,6 +71,15 @@ pub(super) enum News {
     Input(Input),
     /// The monitor is gone.
     Alone,
+}
+
+/// Asks the pod.
+pub(super) async fn ask(inbox: &Sender<News>, ask: Ask) -> Answer {
+    let gone = || "The launcher is about to end".to_owned();
+    let (client, answer) = oneshot::channel();
+    let sent = inbox.send(News::Ask(ask, client)).await;
+    sent.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
 }
 
 /// Who else there is with a machine.
@@ -132,6 +145,9 @@ impl Actor {
             wires.stats_collector,
         );
         serve(wires.listener, commands)?;
+        let metrics = wires.metrics;
+        let metrics = metrics.map(|listener| metrics::serve(listener, sender.clone()));
+        metrics.transpose()?;
         let mut actor = Self {
             pod,
             inbox,

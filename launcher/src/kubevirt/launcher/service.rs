@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::oneshot;
 
 use self::methods::{Method, Shape, find};
 use super::super::agent::{Agent, AgentError, Freezer, Ran};
@@ -22,7 +21,7 @@ use super::super::messages::{
 };
 use super::super::pod::{Answer, Ask, Wanted};
 use super::super::rpc::{Code, Service, Status, decode, encode};
-use super::actor::News;
+use super::actor::{self, News};
 use crate::plan::DEFAULT_GRACE_SECONDS;
 
 /// Time that the guest has for what nobody says a time for.
@@ -94,11 +93,7 @@ impl Commands {
     }
 
     async fn ask(&self, ask: Ask) -> Answer {
-        let gone = || "The launcher is about to end".to_owned();
-        let (client, answer) = oneshot::channel();
-        let sent = self.inbox.send(News::Ask(ask, client)).await;
-        sent.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        actor::ask(&self.inbox, ask).await
     }
 
     async fn freeze(&self, request: Bytes) -> Answer {

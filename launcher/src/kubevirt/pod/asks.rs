@@ -32,6 +32,7 @@ impl Pod {
                 .map(|now| self.domain(now))
                 .unwrap_or_default()),
             Ask::Stats if running => return self.count(now, token, then),
+            Ask::Metrics if running => return self.measure(now, token, then),
             Ask::GuestInfo => Ok(self.agent.info().to_string()),
             Ask::Users => Ok(self.agent.users().to_string()),
             Ask::Filesystems => Ok(self.agent.filesystems().to_string()),
@@ -47,6 +48,7 @@ impl Pod {
             }
             // A report without a name is dropped.
             Ask::Stats => Ok("{}".to_owned()),
+            Ask::Metrics => Err("There is no machine".to_owned()),
             Ask::Pause | Ask::Unpause | Ask::Reset | Ask::SoftReboot | Ask::Dump(_) if !running => {
                 Err(NO_DOMAIN.to_owned())
             }
@@ -153,14 +155,6 @@ impl Pod {
             }
         }
         Ok(())
-    }
-
-    /// One look at the counters serves all who ask meanwhile.
-    fn count(&mut self, now: Instant, token: u64, then: &mut Vec<Effect>) {
-        self.stats.push(token);
-        if self.stats.len() == 1 {
-            self.call(now, Command::Stats, Pending::Stats, then);
-        }
     }
 
     /// The guest is asked to power off; virt-handler asks again, and counts its grace from the first time.

@@ -351,17 +351,6 @@ fn a_pod_without_a_machine_gives_up() {
     assert_eq!(rig.exits(), [Exit::Internal]);
 }
 
-#[test]
-fn counters_are_looked_at_once_for_all_who_ask_meanwhile() {
-    let mut rig = Rig::up();
-    let tokens = [rig.ask(Ask::Stats), rig.ask(Ask::Stats)];
-    assert_eq!(rig.commands(), [&Command::Stats]);
-    rig.reply(MachineState::Running);
-    tokens
-        .iter()
-        .for_each(|token| assert!(rig.answer(*token).is_ok()));
-}
-
 /// Clients of the control socket are answered, each by its number, and do what they may without KubeVirt.
 #[test]
 fn people_look_at_the_machine_too() {

@@ -39,6 +39,8 @@ pub(in super::super) enum Ask {
     Domain,
     /// GetDomainStats.
     Stats,
+    /// The same for Prometheus.
+    Metrics,
     /// GetGuestInfo.
     GuestInfo,
     /// GetUsers.

@@ -65,7 +65,12 @@ impl Rig {
 
     /// The vm process obeys the last command.
     pub(in super::super) fn reply(&mut self, state: MachineState) {
-        self.answer_last(Verdict::Result(state.into()));
+        self.answered(state.into());
+    }
+
+    /// And says more.
+    pub(in super::super) fn answered(&mut self, answer: vmm::control::Answer) {
+        self.answer_last(Verdict::Result(answer));
     }
 
     /// It does not.

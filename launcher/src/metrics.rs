@@ -1,5 +1,4 @@
-//! Counters of a machine in Prometheus' text format, for node-exporter's textfile collector: names and units are
-//! KubeVirt's where the meaning is the same.
+//! Counters of a machine in Prometheus' text format: names and units are KubeVirt's where the meaning is the same.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -107,11 +106,15 @@ const DISK: [Counter; 9] = [
 
 /// Labels that all values have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Labels(BTreeMap<String, String>);
+pub(crate) struct Labels {
+    all: BTreeMap<String, String>,
+    /// What devices are called that have another name there.
+    devices: BTreeMap<String, String>,
+}
 
 impl Labels {
     /// Takes the words NAME=VALUE of a command line.
-    pub(super) fn new(fields: Map<String, Value>) -> serde_json::Result<Self> {
+    pub(crate) fn new(fields: Map<String, Value>) -> serde_json::Result<Self> {
         let label = |(name, value): (String, Value)| {
             let value = match value {
                 Value::String(text) => text,
@@ -124,19 +127,34 @@ impl Labels {
                 ))),
             }
         };
-        fields
-            .into_iter()
-            .map(label)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let all = fields.into_iter().map(label).collect::<Result<_, _>>()?;
+        let devices = BTreeMap::new();
+        Ok(Self { all, devices })
+    }
+
+    /// Those of a machine, some of whose devices are called otherwise.
+    pub(crate) fn of_machine<const N: usize>(
+        identity: [(&str, &String); N],
+        devices: impl Iterator<Item = (String, String)>,
+    ) -> Self {
+        let all = identity.map(|(name, value)| (name.to_owned(), value.clone()));
+        Self {
+            all: all.into(),
+            devices: devices.collect(),
+        }
     }
 
     /// All of them, and perhaps one more.
     fn with(&self, more: Option<(&str, &str)>) -> String {
-        let own = (self.0.iter()).map(|(name, value)| (&**name, &**value));
+        let own = (self.all.iter()).map(|(name, value)| (&**name, &**value));
         let all: BTreeMap<_, _> = own.chain(more).collect();
         let all = (all.into_iter()).map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
         all.collect::<Vec<_>>().join(",")
+    }
+
+    /// What this device is called.
+    fn device<'a>(&'a self, name: &'a str) -> &'a str {
+        self.devices.get(name).map_or(name, |name| name)
     }
 }
 
@@ -152,7 +170,7 @@ fn escaped(value: &str) -> String {
 }
 
 /// All counters.
-pub(super) fn text(stats: &Stats, labels: &Labels) -> String {
+pub(crate) fn text(stats: &Stats, labels: &Labels) -> String {
     let mut text = String::new();
     let resident = stats.memory_resident.to_string();
     let of_vcpus = |values: &[u64], unit| {
@@ -197,6 +215,7 @@ pub(super) fn text(stats: &Stats, labels: &Labels) -> String {
             let value = |(device, counters): (&String, &Value)| {
                 counters.get(first)?;
                 let value = counters.get(key)?.as_u64()?;
+                let device = labels.device(device);
                 Some((labels.with(Some((label, device))), said(value, *unit)))
             };
             let values: Vec<_> = stats.devices.iter().filter_map(value).collect();
@@ -295,7 +314,7 @@ podvisor_vmi_storage_errors_total{drive="root",name="a\"b\\",node="1"} 0
             ..Stats::default()
         };
         let printed = text(&stats, &Labels::default());
-        let dashboard = include_str!("../../../../deploy/metrics/grafana.json");
+        let dashboard = include_str!("../../deploy/metrics/grafana.json");
         let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
         let panels = dashboard["panels"].as_array().expect("panels");
         for target in panels
