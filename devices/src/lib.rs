@@ -19,6 +19,7 @@ pub mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod thread;
+pub mod trace;
 pub mod virtio;
 pub mod wake;
 pub mod watchdog;

@@ -17,7 +17,10 @@ pub struct BootTrace {
     is_drawing: bool,
 }
 
-/// The steps of one process, each from the end of the one before.
+/// The step of the vm process whose end is the beginning of the guest.
+pub(crate) const RUNNING: &str = "running";
+
+/// The steps of one process, or of the guest, each from the end of the one before.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Timeline<'a> {
@@ -34,8 +37,8 @@ impl BootTrace {
         })
     }
 
-    /// Writes the launcher's marks and those of the vm process in place of what was there.
-    pub fn write(&mut self, vm: &[Mark]) {
+    /// Writes the launcher's marks, those of the vm process and those of its guest in place of what was there.
+    pub fn write(&mut self, vm: &[Mark], guest: &[Mark]) {
         let launcher = trace::marks();
         let timelines = [
             Timeline {
@@ -45,6 +48,10 @@ impl BootTrace {
             Timeline {
                 process: "vm",
                 marks: vm,
+            },
+            Timeline {
+                process: "guest",
+                marks: guest,
             },
         ];
         let text = if self.is_drawing {
@@ -76,15 +83,19 @@ mod tests {
     }
 
     #[test]
-    fn json_has_both_processes() {
+    fn json_has_both_processes_and_the_guest() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("trace.json");
         let mut trace = BootTrace::create(&path).expect("created");
-        trace.write(&[mark("jail", 7), mark("running", 9)]);
-        trace.write(&[mark("jail", 7)]);
+        trace.write(
+            &[mark("jail", 7), mark("running", 9)],
+            &[mark("kernel", 11)],
+        );
+        trace.write(&[mark("jail", 7)], &[mark("init", 13)]);
         let text = std::fs::read_to_string(path).expect("written");
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value[1]["process"], "vm");
         assert_eq!(value[1]["marks"][0]["atNs"], 7);
+        assert_eq!(value[2]["marks"][0]["step"], "init");
     }
 }

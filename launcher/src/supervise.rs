@@ -274,9 +274,11 @@ impl Supervisor<'_> {
             Effect::Kill => self.vm.kill(),
             // From now on there is little to do.
             Effect::Running => footprint::release_start_code(),
-            Effect::BootTrace(marks) => {
+            Effect::BootTrace { marks, guest } => {
                 let trace = &mut self.boot_trace;
-                trace.iter_mut().for_each(|trace| trace.write(&marks));
+                trace
+                    .iter_mut()
+                    .for_each(|trace| trace.write(&marks, &guest));
             }
             Effect::ReadBoot => self.ask_for_kernel(),
             Effect::Log(level, text) => log(level, &text),

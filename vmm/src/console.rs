@@ -1,12 +1,16 @@
 //! The serial console: what is between the UART and the host's side, and the keys that are podvisor's. Runs on the
 //! event loop and never blocks it.
 
+mod stages;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devices::character::{Character, Read, Written};
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
+
+use self::stages::Stages;
 
 /// Output taken from the queue at a time, bytes.
 const CHUNK: usize = 256;
@@ -44,6 +48,10 @@ pub struct Console {
     escaped: bool,
     /// That output was lost is said once.
     has_lost: bool,
+    /// How far the guest has come, where somebody asked.
+    stages: Option<Stages>,
+    /// It has come further.
+    came_further: bool,
 }
 
 impl Console {
@@ -56,7 +64,21 @@ impl Console {
             pending: Vec::with_capacity(CHUNK),
             escaped: false,
             has_lost: false,
+            stages: None,
+            came_further: false,
         }
+    }
+
+    /// Marks the steps that the guest's output tells of.
+    #[must_use]
+    pub fn marking(mut self) -> Self {
+        self.stages = Some(Stages::new());
+        self
+    }
+
+    /// Whether there are new marks.
+    pub fn came_further(&mut self) -> bool {
+        std::mem::take(&mut self.came_further)
     }
 
     /// The queue, whose event says that output waits or that there is room for input.
@@ -142,6 +164,9 @@ impl Console {
         self.pending.resize(CHUNK, 0);
         let count = self.queue.take_output(&mut self.pending);
         self.pending.truncate(count);
+        if let Some(stages) = &mut self.stages {
+            self.came_further |= stages.see(&self.pending);
+        }
         let dropped = self.queue.dropped();
         if dropped > 0 && !self.has_lost {
             tracing::warn!(dropped, "console reader is slow; output is lost");

@@ -34,8 +34,9 @@ pub mod process;
 pub mod shortage;
 pub mod snapshot;
 pub mod steward;
-pub mod trace;
+pub mod texts;
 pub mod vcpu;
 pub mod wall_clock;
 
 pub use arch::layout;
+pub use devices::trace;

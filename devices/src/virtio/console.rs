@@ -35,6 +35,9 @@ pub const INFO: DeviceInfo = DeviceInfo {
 /// Most ports of a device, the console's place included.
 pub const MAX_PORTS: usize = 8;
 
+/// The name of the port that the guest's agent listens on.
+pub const AGENT: &str = "org.qemu.guest_agent.0";
+
 /// Longest name of a port, bytes.
 pub const MAX_NAME: usize = 64;
 

@@ -170,7 +170,8 @@ pub struct RunArgs {
     /// machine stands still before its first instruction until gdb lets it go on.
     #[arg(long, value_name = "WHERE")]
     pub gdb: Option<DebuggerTarget>,
-    /// Write where the time of the start goes: a drawing if the name ends in .svg, else JSON.
+    /// Write where the time of the start goes, podvisor's and, by what it says on its console, the guest's: a drawing if
+    /// the name ends in .svg, else JSON.
     #[arg(long, value_name = "FILE")]
     pub boot_trace: Option<PathBuf>,
     /// User that the machine runs as, by number [default: who called sudo, else 107].

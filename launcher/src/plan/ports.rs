@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 
 use devices::character::CharacterKind;
+pub(crate) use devices::virtio::console::AGENT;
 use devices::virtio::console::{ConsoleOptions, PortOptions};
 
 use super::PlanOptions;
 
 /// Name of the device that has the ports.
 pub const PORTS: &str = "ports";
-
-/// Under which QEMU's guest agent looks for its channel.
-pub(crate) const AGENT: &str = "org.qemu.guest_agent.0";
 
 /// The sockets, and the device unless there is no port. Port 0 is the console's.
 pub(super) fn ports(options: &PlanOptions) -> (Vec<PathBuf>, Option<ConsoleOptions>) {

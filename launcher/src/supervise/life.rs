@@ -81,7 +81,7 @@ pub(crate) enum Effect {
     /// Have the kernel read that is on the machine's disk.
     ReadBoot,
     /// Write down the steps of the start.
-    BootTrace(Vec<Mark>),
+    BootTrace { marks: Vec<Mark>, guest: Vec<Mark> },
     /// Say something to the log.
     Log(Level, String),
 }
@@ -275,7 +275,9 @@ impl Life {
                 then.push(Effect::Log(Level::INFO, text));
                 return self.force_stop(now, then);
             }
-            Event::BootTrace { marks } => return then.push(Effect::BootTrace(marks)),
+            Event::BootTrace { marks, guest } => {
+                return then.push(Effect::BootTrace { marks, guest });
+            }
             // Believed only if somebody has asked for it.
             Event::Stopped if self.saved => Outcome::Saved,
             Event::Stopped => Outcome::Stopped,

@@ -115,10 +115,12 @@ pub enum Event {
     /// The user typed the console's escape sequence to stop.
     ConsoleEscape,
     /// The steps of the start so far; sent if [`Create`](super::Create) asks for it, when the vCPUs
-    /// run and again at the end.
+    /// run, when the console tells of a step, and again at the end.
     BootTrace {
-        /// The steps in order.
+        /// The steps of the vm process in order.
         marks: Vec<Mark>,
+        /// Those of its guest.
+        guest: Vec<Mark>,
     },
 }
 

@@ -165,6 +165,7 @@ impl<'a> Process<'a> {
                         self.replace(handles);
                     }
                 }
+                News::CameFurther => self.tell_boot_trace()?,
                 News::Broken(error) => return Err(error),
             }
         }
@@ -218,8 +219,11 @@ impl<'a> Process<'a> {
 
     fn tell_boot_trace(&self) -> Result<(), ProcessError> {
         if self.send_boot_trace {
-            let marks = trace::marks();
-            let report = Event::BootTrace { marks }.with(self.life.state());
+            let trace = Event::BootTrace {
+                marks: trace::marks(),
+                guest: trace::guest_marks(),
+            };
+            let report = trace.with(self.life.state());
             control::send(self.socket, &report, &[])?;
         }
         Ok(())

@@ -174,7 +174,7 @@ pub(super) fn sort_fds(
     }
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
-    let console = console.open().map_err(ProcessError::Epoll)?;
+    let console = Console::new(queue.clone(), console.open().map_err(ProcessError::Epoll)?);
     let seat = debugger.as_ref().map(|_| Seat::new()).transpose();
     let resources = Resources {
         hypervisor,
@@ -184,7 +184,7 @@ pub(super) fn sort_fds(
         devices,
         new_mac: create.new_mac,
         crash_dump,
-        console: queue.clone(),
+        console: queue,
         placement,
         watchdog_fired: Arc::default(),
         signals: Arc::new(Signals::new().map_err(ProcessError::Epoll)?),
@@ -197,7 +197,10 @@ pub(super) fn sort_fds(
         plan,
         saved,
         resources,
-        console: Console::new(queue, console),
+        console: match create.boot_trace {
+            true => console.marking(),
+            false => console,
+        },
         debugger,
         exit_on_reboot: create.exit_on_reboot,
         boot_trace: create.boot_trace,

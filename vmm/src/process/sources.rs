@@ -34,6 +34,8 @@ pub(super) enum News {
     Input(Input),
     /// A job is done.
     Completion(Completion),
+    /// The guest has come to another step of its start.
+    CameFurther,
     /// The loop cannot go on.
     Broken(ProcessError),
 }

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use super::protocol::{Heard, MESSAGE_LEN, PortView};
-use super::{CONTROL_RX, CONTROL_TX, MAX_NAME, PortOptions, Slot, Views, lock};
+use super::{AGENT, CONTROL_RX, CONTROL_TX, MAX_NAME, PortOptions, Slot, Views, lock};
 use crate::character::{Character, Read, Written};
+use crate::trace;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{QueueError, QueueHandler, Watch};
@@ -22,6 +23,8 @@ pub(super) struct Port {
     /// Positions of its queues in the handler, if the driver enabled them.
     rx: Option<usize>,
     tx: Option<usize>,
+    /// It is the agent's, who has not said anything yet.
+    awaits_agent: bool,
 }
 
 impl Port {
@@ -35,6 +38,7 @@ impl Port {
             slot,
             rx: None,
             tx: None,
+            awaits_agent: options.name.as_deref() == Some(AGENT),
         }
     }
 
@@ -157,6 +161,9 @@ impl ConsoleHandler {
             Heard::Open(id, open) => {
                 if let Some(port) = ports.iter().find(|port| u32::from(port.id) == id) {
                     port.view(views).guest_open = open;
+                    if open && port.awaits_agent {
+                        trace::mark_guest("agent opens its port");
+                    }
                 }
             }
             Heard::Other => {}
@@ -250,6 +257,9 @@ impl ConsoleHandler {
                 break;
             }
             *sent = 0;
+            if std::mem::take(&mut port.awaits_agent) {
+                trace::mark_guest("agent answers");
+            }
             queue.push_used(self.chain.head(), 0);
         }
         queue.notify();

@@ -12,7 +12,6 @@ use crate::state::conformance::{Script, goes_on_after_restore};
 use crate::virtio::testing::driven::{Driven, HEAP};
 use crate::virtio::testing::{Buffer, FakeIrq, GuestQueue, event_fd, guest_memory};
 
-const AGENT: &str = "org.qemu.guest_agent.0";
 /// Positions of queues: of port 0, of control messages, of port 1.
 const CONSOLE_TX: usize = 1;
 const RX: usize = 4;

@@ -14,13 +14,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
+use vmm::texts::Texts;
 use vmm::trace::Mark;
 
 use super::BenchBootError;
+use crate::boot_trace::RUNNING;
 use crate::supervise::Signals;
-
-/// The step of podvisor's own: the next thing is the guest's first instruction.
-const RUNNING: &str = "running";
 
 /// How it is called here.
 const FIRST_INSTRUCTION: &str = "first instruction";
@@ -286,12 +285,10 @@ impl Drop for Running {
     }
 }
 
-/// What was waited for, in what came so far.
+/// What was waited for, and when it came.
 struct Watch<'a> {
-    texts: Vec<Awaited<'a>>,
-    /// The end of what came: as much as part of a text could be.
-    tail: Vec<u8>,
-    longest: usize,
+    awaited: Vec<Awaited<'a>>,
+    texts: Texts<'a>,
 }
 
 struct Awaited<'a> {
@@ -307,22 +304,17 @@ impl<'a> Watch<'a> {
             required,
             came: None,
         };
-        let texts: Vec<_> = texts.map(awaited).collect();
+        let awaited: Vec<_> = texts.map(awaited).collect();
         Self {
-            longest: texts.iter().map(|one| one.text.len()).max().unwrap_or(0),
-            texts,
-            tail: Vec::new(),
+            texts: Texts::new(awaited.iter().map(|one| one.text)),
+            awaited,
         }
     }
 
     fn see(&mut self, bytes: &[u8], at: Duration) {
-        self.tail.extend_from_slice(bytes);
-        for one in self.texts.iter_mut().filter(|one| one.came.is_none()) {
-            let is_there = |text: &[u8]| self.tail.windows(text.len()).any(|part| part == text);
-            one.came = is_there(one.text.as_bytes()).then_some(at);
-        }
-        let surplus = self.tail.len().saturating_sub(self.longest);
-        self.tail.drain(..surplus);
+        let awaited = &mut self.awaited;
+        self.texts
+            .see(bytes, |index| awaited[index].came = Some(at));
     }
 
     fn is_done(&self) -> bool {
@@ -331,13 +323,13 @@ impl<'a> Watch<'a> {
 
     /// The first text that is required and has not come.
     fn next(&self) -> Option<&'a str> {
-        let mut missing = self.texts.iter();
+        let mut missing = self.awaited.iter();
         let missing = missing.find(|one| one.required && one.came.is_none());
         missing.map(|one| one.text)
     }
 
     fn steps(self) -> impl Iterator<Item = Step> {
-        self.texts.into_iter().filter_map(|one| {
+        self.awaited.into_iter().filter_map(|one| {
             Some(Step {
                 name: format!("{:?}", one.text),
                 took: one.came?,
@@ -355,7 +347,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn texts_are_found_where_reads_part_them() {
+    fn all_that_is_required_is_waited_for() {
         let mut watch = Watch::new([("kernel", false), ("login:", true)].into_iter());
         for (at, bytes) in ["ker", "nel\n", "log", "out log", "in", ": "]
             .iter()

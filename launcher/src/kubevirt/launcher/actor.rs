@@ -321,7 +321,7 @@ impl Actor {
             LifeEffect::Reply { .. }
             | LifeEffect::Broadcast(_)
             | LifeEffect::Running
-            | LifeEffect::BootTrace(_) => {}
+            | LifeEffect::BootTrace { .. } => {}
         }
     }
 

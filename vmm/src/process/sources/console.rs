@@ -6,7 +6,7 @@ use std::sync::Arc;
 use devices::legacy::serial::SerialConsole;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
-use super::Inbox;
+use super::{Inbox, News};
 use crate::console::Console;
 use crate::process::life::Input;
 
@@ -49,6 +49,9 @@ impl ConsoleSource {
     fn work(&mut self) {
         if self.console.work(&self.serial) {
             self.inbox.input(Input::ConsoleEscape);
+        }
+        if self.console.came_further() {
+            self.inbox.push(News::CameFurther);
         }
     }
 }
