@@ -365,6 +365,7 @@ spec:
         text.contains("accepted: virtio, sata, scsi, usb (line 11, column 13)"),
         "{text}"
     );
+    assert!(text.contains("podvisor explain FIELD"), "{text}");
 }
 
 #[test]
@@ -389,6 +390,7 @@ fn explain_knows_fields_by_any_end_of_their_path() {
         text.contains("sata             adapted: virtio-blk"),
         "{text}"
     );
+    assert!(text.contains("podvisor validate FILE"), "{text}");
     assert!(
         explain("hyperv.synic")
             .1

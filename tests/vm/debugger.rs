@@ -101,7 +101,7 @@ fn gdb_symbol(gdb: &mut Gdb, name: &str) -> u64 {
     gdb.value(&format!("&{name}"))
 }
 
-/// What becomes of a machine that gdb holds when somebody else has it reset, saved and ended.
+/// What becomes of a machine that gdb holds when somebody else has it reset, saved and ended; and data that gdb watches.
 #[test]
 fn a_machine_that_gdb_holds_obeys_others() {
     let run = Run::new(&Vmi::new("held").topology(1, 2, 1).grace_seconds(0));
@@ -147,8 +147,33 @@ fn a_machine_that_gdb_holds_obeys_others() {
     let (mut guest, socket) = start(run.payload("ticker secs=100000"));
     let mut gdb = Gdb::start(&guest::payload());
     gdb.ask(&format!("target remote {}", socket.display()), "0x");
+    data_is_watched(&guest, &mut gdb);
     guest.control().tell("stop");
     guest.exits_with(4);
+}
+
+/// By the host's KVM, or, where that refuses, by gdb's own steps: both stop behind the instruction of the entry that
+/// writes there, the fourth.
+#[track_caller]
+fn data_is_watched(guest: &Guest, gdb: &mut Gdb) {
+    const BEHIND_IT: u64 = 14;
+    let first = gdb.value("$pc");
+    let watch = "watch *(unsigned int *)&boot_start_info";
+    gdb.tell(watch);
+    gdb.tell("continue");
+    match gdb.value("$pc") - first {
+        0 => {
+            guest.log_has(&["set can-use-hw-watchpoints 0"]);
+            gdb.tell("delete");
+            gdb.tell("set can-use-hw-watchpoints 0");
+            gdb.tell(watch);
+            gdb.tell("continue");
+            assert_eq!(gdb.value("$pc") - first, BEHIND_IT);
+        }
+        far => assert_eq!(far, BEHIND_IT),
+    }
+    assert_ne!(gdb.value("*(unsigned int *)&boot_start_info"), 0);
+    gdb.tell("delete");
 }
 
 /// A crash is shown before it is the end.

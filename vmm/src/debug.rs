@@ -118,19 +118,22 @@ struct SeatState {
 /// Where a debugger sits, with or without one. It outlives resets.
 pub struct Seat {
     state: Mutex<SeatState>,
+    /// KVM stops vCPUs at data that is watched.
+    watches_data: bool,
     wake: Wake,
     killed: Wake,
 }
 
 impl Seat {
-    /// Holds the first machine.
-    pub fn new() -> io::Result<Self> {
+    /// Holds the first machine; whether this host's KVM stops at data that is watched, the caller has found out.
+    pub fn new(watches_data: bool) -> io::Result<Self> {
         let state = SeatState {
             holds: true,
             ..SeatState::default()
         };
         Ok(Self {
             state: Mutex::new(state),
+            watches_data,
             wake: Wake::new()?,
             killed: Wake::new()?,
         })
@@ -257,7 +260,7 @@ mod tests {
 
     #[test]
     fn stops_are_told_once_and_those_that_come_again_are_forgotten() {
-        let seat = Seat::new().expect("a seat");
+        let seat = Seat::new(true).expect("a seat");
         let mut known = 0;
         assert_eq!(seat.news(&mut known), None);
         let debug = |slots, step| Reason::Trap(Trap::Debug { slots, step });
@@ -290,7 +293,7 @@ mod tests {
 
     #[test]
     fn guest_memory_is_the_guests_own_while_it_is_saved() {
-        let seat = Seat::new().expect("a seat");
+        let seat = Seat::new(true).expect("a seat");
         let held = seat.hold_memory().expect("no breakpoints");
         assert!(seat.state.try_lock().is_err(), "nobody puts one there");
         drop(held);

@@ -6,6 +6,13 @@ use super::{CommandError, output};
 use crate::exit::Exit;
 use crate::vmi::fields::{self, Field};
 
+/// Where to read on after an error in a field.
+pub(super) const HINT: &str =
+    "`podvisor explain FIELD` says what becomes of a field, and which values it may have.";
+
+/// What finds fields that are not so.
+const WHERE: &str = "`podvisor validate FILE` says where a VMI has something else.\n";
+
 /// Prints what becomes of one field, or of all.
 pub(super) fn explain(wanted: Option<&str>) -> Result<Exit, CommandError> {
     let text = match wanted {
@@ -18,7 +25,7 @@ pub(super) fn explain(wanted: Option<&str>) -> Result<Exit, CommandError> {
                 return Err(CommandError::NoSuchField(wanted.chars().take(80).collect()));
             }
             let texts: Vec<_> = found.into_iter().map(describe).collect();
-            texts.join("\n")
+            texts.join("\n") + "\n" + WHERE
         }
     };
     output::print(&text)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::input::{self, Input};
-use super::{CommandError, output};
+use super::{CommandError, explain, output};
 use crate::cli::ValidateArgs;
 use crate::exit::Exit;
 use crate::logging::LogFormat;
@@ -129,7 +129,13 @@ fn texts(verdicts: &[Verdict]) -> String {
         let same = |other: &&Verdict| other.file == verdict.file;
         text(verdict, verdicts.iter().filter(same).count() > 1)
     };
-    table + &verdicts.iter().map(text).collect::<String>()
+    let mut texts = table + &verdicts.iter().map(text).collect::<String>();
+    let has_errors = |verdict: &Verdict| !verdict.report.errors.is_empty();
+    if verdicts.iter().any(has_errors) {
+        texts += explain::HINT;
+        texts.push('\n');
+    }
+    texts
 }
 
 fn table(verdicts: &[Verdict]) -> String {

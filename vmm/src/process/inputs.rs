@@ -15,6 +15,7 @@ use devices::virtio::block;
 use devices::virtio::spec::DeviceOptions;
 
 use super::ProcessError;
+use crate::arch::debug;
 use crate::console::Console;
 use crate::control::{Create, FdRole};
 use crate::debug::Seat;
@@ -162,6 +163,9 @@ pub(super) fn sort_fds(
         })
         .collect::<Result<_, BuildError>>()?;
     block::set_aside(plan.hotplug_slots.len());
+    let watches_data = || debug::watches_data(hypervisor.kvm(), &create.host_cpu);
+    let seat = debugger.as_ref().map(|_| Seat::new(watches_data()));
+    let seat = seat.transpose().map_err(ProcessError::Epoll)?;
     hook(match debugger {
         Some(_) => ThreadRole::DebuggedMachine,
         None => ThreadRole::Machine,
@@ -175,7 +179,6 @@ pub(super) fn sort_fds(
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let console = Console::new(queue.clone(), console.open().map_err(ProcessError::Epoll)?);
-    let seat = debugger.as_ref().map(|_| Seat::new()).transpose();
     let resources = Resources {
         hypervisor,
         host_cpu: create.host_cpu,
@@ -191,7 +194,7 @@ pub(super) fn sort_fds(
         host_errors: Arc::new(HostErrors::new().map_err(ProcessError::Epoll)?),
         fallbacks: Arc::default(),
         steward: Steward::start().map_err(ProcessError::Steward)?,
-        seat: seat.map_err(ProcessError::Epoll)?.map(Arc::new),
+        seat: seat.map(Arc::new),
     };
     Ok(Inputs {
         plan,

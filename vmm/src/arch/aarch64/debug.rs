@@ -2,8 +2,9 @@
 
 use gdbstub::arch::{Arch, Registers as GdbRegisters};
 use kvm_bindings::kvm_debug_exit_arch;
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::cpu::HostCpu;
 use crate::debug::{Slot, Trap};
 use crate::kvm::api::KvmError;
 
@@ -75,6 +76,11 @@ pub fn read(_: &VcpuFd) -> Result<Registers, KvmError> {
 /// Refuses.
 pub fn write(_: &VcpuFd, _: &Registers) -> Result<(), KvmError> {
     Err(NOT_YET)
+}
+
+/// None does.
+pub fn watches_data(_: &Kvm, _: &HostCpu) -> bool {
+    false
 }
 
 /// Nowhere.

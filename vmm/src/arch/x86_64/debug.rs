@@ -9,9 +9,11 @@ use kvm_bindings::{
     KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP, kvm_debug_exit_arch,
     kvm_guest_debug,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{Kvm, VcpuFd};
 
 pub use self::registers::{Registers, read, write};
+use super::cpu::HostCpu;
+use super::probe::{Level, Probe};
 use crate::debug::{Slot, Trap, Watched};
 use crate::kvm::api::KvmError;
 
@@ -110,6 +112,22 @@ fn condition(slot: Slot) -> u64 {
         _ => 0b00,
     };
     kind | length << 2
+}
+
+/// Whether this host's KVM stops a guest's kernel at data that is watched: one that interprets it does not look. Where
+/// that cannot be found out it is believed to.
+pub fn watches_data(kvm: &Kvm, host: &HostCpu) -> bool {
+    // Without a table there will be no guest either.
+    let Ok(table) = host.table() else {
+        return true;
+    };
+    let probe = Probe::new(kvm, &table, Level::Kernel);
+    let answer = probe.and_then(|mut probe| probe.watches_data());
+    answer.unwrap_or_else(|error| {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "cannot find out whether data can be watched");
+        true
+    })
 }
 
 /// Where the guest has this virtual address, as the vCPU sees it.

@@ -1,5 +1,5 @@
 //! What a guest really sees of its processor: a machine of one vCPU and four pages that executes
-//! CPUID or RDTSC at a privilege level and nothing else.
+//! CPUID, RDTSC or a write at a privilege level and nothing else.
 //!
 //! On hardware virtualization the tables given to KVM decide. A KVM that runs a guest's user code
 //! natively shows it some of the host's own bits; only a look from inside tells.
@@ -9,6 +9,8 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
+use super::debug::{Control, control};
+use crate::debug::{Slot, Watched};
 use crate::kvm::api::{KvmError, create_uninterrupted};
 
 /// Page tables and code: PML4, PDPT, page directory with one 2 MiB page, code.
@@ -19,6 +21,11 @@ const PAGE_DIRECTORY: u64 = 0x2000;
 const CODE: u64 = 0x3000;
 /// Code for RDTSC, on the code's page.
 const TSC_CODE: u64 = CODE + 0x800;
+
+/// Code for a write to [`DATA`], on the code's page.
+const WRITE_CODE: u64 = CODE + 0xc00;
+/// A byte to write to, on the code's page.
+const DATA: u64 = CODE + 0xf00;
 
 /// A mapped address without memory: a write to it ends the probe.
 const DOORBELL: u64 = 0x10_0000;
@@ -65,6 +72,14 @@ pub enum ProbeError {
         /// KVM's last exit.
         exit: String,
     },
+}
+
+/// How the code ended.
+enum End {
+    /// It rang, with these registers.
+    Rang(kvm_regs),
+    /// It was stopped for a debugger.
+    Trapped,
 }
 
 /// A machine to look out of.
@@ -126,13 +141,40 @@ impl Probe {
         Ok(regs.rdx << 32 | regs.rax & u64::from(u32::MAX))
     }
 
+    /// Whether a write to a byte that the processor watches for a debugger stops the vCPU.
+    pub fn watches_data(&mut self) -> Result<bool, ProbeError> {
+        let mut wanted = Control::default();
+        wanted.slots[0] = Some(Slot {
+            address: DATA,
+            bytes: 1,
+            watched: Watched::Writes,
+        });
+        control(&self.vcpu, &wanted)?;
+        let end = self.end(kvm_regs {
+            rip: WRITE_CODE,
+            ..Default::default()
+        })?;
+        control(&self.vcpu, &Control::default())?;
+        Ok(matches!(end, End::Trapped))
+    }
+
     /// The vCPU, to change it between looks.
     pub fn vcpu(&self) -> &VcpuFd {
         &self.vcpu
     }
 
     /// Runs the code until it rings; its registers then.
-    fn run(&mut self, mut regs: kvm_regs) -> Result<kvm_regs, ProbeError> {
+    fn run(&mut self, regs: kvm_regs) -> Result<kvm_regs, ProbeError> {
+        match self.end(regs)? {
+            End::Rang(regs) => Ok(regs),
+            End::Trapped => Err(ProbeError::Exit {
+                exit: "a trap".to_owned(),
+            }),
+        }
+    }
+
+    /// Runs the code to one of its ends.
+    fn end(&mut self, mut regs: kvm_regs) -> Result<End, ProbeError> {
         const ALWAYS_SET: u64 = 1 << 1;
         regs.rflags = ALWAYS_SET;
         self.vcpu
@@ -147,8 +189,9 @@ impl Probe {
                         .get_regs()
                         .map_err(KvmError::call("KVM_GET_REGS"))?;
                     self.finish_write();
-                    return Ok(regs);
+                    return Ok(End::Rang(regs));
                 }
+                Ok(VcpuExit::Debug(_)) => return Ok(End::Trapped),
                 Ok(exit) => {
                     last = format!("{exit:?}");
                     break;
@@ -184,6 +227,11 @@ fn memory() -> Option<GuestMemoryMmap<()>> {
         0x0f, 0x31, // rdtsc
         0xa2, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, // mov [DOORBELL], al
     ];
+    #[rustfmt::skip]
+    const WRITE: &[u8] = &[
+        0xa2, 0x00, 0x3f, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // mov [DATA], al
+        0xa2, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, // mov [DOORBELL], al
+    ];
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)]).ok()?;
     let entries = [
         (PML4, PDPT | ENTRY),
@@ -193,7 +241,7 @@ fn memory() -> Option<GuestMemoryMmap<()>> {
     for (address, entry) in entries {
         memory.write_obj(entry, GuestAddress(address)).ok()?;
     }
-    for (address, code) in [(CODE, CPUID), (TSC_CODE, RDTSC)] {
+    for (address, code) in [(CODE, CPUID), (TSC_CODE, RDTSC), (WRITE_CODE, WRITE)] {
         memory.write_slice(code, GuestAddress(address)).ok()?;
     }
     Some(memory)
@@ -270,5 +318,20 @@ mod tests {
             let first = probe.tsc().expect("tsc");
             assert!(probe.tsc().expect("tsc") > first, "{level:?}");
         }
+    }
+
+    /// Whatever the answer is on this host, it stays, and the next look is not disturbed.
+    #[test]
+    fn a_watched_byte_is_written_to() {
+        let Some(kvm) = crate::kvm::api::for_test() else {
+            return;
+        };
+        let table = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .expect("table");
+        let mut probe = Probe::new(&kvm, &table, Level::Kernel).expect("probe");
+        let first = probe.watches_data().expect("an answer");
+        assert_eq!(probe.watches_data().expect("an answer"), first);
+        probe.tsc().expect("tsc");
     }
 }

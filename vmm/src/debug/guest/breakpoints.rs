@@ -97,6 +97,13 @@ impl HwWatchpoint for Guest {
         bytes: u64,
         kind: WatchKind,
     ) -> TargetResult<bool, Self> {
+        if !self.seat.watches_data {
+            tracing::warn!(
+                "this host's KVM does not look at data that is watched; gdb does by itself after `set \
+                 can-use-hw-watchpoints 0`"
+            );
+            return Ok(false);
+        }
         self.watch(data(address, bytes, kind))
     }
 

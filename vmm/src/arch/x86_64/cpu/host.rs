@@ -65,7 +65,7 @@ impl HostCpu {
     }
 
     /// The table as KVM takes it.
-    pub(super) fn table(&self) -> Result<CpuId, CpuError> {
+    pub(in super::super) fn table(&self) -> Result<CpuId, CpuError> {
         let entries: Vec<_> = self.0.iter().map(kvm_cpuid_entry2::from).collect();
         CpuId::from_entries(&entries).map_err(|_| CpuError::Full)
     }
