@@ -33,6 +33,7 @@ use vmm::control::FdRole;
 use vmm::plan::MachinePlan;
 
 pub use self::boot::{BootDiskError, BootReader, DiskKernel};
+pub use self::capture::open as open_capture;
 pub use self::console::{Console, ConsoleTarget, open_console};
 pub use self::debugger::{DebuggerTarget, open_debugger};
 pub use self::disk::open as open_image;

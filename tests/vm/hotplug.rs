@@ -8,6 +8,7 @@ use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::Namespace;
 use podvisor_tests::proc::Process;
 use podvisor_tests::run::{Guest, Run};
+use podvisor_tests::tshark::{self, Packet};
 use podvisor_tests::vmi::{Disk, Vmi};
 use serde_json::{Value, json};
 
@@ -142,7 +143,7 @@ pub fn bridged_network() -> Namespace {
     namespace
 }
 
-/// Linux uses a NIC that comes, whose TAP the opener makes, and gives it back while it sends; nothing of it is left.
+/// Linux uses a NIC that comes, whose TAP the opener makes and whose packets are written down, and gives it back while it sends; nothing of it is left.
 #[track_caller]
 pub fn a_nic_comes_and_goes(guest: &Guest, namespace: &Namespace) {
     let mac = "02:00:00:00:09:02";
@@ -156,7 +157,9 @@ pub fn a_nic_comes_and_goes(guest: &Guest, namespace: &Namespace) {
         "No such device",
     );
     assert!(!namespace.ip("link").contains("pv9"), "made for nobody");
-    guest.ctl_does(&[&words[..], &["bridge=br0"]].concat());
+    let capture = guest.dir().join("later.pcapng");
+    let pcap = format!("pcap={}", path(&capture));
+    guest.ctl_does(&[&words[..], &["bridge=br0", &pcap]].concat());
     guest.says(&[("nic", mac), ("ping", "ok")]);
     assert!(namespace.ip("link show master br0").contains("pv9"));
     let nic = devices(guest)["net1"].take();
@@ -165,6 +168,12 @@ pub fn a_nic_comes_and_goes(guest: &Guest, namespace: &Namespace) {
     guest.ctl_does(&["detach", "net1", "seconds=300"]);
     assert_eq!(guest.next_result("nic"), "gone");
     assert_eq!(devices(guest)["net1"], Value::Null);
+    for is_sent in [true, false] {
+        let packets = tshark::packets(&capture);
+        let is_ping =
+            |packet: &Packet| packet.is_sent == is_sent && packet.protocols.contains(":icmp");
+        assert!(packets.iter().any(is_ping), "{packets:?}");
+    }
     assert!(!namespace.ip("link").contains("pv9"), "its TAP stays");
     let after = look();
     assert_eq!(after.descriptors, before.descriptors);

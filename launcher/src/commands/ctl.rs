@@ -96,8 +96,9 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
             machine.talk(command, &[image.as_fd()], as_it_came)
         }
         Errand::AttachNic(nic) => {
-            let (command, tap) = nic.command();
-            machine.talk_and_open(command, &[], Some(ToOpen::Tap(tap)), as_it_came)
+            let (command, files, tap) = nic.open()?;
+            let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+            machine.talk_and_open(command, &files, Some(ToOpen::Tap(tap)), as_it_came)
         }
         Errand::Metrics(labels) => machine.talk(Command::Stats, &[], |_, answer| {
             let stats = answer.stats.as_deref();

@@ -1,4 +1,4 @@
-//! The files that a NIC's packets are written to (`run --pcap`).
+//! The files that a NIC's packets are written to (`run --pcap`, `ctl attach … pcap=`).
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use super::{ResourceError, try_lock};
 const SECOND: &str = ".1";
 
 /// Opens both, empty: the vm process opens nothing. Nobody else writes to them as long as they are open.
-pub(super) fn open(path: &Path) -> Result<[File; 2], ResourceError> {
+pub fn open(path: &Path) -> Result<[File; 2], ResourceError> {
     let mut second = path.as_os_str().to_owned();
     second.push(SECOND);
     Ok([open_one(path.to_owned())?, open_one(second.into())?])

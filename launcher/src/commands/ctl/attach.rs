@@ -80,6 +80,8 @@ pub(super) struct NewNic {
     pub(super) name: String,
     pub(super) options: NetOptions,
     pub(super) tap: TapToOpen,
+    /// Where its packets are written to.
+    capture: Option<PathBuf>,
 }
 
 impl NewNic {
@@ -97,6 +99,10 @@ impl NewNic {
             .remove("bridge")
             .map(serde_json::from_value)
             .transpose()?;
+        let capture: Option<PathBuf> = fields
+            .remove("pcap")
+            .map(serde_json::from_value)
+            .transpose()?;
         let mut options = serde_json::to_value(NetOptions {
             mac,
             mtu: MTU,
@@ -106,7 +112,7 @@ impl NewNic {
             lease: None,
             lease6: None,
             spoof_check: false,
-            captured: false,
+            captured: capture.is_some(),
         })?;
         for (name, value) in fields {
             match options
@@ -124,16 +130,23 @@ impl NewNic {
             queues,
             bridge,
         };
-        Ok(Self { name, options, tap })
+        Ok(Self {
+            name,
+            options,
+            tap,
+            capture,
+        })
     }
 
-    /// The command that adds the NIC, and what is to be opened for it.
-    pub(super) fn command(self) -> (Command, TapToOpen) {
+    /// The command that adds the NIC, the files that go with it, and what is to be opened for it.
+    pub(super) fn open(self) -> Result<(Command, Vec<File>, TapToOpen), ResourceError> {
+        let files = self.capture.as_deref().map(resources::open_capture);
+        let files = files.transpose()?.map(Vec::from).unwrap_or_default();
         let command = Command::Attach {
             name: self.name,
             options: Box::new(self.options.into()),
         };
-        (command, self.tap)
+        Ok((command, files, self.tap))
     }
 }
 
@@ -156,13 +169,21 @@ mod tests {
         let other = nic(fields).expect("a NIC");
         assert_eq!((other.options.mtu, other.tap.queues), (9000, 2));
         assert_eq!(other.tap.bridge.as_deref(), Some("br0"));
-        let (command, _) = other.command();
+        let (command, files, _) = other.open().expect("opened");
         let text = serde_json::to_value(&command).expect("JSON");
         assert_eq!(text["options"]["type"], "net");
+        assert!(files.is_empty());
+        let directory = tempfile::tempdir().expect("a directory");
+        let pcap = directory.path().join("net.pcapng");
+        let watched = nic(json!({"mac": "02:00:00:00:00:0a", "pcap": pcap})).expect("a NIC");
+        assert!(watched.options.captured);
+        let (_, files, _) = watched.open().expect("opened");
+        assert_eq!(files.len(), 2);
         for wrong in [
             json!({}),
             json!({"mac": "02:00:00:00:00"}),
             json!({"mac": "02:00:00:00:00:0a", "backend": "stream"}),
+            json!({"mac": "02:00:00:00:00:0a", "captured": true}),
             json!({"mac": "02:00:00:00:00:0a", "bridge": 7}),
         ] {
             nic(wrong.clone()).expect_err(&wrong.to_string());
