@@ -319,7 +319,8 @@ pub struct CtlArgs {
     pub vm: Option<String>,
     /// list (the machines of this user that run), events (as they happen, to the end of the run), pause, resume, powerButton, reboot, reset, stop, registers, stats, status, metrics [LABEL=VALUE...], setLink nic=NAME up=true|false,
     /// device name=NAME order=JSON, attach NAME IMAGE|tap:TAP [OPTION=VALUE...], detach NAME
-    /// [seconds=NUMBER], snapshot DIR, dump FILE, console (of --console unix:PATH; Ctrl-] leaves it), or
+    /// [seconds=NUMBER], snapshot DIR, dump FILE, console (of --console unix:PATH; Ctrl-] leaves it), console-log
+    /// (what the guest has written there, of --console file:PATH and --detach), or
     /// exec PROGRAM [ARGUMENT...] (by the guest's agent: --guest-agent unix:PATH).
     pub command: String,
     /// What belongs to the command: NAME=VALUE, a device's name, an image, the directory of a snapshot, the file of

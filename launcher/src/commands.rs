@@ -33,6 +33,7 @@ pub(crate) use self::run::prepare_network as machine_network;
 /// Does what the command line says.
 pub fn execute(cli: Cli) -> Result<Exit, CommandError> {
     match cli.command {
+        CliCommand::Run(args) if args.dry_run => plan::plan(&args.machine),
         CliCommand::Run(args) if args.detach && !args.detached => detach::detach(&args),
         CliCommand::Run(args) => run::run(&args),
         CliCommand::Validate(args) => validate::validate(&args),

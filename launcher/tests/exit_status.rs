@@ -230,6 +230,22 @@ fn documents_from_standard_input_and_the_environment() {
 }
 
 #[test]
+fn a_dry_run_is_a_plan() {
+    let minimal = example("minimal.yaml");
+    let printed = |words: &[&str]| {
+        let mut command = podvisor();
+        let output = command.args(words).arg(&minimal).args(["--kernel", "/k"]);
+        let output = output.output().expect("run");
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let plan = printed(&["plan"]);
+    assert!(!plan.is_empty());
+    assert!(printed(&["run", "--dry-run"]) == plan);
+    assert!(printed(&["run", "--dry-run", "--detach"]) == plan);
+}
+
+#[test]
 fn validate_says_so() {
     let output = podvisor()
         .arg("validate")

@@ -197,7 +197,14 @@ fn a_machine_runs_by_itself() {
         assert!(Instant::now() < deadline, "the guest says nothing");
         std::thread::sleep(Duration::from_millis(50));
     }
+    let console_log = || {
+        let words = ["ctl", "--vm", &name, "console-log"].map(OsStr::new);
+        let output = at_home(directory, &words);
+        String::from_utf8_lossy(&output.stdout).contains("TICK")
+    };
+    assert!(console_log(), "while it runs");
     drop(stop);
+    assert!(console_log(), "and when it has ended");
 
     let empty = image::zeros(directory, "empty.img", image::MIB);
     let failed = run(&empty);

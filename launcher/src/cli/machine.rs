@@ -144,6 +144,9 @@ pub struct RunArgs {
     /// runs (`ctl attach NAME tap:TAP`).
     #[arg(long, requires = "control")]
     pub open_taps: bool,
+    /// Print what would be opened and built, as `podvisor plan` does, and run nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     /// Return when the machine runs, and leave it to itself. Its messages and its console are in files ($XDG_STATE_HOME/podvisor,
     /// or ~/.local/state/podvisor).
     #[arg(long)]

@@ -11,6 +11,6 @@ use crate::exit::Exit;
 pub(super) fn completions(shell: Shell) -> Result<Exit, CommandError> {
     let mut text = Vec::new();
     generate(shell, &mut Cli::command(), "podvisor", &mut text);
-    output::print(&String::from_utf8_lossy(&text))?;
+    output::print(&text)?;
     Ok(Exit::Success)
 }

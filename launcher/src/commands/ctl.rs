@@ -65,6 +65,8 @@ enum Errand {
     Snapshot(Command, PathBuf),
     /// One that comes with a new file.
     Dump(Command, PathBuf),
+    /// What the guest has written to its serial console, which is in a file.
+    ConsoleLog,
     /// One that adds a disk, with its image.
     Attach(NewDisk),
     /// One that adds a NIC, whose TAP the launcher has opened.
@@ -80,9 +82,12 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
     if errand == Errand::List {
         return list::list(args.output);
     }
+    if errand == Errand::ConsoleLog {
+        return console::print_log(args.vm.as_deref());
+    }
     let machine = Machine(list::socket(args.vm.as_deref())?);
     match errand {
-        Errand::List => Ok(Exit::Success),
+        Errand::List | Errand::ConsoleLog => Ok(Exit::Success),
         Errand::Events => machine.watch(),
         Errand::Console => console::sit_at(&machine.console()?),
         Errand::Exec(words) => exec::run(&machine.guest_agent()?, &words),
@@ -219,14 +224,14 @@ impl Machine {
 
     fn console(&self) -> Result<PathBuf, CommandError> {
         self.ends()?.console.ok_or(CommandError::NoEnd {
-            what: "its console",
+            what: "socket for its console",
             way_out: "Start it with --console unix:PATH.",
         })
     }
 
     fn guest_agent(&self) -> Result<PathBuf, CommandError> {
         self.ends()?.guest_agent.ok_or(CommandError::NoEnd {
-            what: "its guest's agent",
+            what: "socket for its guest's agent",
             way_out: "Start it with --guest-agent unix:PATH; under KubeVirt the agent is virt-handler's.",
         })
     }
@@ -344,12 +349,13 @@ fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
     }
     match (args.command.as_str(), words.as_slice()) {
         ("exec", _) => Err(serde_json::Error::custom("a program is to be named")),
-        ("list" | "events" | "console", []) if !fields.is_empty() => {
+        ("list" | "events" | "console" | "console-log", []) if !fields.is_empty() => {
             Err(serde_json::Error::custom("it takes no arguments"))
         }
         ("list", []) => Ok(Errand::List),
         ("events", []) => Ok(Errand::Events),
         ("console", []) => Ok(Errand::Console),
+        ("console-log", []) => Ok(Errand::ConsoleLog),
         ("snapshot", [directory]) => {
             fields.insert("stop".to_owned(), args.stop.into());
             Ok(Errand::Snapshot(command(args, fields)?, directory.into()))

@@ -71,7 +71,7 @@ pub(super) fn detach(args: &RunArgs) -> Result<Exit, CommandError> {
     if args.machine.vmi.as_deref().is_none_or(|path| path == stdin) {
         return Err(DetachError::NoFile.into());
     }
-    let name = plan::load(&args.machine, || None)?.name;
+    let name = plan::load(&args.machine)?.name;
     let socket = match &args.control {
         Some(path) => path.clone(),
         None => {

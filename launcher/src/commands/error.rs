@@ -10,6 +10,7 @@ use vmm::shortage::Shortage;
 use super::bench_boot::BenchBootError;
 use super::customize::CustomizeError;
 use super::detach::DetachError;
+use super::explain;
 use super::ssh::SshError;
 use crate::exit::Exit;
 use crate::network::NetworkError;
@@ -125,8 +126,8 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
-    /// The machine's console, or its guest's agent, is nowhere to be found.
-    #[error("The machine has no socket for {what}")]
+    /// The machine's console, what it said, or its guest's agent is nowhere to be found.
+    #[error("The machine has no {what}")]
     NoEnd {
         /// Of what.
         what: &'static str,
@@ -328,9 +329,7 @@ impl CommandError {
             | Self::Man { .. }
             | Self::Console { .. }
             | Self::Opener(OpenerError::Directory { .. }) => "Check the path and its permissions.",
-            Self::Refused { .. } => {
-                "Change these fields, or see `podvisor validate` for all that is accepted."
-            }
+            Self::Refused { .. } => explain::HINT,
             Self::User(_) => "Leave both options out, or start podvisor as root.",
             Self::BootDisk(_) => {
                 "`podvisor image inspect` shows what is on a disk; --boot-entry chooses an entry, --kernel and \

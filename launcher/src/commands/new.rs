@@ -8,13 +8,18 @@ use super::{CommandError, output};
 use crate::cli::{DEFAULT_INTERFACE, DiskArgs, MachineArgs, NewArgs};
 use crate::exit::Exit;
 use crate::home::{DiskImage, Extras, default_interface, user_data};
+use crate::kept;
 use crate::plan::PlanOptions;
 use crate::report::Plain;
 
 /// Prints the VMI, and how it is run.
 pub(super) fn new(args: &NewArgs) -> Result<Exit, CommandError> {
     let image = image(&args.disk)?.ok_or_else(|| CommandError::NoDisk(args.disk.clone()))?;
-    let vmi = image.vmi(&extras(&args.extras, args.name.clone(), || None)?);
+    let vmi = image.vmi(&extras(
+        &args.extras,
+        args.name.clone(),
+        kept::public_key_if_possible,
+    )?);
     let (name, place) = image.volume();
     let place = place.to_string_lossy();
     let place = Plain(&place);

@@ -8,13 +8,16 @@ use super::CommandError;
 use crate::streams::Stopped;
 
 /// Prints `text`. A reader that has gone wanted no more.
-pub(super) fn print(text: &str) -> Result<(), CommandError> {
+pub(super) fn print(text: &(impl AsRef<[u8]> + ?Sized)) -> Result<(), CommandError> {
     write(&mut io::stdout().lock(), text)
 }
 
 /// Prints `text` there: to who has gone, or whom a signal kept from waiting, nothing.
-pub(super) fn write(output: &mut impl Write, text: &str) -> Result<(), CommandError> {
-    let written = output.write_all(text.as_bytes());
+pub(super) fn write(
+    output: &mut impl Write,
+    text: &(impl AsRef<[u8]> + ?Sized),
+) -> Result<(), CommandError> {
+    let written = output.write_all(text.as_ref());
     match written.and_then(|()| output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe && !Stopped::is(&error) => {
             Err(CommandError::System {

@@ -3,21 +3,19 @@
 use super::{CommandError, input, new, output};
 use crate::cli::MachineArgs;
 use crate::exit::Exit;
+use crate::kept;
 use crate::plan::{self, LaunchPlan};
 
 /// Prints the plan.
 pub(super) fn plan(args: &MachineArgs) -> Result<Exit, CommandError> {
-    let plan = load(args, || None)?;
+    let plan = load(args)?;
     output::print_json(&plan)?;
     Ok(Exit::Success)
 }
 
-/// Reads the VMI and plans its machine. Where it is made for a disk, `own_key` lets podvisor into the guest.
-pub(super) fn load(
-    args: &MachineArgs,
-    own_key: fn() -> Option<String>,
-) -> Result<LaunchPlan, CommandError> {
-    let (machine, options) = match new::of_disk(args, own_key)? {
+/// Reads the VMI and plans its machine. Where it is made for a disk, podvisor's key is in its seed.
+pub(super) fn load(args: &MachineArgs) -> Result<LaunchPlan, CommandError> {
+    let (machine, options) = match new::of_disk(args, kept::public_key_if_possible)? {
         Some((vmi, options)) => (input::machine_of(&vmi, args.strict)?, options),
         None => {
             let (path, name) = (args.vmi.as_deref(), args.name.as_deref());

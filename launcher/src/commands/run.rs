@@ -67,7 +67,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         vm.prepare(kvm.as_fd())?;
     }
     trace::mark("vm process started");
-    let mut plan = super::plan::load(&args.machine, kept::public_key_if_possible)?;
+    let mut plan = super::plan::load(&args.machine)?;
     trace::mark("plan");
     let console = console_target(args, &plan)?;
     let kvm = kvm?;
@@ -80,6 +80,10 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     if let Some(path) = &args.crash_dump {
         descriptors.push(FdRole::CrashDump, open_crash_dump(path)?);
     }
+    let console_file = match &console {
+        ConsoleTarget::File(path) => Some(path.clone()),
+        _ => None,
+    };
     let mut console = resources::open_console(&console)?;
     descriptors.append(std::mem::take(&mut console.descriptors));
     let symbols = open_symbols(args)?;
@@ -87,7 +91,8 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     // From here on there is something to put back.
     let signals = Signals::block().map_err(wait_for_signals)?;
     let ports = resources::open_ports(&plan, &mut descriptors)?;
-    let control = open_control(args, &plan.name, console.socket.as_ref())?;
+    let ends = ends(args, console.socket.as_ref(), console_file.as_deref());
+    let control = open_control(args, &plan.name, ends)?;
     remember(args, &plan);
     let debugger = open_debugger(args, &mut descriptors)?;
     tracing::debug!("resources are open");
@@ -263,11 +268,21 @@ fn open_crash_dump(path: &Path) -> Result<File, CommandError> {
     })
 }
 
+/// What clients are told of; they may be elsewhere.
+fn ends(args: &RunArgs, console: Option<&ListenSocket>, console_file: Option<&Path>) -> Ends {
+    let absolute = |path: &Path| std::path::absolute(path).ok();
+    Ends {
+        console: console.and_then(|socket| absolute(socket.path())),
+        console_file: console_file.and_then(absolute),
+        guest_agent: args.machine.guest_agent.as_deref().and_then(absolute),
+    }
+}
+
 /// Listens for commands where the user says, or where they are looked for by the machine's name.
 fn open_control(
     args: &RunArgs,
     name: &str,
-    console: Option<&ListenSocket>,
+    ends: Ends,
 ) -> Result<Option<ControlServer>, CommandError> {
     let socket = match &args.control {
         Some(path) => Some(ListenSocket::bind("control", path)?),
@@ -275,12 +290,6 @@ fn open_control(
     };
     let Some(socket) = socket else {
         return Ok(None);
-    };
-    // Clients may be elsewhere.
-    let absolute = |path: &Path| std::path::absolute(path).ok();
-    let ends = Ends {
-        console: console.and_then(|socket| absolute(socket.path())),
-        guest_agent: args.machine.guest_agent.as_deref().and_then(absolute),
     };
     let server = ControlServer::new(socket, ends).map_err(|source| CommandError::System {
         what: "serve the control socket",

@@ -61,13 +61,16 @@ pub enum LauncherEvent {
     },
 }
 
-/// Sockets of the machine's other ends, each for one client at a time.
+/// The machine's other ends: sockets, each for one client at a time, and a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ends {
     /// The serial console's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<PathBuf>,
+    /// The file that its output is in, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_file: Option<PathBuf>,
     /// That of the guest's agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_agent: Option<PathBuf>,

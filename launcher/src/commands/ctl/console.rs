@@ -1,15 +1,18 @@
-//! `podvisor ctl console`: this terminal for the machine's serial console.
+//! `podvisor ctl console` and `console-log`: this terminal for the machine's serial console, and what was written there.
 
+use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::super::CommandError;
+use super::super::{CommandError, output};
+use super::{Machine, list};
 use crate::exit::Exit;
+use crate::kept::{self, MachineFiles};
 use crate::terminal::RawTerminal;
 
 /// What leaves the console: Ctrl-], as in telnet and virsh.
@@ -17,6 +20,25 @@ const ESCAPE: u8 = 0x1d;
 
 /// What is read at once, bytes.
 const CHUNK: usize = 4096;
+
+/// Prints what the guest has written to its console: of a machine that runs, or of one that was left to itself and has ended.
+pub(super) fn print_log(vm: Option<&str>) -> Result<Exit, CommandError> {
+    let path = match list::socket(vm) {
+        Ok(socket) => (Machine(socket).ends()?.console_file).ok_or(CommandError::NoEnd {
+            what: "file with what its console said",
+            way_out: "Start it with --detach, or --console file:PATH.",
+        })?,
+        Err(error) => vm.and_then(kept_log).ok_or(error)?,
+    };
+    let read = fs::read(&path).map_err(|source| CommandError::Console { path, source })?;
+    output::print(&read)?;
+    Ok(Exit::Success)
+}
+
+fn kept_log(name: &str) -> Option<PathBuf> {
+    let files = MachineFiles::of(&kept::state_directory()?, name);
+    files.console.exists().then_some(files.console)
+}
 
 /// Passes on what is typed and what the guest writes until the escape key, or the machine's end.
 pub(super) fn sit_at(path: &Path) -> Result<Exit, CommandError> {
