@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
 use libc::{c_char, c_int, c_uint, c_ulong, ifreq};
@@ -18,6 +19,10 @@ mod request {
 
     pub const SIOCGIFFLAGS: c_ulong = 0x8913;
     pub const SIOCSIFFLAGS: c_ulong = 0x8914;
+    pub const SIOCGIFADDR: c_ulong = 0x8915;
+    pub const SIOCGIFNETMASK: c_ulong = 0x891b;
+    pub const SIOCGIFMTU: c_ulong = 0x8921;
+    pub const SIOCGIFHWADDR: c_ulong = 0x8927;
     pub const SIOCGIFINDEX: c_ulong = 0x8933;
     pub const SIOCBRADDIF: c_ulong = 0x89a2;
 
@@ -158,6 +163,55 @@ pub fn join_bridge(socket: &impl AsRawFd, name: &str, bridge: &str) -> io::Resul
     // SAFETY: the kernel filled in the index; any bits are a valid integer.
     bridge.ifr_ifru.ifru_ifindex = unsafe { port.ifr_ifru.ifru_ifindex };
     interface_request(socket, request::SIOCBRADDIF, &mut bridge)
+}
+
+/// What an Ethernet interface says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceFacts {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// Its first IPv4 address and the length of the prefix, if it has one.
+    pub address: Option<(Ipv4Addr, u8)>,
+}
+
+/// Asks the interface `name` of the network namespace of `socket`, one of IPv4. `ENODEV` if there is none.
+pub fn look_at(socket: &impl AsRawFd, name: &str) -> io::Result<InterfaceFacts> {
+    let ask = |request| {
+        let mut ifreq = ifreq_for(name).ok_or(io::ErrorKind::InvalidInput)?;
+        interface_request(socket, request, &mut ifreq).map(|()| ifreq)
+    };
+    let hardware = ask(request::SIOCGIFHWADDR)?;
+    // SAFETY: the kernel filled in the address; any bits are a valid one.
+    let hardware = unsafe { hardware.ifr_ifru.ifru_hwaddr };
+    if hardware.sa_family != libc::ARPHRD_ETHER {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let mtu = ask(request::SIOCGIFMTU)?;
+    // SAFETY: the kernel filled in the MTU; any bits are a valid integer.
+    let mtu = unsafe { mtu.ifr_ifru.ifru_mtu };
+    Ok(InterfaceFacts {
+        mac: std::array::from_fn(|i| hardware.sa_data[i] as u8),
+        mtu: mtu.unsigned_abs(),
+        address: match ask(request::SIOCGIFADDR) {
+            Ok(address) => {
+                let mask = ipv4(&ask(request::SIOCGIFNETMASK)?);
+                Some((ipv4(&address), mask.to_bits().leading_ones() as u8))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => None,
+            Err(error) => return Err(error),
+        },
+    })
+}
+
+/// The address in an answer: behind two bytes of port in `sockaddr_in`.
+fn ipv4(ifreq: &ifreq) -> Ipv4Addr {
+    // SAFETY: the kernel filled in the address; any bits are a valid one.
+    let address = unsafe { ifreq.ifr_ifru.ifru_addr };
+    Ipv4Addr::from(std::array::from_fn::<_, 4, _>(|i| {
+        address.sa_data[2 + i] as u8
+    }))
 }
 
 /// One of the requests of `linux/sockios.h` in [`request`].

@@ -42,6 +42,7 @@ use serde::Serialize;
 pub use self::error::{NetworkError, Step};
 pub use self::guard::NetworkGuard;
 pub use self::lease::of_files as lease_of_files;
+pub(crate) use self::lease::{LaterLease, Resolver};
 pub use self::prepare::prepare;
 pub use self::record::{NicRecord, NicStatus, show};
 pub use self::state::kept_in_file;
@@ -53,6 +54,16 @@ const VIF_CACHE_DIR: &str = "/var/run/kubevirt-private";
 
 /// Where runs keep what they need to put a pod's network back.
 pub const STATE_DIR: &str = "/run/podvisor";
+
+/// KubeVirt's name for the TAP of a pod's secondary interface.
+pub(crate) fn secondary_tap(interface: &str) -> Option<String> {
+    names::Names::of(interface, false).map(|names| names.tap)
+}
+
+/// What a guest can have of a pod interface's MTU, bytes; none if that is too little for a NIC.
+pub(crate) fn mtu_for_guest(pod: u32) -> Option<u16> {
+    Some(prepare::guest_mtu(pod)).filter(|mtu| *mtu >= devices::virtio::net::MIN_MTU)
+}
 
 /// How a guest NIC joins the pod's network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

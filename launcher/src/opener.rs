@@ -3,7 +3,7 @@
 //!
 //! It is there only with `run --open-below` or `run --open-taps`, and under KubeVirt, where it makes the files of memory
 //! dumps as well, and a second one connects to virt-handler. It opens regular files and block devices below the
-//! given directories, or TAPs of its network namespace, and hands their descriptors to the launcher, and can do nothing
+//! given directories, or TAPs of its network namespace (under KubeVirt those that virt-handler has made), and hands their descriptors to the launcher, and can do nothing
 //! else: no path outside, no process, no capability but to open what belongs to another user and, for
 //! TAPs, CAP_NET_ADMIN, if the launcher had these.
 //!
@@ -37,8 +37,8 @@ use vmm::control::{self, ControlError};
 pub use self::beneath::{Directories, OpenError};
 pub use self::orders::{Opened, OrderError, Orders};
 pub use self::protocol::{
-    Answer, FileToMake, FileToOpen, ImageToOpen, Openable, OpenedImage, Order, SocketToConnect,
-    TapToOpen, ToOpen, VERSION, answer,
+    Answer, FileToMake, FileToOpen, Found, ImageToOpen, NicToOpen, Openable, OpenedImage,
+    OpenedNic, Order, SocketToConnect, TapToOpen, ToOpen, VERSION, answer,
 };
 pub use self::taps::{TapError, Taps};
 
@@ -70,6 +70,18 @@ pub enum OpenerError {
     Fork(#[source] io::Error),
 }
 
+/// What an opener does with TAPs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TapUse {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Those of the pod's NICs, which are there, are opened.
+    Adopt,
+    /// All are opened, or made, and brought up.
+    Make,
+}
+
 /// What an opener may do.
 #[derive(Clone, Debug)]
 pub struct Allowed {
@@ -77,8 +89,8 @@ pub struct Allowed {
     pub directories: Vec<PathBuf>,
     /// What is to be done there.
     pub usage: Use,
-    /// It opens and makes TAPs.
-    pub taps: bool,
+    /// What is to be done with TAPs.
+    pub taps: TapUse,
     /// Sockets that it connects to, which need not be there yet.
     pub sockets: Vec<PathBuf>,
 }

@@ -28,7 +28,7 @@ pub use self::disks::{
 pub(crate) use self::iso::access_secret;
 pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, PublicKeys, Take};
 pub use self::needs::needs;
-pub use self::nics::NicSource;
+pub use self::nics::{LaterNic, NicSource, later_nics};
 pub(crate) use self::ports::AGENT;
 pub use self::ports::PORTS;
 use self::slots::Slots;

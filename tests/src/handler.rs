@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot::{Sender, channel};
 
 use crate::PATIENCE;
+use crate::netns::Namespace;
 use crate::run::{Guest, Run};
 
 /// Seconds that podvisor has for what it knows itself.
@@ -46,8 +47,10 @@ chmod 444 /run/kubevirt/container-disks/disk_0.img
 touch /run/kubevirt/container-disks/disk_0.sock
 chown -R 107:107 /run/kubevirt /run/kubevirt-private /run/kubevirt-ephemeral-disks /run/podvisor
 mknod -m 600 /run/kvm c 10 232
-chown 107:107 /run/kvm
+mknod -m 600 /run/tun c 10 200
+chown 107:107 /run/kvm /run/tun
 mount --bind /run/kvm /dev/kvm
+mount --bind /run/tun /dev/net/tun
 for word; do
     shift
     [ "$word" != "$0" ] || word=/run/bin/podvisor
@@ -75,8 +78,18 @@ pub fn pod(grace: u32, words: Vec<String>) -> Run {
     pod_with(grace, words, None)
 }
 
+/// The same in a network namespace.
+pub fn pod_in(network: &Namespace, grace: u32) -> Run {
+    let words = ["ip", "netns", "exec", network.name()].map(str::to_owned);
+    pod_of(words.into(), grace, Vec::new(), None)
+}
+
 /// The same with an image as its first container disk.
 pub fn pod_with(grace: u32, words: Vec<String>, disk: Option<&Path>) -> Run {
+    pod_of(Vec::new(), grace, words, disk)
+}
+
+fn pod_of(outside: Vec<String>, grace: u32, words: Vec<String>, disk: Option<&Path>) -> Run {
     let arguments = [
         "launcher",
         "--qemu-timeout=120s",
@@ -98,7 +111,7 @@ pub fn pod_with(grace: u32, words: Vec<String>, disk: Option<&Path>) -> Run {
     // As KubeVirt's controller sets it.
     let runtime = "XDG_RUNTIME_DIR=/var/run".to_owned();
     let variables = ["env".to_owned(), kernel, runtime].into_iter().chain(disk);
-    let wrapper = variables.chain(namespace);
+    let wrapper = outside.into_iter().chain(variables).chain(namespace);
     let wrapper = wrapper.chain(words).chain(UNPRIVILEGED.map(str::to_owned));
     Run::with_arguments(arguments)
         .arg(format!("--grace-period-seconds={grace}"))
@@ -180,6 +193,36 @@ pub fn mount_volume(pod: &Guest, name: &str) -> PathBuf {
     let image = crate::image::zeros(&directory, &format!("{name}.img"), crate::image::MIB);
     std::os::unix::fs::chown(&image, Some(107), Some(107)).expect("ours");
     image
+}
+
+/// The names of a secondary network's interface and TAP in the pod: `printf blue | sha256sum`, 11 digits.
+pub const BLUE: [&str; 2] = ["pod16477688c0e", "tap16477688c0e"];
+
+/// Adds a NIC `blue` that comes while the machine runs; `known` says who has seen it, and `state` what is to become of it.
+pub fn add_nic(vmi: &mut Value, known: &str, state: &str) {
+    let multus = serde_json::json!({"networkName": "default/blue"});
+    let spec = &mut vmi["spec"];
+    spec["networks"] = serde_json::json!([{"name": "blue", "multus": multus}]);
+    let nic = serde_json::json!({"name": "blue", "bridge": {}, "state": state});
+    spec["domain"]["devices"]["interfaces"] = serde_json::json!([nic]);
+    let status = serde_json::json!({"name": "blue", "infoSource": known});
+    vmi["status"]["interfaces"] = serde_json::json!([status]);
+}
+
+/// Makes of the interface of such a NIC what virt-handler does: a placeholder with its addresses, and a TAP for user 107.
+#[track_caller]
+pub fn prepare_nic(network: &Namespace, mac: &str) {
+    let [interface, tap] = BLUE;
+    for command in [
+        format!("link add {interface} address {mac} mtu 1400 type bridge"),
+        format!("address add 10.9.9.5/24 dev {interface}"),
+        "link add k6t-blue mtu 1400 type bridge".to_owned(),
+        format!("tuntap add dev {tap} mode tap user 107 group 107"),
+        format!("link set {tap} mtu 1400 master k6t-blue up"),
+        "link set k6t-blue up".to_owned(),
+    ] {
+        network.ip(&command);
+    }
 }
 
 /// `VMIRequest` with options that podvisor does not look at.
@@ -547,6 +590,18 @@ impl Pipe {
     #[track_caller]
     pub fn wait_for(&self, words: &str) -> Event {
         self.wait(words, |_, event| event.words() == words)
+    }
+
+    /// Waits for an event of the cluster that says this.
+    #[track_caller]
+    pub fn wait_for_message(&self, reason: &str, words: &str) {
+        self.wait(&format!("{reason} {words}"), |_, event| match event {
+            Event::Cluster(event) => {
+                let message = event["message"].as_str().unwrap_or_default();
+                event["reason"] == reason && message.contains(words)
+            }
+            Event::Domain(..) => false,
+        });
     }
 
     /// Waits for a domain that has this value at this place, behind so many events.

@@ -13,6 +13,7 @@ use podvisor_tests::handler::{
     self, Handler, Pipe, container_disks, in_pod, pod, vmi, vmi_request, wait_until_ready,
 };
 use podvisor_tests::image;
+use podvisor_tests::netns::Namespace;
 use podvisor_tests::proc::Process;
 use podvisor_tests::run::Guest;
 use rustix::process::{Signal, kill_process};
@@ -41,13 +42,18 @@ fn start(grace: u32) -> Guest {
 /// A pod whose machine runs, known to virt-handler.
 fn running(grace: u32, cmdline: &str) -> (Guest, Handler, Pipe) {
     let pod = start(grace);
-    let mut handler = Handler::connect(&pod);
-    let pipe = Pipe::listen(&pod);
+    let (handler, pipe) = started(&pod, cmdline);
+    (pod, handler, pipe)
+}
+
+fn started(pod: &Guest, cmdline: &str) -> (Handler, Pipe) {
+    let mut handler = Handler::connect(pod);
+    let pipe = Pipe::listen(pod);
     handler
         .cmd("SyncVirtualMachine", vmi_request(&vmi(cmdline)))
         .is_done();
     pipe.wait_for("ADDED Running/Unknown");
-    (pod, handler, pipe)
+    (handler, pipe)
 }
 
 /// What is left after the guest's end: virt-handler deletes the domain, and the pod ends well.
@@ -268,10 +274,14 @@ fn how_a_guest_ends_is_told() {
     delete(pod, handler, &pipe);
 
     // Who asks for a shutdown is answered, and the grace begins.
-    let (pod, mut handler, pipe) = running(30, LATER);
+    let network = Namespace::new("later");
+    let pod = handler::pod_in(&network, 30).start();
+    wait_until_ready(&pod);
+    let (mut handler, pipe) = started(&pod, LATER);
     without_an_agent(&mut handler);
     nobody_else_finds_the_port(&pod);
     disks_come_and_go(&pod, &mut handler, &pipe);
+    nics_come_and_go(&pod, &network, &mut handler, &pipe);
     dumps(&pod, &mut handler, &pipe);
     handler.ask("ShutdownVirtualMachine").is_done();
     let metadata = &handler.domain()["Spec"]["Metadata"]["KubeVirt"]["GracePeriod"];
@@ -343,6 +353,51 @@ fn disks_come_and_go(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     sync(Some(("data", "Ready")));
     pipe.wait_for_value(target, "vda", events);
     assert!(guest_says("sectors=2048"), "it has the disk");
+}
+
+/// A network that the pod gets while the machine runs: a NIC when virt-handler has made its TAP, by which the guest sends,
+/// and which it gives back when the VMI says that it is to be absent.
+fn nics_come_and_go(pod: &Guest, network: &Namespace, handler: &mut Handler, pipe: &Pipe) {
+    let lines = BufReader::new(handler::console(pod)).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let mut guest_says = |words: &str| lines.any(|line| line.contains(words));
+    let sync = |handler: &mut Handler, known: &str, state: &str| {
+        let mut vmi = vmi(LATER);
+        vmi["status"]["phase"] = json!("Running");
+        handler::add_nic(&mut vmi, known, state);
+        handler::add_volume(&mut vmi, "data", "Ready");
+        let request = vmi_request(&vmi);
+        handler.cmd("SyncVirtualMachine", request).is_done();
+    };
+    let (nics, mac) = ("/Spec/Devices/Interfaces", "02:00:00:00:09:05");
+    sync(handler, "", "up");
+    // Multus has seen it, and nothing is made of it yet.
+    sync(handler, "multus-status", "up");
+    pipe.wait_for_message("HotplugFailed", "The pod has none of the interfaces");
+    handler::prepare_nic(network, mac);
+    let events = pipe.words().len();
+    sync(handler, "multus-status", "up");
+    pipe.wait_for_value(&format!("{nics}/0/Alias/Name"), "blue", events);
+    pipe.wait_for_value(&format!("{nics}/0/MAC/MAC"), mac, events);
+    assert!(guest_says("sent="), "it has the NIC");
+    let [_, tap] = handler::BLUE;
+    let link: serde_json::Value =
+        serde_json::from_str(&network.ip(&format!("-s -j link show {tap}"))).expect("JSON");
+    assert_eq!(link[0]["stats64"]["rx"]["packets"], 1, "{link}");
+    let stats = handler.json("GetDomainStats");
+    assert_eq!(stats["Net"][0]["Alias"], "blue", "{stats}");
+    let control = in_pod(pod, "podvisor/testvm.sock");
+    let detach = json!({"command": "detach", "name": "nic-blue"});
+    let reply = Control::connect(&control).call(detach);
+    assert!(reply.to_string().contains("change the VMI"), "{reply}");
+    let events = pipe.words().len();
+    sync(handler, "domain, multus-status", "absent");
+    pipe.wait_for_value(nics, json!([]), events);
+    assert!(guest_says("gone="), "it gave the NIC back");
+    let open = Process::new(pod.child("qemu-kvm")).descriptors();
+    assert!(!open.iter().any(|path| path.contains("tun")), "{open:?}");
+    let memory = Process::new(pod.child("podvisor-open")).private_kib();
+    assert!(memory <= opener::MEMORY, "{memory} KiB");
 }
 
 /// Where the volume is that virt-handler mounts for it, and nowhere else.

@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use crate::kept::{self, MachineFiles};
 use crate::logging::LogFormat;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
-use crate::opener::{Allowed, Opener};
+use crate::opener::{Allowed, Opener, TapUse};
 use crate::plan::{LaunchPlan, NicSource};
 use crate::resources::{self, BootDiskError, BootReader, Console, Descriptors, ListenSocket};
 use crate::resources::{ConsoleTarget, DebuggerTarget};
@@ -141,7 +141,10 @@ fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
     let allowed = Allowed {
         directories: args.open_below.clone(),
         usage: Use::Open,
-        taps: args.open_taps,
+        taps: match args.open_taps {
+            true => TapUse::Make,
+            false => TapUse::Nothing,
+        },
         sockets: Vec::new(),
     };
     let opener = Opener::spawn(&allowed, json_log)?;

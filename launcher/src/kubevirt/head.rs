@@ -83,6 +83,15 @@ struct Claim {
 pub(super) struct Status {
     phase: Option<String>,
     volume_status: Option<Vec<VolumeStatus>>,
+    interfaces: Option<Vec<InterfaceStatus>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct InterfaceStatus {
+    name: String,
+    /// Who knows of it, separated by commas.
+    info_source: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -116,10 +125,37 @@ impl Head {
         phase.unwrap_or_default()
     }
 
-    /// Names of NICs, and whether the link of each is to be up; nothing of one that is to go, which it cannot.
-    pub(super) fn links(&self) -> Vec<(String, bool)> {
+    fn interfaces(&self) -> impl Iterator<Item = &Interface> {
         let devices = self.spec.domain.devices.iter();
-        let interfaces = devices.flat_map(|devices| devices.interfaces.iter().flatten());
+        devices.flat_map(|devices| devices.interfaces.iter().flatten())
+    }
+
+    /// Names of NICs that are to go.
+    pub(super) fn absent(&self) -> Vec<String> {
+        let is_absent = |nic: &&Interface| nic.state.as_deref() == Some("absent");
+        let absent = self.interfaces().filter(is_absent);
+        absent.map(|nic| nic.name.clone()).collect()
+    }
+
+    /// The pod has got an interface for this NIC, and no guest uses it, as virt-handler has seen.
+    pub(super) fn has_come(&self, nic: &str) -> bool {
+        let status = self.status.iter();
+        let mut nics = status.flat_map(|status| status.interfaces.iter().flatten());
+        let Some(known) = nics.find(|known| known.name == nic) else {
+            return false;
+        };
+        let sources = known.info_source.as_deref().unwrap_or_default();
+        let has = |source| sources.split(',').any(|word| word.trim() == source);
+        has("multus-status") && !has("domain")
+    }
+
+    /// There are NICs whose interfaces have come.
+    pub(super) fn has_new_nics(&self) -> bool {
+        self.interfaces().any(|nic| self.has_come(&nic.name))
+    }
+
+    /// Names of NICs, and whether the link of each is to be up; nothing of one that is to go.
+    pub(super) fn links(&self) -> Vec<(String, bool)> {
         let link = |interface: &Interface| {
             let up = match interface.state.as_deref() {
                 None | Some("" | "up") => true,
@@ -128,7 +164,7 @@ impl Head {
             };
             Some((interface.name.clone(), up))
         };
-        interfaces.filter_map(link).collect()
+        self.interfaces().filter_map(link).collect()
     }
 
     /// There are volumes that come and go.

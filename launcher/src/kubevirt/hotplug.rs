@@ -1,16 +1,21 @@
-//! Disks that come and go by SyncVirtualMachine: which of them a VMI has, and where virt-handler mounts them.
+//! Devices that come and go by SyncVirtualMachine: which of them a VMI has, and what they are made of.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use devices::virtio::net::{BackendKind, NetOptions};
 use serde_json::Value;
 
 use super::head::Head;
-use crate::opener::ImageToOpen;
-use crate::plan::{self, LaterDisk};
+use crate::network::{LaterLease, Resolver};
+use crate::opener::{ImageToOpen, NicToOpen, OpenedNic};
+use crate::plan::{self, LaterDisk, LaterNic};
 use crate::vmi::{self, Vmi};
 
 /// Slots for devices that nobody knows of when the machine is made.
 const SPARE_SLOTS: usize = 4;
+
+/// What the pod says of its names, which guests are told.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// A disk and where its image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,22 +24,100 @@ pub(super) struct NewDisk {
     pub(super) image: ImageToOpen,
 }
 
-/// The disks of a VMI, in JSON, whose volumes are mounted below `directory`: a file, or a block device.
-pub(super) fn disks(head: &Head, vmi: &[u8], directory: &Path) -> Result<Vec<NewDisk>, String> {
-    if !head.has_hotpluggable() {
-        return Ok(Vec::new());
+/// A NIC and the pod's interface that is behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NewNic {
+    pub(super) name: String,
+    pub(super) open: NicToOpen,
+    /// If not the interface's own.
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) link_up: bool,
+    pub(super) lease: LaterLease,
+}
+
+impl NewNic {
+    /// Its device on this interface.
+    pub(super) fn options(&self, interface: &OpenedNic) -> NetOptions {
+        let address = interface.address;
+        NetOptions {
+            mac: self.mac.unwrap_or(interface.mac),
+            mtu: interface.mtu,
+            queue_pairs: self.open.queues,
+            backend: BackendKind::Taps,
+            link_up: self.link_up,
+            lease: address.map(|address| self.lease.of(address, interface.mtu)),
+            lease6: None,
+            spoof_check: false,
+            captured: false,
+        }
     }
-    let mut value: Value = serde_json::from_slice(vmi)
-        .map_err(|error| format!("The VMI is not understood: {error}"))?;
-    // The machine has them already, or will not.
-    if let Some(Value::Object(spec)) = value.get_mut("spec") {
-        spec.remove("accessCredentials");
+}
+
+/// Devices that may come now.
+#[derive(Debug, Default)]
+pub(super) struct Coming {
+    pub(super) disks: Vec<NewDisk>,
+    pub(super) nics: Vec<NewNic>,
+}
+
+/// What of the pod devices are made of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// Where virt-handler mounts volumes: a file, or a block device.
+    volumes: PathBuf,
+    resolver: Resolver,
+}
+
+impl Place {
+    /// As the pod is now.
+    pub(super) fn here(volumes: PathBuf) -> Self {
+        let resolver = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        let resolver = Resolver::parse(&resolver);
+        Self { volumes, resolver }
     }
-    let (vmi, _) = vmi::from_cluster(&value)
-        .map_err(|report| format!("The VirtualMachineInstance cannot be honoured:\n{report}"))?;
-    let disks = plan::later_disks(&vmi).into_iter();
-    let mounted = disks.filter(|disk| head.is_mounted(&disk.name));
-    Ok(mounted.map(|disk| new_disk(disk, directory)).collect())
+
+    /// The disks of a VMI, in JSON, whose volumes are mounted, and the NICs whose interfaces have come.
+    pub(super) fn coming(&self, head: &Head, vmi: &[u8]) -> Result<Coming, String> {
+        if !head.has_hotpluggable() && !head.has_new_nics() {
+            return Ok(Coming::default());
+        }
+        let mut value: Value = serde_json::from_slice(vmi)
+            .map_err(|error| format!("The VMI is not understood: {error}"))?;
+        // The machine has them already, or will not.
+        if let Some(Value::Object(spec)) = value.get_mut("spec") {
+            spec.remove("accessCredentials");
+        }
+        let (vmi, _) = vmi::from_cluster(&value).map_err(|report| {
+            format!("The VirtualMachineInstance cannot be honoured:\n{report}")
+        })?;
+        let disks = plan::later_disks(&vmi).into_iter();
+        let disks = disks.filter(|disk| head.is_mounted(&disk.name));
+        let nics = plan::later_nics(&vmi).into_iter();
+        let nics = nics.filter(|nic| head.has_come(&nic.name));
+        Ok(Coming {
+            disks: disks.map(|disk| new_disk(disk, &self.volumes)).collect(),
+            nics: nics.map(|nic| self.new_nic(nic)).collect(),
+        })
+    }
+
+    fn new_nic(&self, nic: LaterNic) -> NewNic {
+        NewNic {
+            name: nic.name,
+            open: NicToOpen {
+                pod_interfaces: nic.pod_interfaces,
+                queues: nic.queue_pairs,
+            },
+            mac: nic.mac,
+            link_up: nic.link_up,
+            lease: LaterLease {
+                resolver: self.resolver.clone(),
+                hostname: nic.hostname,
+                subdomain: nic.subdomain,
+                options: nic.dhcp_options,
+                index: nic.index,
+            },
+        }
+    }
 }
 
 fn new_disk(disk: LaterDisk, directory: &Path) -> NewDisk {
@@ -100,11 +183,75 @@ mod tests {
 
     fn of(vmi: &Value) -> Result<Vec<NewDisk>, String> {
         let vmi = vmi.to_string();
-        disks(
-            &Head::read(vmi.as_bytes())?,
-            vmi.as_bytes(),
-            Path::new("/run/hp"),
-        )
+        let place = Place::here("/run/hp".into());
+        let coming = place.coming(&Head::read(vmi.as_bytes())?, vmi.as_bytes())?;
+        Ok(coming.disks)
+    }
+
+    #[test]
+    fn nics_come_whose_interfaces_have_come() {
+        let mut vmi = vmi();
+        vmi["spec"]["hostname"] = json!("web");
+        vmi["spec"]["networks"] = json!([
+            {"name": "default", "pod": {}},
+            {"name": "red", "multus": {"networkName": "ns/red"}},
+            {"name": "blue", "multus": {"networkName": "ns/blue"}},
+        ]);
+        vmi["spec"]["domain"]["devices"]["interfaces"] = json!([
+            {"name": "default", "masquerade": {}},
+            {"name": "red", "bridge": {}},
+            {"name": "blue", "bridge": {}, "macAddress": "02:00:00:00:00:0b", "state": "down"},
+        ]);
+        let status = |sources: [&str; 3]| {
+            let names = ["default", "red", "blue"].into_iter().zip(sources);
+            names
+                .map(|(name, sources)| json!({"name": name, "infoSource": sources}))
+                .collect::<Value>()
+        };
+        let coming = |vmi: &Value| {
+            let vmi = vmi.to_string();
+            let head = Head::read(vmi.as_bytes()).expect("a VMI");
+            let place = Place::here(PathBuf::new());
+            place.coming(&head, vmi.as_bytes()).expect("read").nics
+        };
+        vmi["status"]["interfaces"] = status([
+            "domain",
+            "domain, guest-agent, multus-status",
+            "multus-status",
+        ]);
+        let [nic] = &coming(&vmi)[..] else {
+            panic!("one is new");
+        };
+        // `printf blue | sha256sum`, the first 11 digits; and by order, as in old pods.
+        assert_eq!(nic.open.pod_interfaces, ["pod16477688c0e", "net2"]);
+        let interface = OpenedNic {
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1400,
+            address: Some(([10, 1, 0, 5].into(), 24)),
+        };
+        let options = nic.options(&interface);
+        assert_eq!(
+            (options.mac[5], options.mtu, options.link_up),
+            (11, 1400, false)
+        );
+        let lease = options.lease.expect("an address");
+        assert_eq!(lease.hostname.as_deref(), Some("web"));
+        assert_eq!(
+            (lease.address.to_string(), lease.prefix_len),
+            ("10.1.0.5".to_owned(), 24)
+        );
+        assert_eq!(lease.server.to_string(), "169.254.75.12");
+        let bare = OpenedNic {
+            address: None,
+            ..interface
+        };
+        assert_eq!(nic.options(&bare).lease, None);
+        // Not before it is in the pod, nor when it is to go.
+        vmi["status"]["interfaces"] = status(["domain", "domain", ""]);
+        assert_eq!(coming(&vmi), []);
+        vmi["status"]["interfaces"] = status(["domain", "domain", "multus-status"]);
+        vmi["spec"]["domain"]["devices"]["interfaces"][2]["state"] = json!("absent");
+        assert_eq!(coming(&vmi), []);
     }
 
     fn names(vmi: &Value) -> Vec<String> {

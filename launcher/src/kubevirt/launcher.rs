@@ -22,6 +22,7 @@ use self::actor::{Actor, Wires};
 use super::directories;
 use super::domain::Identity;
 use super::flags::Flags;
+use super::hotplug::Place;
 use super::monitor::Word;
 use super::pod::{Limits, Pod};
 use super::rpc;
@@ -84,6 +85,7 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
         },
     );
     let metrics = flags.metrics.map(metrics::listen).transpose()?;
+    let place = Place::here(directories::hotplug_path(flags));
     // The name is the sign that there is an answer.
     std::fs::rename(&before, sockets.join(READY))?;
     let runtime = rpc::runtime()?;
@@ -98,7 +100,7 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
         listener,
         control,
         metrics,
-        volumes: directories::hotplug_path(flags),
+        place,
         notify_pipe: directories::notify_pipe(flags),
         stats_collector: flags.stats_collector,
     };

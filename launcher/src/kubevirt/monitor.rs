@@ -3,7 +3,7 @@
 //! ```text
 //!   virt-launcher-monitor ─┬─ launcher   gRPC, the life of the machine
 //!                          ├─ preparer   makes the machine, then ends
-//!                          ├─ opener     opens disks that come later, makes files of memory dumps
+//!                          ├─ opener     opens disks and NICs that come later, makes files of memory dumps
 //!                          ├─ connector  connects to virt-handler, whatever holds the opener up
 //!                          └─ vm process
 //! ```
@@ -31,7 +31,7 @@ use self::life::{Effect, Input, Life};
 use super::flags::Flags;
 use super::{directories, launcher, preparer};
 use crate::machines;
-use crate::opener::{Allowed, Opener, OpenerError};
+use crate::opener::{Allowed, Opener, OpenerError, TapUse};
 use crate::supervise::{self, Death, RestrictError, Signal, Signals, VmProcess, VmProcessError};
 
 /// What the monitor tells the launcher.
@@ -147,7 +147,8 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     Ok(code)
 }
 
-/// Who opens the images of disks that come while the machine runs, and makes the files of memory dumps. A machine can be without disks that come and dumps.
+/// Who opens the images of disks and the TAPs of NICs that come while the machine runs, and makes the files of memory
+/// dumps. A machine can be without disks that come and dumps.
 fn opener(flags: &Flags) -> Result<OwnedFd, OpenerError> {
     let directory = directories::of_hotplug(flags).inspect_err(|error| {
         tracing::warn!("no disk can come later, and no memory be dumped: {error}");
@@ -155,7 +156,7 @@ fn opener(flags: &Flags) -> Result<OwnedFd, OpenerError> {
     let allowed = Allowed {
         directories: directory.into_iter().collect(),
         usage: Use::Make,
-        taps: false,
+        taps: TapUse::Adopt,
         sockets: Vec::new(),
     };
     Opener::spawn(&allowed, true).map(Opener::give)
@@ -166,7 +167,7 @@ fn connector(flags: &Flags) -> Result<OwnedFd, OpenerError> {
     let allowed = Allowed {
         directories: Vec::new(),
         usage: Use::Open,
-        taps: false,
+        taps: TapUse::Nothing,
         sockets: vec![directories::notify_pipe(flags)],
     };
     Opener::spawn(&allowed, true).map(Opener::give)

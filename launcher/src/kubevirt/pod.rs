@@ -16,6 +16,8 @@ mod asks;
 mod counters;
 mod disks;
 mod dump;
+mod later;
+mod nics;
 mod told;
 mod words;
 
@@ -25,12 +27,13 @@ use std::time::{Duration, Instant, SystemTime};
 use vmm::control::{Event, MachineState, Refusal, Verdict};
 
 use self::counters::Counters;
-use self::disks::Disks;
 use self::dump::Dump;
+use self::later::Later;
 pub(super) use self::words::{Answer, Ask, Effect, Failure, Input, Prepared, Wanted};
 use super::agent::AgentView;
 use super::clock::rfc3339;
-use super::domain::{Condition, DiskFacts, Facts, GracePeriod, Identity};
+use super::domain::{Condition, DiskFacts, Facts, GracePeriod, Identity, InterfaceFacts};
+use super::hotplug::{NewDisk, NewNic};
 use crate::exit::Exit;
 use crate::supervise::{LAUNCHER, LauncherEvent, Life, LifeEffect, LifeInput, Outcome};
 
@@ -62,6 +65,10 @@ enum Pending {
     Attach(DiskFacts),
     /// The disk of this name.
     Detach(String),
+    /// A NIC that comes.
+    AttachNic(InterfaceFacts),
+    /// The NIC of this name.
+    DetachNic(String),
     Stats,
 }
 
@@ -103,7 +110,8 @@ pub(super) struct Pod {
     agent: AgentView,
     credentials: Option<Result<(), String>>,
     dump: Dump,
-    disks: Disks,
+    disks: Later<NewDisk>,
+    nics: Later<NewNic>,
     pause_probes: bool,
     grace: GracePeriod,
     /// Virt-handler paused the machine, or wanted it so from the start.
@@ -139,7 +147,8 @@ impl Pod {
             agent: AgentView::default(),
             credentials: None,
             dump: Dump::default(),
-            disks: Disks::default(),
+            disks: Later::default(),
+            nics: Later::default(),
             pause_probes: false,
             grace: GracePeriod::default(),
             paused_by_user: false,
@@ -214,6 +223,7 @@ impl Pod {
                 self.credentials = Some(result);
             }
             Input::DumpFile(file) => self.dump_into(now, file, then),
+            Input::Nic(name, nic) => self.add_nic(now, &name, nic, then),
             Input::Image(name, image) => self.add_disk(now, name, image, then),
             Input::Stop(signal) => self.stop(now, &signal, then),
             Input::Delivered => {
@@ -312,7 +322,7 @@ impl Pod {
         let (result, stats) = match verdict {
             // The guest gave it back when that was not waited for any more.
             Verdict::Error(Refusal::UnknownDevice { .. })
-                if matches!(pending, Pending::Detach(_)) =>
+                if matches!(pending, Pending::Detach(_) | Pending::DetachNic(_)) =>
             {
                 (Ok(String::new()), None)
             }
@@ -333,6 +343,8 @@ impl Pod {
             Pending::Dump => return self.dump.end(result.map(drop)),
             Pending::Attach(disk) => return self.disk_has_come(disk, result.err(), then),
             Pending::Detach(name) => return self.disk_has_gone(&name, result.err(), then),
+            Pending::AttachNic(nic) => return self.nic_has_come(nic, result.err(), then),
+            Pending::DetachNic(name) => return self.nic_has_gone(&name, result.err(), then),
             Pending::Stats => {
                 let stats = result.map(|_| stats.map(|stats| *stats).unwrap_or_default());
                 return self.counted(stats, then);
@@ -436,6 +448,7 @@ impl Pod {
         self.phase = Phase::Up;
         answer_all(&mut self.syncs, &Ok(String::new()), then);
         self.change_disks(now, then);
+        self.change_nics(now, &[], then);
     }
 
     fn ended(&mut self, now: Instant, outcome: &Outcome, then: &mut Vec<Effect>) {

@@ -110,6 +110,7 @@ mod tests {
                 mac: [2; 6],
                 queues: 1,
                 link_up: true,
+                comes_and_goes: false,
             }],
             ..Facts::default()
         };

@@ -14,8 +14,9 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
 };
 
-pub(super) use self::resolver::Resolver;
+pub(crate) use self::resolver::Resolver;
 pub(super) use self::vif_cache::VifCache;
+use super::names::server_address;
 use crate::vmi::Subnet;
 
 /// What all leases of a NIC have in common.
@@ -39,6 +40,37 @@ pub fn of_files(record: &[u8], resolver: &str, subdomain: Option<&str>) -> Optio
     };
     let record = VifCache::parse(record).ok()?;
     record.lease(Ipv4Addr::new(169, 254, 75, 10), &common)
+}
+
+/// A lease but for what only the pod's interface says, which is not there yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LaterLease {
+    pub(crate) resolver: Resolver,
+    pub(crate) hostname: String,
+    pub(crate) subdomain: Option<String>,
+    pub(crate) options: DhcpOptions,
+    /// Number of the NIC among the guest's.
+    pub(crate) index: usize,
+}
+
+impl LaterLease {
+    /// The lease of a bridged guest that takes the interface's address over. Routes beyond its network are not known.
+    pub(crate) fn of(&self, address: (Ipv4Addr, u8), mtu: u16) -> DhcpLease {
+        let common = Common {
+            resolver: self.resolver.clone(),
+            hostname: Some(self.hostname.clone()).filter(|name| !name.is_empty()),
+            subdomain: self.subdomain.clone(),
+            mtu,
+            options: self.options.clone(),
+        };
+        let mut lease = common.lease(address, server_address(self.index), None);
+        let left_out = lease.fit();
+        if !left_out.is_empty() {
+            let what = left_out.join(", ");
+            tracing::warn!("DHCP cannot tell the guest everything; left out: {what}");
+        }
+        lease
+    }
 }
 
 impl Common {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use thiserror::Error;
 use vmm::control::ControlError;
 
-use super::{Answer, OpenedImage, Opener, Order, ToOpen, VERSION};
+use super::{Answer, Found, Opener, Order, ToOpen, VERSION};
 
 /// Most orders that wait.
 const MAX_WAITING: usize = 32;
@@ -28,7 +28,7 @@ pub enum OrderError {
 
 /// What an order led to: descriptors, one at least, and what they are where that has to be said; or why there are none,
 /// outermost first.
-pub type Opened = Result<(Option<OpenedImage>, Vec<OwnedFd>), Vec<String>>;
+pub type Opened = Result<(Option<Found>, Vec<OwnedFd>), Vec<String>>;
 
 /// An opener and who waits for it, each known by a `P`.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ fn opened(answer: Answer, files: Vec<OwnedFd>) -> Opened {
     match answer.causes {
         Some(causes) => Err(causes),
         None if files.is_empty() => Err(vec!["the opener sent no descriptor".to_owned()]),
-        None => Ok((answer.image, files)),
+        None => Ok((answer.found, files)),
     }
 }
 
@@ -146,8 +146,8 @@ mod tests {
     }
 
     fn answer(opener: &OwnedFd, id: u64, files: &[BorrowedFd<'_>]) {
-        let (causes, image) = (None, None);
-        let answer = Answer { id, causes, image };
+        let (causes, found) = (None, None);
+        let answer = Answer { id, causes, found };
         control::send(opener.as_fd(), &answer, files).expect("sent");
     }
 

@@ -11,7 +11,7 @@ use seccomp::{Others, Role};
 use vmm::control::{self, ControlError};
 use vmm::footprint;
 
-use super::{Allowed, Openable, TAP_DIRECTORY, protocol};
+use super::{Allowed, Openable, TAP_DIRECTORY, TapUse, protocol};
 use crate::supervise;
 
 /// The main function: whether it ended as it should.
@@ -55,8 +55,10 @@ fn restrict(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dy
     let sockets = sockets.map(|directory| (directory.to_owned(), Use::Connect));
     let mut paths: Vec<_> = directories.map(|path| (path, allowed.usage)).collect();
     paths.extend(sockets);
-    if allowed.taps {
+    if allowed.taps == TapUse::Make {
         kept |= CapabilitySet::NET_ADMIN;
+    }
+    if allowed.taps != TapUse::Nothing {
         paths.push((TAP_DIRECTORY.into(), Use::Open));
     }
     jail::open_below(kept, &paths)?;

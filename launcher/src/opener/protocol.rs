@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -11,12 +12,12 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use seccomp::jail::Use;
 use serde::{Deserialize, Serialize};
 
-use super::{Allowed, Directories, OpenerError, Taps};
+use super::{Allowed, Directories, OpenerError, TapUse, Taps};
 use crate::plan::ImagePath;
 use crate::resources::{Kind, ResourceError, fits, open_files};
 
 /// Version of the protocol.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// What is to be opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,8 @@ pub enum ToOpen {
     Image(ImageToOpen),
     /// A TAP.
     Tap(TapToOpen),
+    /// A NIC of the pod's.
+    Nic(NicToOpen),
     /// A new file.
     New(FileToMake),
     /// A connection to a socket.
@@ -125,6 +128,39 @@ fn one() -> u16 {
     1
 }
 
+/// The TAP that KubeVirt's node agent has made for a secondary interface of the pod's; what the guest is to know of the
+/// interface comes with the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NicToOpen {
+    /// Names of the interface; the first that is there is taken.
+    pub pod_interfaces: Vec<String>,
+    /// Queues, a descriptor each.
+    pub queues: u16,
+}
+
+/// What came with the answer to [`ToOpen::Nic`]: the interface, a descriptor for each queue of its TAP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OpenedNic {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// What of its MTU a guest can have, bytes.
+    pub mtu: u16,
+    /// Its first IPv4 address and the length of the prefix, if it has one.
+    pub address: Option<(Ipv4Addr, u8)>,
+}
+
+/// What was opened, where that has to be said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Found {
+    /// An image.
+    Image(OpenedImage),
+    /// A NIC.
+    Nic(OpenedNic),
+}
+
 /// The launcher wants something opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -146,13 +182,13 @@ pub struct Answer {
     /// Why it was not obeyed, outermost first; else the descriptors come with the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub causes: Option<Vec<String>>,
-    /// The image, if the order was for one.
+    /// What they are, if the order was for an image or a NIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<OpenedImage>,
+    pub found: Option<Found>,
 }
 
 /// Descriptors for the launcher, and what they are where that has to be said.
-type Opened = (Vec<OwnedFd>, Option<OpenedImage>);
+type Opened = (Vec<OwnedFd>, Option<Found>);
 
 /// What may be opened.
 #[derive(Debug)]
@@ -163,6 +199,8 @@ pub struct Openable {
     pub usage: Use,
     /// TAPs.
     pub taps: Option<Taps>,
+    /// Which of them.
+    pub tap_use: TapUse,
     /// Sockets that may be connected to.
     pub sockets: Vec<PathBuf>,
 }
@@ -173,7 +211,12 @@ impl Openable {
         Ok(Self {
             directories: Directories::open(&allowed.directories)?,
             usage: allowed.usage,
-            taps: allowed.taps.then(Taps::open).transpose()?,
+            taps: match allowed.taps {
+                TapUse::Nothing => None,
+                TapUse::Adopt => Some(Taps::open()?),
+                TapUse::Make => Some(Taps::open_where_they_are_made()?),
+            },
+            tap_use: allowed.taps,
             sockets: allowed.sockets.clone(),
         })
     }
@@ -206,10 +249,15 @@ impl Openable {
                     .map(|socket| plain(vec![socket]))
                     .map_err(|error| vec![failed(), error.to_string()])
             }
-            (ToOpen::Tap(tap), Some(taps)) => {
+            (ToOpen::Nic(nic), Some(taps)) => {
+                let adopted = taps.adopt(nic).map_err(|error| causes(&error));
+                adopted.map(|(taps, nic)| (taps, Some(Found::Nic(nic))))
+            }
+            (ToOpen::Nic(_), None) => Err(vec!["this run opens no NICs".to_owned()]),
+            (ToOpen::Tap(tap), Some(taps)) if self.tap_use == TapUse::Make => {
                 taps.attach(tap).map(plain).map_err(|error| causes(&error))
             }
-            (ToOpen::Tap(_), None) => {
+            (ToOpen::Tap(_), _) => {
                 let cause = "this run opens no TAPs: it was started without --open-taps";
                 Err(vec![cause.to_owned()])
             }
@@ -261,7 +309,7 @@ impl Openable {
             cache: options.cache,
             layers: options.layers,
         };
-        Ok((files, Some(image)))
+        Ok((files, Some(Found::Image(image))))
     }
 }
 
@@ -281,13 +329,13 @@ pub fn answer(order: &Order, openable: &Openable) -> (Answer, Vec<OwnedFd>) {
     };
     let id = order.id;
     match result {
-        Ok((descriptors, image)) => {
+        Ok((descriptors, found)) => {
             let causes = None;
-            (Answer { id, causes, image }, descriptors)
+            (Answer { id, causes, found }, descriptors)
         }
         Err(causes) => {
-            let (causes, image) = (Some(causes), None);
-            (Answer { id, causes, image }, Vec::new())
+            let (causes, found) = (Some(causes), None);
+            (Answer { id, causes, found }, Vec::new())
         }
     }
 }

@@ -3,17 +3,17 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
-use devices::tap::{self, OpenTapError};
+use devices::tap::{self, InterfaceFacts, OpenTapError};
 use devices::virtio::net::MAX_QUEUE_PAIRS;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use thiserror::Error;
 
-use super::protocol::TapToOpen;
+use super::protocol::{NicToOpen, OpenedNic, TapToOpen};
 use super::{OpenerError, TAP_DIRECTORY};
-use crate::resources::open_below;
+use crate::network;
 
 /// A TAP cannot be had.
 #[derive(Debug, Error)]
@@ -24,6 +24,26 @@ pub enum TapError {
     /// It cannot be opened or made.
     #[error(transparent)]
     Open(#[from] OpenTapError),
+    /// There is no such interface.
+    #[error("The pod has none of the interfaces {0:?}")]
+    NoInterface(Vec<String>),
+    /// It says nothing of itself.
+    #[error("Cannot look at interface {name:?}")]
+    Look {
+        /// The interface.
+        name: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It is none for a guest.
+    #[error("Interface {name:?} cannot be a guest's: {reason}")]
+    Unusable {
+        /// The interface.
+        name: String,
+        /// What it lacks.
+        reason: String,
+    },
     /// It is there, and carries nothing.
     #[error("Cannot bring TAP {name:?} up")]
     Up {
@@ -49,24 +69,23 @@ pub enum TapError {
 /// What TAPs are made of when nothing can be opened elsewhere any more.
 #[derive(Debug)]
 pub struct Taps {
-    /// Where `tun` is.
-    directory: OwnedFd,
     /// By which interfaces are asked for things.
     socket: OwnedFd,
 }
 
 impl Taps {
-    /// In the network namespace of now.
+    /// In the network namespace of now. The device by which TAPs are opened is left alone until then.
     pub fn open() -> Result<Self, OpenerError> {
-        let fail = |errno: rustix::io::Errno| OpenerError::Taps(errno.into());
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(CWD, TAP_DIRECTORY, flags, Mode::empty());
         let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
         let socket = socket_with(family, SocketType::DGRAM, flags, None);
-        Ok(Self {
-            directory: directory.map_err(fail)?,
-            socket: socket.map_err(fail)?,
-        })
+        let socket = socket.map_err(|errno| OpenerError::Taps(errno.into()))?;
+        Ok(Self { socket })
+    }
+
+    /// The same where the device has to be there.
+    pub fn open_where_they_are_made() -> Result<Self, OpenerError> {
+        std::fs::read_dir(TAP_DIRECTORY).map_err(OpenerError::Taps)?;
+        Self::open()
     }
 
     /// Opens a TAP, which is made if it is not there, and brings it up. One that was made goes with its descriptors.
@@ -75,7 +94,7 @@ impl Taps {
         if !(1..=MAX_QUEUE_PAIRS).contains(&wanted.queues) {
             return Err(TapError::Queues(wanted.queues));
         }
-        let queues = tap::open(|| self.device(), name, wanted.queues)?;
+        let queues = tap::open(device, name, wanted.queues)?;
         if let Some(bridge) = &wanted.bridge {
             let joined = tap::join_bridge(&self.socket, name, bridge);
             joined.map_err(|source| TapError::Bridge {
@@ -91,10 +110,52 @@ impl Taps {
         Ok(queues.into_iter().map(OwnedFd::from).collect())
     }
 
-    fn device(&self) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::NONBLOCK;
-        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let device = open_below(&self.directory, Path::new("tun"), flags, resolve)?;
-        Ok(device.into())
+    /// Opens the TAP of an interface of the pod's, which is there.
+    pub fn adopt(&self, wanted: &NicToOpen) -> Result<(Vec<OwnedFd>, OpenedNic), TapError> {
+        if !(1..=MAX_QUEUE_PAIRS).contains(&wanted.queues) {
+            return Err(TapError::Queues(wanted.queues));
+        }
+        let (name, facts) = self.find(&wanted.pod_interfaces)?;
+        let unusable = |reason: &str| TapError::Unusable {
+            name: name.clone(),
+            reason: reason.to_owned(),
+        };
+        let is_unicast = facts.mac[0] & 1 == 0 && facts.mac != [0; 6];
+        if !is_unicast {
+            return Err(unusable("it has no Ethernet address"));
+        }
+        let mtu =
+            network::mtu_for_guest(facts.mtu).ok_or_else(|| unusable("its MTU is too small"))?;
+        let tap = network::secondary_tap(&name).ok_or_else(|| unusable("its name is too long"))?;
+        let queues = tap::open(device, &tap, wanted.queues)?;
+        let nic = OpenedNic {
+            mac: facts.mac,
+            mtu,
+            address: facts.address,
+        };
+        Ok((queues.into_iter().map(OwnedFd::from).collect(), nic))
     }
+
+    fn find(&self, names: &[String]) -> Result<(String, InterfaceFacts), TapError> {
+        for name in names {
+            match tap::look_at(&self.socket, name) {
+                Ok(facts) => return Ok((name.clone(), facts)),
+                Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {}
+                Err(source) => {
+                    let name = name.clone();
+                    return Err(TapError::Look { name, source });
+                }
+            }
+        }
+        Err(TapError::NoInterface(names.to_owned()))
+    }
+}
+
+/// What a TAP's queue is made of.
+fn device() -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let path = format!("{TAP_DIRECTORY}/tun");
+    let device = rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve)?;
+    Ok(device.into())
 }

@@ -81,7 +81,58 @@ pub(super) fn nics(vmi: &Vmi, options: &PlanOptions, slots: &mut Slots) -> Vec<N
             capture: options.capture(&nic.name),
         })
     };
-    devices.interfaces.iter().filter_map(&mut nic).collect()
+    let present = devices.interfaces.iter().filter(|nic| !nic.absent);
+    present.filter_map(&mut nic).collect()
+}
+
+/// A NIC that comes while the machine runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaterNic {
+    /// Name of the interface in the VMI.
+    pub name: String,
+    /// Number of it there.
+    pub index: usize,
+    /// Names of the pod's interface, as in [`NicSource`].
+    pub pod_interfaces: Vec<String>,
+    /// MAC address asked for, as in [`NicSource`].
+    pub mac: Option<[u8; 6]>,
+    /// Queue pairs.
+    pub queue_pairs: u16,
+    /// Link state when it comes.
+    pub link_up: bool,
+    /// What DHCP says besides what the network says.
+    pub dhcp_options: DhcpOptions,
+    /// The guest's name.
+    pub hostname: String,
+    /// The VMI's `subdomain`.
+    pub subdomain: Option<String>,
+}
+
+/// The NICs of a VMI that could come later, as KubeVirt has them come: bridged to a secondary network.
+pub fn later_nics(vmi: &Vmi) -> Vec<LaterNic> {
+    let devices = &vmi.spec.devices;
+    let nic = |(index, nic): (usize, &Interface)| {
+        let network = |network: &&Network| network.name == nic.name && !network.is_primary();
+        let network = vmi.spec.networks.iter().find(network)?;
+        let may_come = nic.binding == InterfaceBinding::Bridge && !nic.absent;
+        may_come.then(|| LaterNic {
+            name: nic.name.clone(),
+            index,
+            pod_interfaces: pod_interfaces(network, &vmi.spec.networks, &PlanOptions::default()),
+            mac: nic.mac,
+            queue_pairs: queues(vmi, devices.network_multi_queue),
+            link_up: nic.link_up,
+            dhcp_options: nic.dhcp_options.clone(),
+            hostname: super::hostname(vmi),
+            subdomain: vmi.spec.subdomain.clone(),
+        })
+    };
+    devices
+        .interfaces
+        .iter()
+        .enumerate()
+        .filter_map(nic)
+        .collect()
 }
 
 /// KubeVirt's names: one made of a hash of the network's name, or, in old pods, by

@@ -6,7 +6,7 @@ use devices::virtio::registry::AnyOptions;
 use vmm::control::{Command, Refusal};
 
 use super::control::ClientCall;
-use crate::opener::{self, OpenedImage, Opener, OrderError, Orders, ToOpen};
+use crate::opener::{self, Found, OpenedImage, Opener, OrderError, Orders, ToOpen};
 
 /// The opener and who waits for it; none if the run has none.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ impl Opening {
 
 /// What was opened goes with the call.
 fn finish((mut call, opened): (ClientCall, opener::Opened)) -> Opened {
-    let result = opened.map_err(failed).map(|(image, files)| {
-        if let Some(image) = &image {
+    let result = opened.map_err(failed).map(|(found, files)| {
+        if let Some(Found::Image(image)) = &found {
             settle(&mut call.command, image);
         }
         call.descriptors.extend(files);

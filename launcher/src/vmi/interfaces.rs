@@ -15,6 +15,8 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// The guest sees a carrier.
     pub link_up: bool,
+    /// The guest does not see the NIC at all.
+    pub absent: bool,
     /// Ports that a masquerade or passt binding lets in; all if empty.
     pub ports: Vec<Port>,
     /// What DHCP says besides what the network says.
@@ -31,6 +33,7 @@ impl Interface {
             binding: InterfaceBinding::Bridge,
             mac: None,
             link_up: true,
+            absent: false,
             ports: Vec::new(),
             dhcp_options: DhcpOptions::default(),
             pci_slot: None,
@@ -90,6 +93,7 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
             binding: binding.unwrap_or(InterfaceBinding::Bridge),
             mac: object.get("macAddress").and_then(|mac| read_mac(&mac)),
             link_up: state != Some("down"),
+            absent: state == Some("absent"),
             ports: ports.iter().filter_map(read_port).collect(),
             dhcp_options: dhcp_options
                 .map(|node| dhcp_options::read(&node))

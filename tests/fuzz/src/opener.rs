@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use launcher::opener::{Allowed, FileToOpen, Openable, Order, ToOpen, Use, VERSION, answer};
+use launcher::opener::{
+    Allowed, FileToOpen, Openable, Order, TapUse, ToOpen, Use, VERSION, answer,
+};
 use rustix::fs::{CWD, FileType, Mode, fstat, mknodat};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 use vmm::control::{self, MAX_MESSAGE};
@@ -46,7 +48,7 @@ impl Place {
         let allowed = Allowed {
             directories: vec![volumes.clone()],
             usage: Use::Open,
-            taps: false,
+            taps: TapUse::Nothing,
             sockets: Vec::new(),
         };
         let openable = Openable::prepare(&allowed).expect("there");

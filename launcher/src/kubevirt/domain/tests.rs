@@ -20,6 +20,7 @@ fn a_domain_as_virt_handler_reads_it() {
             mac: [2, 0, 0, 0xab, 0, 1],
             queues: 1,
             link_up: true,
+            comes_and_goes: false,
         }],
         disks: vec![
             DiskFacts {

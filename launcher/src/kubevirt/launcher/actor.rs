@@ -22,6 +22,7 @@ use vmm::footprint;
 use super::super::agent::Agent;
 use super::super::credentials::Credentials;
 use super::super::events;
+use super::super::hotplug::Place;
 use super::super::monitor::Wish;
 use super::super::notify::{Event, Notifier};
 use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Wanted};
@@ -55,8 +56,8 @@ pub(super) struct Wires {
     pub(super) control: Option<control::Prepared>,
     /// Where Prometheus asks.
     pub(super) metrics: Option<TcpListener>,
-    /// Where volumes are mounted that come while the machine runs.
-    pub(super) volumes: PathBuf,
+    /// What devices are made of that come while the machine runs.
+    pub(super) place: Place,
     pub(super) notify_pipe: PathBuf,
     pub(super) stats_collector: bool,
 }
@@ -137,11 +138,11 @@ impl Actor {
         let control = control.map(|prepared| Control::listen(prepared, sender.clone()));
         let control = control.transpose()?;
         let agent = Rc::new(Agent::default());
-        let (inbox_of_clients, volumes) = (sender.clone(), wires.volumes);
+        let (inbox_of_clients, place) = (sender.clone(), wires.place);
         let commands = Commands::new(
             inbox_of_clients,
             agent.clone(),
-            volumes,
+            place,
             wires.stats_collector,
         );
         serve(wires.listener, commands)?;
@@ -258,6 +259,11 @@ impl Actor {
             Effect::OpenImage(name, image) => {
                 if let Err(reason) = self.openings.open(name.clone(), image) {
                     self.step(Input::Image(name, Err(reason)));
+                }
+            }
+            Effect::OpenNic(name, nic) => {
+                if let Err(reason) = self.openings.adopt(name.clone(), nic) {
+                    self.step(Input::Nic(name, Err(reason)));
                 }
             }
             Effect::Vm(effect) => self.apply_to_vm(effect),

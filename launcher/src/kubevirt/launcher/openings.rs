@@ -15,7 +15,8 @@ use super::super::pod::Input;
 use super::actor::News;
 use super::packets::Packets;
 use crate::opener::{
-    Answer, FileToMake, ImageToOpen, Opened, OpenedImage, Opener, Orders, SocketToConnect, ToOpen,
+    Answer, FileToMake, Found, ImageToOpen, NicToOpen, Opened, Opener, Orders, SocketToConnect,
+    ToOpen,
 };
 
 /// What a file is for.
@@ -23,6 +24,8 @@ enum Purpose {
     Dump,
     /// The disk of this name.
     Disk(String),
+    /// The NIC of this name.
+    Nic(String),
 }
 
 /// Who opens files.
@@ -46,6 +49,11 @@ impl Openings {
     /// Has the image of a disk opened, or says why not; it comes into the inbox.
     pub(super) fn open(&self, disk: String, image: ImageToOpen) -> Result<(), String> {
         self.order(Purpose::Disk(disk), ToOpen::Image(image))
+    }
+
+    /// Has the TAP of a NIC opened, or says why not; it comes into the inbox.
+    pub(super) fn adopt(&self, name: String, nic: NicToOpen) -> Result<(), String> {
+        self.order(Purpose::Nic(name), ToOpen::Nic(nic))
     }
 
     fn order(&self, purpose: Purpose, open: ToOpen) -> Result<(), String> {
@@ -116,15 +124,23 @@ fn input(purpose: Purpose, opened: Opened) -> Input {
     match purpose {
         Purpose::Dump => Input::DumpFile(opened.and_then(first)),
         Purpose::Disk(name) => {
-            let image = |(image, files): (Option<OpenedImage>, _)| {
-                Ok((image.ok_or_else(something_else)?, files))
+            let image = |(found, files)| match found {
+                Some(Found::Image(image)) => Ok((image, files)),
+                _ => Err(something_else()),
             };
             Input::Image(name, opened.and_then(image))
+        }
+        Purpose::Nic(name) => {
+            let nic = |(found, taps)| match found {
+                Some(Found::Nic(nic)) => Ok((nic, taps)),
+                _ => Err(something_else()),
+            };
+            Input::Nic(name, opened.and_then(nic))
         }
     }
 }
 
-fn first((_, files): (Option<OpenedImage>, Vec<OwnedFd>)) -> Result<OwnedFd, String> {
+fn first((_, files): (Option<Found>, Vec<OwnedFd>)) -> Result<OwnedFd, String> {
     files.into_iter().next().ok_or_else(something_else)
 }
 

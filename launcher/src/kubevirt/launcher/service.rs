@@ -2,7 +2,6 @@
 
 mod methods;
 
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use self::methods::{Method, Shape, find};
 use super::super::agent::{Agent, AgentError, Freezer, Ran};
 use super::super::domain::Identity;
 use super::super::head::Head;
-use super::super::hotplug;
+use super::super::hotplug::{Coming, Place};
 use super::super::messages::{
     CMD_VERSION, DumpRequest, Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest,
     Response, TextResponse, Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
@@ -32,8 +31,8 @@ pub(super) struct Commands {
     inbox: Sender<News>,
     agent: Rc<Agent>,
     freezer: Freezer,
-    /// Where volumes are mounted that come while the machine runs.
-    volumes: PathBuf,
+    /// What devices are made of that come while the machine runs.
+    place: Place,
     stats_collector: bool,
 }
 
@@ -52,7 +51,7 @@ impl Service for Commands {
                 }));
             }
             Method::Ping => Ok(String::new()),
-            Method::Sync => match wanted(request, &self.volumes) {
+            Method::Sync => match wanted(request, &self.place) {
                 Ok(wanted) => self.ask(Ask::Sync(Box::new(wanted))).await,
                 Err(reason) => Err(reason),
             },
@@ -80,11 +79,11 @@ impl Commands {
     pub(super) fn new(
         inbox: Sender<News>,
         agent: Rc<Agent>,
-        volumes: PathBuf,
+        place: Place,
         stats_collector: bool,
     ) -> Self {
         Self {
-            volumes,
+            place,
             inbox,
             freezer: Freezer::new(agent.clone()),
             agent,
@@ -171,21 +170,22 @@ fn failed(error: AgentError) -> Status {
 }
 
 /// What a SyncVirtualMachine wants.
-fn wanted(request: Bytes, volumes: &Path) -> Result<Wanted, String> {
+fn wanted(request: Bytes, place: &Place) -> Result<Wanted, String> {
     let request: VmiRequest = decode(request).map_err(|status| status.message)?;
     let vmi = request.vmi.unwrap_or_default().json;
     let head = Head::read(&vmi)?;
     let cluster = request.options.and_then(|options| options.cluster);
     let grace_seconds = head.spec.termination_grace_period_seconds;
-    let (disks, refused) = match hotplug::disks(&head, &vmi, volumes) {
-        Ok(disks) => (disks, None),
-        Err(reason) => (Vec::new(), Some(reason)),
+    let (Coming { disks, nics }, refused) = match place.coming(&head, &vmi) {
+        Ok(coming) => (coming, None),
+        Err(reason) => (Coming::default(), Some(reason)),
     };
     Ok(Wanted {
         grace_seconds: grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
         phase: head.phase(),
         pause_probes: head.pauses_probes(),
         links: head.links(),
+        absent: head.absent(),
         no_serial_log: cluster.is_some_and(|cluster| cluster.serial_console_log_disabled),
         identity: Identity {
             firmware_uuid: head.firmware_uuid(),
@@ -194,6 +194,7 @@ fn wanted(request: Bytes, volumes: &Path) -> Result<Wanted, String> {
             uid: head.metadata.uid,
         },
         disks,
+        nics,
         refused,
         vmi,
     })
@@ -210,7 +211,7 @@ mod tests {
     fn a_ping_at_the_launchers_end_is_no_success() {
         let (inbox, gone) = mpsc::channel(1);
         drop(gone);
-        let commands = Commands::new(inbox, Rc::default(), PathBuf::new(), false);
+        let commands = Commands::new(inbox, Rc::default(), Place::default(), false);
         let request = encode(&GuestPingRequest { timeout_seconds: 1 });
         let runtime = Builder::new_current_thread().build().expect("a runtime");
         let ping = commands.call("/kubevirt.cmd.v1.Cmd/GuestPing", request);

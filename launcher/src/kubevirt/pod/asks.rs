@@ -90,6 +90,7 @@ impl Pod {
             self.pause_probes = wanted.pause_probes;
             if wanted.refused.is_none() {
                 self.disks.want(std::mem::take(&mut wanted.disks));
+                self.nics.want(std::mem::take(&mut wanted.nics));
             }
         }
         let answer = match (is_ours, self.phase) {
@@ -106,6 +107,7 @@ impl Pod {
                 self.grace.deletion_grace_period_seconds = wanted.grace_seconds;
                 self.set_links(now, &wanted.links, then);
                 self.change_disks(now, then);
+                self.change_nics(now, &wanted.absent, then);
                 // Another try of what the machine was paused for.
                 if matches!(
                     self.condition(),
@@ -188,7 +190,7 @@ impl Pod {
                 Verdict::Error(Refusal::Ended)
             }
             _ if self.is_virt_handlers(&call.command) => Verdict::Error(refuse(
-                "virt-handler sets this NIC's link or has this disk come and go, as the VMI says: change the VMI",
+                "virt-handler sets this NIC's link or has this device come and go, as the VMI says: change the VMI",
             )),
             _ => return self.live(now, LifeInput::Call(call), then),
         };
@@ -206,7 +208,10 @@ impl Pod {
             }
             Command::Detach { name, .. } => {
                 let mut disks = self.facts.disks.iter();
-                self.disks.has(name) || disks.any(|disk| disk.name == *name)
+                let mut nics = self.facts.interfaces.iter();
+                self.disks.has(name)
+                    || disks.any(|disk| disk.name == *name)
+                    || nics.any(|nic| nic.device == *name)
             }
             _ => false,
         }

@@ -77,6 +77,7 @@ mod tests {
             mac: [2; 6],
             queues: 1,
             link_up: true,
+            comes_and_goes: false,
         }];
         let tokens = [Ask::Metrics, Ask::Stats, Ask::Metrics].map(|ask| rig.ask(ask));
         assert_eq!(rig.commands(), [&Command::Stats]);

@@ -1,8 +1,5 @@
-//! Disks that come and go: those that the last SyncVirtualMachine wants, and those that the machine has. What fails is
-//! tried again by the next one.
+//! Disks that come and go: volumes that virt-handler mounts and unmounts.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -10,56 +7,31 @@ use vmm::control::Command;
 
 use super::super::domain::DiskFacts;
 use super::super::hotplug::NewDisk;
+use super::later::{DETACH_SECONDS, Named};
 use super::{Effect, Pending, Phase, Pod};
 use crate::opener::OpenedImage;
 
-/// Time that a guest has to give a disk back.
-const DETACH_SECONDS: u32 = 30;
+impl Named for NewDisk {
+    const KIND: &'static str = "disk";
 
-/// What is wanted, and what happens.
-#[derive(Debug, Default)]
-pub(super) struct Disks {
-    wanted: Vec<NewDisk>,
-    /// Disks that come or go just now, and what is being opened for those that come.
-    under_way: BTreeMap<String, Option<NewDisk>>,
-    /// What was said of those that cannot.
-    said: BTreeMap<String, String>,
-}
-
-impl Disks {
-    /// These are to be there, and no others of their kind.
-    pub(super) fn want(&mut self, disks: Vec<NewDisk>) {
-        self.wanted = disks;
-    }
-
-    /// The disk of this name is to be there, or is on its way.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.wants(name) || self.under_way.contains_key(name)
-    }
-
-    fn wants(&self, name: &str) -> bool {
-        self.wanted.iter().any(|new| new.disk.name == name)
+    fn name(&self) -> &str {
+        &self.disk.name
     }
 }
 
 impl Pod {
     /// Has disks come that are wanted and not there, and others go.
     pub(super) fn change_disks(&mut self, now: Instant, then: &mut Vec<Effect>) {
-        let is_there = |name: &str| self.facts.disks.iter().any(|disk| disk.name == name);
-        let new = self.disks.wanted.iter();
-        let new = new.filter(|new| !is_there(&new.disk.name));
-        for new in new {
-            if let Entry::Vacant(entry) = self.disks.under_way.entry(new.disk.name.clone()) {
-                entry.insert(Some(new.clone()));
-                then.push(Effect::OpenImage(new.disk.name.clone(), new.image.clone()));
-            }
+        let known = &self.facts.disks;
+        let is_there = |name: &str| known.iter().any(|disk| disk.name == name);
+        for new in self.disks.begin(is_there) {
+            then.push(Effect::OpenImage(new.disk.name, new.image));
         }
-        let old = self.facts.disks.iter().filter(|disk| disk.comes_and_goes);
+        let old = known.iter().filter(|disk| disk.comes_and_goes);
         let old = old.filter(|disk| !self.disks.wants(&disk.name));
         let old: Vec<_> = old.map(|disk| disk.name.clone()).collect();
         for name in old {
-            if let Entry::Vacant(entry) = self.disks.under_way.entry(name.clone()) {
-                entry.insert(None);
+            if self.disks.part(&name) {
                 let command = Command::Detach {
                     name: name.clone(),
                     seconds: DETACH_SECONDS,
@@ -77,15 +49,15 @@ impl Pod {
         image: Result<(OpenedImage, Vec<OwnedFd>), String>,
         then: &mut Vec<Effect>,
     ) {
-        let opened = self.disks.under_way.get_mut(&name).and_then(Option::take);
+        let is_up = self.phase == Phase::Up;
+        let opened = self.disks.opened(&name).filter(|_| is_up);
         let (image, files) = match image {
             Ok(image) => image,
-            Err(reason) => return self.disk_stays_away(&name, reason, then),
+            Err(reason) => return self.disks.fail(&name, "cannot be added", &reason, then),
         };
-        let is_up = self.phase == Phase::Up;
-        let Some(new) = opened.filter(|new| is_up && self.disks.wanted.contains(new)) else {
+        let Some(new) = opened else {
             // Nobody waits for it any more, or for one that is opened otherwise.
-            self.disks.under_way.remove(&name);
+            self.disks.rest(&name);
             if is_up {
                 self.change_disks(now, then);
             }
@@ -107,22 +79,6 @@ impl Pod {
         self.call_with(now, command, files, Pending::Attach(disk), then);
     }
 
-    fn disk_stays_away(&mut self, name: &str, reason: String, then: &mut Vec<Effect>) {
-        self.disks.under_way.remove(name);
-        self.say(name, "cannot be added", reason, then);
-    }
-
-    /// Says it once.
-    fn say(&mut self, name: &str, what: &str, reason: String, then: &mut Vec<Effect>) {
-        let message = format!("disk {name:?} {what}: {reason}");
-        let said = &mut self.disks.said;
-        if said.get(name) != Some(&message) {
-            said.insert(name.to_owned(), message.clone());
-            let reason = "HotplugFailed";
-            then.push(Effect::Warn { reason, message });
-        }
-    }
-
     /// The machine has the disk, or does not get it.
     pub(super) fn disk_has_come(
         &mut self,
@@ -131,10 +87,11 @@ impl Pod {
         then: &mut Vec<Effect>,
     ) {
         if let Some(reason) = failure {
-            return self.disk_stays_away(&disk.name, reason, then);
+            return self
+                .disks
+                .fail(&disk.name, "cannot be added", &reason, then);
         }
-        self.disks.under_way.remove(&disk.name);
-        self.disks.said.remove(&disk.name);
+        self.disks.done(&disk.name);
         // As Linux does.
         let is_taken = |number: &usize| self.facts.disks.iter().any(|it| it.number == *number);
         disk.number = (0..).find(|number| !is_taken(number)).unwrap_or_default();
@@ -148,11 +105,10 @@ impl Pod {
         failure: Option<String>,
         then: &mut Vec<Effect>,
     ) {
-        self.disks.under_way.remove(name);
         if let Some(reason) = failure {
-            return self.say(name, "stays", reason, then);
+            return self.disks.fail(name, "stays", &reason, then);
         }
-        self.disks.said.remove(name);
+        self.disks.done(name);
         self.facts.disks.retain(|disk| disk.name != name);
     }
 }

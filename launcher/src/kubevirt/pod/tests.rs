@@ -98,6 +98,7 @@ fn nic(name: &str) -> InterfaceFacts {
         mac: [2, 0, 0, 0, 0, 1],
         queues: 1,
         link_up: true,
+        comes_and_goes: false,
     }
 }
 

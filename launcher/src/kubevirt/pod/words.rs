@@ -9,9 +9,9 @@ use vmm::control::{Notice, Reply};
 
 use super::super::agent::AgentView;
 use super::super::domain::{Facts, Identity};
-use super::super::hotplug::NewDisk;
+use super::super::hotplug::{NewDisk, NewNic};
 use crate::exit::Exit;
-use crate::opener::{ImageToOpen, OpenedImage};
+use crate::opener::{ImageToOpen, NicToOpen, OpenedImage, OpenedNic};
 use crate::supervise::{ClientCall, LauncherEvent, LifeEffect, LifeInput};
 
 /// What virt-handler wants, or asks.
@@ -69,6 +69,10 @@ pub(in super::super) struct Wanted {
     pub(in super::super) links: Vec<(String, bool)>,
     /// Disks that come and go, and are mounted.
     pub(in super::super) disks: Vec<NewDisk>,
+    /// NICs that come, and whose interfaces are in the pod.
+    pub(in super::super) nics: Vec<NewNic>,
+    /// Names of NICs that are to go.
+    pub(in super::super) absent: Vec<String>,
     /// Why these cannot be told. No machine is made of such a VMI either.
     pub(in super::super) refused: Option<String>,
     /// The cluster wants no log of the serial console.
@@ -105,6 +109,8 @@ pub(in super::super) enum Input {
     DumpFile(Result<OwnedFd, String>),
     /// What [`Effect::OpenImage`] led to for the disk of this name, or why to nothing.
     Image(String, Result<(OpenedImage, Vec<OwnedFd>), String>),
+    /// What [`Effect::OpenNic`] led to for the NIC of this name, or why to nothing.
+    Nic(String, Result<(OpenedNic, Vec<OwnedFd>), String>),
     /// The pod is to end; the signal's name.
     Stop(String),
     /// Virt-handler knows all that was published, or will not.
@@ -132,6 +138,8 @@ pub(in super::super) enum Effect {
     MakeDump(PathBuf),
     /// Have the image of the disk of this name opened.
     OpenImage(String, ImageToOpen),
+    /// Have the TAP of the NIC of this name opened.
+    OpenNic(String, NicToOpen),
     /// For the vm process.
     Vm(LifeEffect),
     /// Answer a client of the control socket.

@@ -285,6 +285,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
             mac: options.mac,
             queues: options.queue_pairs,
             link_up: options.link_up,
+            comes_and_goes: false,
         })
     };
     let disk = |(number, source): (usize, &plan::DiskSource)| {

@@ -10,14 +10,14 @@ pub(super) const DEFAULT_DNS: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 pub(super) const DEFAULT_SEARCH: &str = "cluster.local";
 
 /// resolv.conf(5) as far as DHCP can tell it.
-#[derive(Debug, Default)]
-pub(in crate::network) struct Resolver {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resolver {
     servers: Vec<IpAddr>,
     search: Vec<String>,
 }
 
 impl Resolver {
-    pub(in crate::network) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut resolver = Self::default();
         for line in text.lines() {
             let mut words = line.split_whitespace();

@@ -8,7 +8,7 @@ fn below(directory: &Path) -> Allowed {
     Allowed {
         directories: vec![directory.to_owned()],
         usage: Use::Open,
-        taps: false,
+        taps: TapUse::Nothing,
         sockets: Vec::new(),
     }
 }
@@ -24,6 +24,7 @@ fn orders_of_another_version_are_refused() {
         directories,
         usage: Use::Open,
         taps,
+        tap_use: TapUse::Nothing,
         sockets: Vec::new(),
     };
     let read_only = false;
@@ -70,7 +71,9 @@ fn images_come_with_their_layers() {
     make("base");
     let missing = directory.path().join("volumes/missing");
     let (done, files) = open(&[&missing, &top], true);
-    let image = done.image.expect("an image");
+    let Some(Found::Image(image)) = done.found else {
+        panic!("an image");
+    };
     assert_eq!((image.path, image.is_block), (top.clone(), false));
     assert_eq!(image.layers, [ImageFormat::Qcow2, ImageFormat::Raw]);
     assert_eq!((files.len(), done.causes), (2, None));
@@ -78,10 +81,10 @@ fn images_come_with_their_layers() {
     assert!(locked.causes.expect("refused")[0].contains("in use"));
     drop(files);
     let (raw, files) = open(&[&base], false);
-    assert_eq!(
-        (raw.image.expect("an image").layers, files.len()),
-        (vec![], 1)
-    );
+    let Some(Found::Image(image)) = raw.found else {
+        panic!("an image");
+    };
+    assert_eq!((image.layers, files.len()), (vec![], 1));
     drop(files);
     let (none, _) = open(&[&missing], false);
     assert!(none.causes.expect("refused")[0].contains("is not there"));
@@ -99,7 +102,7 @@ fn images_come_with_their_layers() {
     refused.expect_err("clusters get a place when they are read");
     for (image, is_qcow2) in [(&top, true), (&outside, false), (&top, false)] {
         let (refused, files) = open(&[image], is_qcow2);
-        assert!(refused.causes.is_some() && refused.image.is_none() && files.is_empty());
+        assert!(refused.causes.is_some() && refused.found.is_none() && files.is_empty());
     }
 }
 

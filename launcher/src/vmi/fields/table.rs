@@ -336,6 +336,7 @@ pub static FIELDS: &[Field] = &[
     field("spec.domain.devices.interfaces[].state", Honoured),
     value("spec.domain.devices.interfaces[].state", "up", Honoured),
     value("spec.domain.devices.interfaces[].state", "down", Honoured),
+    value("spec.domain.devices.interfaces[].state", "absent", Honoured),
     field("spec.domain.devices.interfaces[].tag", no_effect(NO_METADATA)),
     field("spec.domain.devices.logSerialConsole", Honoured),
     value("spec.domain.devices.logSerialConsole", "true", no_effect("a log is kept under KubeVirt alone: use --console to say where output goes")),

@@ -1,9 +1,10 @@
-//! `later`: disks that come while the machine runs. The first bytes of each are written, and it is given back when it is
-//! asked for.
+//! `later`: disks and NICs that come while the machine runs. The first bytes of a disk are written, a NIC sends a frame,
+//! and each is given back when it is asked for.
 
 use crate::machine::Machine;
 use crate::pci::{Function, Pci};
 use crate::virtio::blk::{self, Blk};
+use crate::virtio::net::{HEADER, Net};
 use crate::virtio::pci as transport;
 use crate::virtio::{Device, Devices, Failure, Transport, id};
 use crate::{cpu, phys, println};
@@ -34,9 +35,8 @@ pub fn run(machine: &Machine) {
         for slot in slots(cpu::input(INSERTED, 4)) {
             let function = Function { devfn: slot << 3 };
             pci.place(function, first + WINDOW * u64::from(slot));
-            match write(&pci, function) {
-                Ok(sectors) => println!("RESULT wrote={slot} sectors={sectors}"),
-                Err(failure) => println!("FAILED slot={slot} {failure:?}"),
+            if let Err(failure) = take(&pci, function, slot) {
+                println!("FAILED slot={slot} {failure:?}");
             }
         }
         for slot in slots(cpu::input(WANTED, 4)) {
@@ -51,14 +51,36 @@ fn slots(bits: u32) -> impl Iterator<Item = u8> {
     (0..32).filter(move |slot| bits >> slot & 1 == 1)
 }
 
-/// Size of the disk, in sectors.
-fn write(pci: &Pci, function: Function) -> Result<u64, Failure> {
+fn take(pci: &Pci, function: Function, slot: u8) -> Result<(), Failure> {
     let (kind, transport) = transport::probe(pci, function).ok_or(Failure::Queue)?;
-    if kind != id::BLK {
-        return Err(Failure::Features);
-    }
     let transport = Transport::Pci(transport);
-    let mut disk = Blk::start(&Device { kind, transport }, 1, SECTOR.into())?;
+    let device = Device { kind, transport };
+    match kind {
+        id::BLK => {
+            let sectors = write(&device)?;
+            println!("RESULT wrote={slot} sectors={sectors}");
+        }
+        id::NET => {
+            send(&device)?;
+            println!("RESULT sent={slot}");
+        }
+        _ => return Err(Failure::Features),
+    }
+    Ok(())
+}
+
+/// Lets the others of the network hear of it: a frame of no protocol.
+fn send(device: &Device) -> Result<(), Failure> {
+    let mut net = Net::start(device, 2048)?;
+    let frame = net.frame([0xff; 6], 0x88b5, b"podvisor was here", 60);
+    net.send(0, frame, (HEADER + 60) as u32);
+    net.tx.publish();
+    net.tx.wait(10_000).map(drop)
+}
+
+/// Size of the disk, in sectors.
+fn write(device: &Device) -> Result<u64, Failure> {
+    let mut disk = Blk::start(device, 1, SECTOR.into())?;
     for (index, byte) in (0..).zip(*b"podvisor was here") {
         phys::w8(disk.data(0) + index, byte);
     }
