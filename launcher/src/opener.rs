@@ -37,8 +37,8 @@ use vmm::control::{self, ControlError};
 pub use self::beneath::{Directories, OpenError};
 pub use self::orders::{Opened, OrderError, Orders};
 pub use self::protocol::{
-    Answer, FileToMake, FileToOpen, Found, ImageToOpen, NicToOpen, Openable, OpenedImage,
-    OpenedNic, Order, SocketToConnect, TapToOpen, ToOpen, VERSION, answer,
+    Answer, FileToGrow, FileToMake, FileToOpen, Found, ImageToOpen, NicToOpen, Openable,
+    OpenedImage, OpenedNic, Order, SocketToConnect, TapToOpen, ToOpen, VERSION, answer,
 };
 pub use self::taps::{TapError, Taps};
 
@@ -91,6 +91,8 @@ pub struct Allowed {
     pub usage: Use,
     /// What is to be done with TAPs.
     pub taps: TapUse,
+    /// Directories below which it makes images larger.
+    pub growing: Vec<PathBuf>,
     /// Sockets that it connects to, which need not be there yet.
     pub sockets: Vec<PathBuf>,
 }

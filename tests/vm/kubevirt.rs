@@ -312,7 +312,7 @@ fn disks_come_and_go(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     let lines = BufReader::new(handler::console(pod)).lines();
     let mut lines = lines.map_while(Result::ok);
     let mut guest_says = |words: &str| lines.any(|line| line.contains(words));
-    let mut sync = |volume: Option<(&str, &str)>| {
+    let sync = |handler: &mut Handler, volume: Option<(&str, &str)>| {
         let mut vmi = vmi(LATER);
         vmi["status"]["phase"] = json!("Running");
         if let Some((name, phase)) = volume {
@@ -323,9 +323,9 @@ fn disks_come_and_go(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     };
     let image = handler::mount_volume(pod, "data");
     let (disks, target) = ("/Spec/Devices/Disks", "/Spec/Devices/Disks/0/Target/Device");
-    sync(Some(("data", "AttachedToNode")));
+    sync(handler, Some(("data", "AttachedToNode")));
     let events = pipe.words().len();
-    sync(Some(("data", "MountedToPod")));
+    sync(handler, Some(("data", "MountedToPod")));
     pipe.wait_for_value(target, "vda", events);
     pipe.wait_for_value("/Spec/Devices/Disks/0/Alias/Name", "data", events);
     let path = "/var/run/kubevirt/hotplug-disks/data.img";
@@ -333,10 +333,23 @@ fn disks_come_and_go(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     assert!(guest_says("sectors=2048"), "it has the disk");
     assert!(image::read(&image).starts_with(b"podvisor was here"));
     let events = pipe.words().len();
-    sync(Some(("data", "Ready")));
+    sync(handler, Some(("data", "Ready")));
     assert_eq!(pipe.words().len(), events, "it is there");
+    // Its claim has become larger, and has a file system.
+    let mut larger = vmi(LATER);
+    handler::add_volume(&mut larger, "data", "Ready");
+    larger["status"]["volumeStatus"][0]["persistentVolumeClaimInfo"] = json!({
+        "capacity": {"storage": "4Mi"}, "filesystemOverhead": "0.5", "volumeMode": "Filesystem",
+    });
+    let request = vmi_request(&larger);
+    handler.cmd("SyncVirtualMachine", request).is_done();
+    assert!(guest_says("grew="), "it sees a larger disk");
+    assert_eq!(
+        image.metadata().expect("there").len(),
+        2 * image::MIB as u64
+    );
     // Another that is not where it should be, and is what it is not.
-    sync(Some(("dumps", "MountedToPod")));
+    sync(handler, Some(("dumps", "MountedToPod")));
     pipe.wait_for_value(disks, json!([]), events);
     assert!(guest_says("gone="), "it gave the disk back");
     pipe.wait_for("HotplugFailed");
@@ -350,9 +363,9 @@ fn disks_come_and_go(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     assert!(memory <= opener::MEMORY, "{memory} KiB");
     // And the same once more.
     let events = pipe.words().len();
-    sync(Some(("data", "Ready")));
+    sync(handler, Some(("data", "Ready")));
     pipe.wait_for_value(target, "vda", events);
-    assert!(guest_says("sectors=2048"), "it has the disk");
+    assert!(guest_says("sectors=4096"), "it has the disk, as it is now");
 }
 
 /// A network that the pod gets while the machine runs: a NIC when virt-handler has made its TAP, by which the guest sends,

@@ -174,9 +174,9 @@ fn few_rings(spec: &BlockSpec) -> Option<String> {
 }
 
 /// What a disk can be told.
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "camelCase", deny_unknown_fields)]
-enum BlockCommand {
+pub enum BlockCommand {
     /// Be larger.
     Resize {
         /// Size from now on, bytes.

@@ -145,6 +145,7 @@ fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
             true => TapUse::Make,
             false => TapUse::Nothing,
         },
+        growing: Vec::new(),
         sockets: Vec::new(),
     };
     let opener = Opener::spawn(&allowed, json_log)?;

@@ -56,6 +56,13 @@ pub(super) fn of_hotplug(flags: &Flags) -> io::Result<PathBuf> {
     Ok(path)
 }
 
+/// Where images are that can become larger, as far as it is there.
+pub(super) fn of_growing(flags: &Flags) -> Vec<PathBuf> {
+    let directories = [Path::new(PRIVATE).join("vmi-disks"), hotplug_path(flags)];
+    let there = directories.into_iter().filter(|path| path.is_dir());
+    there.collect()
+}
+
 /// Makes those that are not there.
 pub(super) fn make(flags: &Flags) -> io::Result<()> {
     make_one(&of_machine(&flags.uid), 0o755)?;

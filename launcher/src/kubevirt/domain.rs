@@ -52,6 +52,8 @@ pub(super) struct DiskFacts {
     pub(super) path: String,
     /// The image is a block device.
     pub(super) is_block: bool,
+    /// The guest writes to it where it is, so it can become larger.
+    pub(super) grows: bool,
 }
 
 /// Whose machine it is.

@@ -2,8 +2,13 @@
 
 use serde::Deserialize;
 
+use crate::vmi::Quantity;
+
 /// Phases of a volume whose file is there.
 const MOUNTED: [&str; 2] = ["MountedToPod", "Ready"];
+
+/// What sizes of images are multiples of.
+const MIB: u64 = 1 << 20;
 
 /// A VMI.
 #[derive(Debug, Default, Deserialize)]
@@ -99,6 +104,38 @@ struct InterfaceStatus {
 struct VolumeStatus {
     name: String,
     phase: Option<String>,
+    #[serde(rename = "persistentVolumeClaimInfo")]
+    claim: Option<ClaimInfo>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClaimInfo {
+    capacity: Option<Capacity>,
+    volume_mode: Option<String>,
+    /// The part that a file system takes, as `0.055`.
+    filesystem_overhead: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Capacity {
+    storage: Option<String>,
+}
+
+impl ClaimInfo {
+    /// Bytes that an image there can have, as KubeVirt counts them; nothing where it does not say.
+    fn room(&self) -> Option<u64> {
+        let capacity = self.capacity.as_ref()?.storage.as_deref()?;
+        let capacity = capacity.parse::<Quantity>().ok()?.value();
+        if self.volume_mode.as_deref() == Some("Block") {
+            return Some(capacity);
+        }
+        let overhead: f64 = self.filesystem_overhead.as_deref()?.parse().ok()?;
+        let is_part = (0.0..1.0).contains(&overhead);
+        let room = is_part.then_some(capacity as f64 * (1.0 - overhead))? as u64;
+        Some(room / MIB * MIB)
+    }
 }
 
 impl Head {
@@ -123,6 +160,17 @@ impl Head {
     pub(super) fn phase(&self) -> String {
         let phase = self.status.as_ref().and_then(|status| status.phase.clone());
         phase.unwrap_or_default()
+    }
+
+    /// Volumes, and the bytes that their images have room for.
+    pub(super) fn rooms(&self) -> Vec<(String, u64)> {
+        let status = self.status.iter();
+        let volumes = status.flat_map(|status| status.volume_status.iter().flatten());
+        let room = |volume: &VolumeStatus| {
+            let claim = volume.claim.as_ref()?;
+            Some((volume.name.clone(), claim.room()?))
+        };
+        volumes.filter_map(room).collect()
     }
 
     fn interfaces(&self) -> impl Iterator<Item = &Interface> {
@@ -186,5 +234,39 @@ impl Head {
             let phase = volume.phase.as_deref();
             phase.is_some_and(|phase| MOUNTED.contains(&phase))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn images_have_the_room_that_a_file_system_leaves() {
+        let rooms = |claim: Value| {
+            let volume = json!({"name": "root", "persistentVolumeClaimInfo": claim});
+            let vmi = json!({"status": {"volumeStatus": [{"name": "seed"}, volume]}});
+            Head::read(vmi.to_string().as_bytes())
+                .expect("a VMI")
+                .rooms()
+        };
+        let room = |bytes| vec![("root".to_owned(), bytes)];
+        let capacity = json!({"storage": "10Gi"});
+        let file = json!({"capacity": capacity, "filesystemOverhead": "0.055", "volumeMode": "Filesystem"});
+        assert_eq!(rooms(file), room(9676 << 20));
+        let block = json!({"capacity": capacity, "volumeMode": "Block"});
+        assert_eq!(rooms(block), room(10 << 30));
+        for unknown in [
+            json!({}),
+            json!(null),
+            json!({"capacity": capacity}),
+            json!({"capacity": {"storage": "much"}, "filesystemOverhead": "0"}),
+            json!({"capacity": capacity, "filesystemOverhead": "1.5"}),
+            json!({"capacity": capacity, "filesystemOverhead": "NaN"}),
+        ] {
+            assert_eq!(rooms(unknown.clone()), [], "{unknown}");
+        }
     }
 }

@@ -157,6 +157,7 @@ fn opener(flags: &Flags) -> Result<OwnedFd, OpenerError> {
         directories: directory.into_iter().collect(),
         usage: Use::Make,
         taps: TapUse::Adopt,
+        growing: directories::of_growing(flags),
         sockets: Vec::new(),
     };
     Opener::spawn(&allowed, true).map(Opener::give)
@@ -168,6 +169,7 @@ fn connector(flags: &Flags) -> Result<OwnedFd, OpenerError> {
         directories: Vec::new(),
         usage: Use::Open,
         taps: TapUse::Nothing,
+        growing: Vec::new(),
         sockets: vec![directories::notify_pipe(flags)],
     };
     Opener::spawn(&allowed, true).map(Opener::give)

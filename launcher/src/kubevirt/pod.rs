@@ -16,6 +16,7 @@ mod asks;
 mod counters;
 mod disks;
 mod dump;
+mod growth;
 mod later;
 mod nics;
 mod told;
@@ -28,6 +29,7 @@ use vmm::control::{Event, MachineState, Refusal, Verdict};
 
 use self::counters::Counters;
 use self::dump::Dump;
+use self::growth::Growth;
 use self::later::Later;
 pub(super) use self::words::{Answer, Ask, Effect, Failure, Input, Prepared, Wanted};
 use super::agent::AgentView;
@@ -65,6 +67,8 @@ enum Pending {
     Attach(DiskFacts),
     /// The disk of this name.
     Detach(String),
+    /// The size of the disk of this name.
+    Grow(String),
     /// A NIC that comes.
     AttachNic(InterfaceFacts),
     /// The NIC of this name.
@@ -112,6 +116,7 @@ pub(super) struct Pod {
     dump: Dump,
     disks: Later<NewDisk>,
     nics: Later<NewNic>,
+    growth: Growth,
     pause_probes: bool,
     grace: GracePeriod,
     /// Virt-handler paused the machine, or wanted it so from the start.
@@ -149,6 +154,7 @@ impl Pod {
             dump: Dump::default(),
             disks: Later::default(),
             nics: Later::default(),
+            growth: Growth::default(),
             pause_probes: false,
             grace: GracePeriod::default(),
             paused_by_user: false,
@@ -223,6 +229,7 @@ impl Pod {
                 self.credentials = Some(result);
             }
             Input::DumpFile(file) => self.dump_into(now, file, then),
+            Input::Grown(name, grown) => self.grown(now, name, grown, then),
             Input::Nic(name, nic) => self.add_nic(now, &name, nic, then),
             Input::Image(name, image) => self.add_disk(now, name, image, then),
             Input::Stop(signal) => self.stop(now, &signal, then),
@@ -343,6 +350,7 @@ impl Pod {
             Pending::Dump => return self.dump.end(result.map(drop)),
             Pending::Attach(disk) => return self.disk_has_come(disk, result.err(), then),
             Pending::Detach(name) => return self.disk_has_gone(&name, result.err(), then),
+            Pending::Grow(name) => return self.size_was_told(&name, result.err(), then),
             Pending::AttachNic(nic) => return self.nic_has_come(nic, result.err(), then),
             Pending::DetachNic(name) => return self.nic_has_gone(&name, result.err(), then),
             Pending::Stats => {
@@ -449,6 +457,7 @@ impl Pod {
         answer_all(&mut self.syncs, &Ok(String::new()), then);
         self.change_disks(now, then);
         self.change_nics(now, &[], then);
+        self.grow_disks(now, then);
     }
 
     fn ended(&mut self, now: Instant, outcome: &Outcome, then: &mut Vec<Effect>) {

@@ -18,6 +18,11 @@ use crate::resources::{
 /// Tenants' links are not followed.
 const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
 
+/// What `st_blocks` counts in, bytes.
+const BLOCK: u64 = 512;
+/// What sizes of images are multiples of.
+const MIB: u64 = 1 << 20;
+
 /// A file cannot be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
@@ -128,6 +133,16 @@ impl Directories {
         })
     }
 
+    /// Makes a file longer, whoever else uses it: `bytes` long, or as long as its file system has room for. How long it is
+    /// now.
+    pub fn grow_file(&self, path: &Path, bytes: u64) -> Result<u64, OpenError> {
+        let file = self.open_unlocked(path, Kind::File, true)?;
+        grow(&file, bytes).map_err(|errno| OpenError::Refused {
+            path: path.to_owned(),
+            source: errno.into(),
+        })
+    }
+
     /// The directory that a path begins with, and the rest, which has names only.
     fn find<'a>(&self, path: &'a Path) -> Option<(&OwnedFd, &'a Path)> {
         let is_below = |rest: &&Path| {
@@ -140,6 +155,21 @@ impl Directories {
             Some((opened, rest))
         })
     }
+}
+
+fn grow(file: &OwnedFd, bytes: u64) -> rustix::io::Result<u64> {
+    let (about, system) = (rustix::fs::fstat(file)?, rustix::fs::fstatfs(file)?);
+    let now = u64::try_from(about.st_size).unwrap_or_default();
+    let allocated = u64::try_from(about.st_blocks).unwrap_or_default() * BLOCK;
+    let block_size = u64::try_from(system.f_bsize).unwrap_or_default();
+    let free = system.f_bavail.saturating_mul(block_size);
+    let room = allocated.saturating_add(free) / MIB * MIB;
+    let bytes = bytes.min(room);
+    if bytes <= now {
+        return Ok(now);
+    }
+    rustix::fs::ftruncate(file, bytes)?;
+    Ok(bytes)
 }
 
 impl Places for Directories {
@@ -189,6 +219,27 @@ mod tests {
             place.directories.make_file(&path).expect_err("refused");
         }
         assert!(!elsewhere.exists());
+    }
+
+    #[test]
+    fn files_grow_as_far_as_there_is_room() {
+        let place = Place::new();
+        let volumes = place.root.path().join("volumes");
+        let image = volumes.join("a/disk.img");
+        let grow = |bytes| place.directories.grow_file(&image, bytes).expect("grown");
+        assert_eq!(grow(3 << 20), 3 << 20);
+        assert_eq!(grow(1 << 20), 3 << 20, "it does not shrink");
+        let all = grow(u64::MAX);
+        assert!(all.is_multiple_of(1 << 20) && all < u64::MAX, "{all}");
+        assert_eq!(fs::metadata(&image).expect("there").len(), all);
+        for elsewhere in [
+            volumes.join("a"),
+            volumes.join("missing"),
+            "/etc/passwd".into(),
+        ] {
+            let grown = place.directories.grow_file(&elsewhere, 1);
+            grown.expect_err("refused");
+        }
     }
 
     struct Place {

@@ -26,7 +26,7 @@ pub enum OrderError {
     Busy,
 }
 
-/// What an order led to: descriptors, one at least, and what they are where that has to be said; or why there are none,
+/// What an order led to: descriptors, one at least unless a number was asked for, and what they are where that has to be said; or why there are none,
 /// outermost first.
 pub type Opened = Result<(Option<Found>, Vec<OwnedFd>), Vec<String>>;
 
@@ -119,7 +119,9 @@ impl<P> Orders<P> {
 fn opened(answer: Answer, files: Vec<OwnedFd>) -> Opened {
     match answer.causes {
         Some(causes) => Err(causes),
-        None if files.is_empty() => Err(vec!["the opener sent no descriptor".to_owned()]),
+        None if files.is_empty() && !matches!(answer.found, Some(Found::Bytes(_))) => {
+            Err(vec!["the opener sent no descriptor".to_owned()])
+        }
         None => Ok((answer.found, files)),
     }
 }

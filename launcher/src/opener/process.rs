@@ -55,6 +55,8 @@ fn restrict(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dy
     let sockets = sockets.map(|directory| (directory.to_owned(), Use::Connect));
     let mut paths: Vec<_> = directories.map(|path| (path, allowed.usage)).collect();
     paths.extend(sockets);
+    let growing = allowed.growing.iter().cloned();
+    paths.extend(growing.map(|path| (path, Use::Change)));
     if allowed.taps == TapUse::Make {
         kept |= CapabilitySet::NET_ADMIN;
     }

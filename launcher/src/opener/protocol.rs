@@ -33,8 +33,20 @@ pub enum ToOpen {
     Nic(NicToOpen),
     /// A new file.
     New(FileToMake),
+    /// A larger file.
+    Grown(FileToGrow),
     /// A connection to a socket.
     Connection(SocketToConnect),
+}
+
+/// The image of a disk, below a directory in which images may be made larger. Whoever has it open goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileToGrow {
+    /// Its path, which begins with the directory as it was given.
+    pub grow: PathBuf,
+    /// Bytes that it is to have, if its file system has them.
+    pub bytes: u64,
 }
 
 /// A socket on which somebody may listen. Who has the connection does not wait for it: it is non-blocking.
@@ -159,6 +171,8 @@ pub enum Found {
     Image(OpenedImage),
     /// A NIC.
     Nic(OpenedNic),
+    /// Nothing, but the bytes that a file has now.
+    Bytes(u64),
 }
 
 /// The launcher wants something opened.
@@ -195,7 +209,9 @@ type Opened = (Vec<OwnedFd>, Option<Found>);
 pub struct Openable {
     /// Files below these.
     pub directories: Directories,
-    /// What may be done there; the process is held to that, too.
+    /// Files below these may be made larger.
+    pub growing: Directories,
+    /// What may be done in the former; the process is held to that, too.
     pub usage: Use,
     /// TAPs.
     pub taps: Option<Taps>,
@@ -210,6 +226,7 @@ impl Openable {
     pub fn prepare(allowed: &Allowed) -> Result<Self, OpenerError> {
         Ok(Self {
             directories: Directories::open(&allowed.directories)?,
+            growing: Directories::open(&allowed.growing)?,
             usage: allowed.usage,
             taps: match allowed.taps {
                 TapUse::Nothing => None,
@@ -248,6 +265,11 @@ impl Openable {
                 connected
                     .map(|socket| plain(vec![socket]))
                     .map_err(|error| vec![failed(), error.to_string()])
+            }
+            (ToOpen::Grown(file), _) => {
+                let grown = self.growing.grow_file(&file.grow, file.bytes);
+                let bytes = grown.map_err(|error| causes(&error))?;
+                Ok((Vec::new(), Some(Found::Bytes(bytes))))
             }
             (ToOpen::Nic(nic), Some(taps)) => {
                 let adopted = taps.adopt(nic).map_err(|error| causes(&error));

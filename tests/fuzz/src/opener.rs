@@ -49,6 +49,7 @@ impl Place {
             directories: vec![volumes.clone()],
             usage: Use::Open,
             taps: TapUse::Nothing,
+            growing: Vec::new(),
             sockets: Vec::new(),
         };
         let openable = Openable::prepare(&allowed).expect("there");

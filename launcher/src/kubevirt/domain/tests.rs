@@ -29,6 +29,7 @@ fn a_domain_as_virt_handler_reads_it() {
                 comes_and_goes: false,
                 path: String::new(),
                 is_block: false,
+                grows: false,
             },
             DiskFacts {
                 name: "root".to_owned(),
@@ -36,6 +37,7 @@ fn a_domain_as_virt_handler_reads_it() {
                 comes_and_goes: false,
                 path: "/dev/root".to_owned(),
                 is_block: true,
+                grows: false,
             },
         ],
     };

@@ -261,6 +261,11 @@ impl Actor {
                     self.step(Input::Image(name, Err(reason)));
                 }
             }
+            Effect::Grow(name, file) => {
+                if let Err(reason) = self.openings.grow(name.clone(), file) {
+                    self.step(Input::Grown(name, Err(reason)));
+                }
+            }
             Effect::OpenNic(name, nic) => {
                 if let Err(reason) = self.openings.adopt(name.clone(), nic) {
                     self.step(Input::Nic(name, Err(reason)));

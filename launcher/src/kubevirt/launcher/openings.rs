@@ -15,8 +15,8 @@ use super::super::pod::Input;
 use super::actor::News;
 use super::packets::Packets;
 use crate::opener::{
-    Answer, FileToMake, Found, ImageToOpen, NicToOpen, Opened, Opener, Orders, SocketToConnect,
-    ToOpen,
+    Answer, FileToGrow, FileToMake, Found, ImageToOpen, NicToOpen, Opened, Opener, Orders,
+    SocketToConnect, ToOpen,
 };
 
 /// What a file is for.
@@ -26,6 +26,8 @@ enum Purpose {
     Disk(String),
     /// The NIC of this name.
     Nic(String),
+    /// More room for the disk of this name.
+    Growth(String),
 }
 
 /// Who opens files.
@@ -54,6 +56,11 @@ impl Openings {
     /// Has the TAP of a NIC opened, or says why not; it comes into the inbox.
     pub(super) fn adopt(&self, name: String, nic: NicToOpen) -> Result<(), String> {
         self.order(Purpose::Nic(name), ToOpen::Nic(nic))
+    }
+
+    /// Has the image of a disk made larger, or says why not; it comes into the inbox.
+    pub(super) fn grow(&self, disk: String, file: FileToGrow) -> Result<(), String> {
+        self.order(Purpose::Growth(disk), ToOpen::Grown(file))
     }
 
     fn order(&self, purpose: Purpose, open: ToOpen) -> Result<(), String> {
@@ -129,6 +136,13 @@ fn input(purpose: Purpose, opened: Opened) -> Input {
                 _ => Err(something_else()),
             };
             Input::Image(name, opened.and_then(image))
+        }
+        Purpose::Growth(name) => {
+            let bytes = |(found, _)| match found {
+                Some(Found::Bytes(bytes)) => Ok(bytes),
+                _ => Err(something_else()),
+            };
+            Input::Grown(name, opened.and_then(bytes))
         }
         Purpose::Nic(name) => {
             let nic = |(found, taps)| match found {

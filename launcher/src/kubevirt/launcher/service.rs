@@ -186,6 +186,7 @@ fn wanted(request: Bytes, place: &Place) -> Result<Wanted, String> {
         pause_probes: head.pauses_probes(),
         links: head.links(),
         absent: head.absent(),
+        rooms: head.rooms(),
         no_serial_log: cluster.is_some_and(|cluster| cluster.serial_console_log_disabled),
         identity: Identity {
             firmware_uuid: head.firmware_uuid(),

@@ -88,6 +88,7 @@ impl Pod {
         let is_ours = self.is_ours(&wanted);
         if is_ours.is_ok() {
             self.pause_probes = wanted.pause_probes;
+            self.growth.want(std::mem::take(&mut wanted.rooms));
             if wanted.refused.is_none() {
                 self.disks.want(std::mem::take(&mut wanted.disks));
                 self.nics.want(std::mem::take(&mut wanted.nics));
@@ -108,6 +109,7 @@ impl Pod {
                 self.set_links(now, &wanted.links, then);
                 self.change_disks(now, then);
                 self.change_nics(now, &wanted.absent, then);
+                self.grow_disks(now, then);
                 // Another try of what the machine was paused for.
                 if matches!(
                     self.condition(),

@@ -64,6 +64,7 @@ impl Pod {
             return;
         };
         let mut options = new.disk.options;
+        let grows = !options.read_only;
         image.settle(&mut options);
         let command = Command::Attach {
             name: name.clone(),
@@ -75,6 +76,7 @@ impl Pod {
             comes_and_goes: true,
             path: image.path.to_string_lossy().into_owned(),
             is_block: image.is_block,
+            grows,
         };
         self.call_with(now, command, files, Pending::Attach(disk), then);
     }
@@ -95,6 +97,7 @@ impl Pod {
         // As Linux does.
         let is_taken = |number: &usize| self.facts.disks.iter().any(|it| it.number == *number);
         disk.number = (0..).find(|number| !is_taken(number)).unwrap_or_default();
+        self.growth.forget(&disk.name);
         self.facts.disks.push(disk);
     }
 

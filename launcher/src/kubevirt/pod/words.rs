@@ -11,7 +11,7 @@ use super::super::agent::AgentView;
 use super::super::domain::{Facts, Identity};
 use super::super::hotplug::{NewDisk, NewNic};
 use crate::exit::Exit;
-use crate::opener::{ImageToOpen, NicToOpen, OpenedImage, OpenedNic};
+use crate::opener::{FileToGrow, ImageToOpen, NicToOpen, OpenedImage, OpenedNic};
 use crate::supervise::{ClientCall, LauncherEvent, LifeEffect, LifeInput};
 
 /// What virt-handler wants, or asks.
@@ -73,6 +73,8 @@ pub(in super::super) struct Wanted {
     pub(in super::super) nics: Vec<NewNic>,
     /// Names of NICs that are to go.
     pub(in super::super) absent: Vec<String>,
+    /// Bytes that the images of volumes have room for.
+    pub(in super::super) rooms: Vec<(String, u64)>,
     /// Why these cannot be told. No machine is made of such a VMI either.
     pub(in super::super) refused: Option<String>,
     /// The cluster wants no log of the serial console.
@@ -109,6 +111,8 @@ pub(in super::super) enum Input {
     DumpFile(Result<OwnedFd, String>),
     /// What [`Effect::OpenImage`] led to for the disk of this name, or why to nothing.
     Image(String, Result<(OpenedImage, Vec<OwnedFd>), String>),
+    /// What [`Effect::Grow`] led to for the disk of this name: the bytes that its image has, or why not.
+    Grown(String, Result<u64, String>),
     /// What [`Effect::OpenNic`] led to for the NIC of this name, or why to nothing.
     Nic(String, Result<(OpenedNic, Vec<OwnedFd>), String>),
     /// The pod is to end; the signal's name.
@@ -138,6 +142,8 @@ pub(in super::super) enum Effect {
     MakeDump(PathBuf),
     /// Have the image of the disk of this name opened.
     OpenImage(String, ImageToOpen),
+    /// Have the image of the disk of this name made larger.
+    Grow(String, FileToGrow),
     /// Have the TAP of the NIC of this name opened.
     OpenNic(String, NicToOpen),
     /// For the vm process.

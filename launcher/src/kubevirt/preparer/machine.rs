@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use devices::virtio::registry::AnyOptions;
 use seccomp::jail::User;
 use serde_json::Value;
 use thiserror::Error;
@@ -268,6 +269,15 @@ fn wants_log(vmi: &Value) -> bool {
     wanted.and_then(Value::as_bool).unwrap_or(true)
 }
 
+fn is_read_only(plan: &LaunchPlan, disk: &plan::DiskSource) -> bool {
+    let mut devices = plan.machine.devices.iter();
+    let device = devices.find(|device| device.name == disk.device);
+    device.is_none_or(|device| match &device.options {
+        AnyOptions::Block(options) => options.read_only,
+        _ => true,
+    })
+}
+
 /// What virt-handler wants to know.
 fn facts(plan: &LaunchPlan) -> Facts {
     let interface = |nic: &plan::NicSource| {
@@ -276,7 +286,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
             .devices
             .iter()
             .find(|device| device.name == nic.device)?;
-        let devices::virtio::registry::AnyOptions::Net(options) = &device.options else {
+        let AnyOptions::Net(options) = &device.options else {
             return None;
         };
         Some(InterfaceFacts {
@@ -299,6 +309,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
             number,
             comes_and_goes: false,
             is_block: path.is_some_and(is_block),
+            grows: matches!(source.image, plan::ImageSource::Raw(_)) && !is_read_only(plan, source),
             path: path.map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
         }
     };

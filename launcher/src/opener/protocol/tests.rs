@@ -9,6 +9,7 @@ fn below(directory: &Path) -> Allowed {
         directories: vec![directory.to_owned()],
         usage: Use::Open,
         taps: TapUse::Nothing,
+        growing: Vec::new(),
         sockets: Vec::new(),
     }
 }
@@ -25,6 +26,7 @@ fn orders_of_another_version_are_refused() {
         usage: Use::Open,
         taps,
         tap_use: TapUse::Nothing,
+        growing: Directories::open(&[]).expect("none"),
         sockets: Vec::new(),
     };
     let read_only = false;

@@ -1,5 +1,5 @@
-//! `later`: disks and NICs that come while the machine runs. The first bytes of a disk are written, a NIC sends a frame,
-//! and each is given back when it is asked for.
+//! `later`: disks and NICs that come while the machine runs. The first bytes of a disk are written, and its size is looked
+//! at, a NIC sends a frame, and each is given back when it is asked for.
 
 use crate::machine::Machine;
 use crate::pci::{Function, Pci};
@@ -31,15 +31,21 @@ pub fn run(machine: &Machine) {
     let end = known.flatten().map(|bar| bar.addr + bar.len).max();
     let first = end.unwrap_or(0).next_multiple_of(WINDOW);
     println!("RESULT later=ready");
+    let mut last = None;
     loop {
         for slot in slots(cpu::input(INSERTED, 4)) {
             let function = Function { devfn: slot << 3 };
             pci.place(function, first + WINDOW * u64::from(slot));
-            if let Err(failure) = take(&pci, function, slot) {
-                println!("FAILED slot={slot} {failure:?}");
+            match take(&pci, function, slot) {
+                Ok(disk) => last = disk.or(last),
+                Err(failure) => println!("FAILED slot={slot} {failure:?}"),
             }
         }
+        if let Some(disk) = &mut last {
+            disk.look();
+        }
         for slot in slots(cpu::input(WANTED, 4)) {
+            last = last.filter(|disk| disk.slot != slot);
             cpu::outl(EJECT, 1 << slot);
             println!("RESULT gone={slot}");
         }
@@ -51,7 +57,24 @@ fn slots(bits: u32) -> impl Iterator<Item = u8> {
     (0..32).filter(move |slot| bits >> slot & 1 == 1)
 }
 
-fn take(pci: &Pci, function: Function, slot: u8) -> Result<(), Failure> {
+/// The disk that came last.
+struct Disk {
+    slot: u8,
+    device: Device,
+    sectors: u64,
+}
+
+impl Disk {
+    fn look(&mut self) {
+        let (slot, sectors) = (self.slot, self.device.config64(0));
+        if sectors != self.sectors {
+            println!("RESULT grew={slot} sectors={sectors}");
+            self.sectors = sectors;
+        }
+    }
+}
+
+fn take(pci: &Pci, function: Function, slot: u8) -> Result<Option<Disk>, Failure> {
     let (kind, transport) = transport::probe(pci, function).ok_or(Failure::Queue)?;
     let transport = Transport::Pci(transport);
     let device = Device { kind, transport };
@@ -59,6 +82,11 @@ fn take(pci: &Pci, function: Function, slot: u8) -> Result<(), Failure> {
         id::BLK => {
             let sectors = write(&device)?;
             println!("RESULT wrote={slot} sectors={sectors}");
+            return Ok(Some(Disk {
+                slot,
+                device,
+                sectors,
+            }));
         }
         id::NET => {
             send(&device)?;
@@ -66,7 +94,7 @@ fn take(pci: &Pci, function: Function, slot: u8) -> Result<(), Failure> {
         }
         _ => return Err(Failure::Features),
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Lets the others of the network hear of it: a frame of no protocol.
