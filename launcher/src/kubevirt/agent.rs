@@ -28,13 +28,12 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::{oneshot, watch};
-use tokio::task::LocalSet;
 
 pub(crate) use self::exec::Ran;
 pub(super) use self::freeze::Freezer;
 pub(super) use self::view::{AgentView, Interface, Os};
 
-use self::channel::Channel;
+use self::channel::{Channel, ChannelError};
 use self::session::Session;
 
 /// Requests that wait for the one before.
@@ -141,10 +140,14 @@ pub(crate) enum ByAgentError {
     Agent(#[from] AgentError),
 }
 
-/// Time for an agent to be there.
-const COMES_WITHIN: Duration = Duration::from_secs(15);
+/// Time for an agent to be there. One that is slow takes some seconds for each answer: a guest whose instructions are
+/// interpreted, on a host that is busy.
+const COMES_WITHIN: Duration = Duration::from_secs(60);
 
-/// Runs a program in the guest whose agent's port is the socket `path`, as [`Agent::run`] does.
+/// Time before it is asked anew whether it is there: what was said while nobody had the port open is lost.
+const ASK_ANEW: Duration = Duration::from_secs(5);
+
+/// Runs a program in the guest whose agent's port is the socket `path`, as [`Agent::run`] does, and asks for nothing else.
 pub(crate) fn run_by_agent(
     path: &Path,
     program: &str,
@@ -152,20 +155,36 @@ pub(crate) fn run_by_agent(
     patience: Duration,
 ) -> Result<Ran, ByAgentError> {
     let port = UnixStream::connect(path)?;
-    let runtime = super::rpc::runtime()?;
-    LocalSet::new().block_on(&runtime, async {
-        let (agent, (comes, mut is_there)) = (Rc::new(Agent::default()), watch::channel(false));
-        agent.set_runs(true);
-        agent.listen(port.into(), async move |view| {
-            comes.send_replace(view.connected);
-        })?;
-        let come = is_there.wait_for(|is_there| *is_there);
-        match tokio::time::timeout(COMES_WITHIN, come).await {
-            Ok(Ok(_)) => {}
-            _ => return Err(AgentError::NotConnected.into()),
-        }
-        Ok(agent.run(program, arguments, patience).await?)
+    super::rpc::runtime()?.block_on(async {
+        let mut channel = Channel::new(port.into())?;
+        begin(&mut channel, COMES_WITHIN).await?;
+        let ask = async |command: &'static str, arguments: Value, patience| {
+            let said = channel.ask(command, &arguments, patience).await;
+            said.map_err(|error| match error {
+                ChannelError::Silent => AgentError::Silent,
+                ChannelError::Closed(_) => AgentError::NotConnected,
+            })?
+            .map_err(AgentError::Refused)
+        };
+        Ok(exec::run(ask, program, arguments, patience).await?)
     })
+}
+
+/// Waits until an agent answers. It may answer late, so each attempt has longer than the one before.
+async fn begin(channel: &mut Channel, patience: Duration) -> Result<(), AgentError> {
+    let attempts = async {
+        let mut patience = ASK_ANEW;
+        loop {
+            match channel.sync(patience).await {
+                Err(ChannelError::Silent) => patience *= 2,
+                begun => return begun,
+            }
+        }
+    };
+    match tokio::time::timeout(patience, attempts).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(AgentError::NotConnected),
+    }
 }
 
 /// What a guest has said.

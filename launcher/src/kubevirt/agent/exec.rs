@@ -60,22 +60,33 @@ impl Agent {
         arguments: &[String],
         patience: Duration,
     ) -> Result<Ran, AgentError> {
-        let end = Instant::now() + patience;
-        let left = || match end.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => Err(AgentError::Silent),
-            left => Ok(left),
-        };
-        let what = json!({"path": program, "arg": arguments, "capture-output": true});
-        let Started { pid } = read(self.ask("guest-exec", what, left()?).await?)?;
-        let mut pause = FIRST_LOOK;
-        loop {
-            let which = json!({"pid": pid});
-            if let Some(ran) = ended(self.ask("guest-exec-status", which, left()?).await?)? {
-                return Ok(ran);
-            }
-            sleep(pause.min(left()?)).await;
-            pause = (pause * 2).min(LAST_LOOK);
+        let ask = async |command, arguments, patience| self.ask(command, arguments, patience).await;
+        run(ask, program, arguments, patience).await
+    }
+}
+
+/// The same by whoever asks an agent.
+pub(super) async fn run(
+    mut ask: impl AsyncFnMut(&'static str, Value, Duration) -> Result<Value, AgentError>,
+    program: &str,
+    arguments: &[String],
+    patience: Duration,
+) -> Result<Ran, AgentError> {
+    let end = Instant::now() + patience;
+    let left = || match end.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(AgentError::Silent),
+        left => Ok(left),
+    };
+    let what = json!({"path": program, "arg": arguments, "capture-output": true});
+    let Started { pid } = read(ask("guest-exec", what, left()?).await?)?;
+    let mut pause = FIRST_LOOK;
+    loop {
+        let which = json!({"pid": pid});
+        if let Some(ran) = ended(ask("guest-exec-status", which, left()?).await?)? {
+            return Ok(ran);
         }
+        sleep(pause.min(left()?)).await;
+        pause = (pause * 2).min(LAST_LOOK);
     }
 }
 

@@ -107,6 +107,36 @@ fn with_agent(talk: impl AsyncFnOnce(Rc<Agent>, Rc<RefCell<Played>>)) {
     });
 }
 
+/// As in a guest whose instructions are interpreted, on a busy host: the answer to the first question comes after the second
+/// was asked.
+#[test]
+fn who_runs_a_program_waits_for_a_slow_agent() {
+    let runtime = || {
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().start_paused(true).build()
+    };
+    for (time, is_there) in [(8 * SECOND, true), (3600 * SECOND, false)] {
+        let runtime = runtime().expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let (ours, theirs) = Socket::pair().expect("sockets");
+            theirs.set_nonblocking(true).expect("a socket");
+            let played = Played {
+                slow: Some((SYNC, time)),
+                ..Played::default()
+            };
+            let theirs = UnixStream::from_std(theirs).expect("a socket");
+            tokio::task::spawn_local(play(theirs, Rc::new(RefCell::new(played))));
+            let mut channel = Channel::new(ours.into()).expect("a channel");
+            let begun = begin(&mut channel, COMES_WITHIN).await;
+            assert_eq!(begun.is_ok(), is_there);
+            if is_there {
+                let said = channel.ask(PING, &Value::Null, SECOND).await;
+                assert_eq!(said.expect("an answer"), Ok(json!({})), "in step");
+            }
+        });
+    }
+}
+
 #[test]
 fn a_caller_without_patience_is_no_silent_agent() {
     with_agent(async |agent, played| {
