@@ -221,6 +221,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_nic_that_is_absent_is_left_out() {
+        let nic = |name: &str, state: &str| serde_json::json!({"name": name, "bridge": {}, "state": state});
+        let network =
+            |name: &str| serde_json::json!({"name": name, "multus": {"networkName": name}});
+        let vmi = serde_json::json!({
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachineInstance",
+            "metadata": {"name": "vm"},
+            "spec": {
+                "domain": {
+                    "memory": {"guest": "64Mi"},
+                    "devices": {"interfaces": [nic("red", "absent"), nic("blue", "down")]},
+                },
+                "networks": [network("red"), network("blue")],
+            },
+        });
+        let (vmi, _) = crate::vmi::from_cluster(&vmi).expect("a VMI");
+        let options = PlanOptions::default();
+        let slots = &mut Slots::new(std::iter::empty());
+        let nics = nics(&vmi, &options, slots);
+        let names: Vec<_> = nics.iter().map(|nic| &*nic.name).collect();
+        assert_eq!(names, ["blue"]);
+        assert!(!nics[0].link_up);
+        let later: Vec<_> = later_nics(&vmi).into_iter().map(|nic| nic.name).collect();
+        assert_eq!(later, ["blue"]);
+    }
+
+    #[test]
     fn secondary_interfaces_are_named_by_hash() {
         // `printf red | sha256sum`, the first 11 digits.
         assert_eq!(hashed_name("red"), "podb1f51a511f1");
