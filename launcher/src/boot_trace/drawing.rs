@@ -10,7 +10,7 @@ const WIDTH: f64 = 900.0;
 /// Space for names at the left.
 const LEFT: f64 = 220.0;
 /// Space for times at the right of the last bar.
-const RIGHT: f64 = 160.0;
+const RIGHT: f64 = 190.0;
 /// Height of a step's row.
 const ROW: f64 = 18.0;
 /// Space above a part: its title, and two lines where breaks of the axis say how long they are.
