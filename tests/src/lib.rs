@@ -24,6 +24,7 @@ pub mod podman;
 pub mod power;
 pub mod proc;
 pub mod random;
+pub mod reason;
 pub mod rules;
 pub mod run;
 pub mod transcript;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::control::Control;
 use crate::transcript::Transcript;
 use crate::vmi::Vmi;
-use crate::{PATIENCE, guest};
+use crate::{PATIENCE, guest, reason};
 
 /// A run to be.
 #[derive(Debug)]
@@ -149,6 +149,7 @@ impl Run {
 
     #[track_caller]
     fn spawn(mut self, slot: Option<Slot>) -> Guest {
+        reason::keep();
         let is_run = self.args[0] == "run";
         if is_run {
             self = self.arg("--log-level").arg("debug");
@@ -445,6 +446,7 @@ impl Drop for Guest {
             println!("---- command {:?}: {:?}", self.words, self.status);
             self.console.print();
             self.log.print();
+            println!("---- {}", reason::last());
         }
         if self.status.is_none() {
             // The second signal of a kind that podvisor obeys at once, so that it tidies up.

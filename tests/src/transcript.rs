@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// Lines printed of a transcript that belongs to a failed test.
 const PRINTED: usize = 200;
+/// Characters printed of each.
+const PRINTED_OF_A_LINE: usize = 500;
 
 /// A line and when its first byte came, counted from the start of the transcript.
 #[derive(Clone, Debug)]
@@ -150,7 +152,11 @@ impl Transcript {
         let left_out = lines.len().saturating_sub(PRINTED);
         println!("---- {}, after {left_out} other lines", self.name);
         for line in &lines[left_out..] {
-            println!("{:9.3} {}", line.at.as_secs_f64(), line.text);
+            println!(
+                "{:9.3} {:.PRINTED_OF_A_LINE$}",
+                line.at.as_secs_f64(),
+                line.text
+            );
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use podvisor_tests::host;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Disk, Vmi};
@@ -248,6 +249,22 @@ fn an_image_has_one_writer() {
     second.log_has(&["root.img", "in use by another process"]);
     first.signal(Signal::TERM);
     first.exits_with(4);
+}
+
+/// Whoever waited for a machine's end has its image at once, though the kernel lets go of what a ring had open later.
+#[test]
+fn an_image_is_free_when_its_machine_has_ended() {
+    for round in 1..=25 {
+        let vmi = Vmi::new("free").memory("256Mi").disk(Disk::new("root"));
+        let run = Run::new(&vmi);
+        let image = image::zeros(&run.dir(), "root.img", MIB);
+        let run = run.volume("root", &image);
+        let mut guest = run.payload("blkbench cases=seqread:1 secs=0").start();
+        guest.exits_with(0);
+        let path = image.to_str().expect("UTF-8");
+        println!("round {round}");
+        host("qemu-img", &["info", "-f", "raw", path]);
+    }
 }
 
 fn run_sha256(bytes: &[u8]) -> String {

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use devices::virtio::VirtioDevice;
-use devices::virtio::block::{Block, BlockSpec, Rings};
+use devices::virtio::block::{Block, Rings};
 use devices::virtio::testing::{Buffer, block_spec, guest_memory};
 
 use crate::input::Input;
@@ -41,10 +41,9 @@ impl Twins {
         let on = |bytes, rings| {
             let image = file(bytes);
             image.write_all_at(&content, 0).expect("written");
-            BlockSpec {
-                rings,
-                ..block_spec(image, 1)
-            }
+            let mut spec = block_spec(image, 1);
+            spec.rings = rings;
+            spec
         };
         let raw = on(DISK, one).build().expect("a good disk");
         let fragmented = on(BACKED, other);

@@ -124,6 +124,10 @@ impl Hardware {
                 if let Some(machine) = self.machine.take() {
                     machine.stop();
                 }
+                if job != Job::Halt {
+                    // There will be no other: whoever waits for an image may have it.
+                    self.resources.devices.clear();
+                }
                 return Ok(Outcome::Done).into();
             }
             job => job,

@@ -12,7 +12,7 @@ use rustix::thread::sched_getaffinity;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::file::DiskFile;
+use super::file::{DiskFile, unlock};
 use super::image::{Image, ImageFormat, Layered, OpenImageError, Raw};
 use super::request::{ID_SIZE, SECTOR_SIZE};
 use super::{Block, ErrorPolicy, MAX_QUEUES, Rings};
@@ -168,6 +168,14 @@ impl DeviceSpec for BlockSpec {
             is_written: false,
         });
         iter::once(top).chain(backing).collect()
+    }
+}
+
+impl Drop for BlockSpec {
+    /// The disk's machine is at its end or without it. The kernel closes what the rings have only some time later, and
+    /// the locks would last until then.
+    fn drop(&mut self) {
+        iter::once(&self.file).chain(&self.backing).for_each(unlock);
     }
 }
 

@@ -128,10 +128,8 @@ fn a_failed_flush_of_the_page_cache_is_final() {
         if !is_cached {
             first.file = direct(&image);
         }
-        let again = BlockSpec {
-            lost: Arc::clone(&first.lost),
-            ..spec(&image)
-        };
+        let mut again = spec(&image);
+        again.lost = Arc::clone(&first.lost);
         let errors = Arc::new(HostErrors::new().expect("an eventfd"));
         let mut disk = Disk::new(first, EngineKind::Sync);
         disk.device.report_to(&errors);

@@ -25,9 +25,10 @@ impl Twins {
             true => direct(file),
             false => file.reopen().expect("reopen"),
         };
-        let on = |file: &NamedTempFile| BlockSpec {
-            file: open(file),
-            ..spec(file)
+        let on = |file: &NamedTempFile| {
+            let mut spec = spec(file);
+            spec.file = open(file);
+            spec
         };
         let raw = on(&whole).build().expect("good spec");
         let parts = [image(0), image(0)];
