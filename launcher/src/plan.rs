@@ -30,7 +30,7 @@ pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, PublicKeys, Take}
 pub use self::needs::needs;
 pub use self::nics::{LaterNic, NicSource, later_nics};
 pub(crate) use self::ports::AGENT;
-pub use self::ports::PORTS;
+pub use self::ports::{PORTS, PortTarget};
 use self::slots::Slots;
 use crate::network::Forward;
 use crate::vmi::{Disk, RebootPolicy, Report, Vmi};
@@ -78,8 +78,8 @@ pub struct PlanOptions {
     pub exit_on_reboot: bool,
     /// Socket of a channel to the guest's agent.
     pub guest_agent: Option<PathBuf>,
-    /// Socket of a console beside the serial one.
-    pub virtio_console: Option<PathBuf>,
+    /// The host's end of a console beside the serial one.
+    pub virtio_console: Option<PortTarget>,
     /// Sockets of other ports, by the names that they have in the guest.
     pub ports: Vec<(String, PathBuf)>,
     /// Slots for devices that come and go while the machine runs.
@@ -136,9 +136,9 @@ pub struct LaunchPlan {
     pub boot_disks: Option<BootDisks>,
     /// Where the images of disks are.
     pub disks: Vec<DiskSource>,
-    /// Sockets of the ports of the device [`PORTS`], in their order.
+    /// The host's ends of the ports of the device [`PORTS`], in their order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<PathBuf>,
+    pub ports: Vec<PortTarget>,
     /// NICs in the order of the VMI.
     pub nics: Vec<NicSource>,
     /// Host name for the guest.

@@ -21,7 +21,7 @@ mod threads;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use devices::virtio::block::{BlockOptions, CacheMode, ImageFormat};
 use devices::virtio::registry::AnyOptions;
@@ -43,7 +43,7 @@ pub use self::lock::try_lock;
 pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
 
-use crate::plan::{BootFile, DiskSource, ImagePath, ImageSource, LaunchPlan, PORTS};
+use crate::plan::{BootFile, DiskSource, ImagePath, ImageSource, LaunchPlan, PORTS, PortTarget};
 
 /// Open descriptors and what each is, for the vm process.
 #[derive(Debug, Default)]
@@ -243,18 +243,27 @@ pub fn open_ports(
     plan: &LaunchPlan,
     descriptors: &mut Descriptors,
 ) -> Result<Vec<ListenSocket>, ResourceError> {
-    let open = |path: &PathBuf| {
+    let mut sockets = Vec::new();
+    for target in &plan.ports {
+        let name = PORTS.to_owned();
+        let path = match target {
+            PortTarget::Unix(path) => path,
+            PortTarget::File(path) => {
+                let file = console::open_output("file of the virtio console", path)?;
+                descriptors.push(FdRole::Device { name }, file);
+                continue;
+            }
+        };
         let socket = ListenSocket::bind("port", path)?;
         let listener = socket.try_clone().map_err(|source| ResourceError::Listen {
             what: "port",
             path: path.clone(),
             source,
         })?;
-        let name = PORTS.to_owned();
         descriptors.push(FdRole::Device { name }, listener);
-        Ok(socket)
-    };
-    plan.ports.iter().map(open).collect()
+        sockets.push(socket);
+    }
+    Ok(sockets)
 }
 
 /// Asks the hypervisor what it can show guests of the host's processor.

@@ -71,11 +71,16 @@ fn linux_uses_its_disks() {
     let run = run
         .volume("constant", &constant)
         .linux("hello,blkcopy,rng,roprobe,discard");
-    let mut guest = run.cmdline("podvisor.disk=vdc").start();
+    let said = run.dir().join("hvc0.log");
+    let run = run.arg(format!("--virtio-console=file:{}", said.display()));
+    let run = run.cmdline("podvisor.disk=vdc loglevel=6 console=hvc0 console=ttyS0");
+    let mut guest = run.start();
 
     guest.wait_for("GUEST-INIT-READY");
     guest.wait_for("GUEST-DONE");
     guest.exits_with(0);
+    let said = std::fs::read_to_string(&said).expect("the virtio console's file");
+    assert!(said.contains("[vda] 34816 512-byte"), "{said}");
     let expected = [
         ("cpus", "1"),
         ("serial.vda", "PV-SOURCE"),

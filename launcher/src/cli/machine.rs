@@ -8,7 +8,7 @@ use super::DEFAULT_INTERFACE;
 use super::values::{bytes, cmdline, forward, id, named_port, unix_path, volume};
 use crate::logging::{LogFormat, LogLevel};
 use crate::network::Forward;
-use crate::plan::PlanOptions;
+use crate::plan::{PlanOptions, PortTarget};
 use crate::resources::{ConsoleTarget, DebuggerTarget};
 
 /// Most processors of a guest, as clap counts.
@@ -103,9 +103,10 @@ pub struct MachineArgs {
     /// (unix:PATH); one client at a time.
     #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
     pub guest_agent: Option<PathBuf>,
-    /// Give the guest a virtio console (hvc0) on this socket (unix:PATH); one client at a time.
-    #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
-    pub virtio_console: Option<PathBuf>,
+    /// Give the guest a virtio console (hvc0): on a socket (unix:PATH), one client at a time, or its output only in a file
+    /// (file:PATH, 16 MiB at most).
+    #[arg(long, value_name = "TARGET")]
+    pub virtio_console: Option<PortTarget>,
     /// Let no port in behind passt, not even those of the VMI.
     #[arg(long, conflicts_with = "publish", hide = true)]
     pub no_publish: bool,

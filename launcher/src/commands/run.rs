@@ -24,7 +24,7 @@ use crate::kept::{self, MachineFiles};
 use crate::logging::LogFormat;
 use crate::network::{self, NetworkGuard, NetworkOptions, NetworkRequest};
 use crate::opener::{Allowed, Opener, TapUse};
-use crate::plan::{LaunchPlan, NicSource};
+use crate::plan::{LaunchPlan, NicSource, PortTarget};
 use crate::resources::{self, BootDiskError, BootReader, Console, Descriptors, ListenSocket};
 use crate::resources::{ConsoleTarget, DebuggerTarget};
 use crate::supervise::{self, ControlServer, Ends, Orders, Outcome, Remains, Signals, VmProcess};
@@ -186,7 +186,11 @@ fn sockets(args: &RunArgs, control: Option<&ControlServer>) -> Vec<PathBuf> {
         _ => None,
     };
     let machine = &args.machine;
-    let ports = machine.guest_agent.iter().chain(&machine.virtio_console);
+    let virtio_console = match &machine.virtio_console {
+        Some(PortTarget::Unix(path)) => Some(path),
+        _ => None,
+    };
+    let ports = machine.guest_agent.iter().chain(virtio_console);
     let debugger = match &args.gdb {
         Some(DebuggerTarget::Unix(path)) => Some(path.clone()),
         _ => None,

@@ -1,10 +1,10 @@
 //! The outside ends of the guest's serial console.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustix::fs::OFlags;
@@ -66,13 +66,7 @@ pub fn open_console(target: &ConsoleTarget) -> Result<Console, ResourceError> {
             fds.push(FdRole::ConsoleOutput, stream(io::stdout(), OFlags::WRONLY)?);
         }
         ConsoleTarget::File(path) => {
-            let mut options = OpenOptions::new();
-            options.append(true).create(true).mode(0o600);
-            let file = options.open(path).map_err(|source| ResourceError::Open {
-                what: "console file".to_owned(),
-                path: path.clone(),
-                source,
-            })?;
+            let file = open_output("console file", path)?;
             console.descriptors.push(FdRole::ConsoleOutput, file);
         }
         ConsoleTarget::Unix(path) => {
@@ -87,6 +81,17 @@ pub fn open_console(target: &ConsoleTarget) -> Result<Console, ResourceError> {
         }
     }
     Ok(console)
+}
+
+/// Opens a file that a guest's output is appended to.
+pub(super) fn open_output(what: &str, path: &Path) -> Result<File, ResourceError> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    options.open(path).map_err(|source| ResourceError::Open {
+        what: what.to_owned(),
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// A standard stream, which the vm process neither waits for nor makes others not wait for.
