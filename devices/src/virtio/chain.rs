@@ -283,18 +283,17 @@ impl Chain {
         if len == 0 {
             return Ok(());
         }
-        let outside = || ChainError::Memory { address, len };
-        // One slice, unless the buffer crosses from one region into an adjacent one.
-        for slice in self.memory.get_slices(GuestAddress(address), len as usize) {
-            let slice = slice.map_err(|_| outside())?;
-            if self.buffers.len() == self.capacity {
-                return Err(ChainError::TooManyBuffers(self.capacity));
+        let (start, count) = (GuestAddress(address), len as usize);
+        let (buffers, capacity) = (&mut self.buffers, self.capacity);
+        match self.memory.get_slice(start, count) {
+            Ok(slice) => push(buffers, capacity, &slice)?,
+            // It crosses from one region into an adjacent one, or is outside.
+            Err(_) => {
+                for slice in self.memory.get_slices(start, count) {
+                    let slice = slice.map_err(|_| ChainError::Memory { address, len })?;
+                    push(buffers, capacity, &slice)?;
+                }
             }
-            let iov_base = slice.ptr_guard_mut().as_ptr().cast();
-            self.buffers.push(iovec {
-                iov_base,
-                iov_len: slice.len(),
-            });
         }
         if writable {
             self.writable_len += len;
@@ -304,6 +303,22 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// Adds a buffer to the `capacity` that there may be.
+fn push(
+    buffers: &mut Vec<iovec>,
+    capacity: usize,
+    slice: &VolatileSlice<'_>,
+) -> Result<(), ChainError> {
+    if buffers.len() == capacity {
+        return Err(ChainError::TooManyBuffers(capacity));
+    }
+    buffers.push(iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
+    });
+    Ok(())
 }
 
 /// Entries of an indirect table of `len` bytes. "A driver MUST NOT create a descriptor chain longer

@@ -4,7 +4,7 @@
 mod io;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::error;
 
@@ -29,6 +29,9 @@ const SYNC_BUDGET: u16 = 16;
 /// Requests handed over at a time where the page cache answers during the call: so the driver sees
 /// the first answers, and makes new requests, while the next are worked on.
 const CACHED_BURST: u16 = 8;
+
+/// How long a worker relies on the size that the image's file had. To ask at each write is a tenth of a short one's time.
+const SIZE_KNOWN_FOR: Duration = Duration::from_millis(1);
 
 /// What a device's handlers share with it.
 pub(super) struct Shared {
@@ -58,8 +61,9 @@ pub(super) struct BlockHandler {
     broken: bool,
     /// Requests to take before they are submitted.
     burst: u16,
-    /// Bytes that the image can be written up to, as known to this burst.
-    writable: Option<u64>,
+    /// Bytes that the image could be written up to when that was asked last, and when to forget that.
+    writable: u64,
+    forget_writable: Instant,
     patience: Patience,
     prompt: Prompt,
     shared: Arc<Shared>,
@@ -76,7 +80,8 @@ impl BlockHandler {
             chain: largest.new_chain(),
             slots: Slots::new(QUEUE_SIZE, Arc::clone(largest.memory())),
             burst: QUEUE_SIZE,
-            writable: None,
+            writable: 0,
+            forget_writable: Instant::now(),
             patience: Patience::default(),
             prompt: Prompt::default(),
             queues,
@@ -138,7 +143,10 @@ impl BlockHandler {
         let now = Instant::now();
         let limit = self.burst.min(*budget);
         let mut taken = 0;
-        self.writable = None;
+        if self.forget_writable <= now {
+            self.writable = 0;
+            self.forget_writable = now + SIZE_KNOWN_FOR;
+        }
         while taken < limit
             && self.slots.has_room()
             && self.queues[position].next(&mut self.chain)?
@@ -197,7 +205,7 @@ impl BlockHandler {
         if held == 0 {
             return Ok(());
         }
-        self.writable = None;
+        self.writable = 0;
         for _ in 0..held {
             let Some(index) = self.slots.let_go() else {
                 break;

@@ -169,7 +169,7 @@ pub(super) trait Image: Debug + Send + Sync {
     }
 
     /// How much of the disk may be written now: all of it, unless somebody else has cut the file short,
-    /// which a write would undo. Asked once for the writes of a burst.
+    /// which a write would undo. Asked once a millisecond.
     fn writable_bytes(&self) -> u64;
 
     /// Gives the disk another size. It never shrinks: the guest may have requests past the new end

@@ -80,52 +80,32 @@ impl Step {
     }
 }
 
-impl Slot {
-    /// The slot of `request`, which `chain` of the queue at position `queue` holds. `written` is the
-    /// length for the used ring.
-    pub(super) fn new(
-        queue: usize,
-        chain: &Chain,
-        request: Request,
-        written: u32,
-        started: Instant,
-        dsync: bool,
-    ) -> Option<Self> {
-        let last = chain.writable().last()?;
-        let (op, offset, left) = match request {
-            Request::Read { offset, len } => (Op::Read, offset, u64::from(len)),
-            Request::Write { offset, len } => (Op::Write, offset, u64::from(len)),
-            Request::Flush | Request::GetId => (Op::Sync, 0, 0),
-            Request::Discard { offset, len } => (Op::Punch, offset, len),
-            Request::WriteZeroes {
-                offset,
-                len,
-                unmap: true,
-            } => (Op::Punch, offset, len),
-            Request::WriteZeroes {
-                offset,
-                len,
-                unmap: false,
-            } => (Op::Zero, offset, len),
-        };
-        Some(Self {
-            queue,
-            head: chain.head(),
-            request,
-            written,
-            started,
-            status: last.iov_base.cast::<u8>().wrapping_add(last.iov_len - 1),
-            op,
-            offset,
-            left,
-            flush: FlushState::default(),
-            dsync,
-            first: 0,
-            end: 0,
-            part: Part::default(),
-        })
-    }
+/// A request that is to have a slot.
+pub(super) struct Begun<'a> {
+    /// Position of its queue among the handler's.
+    pub(super) queue: usize,
+    pub(super) chain: &'a Chain,
+    pub(super) request: Request,
+    /// The length for the used ring if it succeeds.
+    pub(super) written: u32,
+    pub(super) started: Instant,
+    pub(super) dsync: bool,
+}
 
+/// What a request begins with: the operation, and where in the disk and on how many bytes.
+fn operation(request: &Request) -> (Op, u64, u64) {
+    match *request {
+        Request::Read { offset, len } => (Op::Read, offset, u64::from(len)),
+        Request::Write { offset, len } => (Op::Write, offset, u64::from(len)),
+        Request::Flush | Request::GetId => (Op::Sync, 0, 0),
+        Request::Discard { offset, len } => (Op::Punch, offset, len),
+        Request::WriteZeroes { offset, len, unmap } => {
+            (if unmap { Op::Punch } else { Op::Zero }, offset, len)
+        }
+    }
+}
+
+impl Slot {
     /// Finds the next part. A hole is read at once.
     fn aim(&mut self, image: &dyn Image, buffers: &mut [iovec]) -> io::Result<Step> {
         let access = match self.op {
@@ -327,9 +307,9 @@ impl Slots {
         self.held.pop_front()
     }
 
-    /// Puts a request into a free slot, with the `slot.left` bytes of data that start `skip` bytes
-    /// into `buffers`. `None` if there is no room, or there are too many buffers.
-    pub(super) fn take(&mut self, mut slot: Slot, buffers: &[iovec], skip: u32) -> Option<u16> {
+    /// Puts a request into a free slot, with its data, which starts `skip` bytes into `buffers`. `None` if there is
+    /// no room, or there are too many buffers. The slot is written in place: it is too large to be handed around.
+    pub(super) fn take(&mut self, begun: &Begun<'_>, buffers: &[iovec], skip: u32) -> Option<u16> {
         let index = self
             .free
             .last()
@@ -340,9 +320,28 @@ impl Slots {
             }
             self.buffers.push([NO_BUFFER; SLOT_BUFFERS]);
         }
-        if matches!(slot.op, Op::Read | Op::Write) {
-            slot.end = copy_part(buffers, skip, slot.left, &mut self.buffers[index])?;
-        }
+        let last = begun.chain.writable().last()?;
+        let (op, offset, left) = operation(&begun.request);
+        let end = match op {
+            Op::Read | Op::Write => copy_part(buffers, skip, left, &mut self.buffers[index])?,
+            _ => 0,
+        };
+        let slot = Slot {
+            queue: begun.queue,
+            head: begun.chain.head(),
+            request: begun.request,
+            written: begun.written,
+            started: begun.started,
+            status: last.iov_base.cast::<u8>().wrapping_add(last.iov_len - 1),
+            op,
+            offset,
+            left,
+            flush: FlushState::default(),
+            dsync: begun.dsync,
+            first: 0,
+            end,
+            part: Part::default(),
+        };
         match self.slots.get_mut(index) {
             Some(old) => {
                 *old = slot;

@@ -7,7 +7,7 @@ use crate::virtio::block::errors::Verdict;
 use crate::virtio::block::file::{DiskFile, Op};
 use crate::virtio::block::handler::BlockHandler;
 use crate::virtio::block::request::{HEADER_SIZE, ID_SIZE, Request, Status};
-use crate::virtio::block::slots::{Slot, Step};
+use crate::virtio::block::slots::{Begun, Step};
 use crate::virtio::block::stats::Counted;
 use crate::virtio::chain::Chain;
 
@@ -52,9 +52,15 @@ impl BlockHandler {
             Request::Read { len, .. } => len + 1,
             _ => status_only(&self.chain),
         };
-        let slot = Slot::new(queue, &self.chain, request, written, now, self.dsync);
-        let index = slot.and_then(|slot| self.slots.take(slot, buffers, skip));
-        let Some(index) = index else {
+        let begun = Begun {
+            queue,
+            chain: &self.chain,
+            request,
+            written,
+            started: now,
+            dsync: self.dsync,
+        };
+        let Some(index) = self.slots.take(&begun, buffers, skip) else {
             self.shared.counters.failed();
             self.answer_failure(queue, Status::IoErr);
             return Ok(());
@@ -92,12 +98,12 @@ impl BlockHandler {
         let Request::Write { offset, len } = request else {
             return true;
         };
-        offset + u64::from(len) <= self.writable()
-    }
-
-    fn writable(&mut self) -> u64 {
-        let image = &self.shared.image;
-        *self.writable.get_or_insert_with(|| image.writable_bytes())
+        let end = offset + u64::from(len);
+        if end > self.writable {
+            // It may have grown.
+            self.writable = self.shared.image.writable_bytes();
+        }
+        end <= self.writable
     }
 
     /// Takes the request in slot `index` as far as it goes without waiting for the kernel.
@@ -179,7 +185,7 @@ impl BlockHandler {
 
     /// How a request goes on after a failed operation, or what it ends with.
     fn recover(&mut self, index: u16, errno: i32) -> Result<Step, Status> {
-        let writable = self.writable();
+        let writable = self.shared.image.writable_bytes();
         let Some(slot) = self.slots.get_mut(index) else {
             return Err(Status::IoErr);
         };
