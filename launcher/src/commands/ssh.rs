@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -28,8 +29,8 @@ const PORT: u16 = 22;
 /// What an SSH server says first (RFC 4253, 4.2).
 const GREETING: &[u8] = b"SSH-";
 
-/// How long a server may take to say it, and the time between two tries.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to say it, least and most, and the time between two tries.
+const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Why a guest is not reached.
@@ -84,8 +85,9 @@ pub(super) fn ssh(args: &SshArgs) -> Result<Exit, CommandError> {
 /// guest does, and closes them.
 fn wait_for(port: u16, machine: &RunningMachine) -> Result<(), SshError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let start = Instant::now();
     let mut told = false;
-    while !greets(address).unwrap_or(false) {
+    while !greets(address, patience(start.elapsed())).unwrap_or(false) {
         if !machines::is_running(machine) {
             return Err(SshError::Gone(machine.name.clone()));
         }
@@ -98,9 +100,15 @@ fn wait_for(port: u16, machine: &RunningMachine) -> Result<(), SshError> {
     Ok(())
 }
 
-fn greets(address: SocketAddr) -> io::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+/// How long to wait for an answer after so much time: a guest that has been slow so far may be slow to answer, and one that
+/// does not take the connection yet shall not hold up the next try for much of the time.
+fn patience(waited: Duration) -> Duration {
+    (waited / 4).clamp(*PATIENCE.start(), *PATIENCE.end())
+}
+
+fn greets(address: SocketAddr, patience: Duration) -> io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     let mut said = [0; GREETING.len()];
     stream.read_exact(&mut said)?;
     Ok(said == GREETING)
@@ -139,6 +147,13 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_slow_guest_gets_more_time_to_answer() {
+        let seconds = Duration::from_secs;
+        let waited = [0, 10, 60, 240, 9000].map(|waited| patience(seconds(waited)));
+        assert_eq!(waited, [5, 5, 15, 60, 60].map(seconds));
+    }
 
     #[test]
     fn a_server_is_waited_for_as_long_as_the_machine_runs() {
