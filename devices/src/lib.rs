@@ -12,6 +12,7 @@ pub mod character;
 pub mod host_errors;
 pub mod irq;
 pub mod legacy;
+pub mod lock;
 pub mod pci;
 pub mod pod_net;
 pub mod state;

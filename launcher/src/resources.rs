@@ -11,7 +11,6 @@ mod error;
 mod file;
 mod iso;
 mod layers;
-mod lock;
 mod memory;
 mod scratch;
 pub mod snapshot;
@@ -39,7 +38,6 @@ pub use self::debugger::{DebuggerTarget, open_debugger};
 pub use self::disk::open as open_image;
 pub use self::error::ResourceError;
 pub use self::file::{Access, Anywhere, Kind, Places, Unfit, fits, open_below, settle};
-pub use self::lock::try_lock;
 pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
 

@@ -6,14 +6,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use devices::lock::try_lock;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
 use super::OpenerError;
-use crate::resources::{
-    Access, Kind, Places, ResourceError, Unfit, fits, open_below, settle, try_lock,
-};
+use crate::resources::{Access, Kind, Places, ResourceError, Unfit, fits, open_below, settle};
 
 /// Tenants' links are not followed.
 const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::{ResourceError, try_lock};
+use devices::lock::try_lock;
+
+use super::ResourceError;
 
 /// What the second file's name has more than the first's.
 const SECOND: &str = ".1";

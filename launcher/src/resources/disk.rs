@@ -6,13 +6,14 @@ use std::path::Path;
 use std::slice;
 use std::time::{Duration, Instant};
 
+use devices::lock::try_lock;
 use devices::virtio::block::{BlockOptions, CacheMode};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::ResourceError;
 use super::file::{Access, Kind, Places};
-use super::{layers, lock};
+use super::layers;
 use crate::plan::ImagePath;
 
 /// Opens and locks the raw image of a disk and settles its cache mode.
@@ -162,7 +163,7 @@ pub(super) fn lock(
 ) -> Result<(), ResourceError> {
     let give_up = Instant::now() + places.patience();
     loop {
-        match lock::try_lock(image, read_only) {
+        match try_lock(image, read_only) {
             Ok(true) => return Ok(()),
             Ok(false) if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
             Ok(false) => {

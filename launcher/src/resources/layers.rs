@@ -463,7 +463,7 @@ mod tests {
         let top = image(at, "top", Some(("base", "raw")));
         let writer = fs::OpenOptions::new().write(true).open(at.join("base"));
         let writer = writer.expect("open");
-        assert!(super::super::try_lock(&writer, false).expect("locks"));
+        assert!(devices::lock::try_lock(&writer, false).expect("locks"));
         let error = open(&top).err().expect("locked");
         assert!(matches!(error, ResourceError::Locked { .. }), "{error:?}");
         // The kernel may give it back a moment after its owner is gone.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::iovec;
-use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::{
     AtFlags, FallocateFlags, OFlags, StatxFlags, fallocate, fcntl_getfl, fcntl_setfl,
 };
@@ -42,19 +41,6 @@ pub(super) enum Op {
     Punch,
     /// Zero, and keep the range allocated.
     Zero,
-}
-
-/// Gives up the locks on an open file, whoever else has it open still.
-pub(super) fn unlock(file: &File) {
-    let whole_file = libc::flock {
-        l_type: libc::F_UNLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    // Where there are no locks, there is none to give up.
-    let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file));
 }
 
 /// An open file of an image, a regular one or a block device.

@@ -12,10 +12,11 @@ use rustix::thread::sched_getaffinity;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::file::{DiskFile, unlock};
+use super::file::DiskFile;
 use super::image::{Image, ImageFormat, Layered, OpenImageError, Raw};
 use super::request::{ID_SIZE, SECTOR_SIZE};
 use super::{Block, ErrorPolicy, MAX_QUEUES, Rings};
+use crate::lock::unlock;
 use crate::virtio::VirtioDevice;
 use crate::virtio::spec::{BuildDeviceError, DeviceFile, DeviceOptions, DeviceSpec};
 

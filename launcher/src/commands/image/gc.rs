@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use devices::lock::try_lock;
 use devices::virtio::block::{HEADER_BYTES, Header};
 use serde::Serialize;
 
@@ -19,7 +20,6 @@ use crate::exit::Exit;
 use crate::home::DiskImage;
 use crate::logging::LogFormat;
 use crate::report::{self, Plain};
-use crate::resources::try_lock;
 
 /// Most images of a directory.
 const MAX_IMAGES: usize = 4096;

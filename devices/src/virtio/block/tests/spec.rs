@@ -1,8 +1,7 @@
 //! What is offered, and which specs are refused.
 
-use nix::fcntl::{FcntlArg, fcntl};
-
 use super::*;
+use crate::lock::try_lock;
 
 #[test]
 fn flushes_are_not_offered_where_writes_are_durable_anyway() {
@@ -106,20 +105,11 @@ fn impossible_specs_are_refused() {
 #[test]
 fn a_disk_that_is_gone_leaves_no_lock() {
     let image = image(IMAGE_SIZE);
-    let lock = |file: &File, kind| {
-        let whole_file = libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)).is_ok()
-    };
     let (gone, other) = (spec(&image), image.reopen().expect("reopen"));
-    assert!(lock(&gone.file, libc::F_WRLCK) && !lock(&other, libc::F_RDLCK));
+    assert_eq!(try_lock(&gone.file, false), Ok(true));
+    assert_eq!(try_lock(&other, true), Ok(false));
     // As a ring has it, and longer than its process.
     let _held = gone.file.try_clone().expect("a descriptor");
     drop(gone);
-    assert!(lock(&other, libc::F_WRLCK));
+    assert_eq!(try_lock(&other, false), Ok(true));
 }
