@@ -9,6 +9,7 @@
 
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::virtio::block::QUEUE_SIZE;
@@ -42,6 +43,8 @@ pub fn probe() -> io::Result<()> {
 #[derive(Debug, Default)]
 pub struct Rings {
     idle: Mutex<Vec<Ring>>,
+    /// Those that workers have.
+    lent: AtomicUsize,
     wanted: usize,
     refusal: Option<io::Error>,
 }
@@ -59,6 +62,7 @@ impl Rings {
         };
         Self {
             idle: Mutex::new(idle),
+            lent: AtomicUsize::new(0),
             wanted: count,
             refusal,
         }
@@ -91,12 +95,20 @@ impl Rings {
 
     /// A ring for a worker.
     pub(super) fn pop(&self) -> Option<Ring> {
-        lock(&self.idle).pop()
+        let ring = lock(&self.idle).pop()?;
+        self.lent.fetch_add(1, Ordering::Relaxed);
+        Some(ring)
     }
 
     /// Back from a worker.
     pub(super) fn push(&self, ring: Ring) {
         lock(&self.idle).push(ring);
+        self.lent.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Each worker has given its ring back: nothing is in flight.
+    pub(super) fn are_idle(&self) -> bool {
+        self.lent.load(Ordering::Relaxed) == 0
     }
 
     /// Does without.

@@ -174,9 +174,11 @@ impl DeviceSpec for BlockSpec {
 
 impl Drop for BlockSpec {
     /// The disk's machine is at its end or without it. The kernel closes what the rings have only some time later, and
-    /// the locks would last until then.
+    /// the locks would last until then. They do where a ring was given up with requests in flight.
     fn drop(&mut self) {
-        iter::once(&self.file).chain(&self.backing).for_each(unlock);
+        if self.rings.are_idle() {
+            iter::once(&self.file).chain(&self.backing).for_each(unlock);
+        }
     }
 }
 

@@ -113,3 +113,16 @@ fn a_disk_that_is_gone_leaves_no_lock() {
     drop(gone);
     assert_eq!(try_lock(&other, false), Ok(true));
 }
+
+#[test]
+fn a_disk_whose_ring_was_given_up_leaves_its_lock_to_the_kernel() {
+    let image = image(IMAGE_SIZE);
+    let (gone, other) = (spec(&image), image.reopen().expect("reopen"));
+    assert_eq!(try_lock(&gone.file, false), Ok(true));
+    let held = gone.file.try_clone().expect("a descriptor");
+    let ring = gone.rings.pop().expect("a ring");
+    drop((gone, ring));
+    assert_eq!(try_lock(&other, true), Ok(false));
+    drop(held);
+    assert_eq!(try_lock(&other, false), Ok(true));
+}
