@@ -79,33 +79,30 @@ enum Errand {
 /// ended.
 pub(super) fn ctl(args: &CtlArgs) -> Result<Exit, CommandError> {
     let errand = errand(args).map_err(CommandError::NoSuchCommand)?;
-    if errand == Errand::List {
-        return list::list(args.output);
-    }
-    if errand == Errand::ConsoleLog {
-        return console::print_log(args.vm.as_deref());
-    }
-    let machine = Machine(list::socket(args.vm.as_deref())?);
+    let machine = || list::socket(args.vm.as_deref()).map(Machine);
     match errand {
-        Errand::List | Errand::ConsoleLog => Ok(Exit::Success),
-        Errand::Events => machine.watch(),
-        Errand::Console => console::sit_at(&machine.console()?),
-        Errand::Exec(words) => exec::run(&machine.guest_agent()?, &words),
-        Errand::Call(command) => machine.talk(command, &[], |line, answer| {
+        Errand::List => list::list(args.output),
+        Errand::ConsoleLog => console::print_log(args.vm.as_deref()),
+        Errand::Events => machine()?.watch(),
+        Errand::Console => console::sit_at(&machine()?.console()?),
+        Errand::Exec(words) => exec::run(&machine()?.guest_agent()?, &words),
+        Errand::Call(command) => machine()?.talk(command, &[], |line, answer| {
             shown(args.output, line, answer)
         }),
-        Errand::Snapshot(command, directory) => machine.snapshot(command, &directory),
-        Errand::Dump(command, path) => machine.dump(command, &path),
+        Errand::Snapshot(command, directory) => machine()?.snapshot(command, &directory),
+        Errand::Dump(command, path) => machine()?.dump(command, &path),
         Errand::Attach(disk) => {
+            let machine = machine()?;
             let (command, image) = disk.open()?;
             machine.talk(command, &[image.as_fd()], as_it_came)
         }
         Errand::AttachNic(nic) => {
+            let machine = machine()?;
             let (command, files, tap) = nic.open()?;
             let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
             machine.talk_and_open(command, &files, Some(ToOpen::Tap(tap)), as_it_came)
         }
-        Errand::Metrics(labels) => machine.talk(Command::Stats, &[], |_, answer| {
+        Errand::Metrics(labels) => machine()?.talk(Command::Stats, &[], |_, answer| {
             let stats = answer.stats.as_deref();
             stats.map_or_else(String::new, |stats| metrics::text(stats, &labels))
         }),

@@ -91,10 +91,7 @@ impl Taps {
     /// Opens a TAP, which is made if it is not there, and brings it up. One that was made goes with its descriptors.
     pub fn attach(&self, wanted: &TapToOpen) -> Result<Vec<OwnedFd>, TapError> {
         let name = &wanted.tap;
-        if !(1..=MAX_QUEUE_PAIRS).contains(&wanted.queues) {
-            return Err(TapError::Queues(wanted.queues));
-        }
-        let queues = tap::open(device, name, wanted.queues)?;
+        let queues = queues(name, wanted.queues)?;
         if let Some(bridge) = &wanted.bridge {
             let joined = tap::join_bridge(&self.socket, name, bridge);
             joined.map_err(|source| TapError::Bridge {
@@ -107,14 +104,11 @@ impl Taps {
             name: name.clone(),
             source,
         })?;
-        Ok(queues.into_iter().map(OwnedFd::from).collect())
+        Ok(queues)
     }
 
     /// Opens the TAP of an interface of the pod's, which is there.
     pub fn adopt(&self, wanted: &NicToOpen) -> Result<(Vec<OwnedFd>, OpenedNic), TapError> {
-        if !(1..=MAX_QUEUE_PAIRS).contains(&wanted.queues) {
-            return Err(TapError::Queues(wanted.queues));
-        }
         let (name, facts) = self.find(&wanted.pod_interfaces)?;
         let unusable = |reason: &str| TapError::Unusable {
             name: name.clone(),
@@ -127,20 +121,20 @@ impl Taps {
         let mtu =
             network::mtu_for_guest(facts.mtu).ok_or_else(|| unusable("its MTU is too small"))?;
         let tap = network::secondary_tap(&name).ok_or_else(|| unusable("its name is too long"))?;
-        let queues = tap::open(device, &tap, wanted.queues)?;
+        let queues = queues(&tap, wanted.queues)?;
         let nic = OpenedNic {
             mac: facts.mac,
             mtu,
             address: facts.address,
         };
-        Ok((queues.into_iter().map(OwnedFd::from).collect(), nic))
+        Ok((queues, nic))
     }
 
     fn find(&self, names: &[String]) -> Result<(String, InterfaceFacts), TapError> {
         for name in names {
             match tap::look_at(&self.socket, name) {
                 Ok(facts) => return Ok((name.clone(), facts)),
-                Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {}
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => {}
                 Err(source) => {
                     let name = name.clone();
                     return Err(TapError::Look { name, source });
@@ -149,6 +143,15 @@ impl Taps {
         }
         Err(TapError::NoInterface(names.to_owned()))
     }
+}
+
+/// Opens so many queues of a TAP, which is made if it is not there and that is allowed.
+fn queues(name: &str, count: u16) -> Result<Vec<OwnedFd>, TapError> {
+    if !(1..=MAX_QUEUE_PAIRS).contains(&count) {
+        return Err(TapError::Queues(count));
+    }
+    let queues = tap::open(device, name, count)?;
+    Ok(queues.into_iter().map(OwnedFd::from).collect())
 }
 
 /// What a TAP's queue is made of.

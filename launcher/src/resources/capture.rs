@@ -5,9 +5,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
 use devices::lock::try_lock;
+use rustix::fs::OFlags;
 
 use super::ResourceError;
 

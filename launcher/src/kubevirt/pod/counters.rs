@@ -38,12 +38,17 @@ impl Pod {
 
     /// What they are, or why they are not to be had.
     pub(super) fn counted(&mut self, stats: Result<Stats, String>, then: &mut Vec<Effect>) {
-        let said = |say: &dyn Fn(&Stats) -> String| stats.as_ref().map(say).map_err(Clone::clone);
-        let of_domain = said(&|stats| domain_stats(&self.identity, &self.facts, stats).to_string());
-        let labels = self.labels();
-        let measured = said(&|stats| metrics::text(stats, &labels));
-        answer_all(&mut self.counters.stats, &of_domain, then);
-        answer_all(&mut self.counters.metrics, &measured, then);
+        if !self.counters.stats.is_empty() {
+            let said = stats.as_ref().map_err(Clone::clone);
+            let said = said.map(|stats| domain_stats(&self.identity, &self.facts, stats));
+            let said = said.map(|stats| stats.to_string());
+            answer_all(&mut self.counters.stats, &said, then);
+        }
+        if !self.counters.metrics.is_empty() {
+            let labels = self.labels();
+            let said = stats.map(|stats| metrics::text(&stats, &labels));
+            answer_all(&mut self.counters.metrics, &said, then);
+        }
     }
 
     /// As KubeVirt's own metrics have them: devices by their names in the VMI.

@@ -9,6 +9,7 @@ use devices::virtio::block::BlockCommand;
 use serde_json::json;
 use vmm::control::Command;
 
+use super::later::Said;
 use super::{Effect, Pending, Phase, Pod};
 use crate::opener::FileToGrow;
 
@@ -19,8 +20,7 @@ pub(super) struct Growth {
     rooms: BTreeMap<String, u64>,
     /// What each disk was grown for last.
     seen: BTreeMap<String, u64>,
-    /// What was said of those that cannot grow.
-    said: BTreeMap<String, String>,
+    said: Said,
 }
 
 impl Growth {
@@ -31,7 +31,7 @@ impl Growth {
     /// Another one of this name may come.
     pub(super) fn forget(&mut self, name: &str) {
         self.seen.remove(name);
-        self.said.remove(name);
+        self.said.forget(name);
     }
 }
 
@@ -92,9 +92,7 @@ impl Pod {
         then: &mut Vec<Effect>,
     ) {
         match failure {
-            None => {
-                self.growth.said.remove(name);
-            }
+            None => self.growth.said.forget(name),
             Some(reason) => self.does_not_grow(name, reason, then),
         }
     }
@@ -106,12 +104,7 @@ impl Pod {
             self.growth.seen.remove(name);
         }
         let message = format!("disk {name:?} does not grow: {reason}");
-        let said = &mut self.growth.said;
-        if said.get(name) != Some(&message) {
-            said.insert(name.to_owned(), message.clone());
-            let reason = "ResizeFailed";
-            then.push(Effect::Warn { reason, message });
-        }
+        (self.growth.said).warn(name, "ResizeFailed", message, then);
     }
 }
 

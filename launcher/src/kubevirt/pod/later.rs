@@ -17,14 +17,38 @@ pub(super) trait Named: Clone + PartialEq {
     fn name(&self) -> &str;
 }
 
+/// What was said of devices that cannot do what is wanted, by name.
+#[derive(Debug, Default)]
+pub(super) struct Said(BTreeMap<String, String>);
+
+impl Said {
+    /// Warns, once as long as it is the same.
+    pub(super) fn warn(
+        &mut self,
+        name: &str,
+        reason: &'static str,
+        message: String,
+        then: &mut Vec<Effect>,
+    ) {
+        if self.0.get(name) != Some(&message) {
+            self.0.insert(name.to_owned(), message.clone());
+            then.push(Effect::Warn { reason, message });
+        }
+    }
+
+    /// It can now.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+}
+
 /// Devices of one kind.
 #[derive(Debug)]
 pub(super) struct Later<T> {
     wanted: Vec<T>,
     /// Those that come or go just now, and what is being opened for those that come.
     under_way: BTreeMap<String, Option<T>>,
-    /// What was said of those that cannot.
-    said: BTreeMap<String, String>,
+    said: Said,
 }
 
 impl<T> Default for Later<T> {
@@ -32,7 +56,7 @@ impl<T> Default for Later<T> {
         Self {
             wanted: Vec::new(),
             under_way: BTreeMap::new(),
-            said: BTreeMap::new(),
+            said: Said::default(),
         }
     }
 }
@@ -90,17 +114,13 @@ impl<T: Named> Later<T> {
     /// It has come, or gone.
     pub(super) fn done(&mut self, name: &str) {
         self.rest(name);
-        self.said.remove(name);
+        self.said.forget(name);
     }
 
     /// It has not, which is said once.
     pub(super) fn fail(&mut self, name: &str, what: &str, reason: &str, then: &mut Vec<Effect>) {
         self.rest(name);
         let message = format!("{} {name:?} {what}: {reason}", T::KIND);
-        if self.said.get(name) != Some(&message) {
-            self.said.insert(name.to_owned(), message.clone());
-            let reason = "HotplugFailed";
-            then.push(Effect::Warn { reason, message });
-        }
+        self.said.warn(name, "HotplugFailed", message, then);
     }
 }
