@@ -18,6 +18,7 @@ mod new;
 mod node_info;
 mod output;
 mod plan;
+mod progress;
 mod run;
 mod seccomp;
 mod ssh;

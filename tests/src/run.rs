@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::control::Control;
 use crate::transcript::Transcript;
 use crate::vmi::Vmi;
-use crate::{PATIENCE, guest, reason};
+use crate::{PATIENCE, guest, host, reason};
 
 /// A run to be.
 #[derive(Debug)]
@@ -295,6 +295,16 @@ impl Guest {
         let mut command = Command::new(guest::podvisor());
         command.args(["ctl", "--vm"]).arg(&self.control).args(words);
         command
+    }
+
+    /// What somebody at a terminal sees of it.
+    #[track_caller]
+    pub fn ctl_on_a_terminal(&self, words: &[&str]) -> String {
+        let command = self.ctl_command(words);
+        let quoted = |word: &OsStr| format!("'{}'", word.display());
+        let command_words = std::iter::once(command.get_program()).chain(command.get_args());
+        let line: Vec<_> = command_words.map(quoted).collect();
+        host("script", &["-qec", &line.join(" "), "/dev/null"])
     }
 
     /// The same, which has to succeed.

@@ -106,13 +106,22 @@ fn paused_vcpus_stand_still() {
     guest.wait_for("TICK cpu=1");
     assert_consecutive(&ticks(&guest));
 
-    // A dump is another pause.
-    let dump = guest.dir().join("guest.core");
-    guest.ctl_does(&["dump", dump.to_str().expect("UTF-8")]);
+    // A dump is another pause. It says how far it is to who looks.
+    let dumps = ["guest.core", "seen.core"].map(|name| guest.dir().join(name));
+    let [dump, seen] = dumps.each_ref().map(|path| path.to_str().expect("UTF-8"));
+    let silent = guest.ctl(&["dump", dump]);
+    assert!(silent.status.success(), "{silent:?}");
+    assert!(silent.stderr.is_empty(), "{silent:?}");
+    let shown = guest.ctl_on_a_terminal(&["dump", seen]);
+    let whole = format!("podvisor: writing {seen:?} ");
+    assert!(
+        shown.contains(&whole) && shown.contains(" MiB/s\r\n{\"id\""),
+        "{shown}"
+    );
     assert_eq!(control.status(), "running");
     guest.console.skip();
     guest.wait_for("TICK cpu=0");
-    let text = guest::gdb(&guest::payload(), &dump, &["info threads"]);
+    let text = guest::gdb(&guest::payload(), &dumps[0], &["info threads"]);
     assert!(text.contains("LWP 1") && text.contains("LWP 2"), "{text}");
     control.tell("stop");
     guest.exits_with(4);

@@ -3,17 +3,15 @@
 mod attach;
 mod console;
 mod exec;
+mod files;
 mod list;
-mod snapshot;
 
 use std::fmt::Write;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use devices::virtio::net::NetCommand;
@@ -25,7 +23,6 @@ use vmm::control::{Answer, Call, Command, Reply, VERSION, Verdict};
 
 use self::attach::{NewDisk, NewNic};
 pub(super) use self::list::machine as running;
-use self::snapshot::SnapshotFiles;
 use super::{CommandError, output};
 use crate::cli::CtlArgs;
 use crate::exit::Exit;
@@ -145,44 +142,12 @@ impl Machine {
         }
     }
 
-    fn snapshot(&self, command: Command, directory: &Path) -> Result<Exit, CommandError> {
-        let fail = |source| CommandError::Snapshot {
-            directory: directory.to_owned(),
-            source,
-        };
-        let files = SnapshotFiles::create(directory).map_err(fail)?;
-        let done = self.talk(command, &files.descriptors(), as_it_came);
-        match done {
-            Ok(_) => files.keep().map_err(fail)?,
-            Err(_) => files.discard(),
-        }
-        done
-    }
-
-    fn dump(&self, command: Command, path: &Path) -> Result<Exit, CommandError> {
-        let fail = |source| CommandError::Dump {
-            path: path.to_owned(),
-            source,
-        };
-        // The guest's memory: nobody else's to read.
-        let mut options = File::options();
-        let options = options.write(true).create_new(true).mode(0o600);
-        let file = options.open(path).map_err(fail)?;
-        let done = self.talk(command, &[file.as_fd()], as_it_came);
-        match done {
-            Ok(_) => file.sync_all().map_err(fail)?,
-            // What cannot be removed is no whole dump and says so.
-            Err(_) => drop(std::fs::remove_file(path)),
-        }
-        done
-    }
-
     /// Makes the call and prints what `show` makes of its answer.
     fn talk(
         &self,
         command: Command,
         descriptors: &[BorrowedFd<'_>],
-        show: impl Fn(&str, &Answer) -> String,
+        show: impl FnMut(&str, &Answer) -> String,
     ) -> Result<Exit, CommandError> {
         self.talk_and_open(command, descriptors, None, show)
     }
@@ -193,7 +158,7 @@ impl Machine {
         command: Command,
         descriptors: &[BorrowedFd<'_>],
         open: Option<ToOpen>,
-        show: impl Fn(&str, &Answer) -> String,
+        mut show: impl FnMut(&str, &Answer) -> String,
     ) -> Result<Exit, CommandError> {
         let waits_for_end = matches!(command, Command::Stop | Command::Snapshot { stop: true });
         let stream = self.connect()?;

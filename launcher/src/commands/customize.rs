@@ -18,9 +18,7 @@ mod machine;
 mod session;
 mod sink;
 
-use std::io::{self, IsTerminal, Write};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::io;
 
 use serde_json::{Value, json};
 
@@ -30,6 +28,7 @@ use self::image::NewImage;
 pub use self::session::told as told_by_guest;
 use self::session::{Ended, Session};
 use self::sink::Sink;
+use super::progress::Progress;
 use super::{CommandError, new, output};
 use crate::cli::CustomizeArgs;
 use crate::exit::Exit;
@@ -37,9 +36,6 @@ use crate::logging::{self, LogFormat};
 use crate::resources;
 use crate::streams::Patient;
 use crate::supervise::Signals;
-
-/// How often progress is shown.
-const SHOWN_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs the script.
 pub(super) fn customize(args: &CustomizeArgs) -> Result<Exit, CommandError> {
@@ -131,48 +127,5 @@ fn check(ended: &Ended, is_kept: bool) -> Result<(), CustomizeError> {
         None => Err(CustomizeError::Silent),
         Some(_) if is_kept && !ended.sealed => Err(CustomizeError::NotSealed),
         Some(_) => Ok(()),
-    }
-}
-
-/// What somebody at a terminal sees while it works.
-struct Progress {
-    is_shown: bool,
-    start: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            is_shown: io::stderr().is_terminal(),
-            start: Instant::now(),
-        }
-    }
-
-    fn step(&self, words: std::fmt::Arguments<'_>) {
-        if self.is_shown {
-            let seconds = self.start.elapsed().as_secs();
-            crate::report::print(&format!("{words} ({seconds} s)"));
-        }
-    }
-
-    /// What shows how much of a new image is written.
-    fn of_writing(&self, path: &Path) -> impl FnMut(u64, u64) + use<> {
-        self.step(format_args!("writing {path:?}"));
-        let (is_shown, start) = (self.is_shown, Instant::now());
-        let mut next = start + SHOWN_EVERY;
-        move |done, of| {
-            let now = Instant::now();
-            if !is_shown || now < next && done < of {
-                return;
-            }
-            next = now + SHOWN_EVERY;
-            let mib = |bytes: u64| bytes >> 20;
-            let milliseconds = (now - start).as_millis().max(1) as u64;
-            let rate = mib(done).saturating_mul(1000) / milliseconds;
-            let end = if done == of { '\n' } else { '\r' };
-            let (done, of) = (mib(done), mib(of));
-            // Nobody is told that nobody looks.
-            let _ = write!(io::stderr(), "  {done} of {of} MiB, {rate} MiB/s{end}");
-        }
     }
 }

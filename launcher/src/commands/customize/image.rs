@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use devices::virtio::block::{ImageFormat, OpenImageError, flatten};
 use tempfile::NamedTempFile;
 
-use super::{CommandError, CustomizeError, Progress};
+use super::{CommandError, CustomizeError};
+use crate::commands::progress::Progress;
 use crate::resources;
 use crate::supervise::Signals;
 
