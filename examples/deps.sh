@@ -9,7 +9,7 @@ packages=(
     dosfstools mtools gdisk xfsprogs btrfs-progs grub2-common mmdebstrap                           # boot disks
     qemu-system-x86 kmod cpio                                                                      # emulated hardware
     qemu-utils                                                                                     # tests of qcow2
-    openssh-client                                                                                 # the key of podvisor ssh, demo-cloud
+    openssh-client dropbear-bin                                                                    # podvisor ssh, demo-cloud; a server for a guest
     podman runc netavark aardvark-dns fuse-overlayfs iptables catatonit                            # demo-pod
 )
 command -v gdb > /dev/null || packages+=(gdb-minimal) # dumps

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -33,6 +33,7 @@ fn the_client_gets_key_port_and_user() {
     let port = server.local_addr().expect("bound").port();
     let greeting = std::thread::spawn(move || {
         let (mut client, _) = server.accept().expect("a client");
+        client.read_exact(&mut [0; 4]).expect("it speaks first");
         client.write_all(b"SSH-2.0-test\r\n").expect("it reads");
     });
 
@@ -64,10 +65,17 @@ fn the_client_gets_key_port_and_user() {
     fs::create_dir_all(&state).expect("made");
     let guest = json!({"user": "me", "port": port}).to_string();
     fs::write(state.join(format!("{name}.json")), guest).expect("written");
+    let key = at("data").join("podvisor/ssh_key");
+    let (status, _, reason) = ssh(&[]);
+    assert!(
+        status == Some(5) && reason.contains("ssh-keygen"),
+        "{reason}"
+    );
+    fs::create_dir_all(at("data/podvisor")).expect("made");
+    fs::write(&key, "a key").expect("written");
     let (status, words, reason) = ssh(&["--", "true", "x"]);
     greeting.join().expect("it is asked");
     assert_eq!(status, Some(7), "{reason}");
-    let key = at("data").join("podvisor/ssh_key");
     let key = format!("-i {} -p {port} -l me 127.0.0.1 true x\n", key.display());
     assert!(words.ends_with(&key), "{words}");
 

@@ -18,6 +18,26 @@ pub fn initrd() -> PathBuf {
     guest_file("initrd.cpio")
 }
 
+/// The same with a program of this host's and the libraries that it is linked with, made in `dir`.
+#[track_caller]
+pub fn initrd_with(program: &str, dir: &Path) -> Vec<u8> {
+    let (tree, archive) = (dir.join("more"), dir.join("more.cpio"));
+    let libraries = crate::host("ldd", &[program]);
+    let libraries = libraries
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    for path in libraries.chain([program]) {
+        let to = tree.join(path.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("below the tree")).expect("a directory can be made");
+        fs::copy(path, to).expect("a file can be copied");
+    }
+    let script = "cd \"$0\" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0 > \"$1\"";
+    let [tree, to] = [&tree, &archive].map(|path| path.to_str().expect("UTF-8"));
+    crate::host("sh", &["-ec", script, tree, to]);
+    let parts = [initrd(), archive].map(|part| fs::read(part).expect("an archive can be read"));
+    parts.concat()
+}
+
 /// The bare-metal guest, see `tests/payload`.
 pub fn payload() -> PathBuf {
     guest_file("payload.elf")

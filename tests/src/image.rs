@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::host;
+use crate::{guest, host};
 
 /// A MiB.
 pub const MIB: usize = 1 << 20;
@@ -58,6 +58,28 @@ pub fn ext4(dir: &Path, name: &str, files: &[(&str, &[u8])], mib: u32) -> PathBu
     let args = ["-q", "-t", "ext4", "-U", UUID, "-d", &*tree, &*path, &size];
     host("mke2fs", &args);
     image
+}
+
+/// Makes a disk with a file system and the test Linux, which boots with this command line and initrd.
+#[track_caller]
+pub fn linux(
+    dir: &Path,
+    name: &str,
+    cmdline: &str,
+    initrd: &[u8],
+    more: &[(&str, &[u8])],
+) -> PathBuf {
+    let config = format!(
+        "default linux\nlabel linux\n  linux /boot/vmlinux\n  initrd /boot/initrd\n  append {cmdline}\n"
+    );
+    let kernel = fs::read(guest::vmlinux()).expect("the kernel");
+    let mut files = vec![
+        ("extlinux.conf", config.as_bytes()),
+        ("boot/vmlinux", &kernel),
+        ("boot/initrd", initrd),
+    ];
+    files.extend(more);
+    ext4(dir, name, &files, 64)
 }
 
 /// Puts another file in the place of one in an ext4 file system, as its guest might.

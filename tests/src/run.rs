@@ -479,10 +479,11 @@ static RETURNED: Condvar = Condvar::new();
 
 /// The right to run a guest.
 #[derive(Debug)]
-struct Slot;
+pub struct Slot;
 
 impl Slot {
-    fn take() -> Self {
+    /// Waits until fewer than [`GUESTS`] others have it.
+    pub fn take() -> Self {
         let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         let free = RETURNED.wait_while(taken, |taken| *taken >= GUESTS);
         *free.unwrap_or_else(PoisonError::into_inner) += 1;

@@ -20,19 +20,9 @@ const SECRETS: [(&str, &[u8]); 3] = [
 
 /// A disk with the test Linux, which applies its seed in the system on the disk.
 pub fn linux_disk(dir: &Path) -> PathBuf {
-    let config = format!(
-        "default linux\nlabel linux\n  linux /boot/vmlinux\n  initrd /boot/initrd\n  append {}\n",
-        guest::linux_cmdline("seed")
-    );
-    let kernel = fs::read(guest::vmlinux()).expect("the kernel");
+    let cmdline = guest::linux_cmdline("seed");
     let initrd = fs::read(guest::initrd()).expect("the initrd");
-    let mut files = vec![
-        ("extlinux.conf", config.as_bytes()),
-        ("boot/vmlinux", &kernel),
-        ("boot/initrd", &initrd),
-    ];
-    files.extend(SECRETS);
-    image::ext4(dir, "golden.img", &files, 64)
+    image::linux(dir, "golden.img", &cmdline, &initrd, &SECRETS)
 }
 
 fn customize(disk: &Path) -> Run {

@@ -1,14 +1,14 @@
 //! `podvisor ssh`: into the guest of a machine, once it answers.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -26,10 +26,12 @@ const PROGRAM: &str = "ssh";
 /// Where a guest's server listens.
 const PORT: u16 = 22;
 
-/// What an SSH server says first (RFC 4253, 4.2).
+/// What both sides of SSH say first (RFC 4253, 4.2), and how that begins. passt before September 2024 completes a
+/// connection only when its client has said something.
+const OUR_GREETING: &[u8] = b"SSH-2.0-podvisor\r\n";
 const GREETING: &[u8] = b"SSH-";
 
-/// How long a server may take to say it, least and most, and the time between two tries.
+/// How long a server may take to say it, at first and at most, and the time between two tries.
 const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -48,6 +50,9 @@ pub enum SshError {
     /// There is no place for a key.
     #[error("There is no directory for the key: neither XDG_DATA_HOME nor HOME is set")]
     NoKey,
+    /// No key was made, and so none is in the guest's seed.
+    #[error("There is no key {0:?}: it could not be made when the machine started")]
+    KeyMissing(PathBuf),
     /// The client cannot be run.
     #[error("Cannot run {PROGRAM}")]
     Run(#[source] io::Error),
@@ -59,6 +64,9 @@ impl SshError {
             Self::NoPort(_) => "Start the machine with --publish 2222:22.",
             Self::NoUser(_) => "Say it with --user, or start the machine with --user.",
             Self::Gone(_) | Self::NoKey => "",
+            Self::KeyMissing(_) => {
+                "Install ssh-keygen (Debian: openssh-client) and start the machine again, or use ssh with a key of --ssh-key."
+            }
             Self::Run(_) => "Install it (Debian: openssh-client).",
         }
     }
@@ -75,6 +83,9 @@ pub(super) fn ssh(args: &SshArgs) -> Result<Exit, CommandError> {
     let user = args.user.clone().or(guest.user);
     let user = user.ok_or_else(|| SshError::NoUser(name.clone()))?;
     let key = kept::key(&kept::data_directory().ok_or(SshError::NoKey)?);
+    if !key.exists() {
+        return Err(SshError::KeyMissing(key).into());
+    }
     wait_for(guest.port, &machine)?;
     let words = words(&key, guest.port, &user, &args.command);
     // Returns only if it fails.
@@ -85,9 +96,13 @@ pub(super) fn ssh(args: &SshArgs) -> Result<Exit, CommandError> {
 /// guest does, and closes them.
 fn wait_for(port: u16, machine: &RunningMachine) -> Result<(), SshError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let start = Instant::now();
-    let mut told = false;
-    while !greets(address, patience(start.elapsed())).unwrap_or(false) {
+    let (mut patience, mut told) = (*PATIENCE.start(), false);
+    loop {
+        match greets(address, patience) {
+            Ok(true) => return Ok(()),
+            Err(error) if is_timeout(&error) => patience = more(patience),
+            Ok(false) | Err(_) => {}
+        }
         if !machines::is_running(machine) {
             return Err(SshError::Gone(machine.name.clone()));
         }
@@ -97,18 +112,22 @@ fn wait_for(port: u16, machine: &RunningMachine) -> Result<(), SshError> {
         }
         sleep(PAUSE);
     }
-    Ok(())
 }
 
-/// How long to wait for an answer after so much time: a guest that has been slow so far may be slow to answer, and one that
-/// does not take the connection yet shall not hold up the next try for much of the time.
-fn patience(waited: Duration) -> Duration {
-    (waited / 4).clamp(*PATIENCE.start(), *PATIENCE.end())
+/// What a server gets that was silent for so long: it may be slow. passt ends connections that the guest does not take after
+/// 10 s.
+fn more(patience: Duration) -> Duration {
+    (patience * 2).min(*PATIENCE.end())
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 fn greets(address: SocketAddr, patience: Duration) -> io::Result<bool> {
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
+    stream.write_all(OUR_GREETING)?;
     let mut said = [0; GREETING.len()];
     stream.read_exact(&mut said)?;
     Ok(said == GREETING)
@@ -143,7 +162,6 @@ pub(super) fn reached(user: Option<&str>, publish: &[Forward]) -> Option<Reached
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::net::TcpListener;
 
     use super::*;
@@ -151,8 +169,10 @@ mod tests {
     #[test]
     fn a_slow_guest_gets_more_time_to_answer() {
         let seconds = Duration::from_secs;
-        let waited = [0, 10, 60, 240, 9000].map(|waited| patience(seconds(waited)));
-        assert_eq!(waited, [5, 5, 15, 60, 60].map(seconds));
+        assert_eq!(
+            [5, 40, 60].map(seconds).map(more),
+            [10, 60, 60].map(seconds)
+        );
     }
 
     #[test]
@@ -167,6 +187,8 @@ mod tests {
             // As passt does before the guest listens.
             drop(listener.accept());
             let (mut client, _) = listener.accept().expect("a client");
+            // As a guest behind an old passt, which waits for what comes first.
+            client.read_exact(&mut [0; 4]).expect("it writes");
             client.write_all(b"SSH-2.0-test\r\n").expect("it reads");
         });
         wait_for(port, &machine).expect("it answers");
