@@ -17,7 +17,7 @@ pub mod fields;
 mod firmware;
 mod hidden;
 mod identity;
-mod instancetype;
+pub mod instancetype;
 mod interfaces;
 mod manifest;
 mod memory;

@@ -5,13 +5,25 @@ use std::path::Path;
 
 use launcher::vmi::Beside;
 use launcher::vmi::fields::{Class, FIELDS, Field};
+use launcher::vmi::instancetype::fields::{Becomes, Given, INSTANCETYPE, PREFERENCE};
 use serde_json::Value;
 
 const API: &str = include_str!("kubevirt-v1.txt");
+const INSTANCETYPE_API: &str = include_str!("instancetype-v1beta1.txt");
+
+/// The kinds whose fields are not a machine's own, and what becomes of those.
+const GIVEN: [(&str, &[Given]); 2] = [
+    ("VirtualMachineInstancetype", INSTANCETYPE),
+    ("VirtualMachinePreference", PREFERENCE),
+];
 
 /// Paths and types of KubeVirt's fields.
 fn api() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let lines = API.lines().filter(|line| !line.starts_with('#'));
+    fields_of(API)
+}
+
+fn fields_of(list: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = list.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.split_once(' ').expect("a path and a type"))
 }
 
@@ -57,6 +69,41 @@ fn every_field_of_the_table_is_one_of_kubevirt() {
     let unknown = fields().filter(|field| !known(field) && field.path != "status.*");
     let unknown: Vec<_> = unknown.map(|field| field.path).collect();
     assert_eq!(unknown, [""; 0]);
+}
+
+/// The same of instance types and preferences: what is in neither table is in an object of one, or around some.
+#[test]
+fn every_field_of_instance_types_and_preferences_is_decided() {
+    for (kind, given) in GIVEN {
+        let prefix = format!("{kind}.spec.");
+        let api: Vec<_> = fields_of(INSTANCETYPE_API)
+            .filter_map(|(path, _)| path.strip_prefix(&prefix))
+            .collect();
+        // Lists are taken as a whole.
+        let plain = |path: &str| path.replace("[]", "");
+        let undecided = api.iter().filter(|path| {
+            let path = plain(path);
+            !given
+                .iter()
+                .any(|given| is_within(&path, given.field) || is_within(given.field, &path))
+        });
+        assert_eq!(undecided.collect::<Vec<_>>(), Vec::<&&str>::new(), "{kind}");
+        let unknown = given
+            .iter()
+            .filter(|given| !api.iter().any(|path| plain(path) == given.field));
+        assert_eq!(unknown.collect::<Vec<_>>(), Vec::<&Given>::new(), "{kind}");
+        assert!(given.is_sorted_by_key(|given| given.field), "{kind}");
+        for given in given {
+            if let Becomes::Field(to) | Becomes::Replaces(to) = given.becomes {
+                let to = format!("spec.{to}");
+                let is_there = |field: &Field| {
+                    plain(field.path) == to
+                        || (field.class != Class::Honoured && is_within(&to, field.path))
+                };
+                assert!(fields().any(is_there), "{kind}: {to}");
+            }
+        }
+    }
 }
 
 /// A debug build panics where a field is there that the table calls honoured, and nobody reads it. This has them all.
@@ -163,8 +210,33 @@ fn page() -> String {
             let _ = writeln!(page, " | {} |", field.since);
         }
     }
+    page.push_str(GIVEN_HEAD);
+    for (kind, given) in GIVEN {
+        let _ = write!(
+            page,
+            "\n## {kind}\n\n| field of its `spec` | becomes |\n|---|---|\n"
+        );
+        for given in given {
+            let _ = writeln!(
+                page,
+                "| `{}` | {} |",
+                given.field,
+                cell(&given.becomes.to_string())
+            );
+        }
+    }
     page
 }
+
+const GIVEN_HEAD: &str = "
+# Instance types and preferences
+
+Made from the tables in `launcher/src/vmi/instancetype/fields.rs`. The objects themselves, and those of the kinds for the whole
+cluster, are read from files beside the VirtualMachine (`-f`). What becomes of the field that is given is said above.
+
+- What an instance type gives must not be in the template, too.
+- What a preference gives is taken where the template has nothing.
+";
 
 /// The longest beginning of the path that is a section.
 fn section_of(field: &Field) -> &'static str {

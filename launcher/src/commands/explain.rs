@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::{CommandError, output};
 use crate::exit::Exit;
 use crate::vmi::fields::{self, Field};
+use crate::vmi::instancetype;
 
 /// Where to read on after an error in a field.
 pub(super) const HINT: &str =
@@ -22,6 +23,10 @@ pub(super) fn explain(wanted: Option<&str>) -> Result<Exit, CommandError> {
         Some(wanted) => {
             let found = fields::lookup(wanted);
             if found.is_empty() {
+                if let Some(given) = instancetype::fields::lookup(wanted) {
+                    output::print(&format!("{wanted}\n  becomes {}\n", given.becomes))?;
+                    return Ok(Exit::Success);
+                }
                 return Err(CommandError::NoSuchField(wanted.chars().take(80).collect()));
             }
             let texts: Vec<_> = found.into_iter().map(describe).collect();

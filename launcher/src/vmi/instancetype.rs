@@ -2,6 +2,7 @@
 //! of a VirtualMachine as KubeVirt does before it makes a VMI: a field that the instance type gives must
 //! not be in the template, a field that the preference gives is taken where the template has none.
 
+pub mod fields;
 mod instance;
 mod preference;
 mod tree;

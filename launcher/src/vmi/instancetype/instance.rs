@@ -5,38 +5,9 @@ use serde_json::{Value, json};
 
 use super::super::report::Report;
 use super::super::words::describe;
-use super::Found;
 use super::preference::Topology;
 use super::tree::{at, parts, set};
-
-/// Fields of an instance type and where they go in the template's spec.
-const FIELDS: [(&str, &str); 16] = [
-    ("cpu.model", "domain.cpu.model"),
-    (
-        "cpu.dedicatedCPUPlacement",
-        "domain.cpu.dedicatedCpuPlacement",
-    ),
-    (
-        "cpu.isolateEmulatorThread",
-        "domain.cpu.isolateEmulatorThread",
-    ),
-    ("cpu.numa", "domain.cpu.numa"),
-    ("cpu.realtime", "domain.cpu.realtime"),
-    ("cpu.maxSockets", "domain.cpu.maxSockets"),
-    ("memory.guest", "domain.memory.guest"),
-    ("memory.hugepages", "domain.memory.hugepages"),
-    ("memory.maxGuest", "domain.memory.maxGuest"),
-    ("ioThreads", "domain.ioThreads"),
-    ("ioThreadsPolicy", "domain.ioThreadsPolicy"),
-    ("launchSecurity", "domain.launchSecurity"),
-    ("gpus", "domain.devices.gpus"),
-    ("hostDevices", "domain.devices.hostDevices"),
-    ("nodeSelector", "nodeSelector"),
-    ("schedulerName", "schedulerName"),
-];
-
-/// Others that are known.
-const OTHERS: [&str; 3] = ["cpu.guest", "memory.overcommitPercent", "annotations"];
+use super::{Found, fields};
 
 /// What says vCPUs and memory in a template, which the instance type says instead.
 const INSTEAD: [&str; 7] = [
@@ -57,12 +28,7 @@ pub(super) fn apply(
     topology: &Topology,
     report: &mut Report,
 ) {
-    let known: Vec<_> = FIELDS
-        .iter()
-        .map(|(field, _)| *field)
-        .chain(OTHERS)
-        .collect();
-    found.check_names(&known, report);
+    found.check_names(&fields::names(fields::INSTANCETYPE), report);
     let mut spec = machine
         .pointer("/template/spec")
         .cloned()
@@ -76,7 +42,7 @@ pub(super) fn apply(
     for field in INSTEAD {
         check_conflict(&spec, path, field, found, report);
     }
-    for (from, to) in FIELDS {
+    for (from, to) in fields::moved(fields::INSTANCETYPE) {
         if let Some(value) = at(found.spec, &parts(from)) {
             check_conflict(&spec, path, to, found, report);
             set(&mut spec, &parts(to), value.clone());

@@ -5,156 +5,9 @@ use serde_json::{Value, json};
 use super::super::quantity::Quantity;
 use super::super::report::Report;
 use super::super::words::describe;
-use super::Found;
+use super::fields::Becomes;
 use super::tree::{at, at_mut, parts, prefer, set};
-
-/// Preferred values and where they go in the template's spec.
-const FIELDS: [(&str, &str); 35] = [
-    ("preferredArchitecture", "architecture"),
-    ("preferredSubdomain", "subdomain"),
-    (
-        "preferredTerminationGracePeriodSeconds",
-        "terminationGracePeriodSeconds",
-    ),
-    ("preferredLaunchSecurity", "domain.launchSecurity"),
-    ("machine.preferredMachineType", "domain.machine.type"),
-    ("clock.preferredTimer", "domain.clock.timer"),
-    ("features.preferredApic", "domain.features.apic"),
-    ("features.preferredKvm", "domain.features.kvm"),
-    ("features.preferredPvspinlock", "domain.features.pvspinlock"),
-    ("features.preferredSmm", "domain.features.smm"),
-    (
-        "features.preferredHyperv.evmcs",
-        "domain.features.hyperv.evmcs",
-    ),
-    (
-        "features.preferredHyperv.frequencies",
-        "domain.features.hyperv.frequencies",
-    ),
-    ("features.preferredHyperv.ipi", "domain.features.hyperv.ipi"),
-    (
-        "features.preferredHyperv.reenlightenment",
-        "domain.features.hyperv.reenlightenment",
-    ),
-    (
-        "features.preferredHyperv.relaxed",
-        "domain.features.hyperv.relaxed",
-    ),
-    (
-        "features.preferredHyperv.reset",
-        "domain.features.hyperv.reset",
-    ),
-    (
-        "features.preferredHyperv.runtime",
-        "domain.features.hyperv.runtime",
-    ),
-    (
-        "features.preferredHyperv.spinlocks",
-        "domain.features.hyperv.spinlocks",
-    ),
-    (
-        "features.preferredHyperv.synic",
-        "domain.features.hyperv.synic",
-    ),
-    (
-        "features.preferredHyperv.synictimer",
-        "domain.features.hyperv.synictimer",
-    ),
-    (
-        "features.preferredHyperv.tlbflush",
-        "domain.features.hyperv.tlbflush",
-    ),
-    (
-        "features.preferredHyperv.vapic",
-        "domain.features.hyperv.vapic",
-    ),
-    (
-        "features.preferredHyperv.vpindex",
-        "domain.features.hyperv.vpindex",
-    ),
-    (
-        "features.preferredHyperv.vendorid",
-        "domain.features.hyperv.vendorid",
-    ),
-    (
-        "devices.preferredUseVirtioTransitional",
-        "domain.devices.useVirtioTransitional",
-    ),
-    (
-        "devices.preferredBlockMultiQueue",
-        "domain.devices.blockMultiQueue",
-    ),
-    (
-        "devices.preferredNetworkInterfaceMultiQueue",
-        "domain.devices.networkInterfaceMultiqueue",
-    ),
-    ("devices.preferredRng", "domain.devices.rng"),
-    ("devices.preferredTPM", "domain.devices.tpm"),
-    ("devices.preferredVideoType", "domain.devices.video.type"),
-    (
-        "devices.preferredAutoattachGraphicsDevice",
-        "domain.devices.autoattachGraphicsDevice",
-    ),
-    (
-        "devices.preferredAutoattachMemBalloon",
-        "domain.devices.autoattachMemBalloon",
-    ),
-    (
-        "devices.preferredAutoattachPodInterface",
-        "domain.devices.autoattachPodInterface",
-    ),
-    (
-        "devices.preferredAutoattachSerialConsole",
-        "domain.devices.autoattachSerialConsole",
-    ),
-    (
-        "devices.preferredAutoattachInputDevice",
-        "domain.devices.autoattachInputDevice",
-    ),
-];
-
-/// KubeVirt cannot tell whether the template gives these, and lets the preference win.
-const REPLACED: [(&str, &str); 2] = [
-    ("features.preferredAcpi", "domain.features.acpi"),
-    (
-        "devices.preferredDisableHotplug",
-        "domain.devices.disableHotplug",
-    ),
-];
-
-/// Others that are known.
-const OTHERS: [&str; 30] = [
-    "annotations",
-    "requirements.architecture",
-    "requirements.cpu.guest",
-    "requirements.memory.guest",
-    "preferSpreadSocketToCoreRatio",
-    "clock.preferredClockOffset",
-    "cpu.preferredCPUFeatures",
-    "cpu.preferredCPUTopology",
-    "cpu.spreadOptions.across",
-    "cpu.spreadOptions.ratio",
-    "devices.preferredCdromBus",
-    "devices.preferredDiskBlockSize",
-    "devices.preferredDiskBus",
-    "devices.preferredDiskCache",
-    "devices.preferredDiskDedicatedIoThread",
-    "devices.preferredDiskIO",
-    "devices.preferredInputBus",
-    "devices.preferredInputType",
-    "devices.preferredInterfaceMasquerade",
-    "devices.preferredInterfaceModel",
-    "devices.preferredLunBus",
-    "devices.preferredPanicDeviceModel",
-    "devices.preferredSoundModel",
-    "devices.preferredVirtualGPUOptions",
-    "firmware.preferredEfi",
-    "firmware.preferredUseBios",
-    "firmware.preferredUseBiosSerial",
-    "firmware.preferredUseEfi",
-    "firmware.preferredUseSecureBoot",
-    "volumes.preferredStorageClassName",
-];
+use super::{Found, fields};
 
 /// How a preference wants vCPUs arranged.
 pub(super) struct Topology {
@@ -202,19 +55,19 @@ pub(super) fn apply(
     strict: bool,
     report: &mut Report,
 ) {
-    let known = FIELDS.iter().chain(&REPLACED).map(|(field, _)| *field);
-    let known: Vec<_> = known.chain(OTHERS).collect();
-    found.check_names(&known, report);
+    found.check_names(&fields::names(fields::PREFERENCE), report);
     let mut spec = machine
         .pointer("/template/spec")
         .cloned()
         .unwrap_or_default();
     let preferred = found.spec;
-    for (from, to) in FIELDS {
+    for (from, to) in fields::moved(fields::PREFERENCE) {
         prefer(&mut spec, &parts(to), at(preferred, &parts(from)));
     }
-    for (from, to) in REPLACED {
-        if let Some(value) = at(preferred, &parts(from)) {
+    for given in fields::PREFERENCE {
+        if let Becomes::Replaces(to) = given.becomes
+            && let Some(value) = at(preferred, &parts(given.field))
+        {
             set(&mut spec, &parts(to), value.clone());
         }
     }
