@@ -50,7 +50,7 @@ demo-cloud: build debian ## Boot that Debian, where KVM has hardware virtualizat
 	examples/demo-cloud.sh $(SUITE)
 
 emulated-cloud: build debian nested ## The same in an emulated machine that has hardware virtualization: a quarter of an hour
-	NESTED_SECS=2400 NESTED_MEMORY=4G tests/nested/run.sh \
+	NESTED_SECS=2400 NESTED_MEMORY=2048 tests/nested/run.sh \
 		"cd '$(CURDIR)'; PODVISOR='$(PODVISOR)' DEBIAN_OUT='$(DEBIAN_OUT)' examples/demo-cloud.sh $(SUITE)"
 
 test: deps check unit vm-tests ## All checks and tests

@@ -370,6 +370,7 @@ fn machine_plan(
         watchdog,
         hotplug_slots,
         placement: spec.cpu.placement,
+        nodes: Vec::new(),
         start_paused: spec.start_paused,
     }
 }

@@ -12,6 +12,7 @@ mod file;
 mod iso;
 mod layers;
 mod memory;
+mod nodes;
 mod scratch;
 pub mod snapshot;
 mod socket;
@@ -81,6 +82,7 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     memory::check(&plan.machine.memory)?;
     check_descriptors(&plan.machine)?;
     threads::check(&plan.machine)?;
+    nodes::arrange(&mut plan.machine);
     if let Some(kernel) = &plan.kernel {
         let name = format!("{:?}", kernel.path);
         let file = file::open_boot_file("kernel", kernel)?;

@@ -115,10 +115,8 @@ fn firmware_and_cpus_are_adapted() {
     let domain = &mut manifest["spec"]["domain"];
     domain["firmware"] = json!({"bootloader": {"efi": {"secureBoot": false}}});
     domain["features"] = json!({"hyperv": {"relaxed": {}, "synic": {}}});
-    domain["cpu"] = json!({"dedicatedCpuPlacement": true, "numa": {"guestMappingPassthrough": {}}});
     let at = |rest: &str| format!("spec.domain.{rest}");
     let expected = [
-        at("cpu.numa"),
         at("firmware.bootloader.efi"),
         at("features.hyperv.synic.enabled"),
     ];

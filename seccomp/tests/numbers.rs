@@ -25,7 +25,7 @@ const ARCHITECTURES: [(&str, &[&str], &str); 2] = [
     ),
 ];
 
-const HEADERS: [&str; 16] = [
+const HEADERS: [&str; 17] = [
     "asm/ioctls.h",
     "asm/mman.h",
     "asm/resource.h",
@@ -37,6 +37,7 @@ const HEADERS: [&str; 16] = [
     "linux/if_tun.h",
     "linux/io_uring.h",
     "linux/kvm.h",
+    "linux/mempolicy.h",
     "linux/prctl.h",
     "linux/sched.h",
     "linux/seccomp.h",

@@ -17,6 +17,7 @@ use podvisor_tests::{guest, host};
 use rustix::process::Signal;
 
 use crate::console::Terminal;
+use crate::jail::lies_on_nodes;
 use crate::pause::time_stands_still_in_a_pause;
 
 /// Machines to try: now and then a processor of TCG's gets no interrupt for minutes while it is in a guest, or a guest on it
@@ -177,8 +178,8 @@ fn real_time() {
     guest.exits_with(4);
 }
 
-/// A disk on a block device and RAM of huge pages: the data arrives, the device takes discards, and
-/// the host counts the pages.
+/// A disk on a block device and RAM of huge pages on both of the host's NUMA nodes: the data arrives, the device takes
+/// discards, the host counts the pages, and the guest sees the nodes.
 #[test]
 #[ignore = "needs hardware virtualization"]
 fn a_block_device_and_huge_pages() {
@@ -186,6 +187,9 @@ fn a_block_device_and_huge_pages() {
     let vmi = Vmi::new("device")
         .memory("256Mi")
         .hugepages("2Mi")
+        .topology(1, 2, 1)
+        .cpu_field("dedicatedCpuPlacement", "true")
+        .cpu_field("numa", "{guestMappingPassthrough: {}}")
         .disk(Disk::new("source").cache("none"))
         .disk(Disk::new("target").cache("none"));
     let run = Run::new(&vmi);
@@ -195,8 +199,17 @@ fn a_block_device_and_huge_pages() {
     let mut guest = run
         .volume("source", Path::new(&source_device.0))
         .volume("target", Path::new(&target_device.0))
-        .stock_linux("hello,blkcopy,discard,button")
+        .stock_linux("hello,nodes,blkcopy,discard,button")
         .start();
+    for (key, value) in [
+        ("cpulist.node0", "0"),
+        ("cpulist.node1", "1"),
+        ("distance.node0", "10 21"),
+        ("distance.node1", "21 10"),
+    ] {
+        assert_eq!(guest.result(key), value, "{key}");
+    }
+    lies_on_nodes(&Process::new(guest.vm_pid()), &["0", "1"]);
     assert_eq!(guest.result("sectors.vda"), "49152");
     guest.wait_for("WAITING");
     let meminfo = fs::read_to_string("/proc/meminfo").expect("procfs is there");

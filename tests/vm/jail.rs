@@ -1,6 +1,7 @@
 //! What is left to the two processes while a guest runs, read from `/proc`; and what happens to a
 //! thread that wants more.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,16 @@ fn has_its_cpu(vm: &Process) {
     }
 }
 
+/// Guest RAM is to be of these nodes of the host's.
+pub fn lies_on_nodes(vm: &Process, nodes: &[&str]) {
+    let maps = vm.read("numa_maps");
+    let preferred = maps.split_whitespace();
+    let preferred: BTreeSet<_> = preferred
+        .filter_map(|word| word.strip_prefix("prefer:"))
+        .collect();
+    assert_eq!(preferred, nodes.iter().copied().collect(), "{maps}");
+}
+
 fn filters(thread: &Process) -> u32 {
     let number = thread.status("Seccomp_filters");
     number.parse().expect("a number")
@@ -117,6 +128,7 @@ fn a_user_of_its_own() {
     let vmi = vmi.cpu_field("dedicatedCpuPlacement", "true");
     let vmi = vmi.cpu_field("isolateEmulatorThread", "true");
     let vmi = vmi.cpu_field("realtime", "{}");
+    let vmi = vmi.cpu_field("numa", "{guestMappingPassthrough: {}}");
     let limits = ["prlimit", "--rtprio=0", "--memlock=65536"];
     let run = Run::new(&vmi)
         .payload("ticker secs=100000")
@@ -130,6 +142,7 @@ fn a_user_of_its_own() {
     let (launcher, vm) = (Process::new(guest.pid()), Process::new(guest.vm_pid()));
     has_no_privileges(&vm, "12345 12345 12345 12345");
     has_its_cpu(&vm);
+    lies_on_nodes(&vm, &["0"]);
     assert_eq!(vm.status("Gid"), "23456 23456 23456 23456");
     for set in [&SETS[..], &["CapBnd"]].concat() {
         assert_eq!(launcher.status(set), NONE, "{set} of the launcher");

@@ -25,6 +25,7 @@ pub mod interrupts;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod numa;
 pub mod panics;
 pub mod payload;
 pub mod pci;

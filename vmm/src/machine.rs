@@ -390,6 +390,7 @@ fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, Bui
         identity: &plan.identity,
         cpu: &plan.cpu,
         hotplug_slots: &plan.hotplug_slots,
+        nodes: &plan.nodes,
         ram_bytes: resources.ram.bytes(),
     };
     let loaded = boot::load(resources.ram.memory(), source);

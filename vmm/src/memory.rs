@@ -20,7 +20,8 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::layout;
-use crate::plan::MemoryPlan;
+use crate::numa::{self, Part};
+use crate::plan::{MemoryPlan, NodePlan};
 
 /// The usual large page, bytes.
 const HUGE_PAGE: usize = 2 << 20;
@@ -84,12 +85,14 @@ pub struct Ram {
     from_file: AtomicBool,
     /// All pages are there and stay there.
     locked: AtomicBool,
+    /// Which node of the host pages are of: parts, and the node's number.
+    nodes: Vec<(Part, u32)>,
 }
 
 impl Ram {
     /// Maps guest RAM as `plan` says, not in core dumps. Ordinary pages are not reserved, hugetlb
-    /// pages are.
-    pub fn map(plan: &MemoryPlan) -> Result<Self, MemoryError> {
+    /// pages are. A part of it is of each of `nodes`, if there are some.
+    pub fn map(plan: &MemoryPlan, nodes: &[NodePlan]) -> Result<Self, MemoryError> {
         let kind = Kind::of(plan);
         let regions = layout::ram_ranges(plan.bytes)
             .into_iter()
@@ -97,13 +100,34 @@ impl Ram {
             .collect::<Result<_, _>>()?;
         let arrange = |_| MemoryError::Arrange { bytes: plan.bytes };
         let memory = GuestMemory::from_regions(regions).map_err(arrange)?;
-        Ok(Self {
+        let parts = numa::parts(plan.bytes, nodes).into_iter();
+        let ram = Self {
             bytes: plan.bytes,
             kind,
             memory: Arc::new(memory),
             from_file: AtomicBool::new(false),
             locked: AtomicBool::new(false),
-        })
+            nodes: parts
+                .map(|part| (part, nodes[part.node].host.number))
+                .collect(),
+        };
+        ram.prefer_nodes();
+        Ok(ram)
+    }
+
+    /// Has pages that come from now on be of their nodes. Where that cannot be, the kernel chooses, which is told.
+    fn prefer_nodes(&self) {
+        for (part, node) in &self.nodes {
+            let start = self.memory.get_host_address(GuestAddress(part.base));
+            let preferred = match start {
+                Ok(start) => numa::prefer(*node, start, part.len),
+                Err(error) => Err(io::Error::other(error)),
+            };
+            if let Err(error) = preferred {
+                tracing::warn!("guest RAM lies on any NUMA node, not on {node} alone: {error}");
+                return;
+            }
+        }
     }
 
     /// Has all pages in memory and keeps them there, as hugetlb pages are anyway. Where that may not be, RAM stays as it is,
@@ -345,11 +369,11 @@ mod tests {
 
     fn ram(bytes: u64) -> Ram {
         let hugepage_size = None;
-        Ram::map(&MemoryPlan {
+        let plan = MemoryPlan {
             bytes,
             hugepage_size,
-        })
-        .expect("map")
+        };
+        Ram::map(&plan, &[]).expect("map")
     }
 
     #[test]

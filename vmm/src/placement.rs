@@ -9,7 +9,7 @@ use std::io;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::plan::PlacementPlan;
+use crate::plan::{NodePlan, PlacementPlan};
 
 /// The thread that calls.
 const SELF: Option<Pid> = None;
@@ -31,13 +31,13 @@ pub struct Placement {
 impl Placement {
     /// Chooses the CPUs, and leaves the others to this thread and those that it makes, if they are to be isolated. Where
     /// there are too few, or the kernel does not let threads be placed, all float, which is told.
-    pub fn take(plan: PlacementPlan, vcpus: u32) -> Self {
+    pub fn take(plan: PlacementPlan, nodes: &[NodePlan], vcpus: u32) -> Self {
         if !plan.dedicated {
             return Self::default();
         }
         let taken = sched_getaffinity(SELF).map_err(|error| error.to_string());
         let taken = taken.and_then(|allowed| {
-            let (placement, rest) = Self::choose(plan, vcpus, &allowed)?;
+            let (placement, rest) = Self::choose(plan, nodes, vcpus, &allowed)?;
             if plan.isolate_others {
                 sched_setaffinity(SELF, &rest).map_err(|error| error.to_string())?;
             }
@@ -50,11 +50,23 @@ impl Placement {
     }
 
     /// The CPUs of the vCPUs, in order, and those that are left.
-    fn choose(plan: PlacementPlan, vcpus: u32, allowed: &CpuSet) -> Result<(Self, CpuSet), String> {
-        let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
-        let chosen: Vec<_> = cpus.by_ref().take(vcpus as usize).collect();
+    fn choose(
+        plan: PlacementPlan,
+        nodes: &[NodePlan],
+        vcpus: u32,
+        allowed: &CpuSet,
+    ) -> Result<(Self, CpuSet), String> {
+        let cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+        let chosen: Vec<_> = match nodes {
+            [] => cpus.clone().take(vcpus as usize).collect(),
+            nodes => nodes
+                .iter()
+                .flat_map(|node| of_node(node, allowed))
+                .collect(),
+        };
         let mut rest = CpuSet::new();
-        cpus.for_each(|cpu| rest.set(cpu));
+        cpus.filter(|cpu| !chosen.contains(cpu))
+            .for_each(|cpu| rest.set(cpu));
         let others = u32::from(plan.isolate_others);
         if chosen.len() < vcpus as usize || rest.count() < others {
             let count = allowed.count();
@@ -89,6 +101,13 @@ impl Placement {
     }
 }
 
+/// The CPUs of a node's vCPUs.
+fn of_node(node: &NodePlan, allowed: &CpuSet) -> impl Iterator<Item = usize> {
+    let cpus = node.host.cpus.iter().map(|cpu| *cpu as usize);
+    let cpus = cpus.filter(|cpu| *cpu < CpuSet::MAX_CPU && allowed.is_set(*cpu));
+    cpus.take(node.vcpus as usize)
+}
+
 /// Schedules this thread by `SCHED_FIFO`.
 fn go_before_others() -> io::Result<()> {
     let policy = libc::SCHED_FIFO | RESET_ON_FORK;
@@ -105,6 +124,7 @@ fn go_before_others() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::HostNode;
 
     fn set(cpus: &[usize]) -> CpuSet {
         let mut set = CpuSet::new();
@@ -116,6 +136,7 @@ mod tests {
         PlacementPlan {
             dedicated: true,
             isolate_others,
+            by_nodes: false,
             realtime: 0,
         }
     }
@@ -123,31 +144,53 @@ mod tests {
     #[test]
     fn vcpus_have_one_each_and_others_the_rest() {
         let allowed = set(&[2, 5, 6, 40]);
-        let (placement, rest) = Placement::choose(plan(true), 3, &allowed).expect("enough");
+        let (placement, rest) = Placement::choose(plan(true), &[], 3, &allowed).expect("enough");
         assert_eq!(placement.cpus, [2, 5, 6]);
         assert_eq!(rest, set(&[40]));
-        assert!(Placement::choose(plan(false), 4, &allowed).is_ok());
+        assert!(Placement::choose(plan(false), &[], 4, &allowed).is_ok());
+    }
+
+    #[test]
+    fn vcpus_of_a_node_have_its_cpus() {
+        let node = |vcpus, cpus: &[u32]| NodePlan {
+            vcpus,
+            bytes: 0,
+            distances: Vec::new(),
+            host: HostNode {
+                number: 0,
+                cpus: cpus.to_vec(),
+            },
+        };
+        let allowed = set(&[0, 1, 2, 3, 4]);
+        let nodes = [node(2, &[0, 2, 4]), node(1, &[1, 3])];
+        let (placement, rest) = Placement::choose(plan(true), &nodes, 3, &allowed).expect("enough");
+        assert_eq!(placement.cpus, [0, 2, 1]);
+        assert_eq!(rest, set(&[3, 4]));
+        // The pod has other CPUs by now.
+        let allowed = set(&[1, 2, 3, 4, 5]);
+        let nodes = [node(2, &[0, 2]), node(1, &[1, 3])];
+        Placement::choose(plan(false), &nodes, 3, &allowed).expect_err("node 0 has but one");
     }
 
     #[test]
     fn too_few_are_none() {
         let allowed = set(&[0, 1]);
-        let error = Placement::choose(plan(true), 2, &allowed).expect_err("one is missing");
+        let error = Placement::choose(plan(true), &[], 2, &allowed).expect_err("one is missing");
         assert_eq!(error, "the pod has 2 CPUs, not 3");
-        Placement::choose(plan(false), 3, &allowed).expect_err("one is missing");
+        Placement::choose(plan(false), &[], 3, &allowed).expect_err("one is missing");
     }
 
     #[test]
     fn threads_are_moved() {
         let before = sched_getaffinity(SELF).expect("its own");
-        let (placement, _) = Placement::choose(plan(false), 1, &before).expect("one at least");
+        let (placement, _) = Placement::choose(plan(false), &[], 1, &before).expect("one at least");
         let moved = std::thread::spawn(move || {
             placement.move_to(0);
             sched_getaffinity(SELF).expect("its own").count()
         });
         assert_eq!(moved.join().expect("no panic"), 1);
         let unplaced = PlacementPlan::default();
-        assert_eq!(Placement::take(unplaced, 1), Placement::default());
+        assert_eq!(Placement::take(unplaced, &[], 1), Placement::default());
         assert_eq!(sched_getaffinity(SELF).expect("its own"), before);
     }
 }

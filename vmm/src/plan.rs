@@ -39,6 +39,9 @@ pub struct MachinePlan {
     /// Which CPUs its threads run on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub placement: PlacementPlan,
+    /// NUMA nodes that the guest sees; all vCPUs and all RAM are in one of them, or there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodePlan>,
     /// Create the machine but leave it paused (`startStrategy: Paused`).
     pub start_paused: bool,
 }
@@ -168,8 +171,35 @@ pub struct PlacementPlan {
     pub dedicated: bool,
     /// The other threads do not run on those.
     pub isolate_others: bool,
+    /// Each vCPU and its RAM are of one NUMA node of the host, and the guest sees those nodes ([`MachinePlan::nodes`]).
+    #[serde(default)]
+    pub by_nodes: bool,
     /// Bit N: vCPU number N runs before all ordinary threads of its CPU. If there is one, RAM stays in memory.
     pub realtime: u64,
+}
+
+/// A NUMA node of the guest (`spec.domain.cpu.numa.guestMappingPassthrough`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePlan {
+    /// How many vCPUs it has; those of the first node have the lowest numbers.
+    pub vcpus: u32,
+    /// Its RAM in bytes; that of the first node has the lowest addresses.
+    pub bytes: u64,
+    /// How far each node of the guest is, itself included, as ACPI's SLIT says it (10 is the node itself).
+    pub distances: Vec<u8>,
+    /// What it lies on.
+    pub host: HostNode,
+}
+
+/// A NUMA node of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostNode {
+    /// The kernel's number of it.
+    pub number: u32,
+    /// The pod's CPUs in it, ascending.
+    pub cpus: Vec<u32>,
 }
 
 /// What a machine starts with.

@@ -8,7 +8,7 @@ use super::resources::Resources;
 /// Most vCPUs of a machine.
 pub const MAX_VCPUS: u64 = vmm::layout::MAX_VCPUS as u64;
 
-/// What `isolateEmulatorThread` and `realtime` need.
+/// What `isolateEmulatorThread`, `realtime` and `numa` need.
 const NEEDS_DEDICATED: &str = "dedicatedCpuPlacement: true beside it, as in KubeVirt";
 
 /// vCPU topology and CPUID changes.
@@ -104,9 +104,19 @@ fn read_placement(cpu: &Object<'_>, count: u32) -> PlacementPlan {
     if let (false, Some(realtime)) = (dedicated, &realtime) {
         realtime.error(NEEDS_DEDICATED);
     }
+    let mapping = cpu.get("numa");
+    let mapping = mapping.and_then(|numa| numa.object().get("guestMappingPassthrough"));
+    if let Some(mapping) = &mapping {
+        // It has no fields.
+        mapping.object();
+        if !dedicated {
+            mapping.error(NEEDS_DEDICATED);
+        }
+    }
     PlacementPlan {
         dedicated,
         isolate_others: isolate.is_some(),
+        by_nodes: mapping.is_some(),
         realtime: realtime.map_or(0, |realtime| read_realtime(&realtime, count)),
     }
 }

@@ -80,10 +80,13 @@ impl Machine {
             "pci": PciRoot::<Function>::new().save().expect("saved"),
             "files": {"root": [FileIdentity::of(&disk).expect("a file")]},
         });
-        let ram = Ram::map(&MemoryPlan {
-            bytes: 4096,
-            hugepage_size: None,
-        });
+        let ram = Ram::map(
+            &MemoryPlan {
+                bytes: 4096,
+                hugepage_size: None,
+            },
+            &[],
+        );
         let machine = Self {
             platform,
             pci: PciRoot::new(),
@@ -157,6 +160,7 @@ fn plan() -> MachinePlan {
         devices: Vec::new(),
         watchdog: None,
         placement: PlacementPlan::default(),
+        nodes: Vec::new(),
         hotplug_slots: Vec::new(),
         start_paused: false,
     }

@@ -60,6 +60,7 @@ impl Ram {
             map(address, len, libc::PROT_READ | libc::PROT_WRITE, flags)?;
             self.kind.advise_new(address, len)?;
         }
+        self.prefer_nodes();
         Ok(())
     }
 }
@@ -141,7 +142,7 @@ mod tests {
             bytes,
             hugepage_size: None,
         };
-        let first = Ram::map(&plan).expect("RAM");
+        let first = Ram::map(&plan, &[]).expect("RAM");
         let put = |ram: &Ram, address: u64, value: u64| {
             let memory = ram.memory();
             memory
@@ -162,7 +163,7 @@ mod tests {
         assert!(metadata.blocks() * 512 <= 1 << 20, "{metadata:?}");
 
         for _ in 0..2 {
-            let second = Ram::map(&plan).expect("RAM");
+            let second = Ram::map(&plan, &[]).expect("RAM");
             second.read_from(&mut file).expect("taken");
             assert_eq!((get(&second, low), get(&second, high)), (11, 22));
             put(&second, low, 33);

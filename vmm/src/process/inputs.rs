@@ -128,7 +128,7 @@ pub(super) fn sort_fds(
 ) -> Result<Inputs, ProcessError> {
     let plan = create.plan;
     // Before there are other threads, which take after this one.
-    let placement = Placement::take(plan.placement, plan.cpu.count());
+    let placement = Placement::take(plan.placement, &plan.nodes, plan.cpu.count());
     let mut boot = BootFds::default();
     let mut of_devices: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
     let mut console = ConsoleFds::default();
@@ -171,7 +171,7 @@ pub(super) fn sort_fds(
         None => ThreadRole::Machine,
     })?;
     trace::mark("device resources");
-    let ram = Ram::map(&plan.memory)?;
+    let ram = Ram::map(&plan.memory, &plan.nodes)?;
     let saved = snapshot.load(&ram)?;
     if plan.placement.realtime != 0 {
         ram.lock();

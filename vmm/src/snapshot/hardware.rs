@@ -29,6 +29,9 @@ fn matched_to(here: MachinePlan, saved: &MachinePlan, new_mac: bool) -> MachineP
         start_paused: saved.start_paused,
         ..here
     };
+    for (node, saved) in here.nodes.iter_mut().zip(&saved.nodes) {
+        node.host = saved.host.clone();
+    }
     for (device, saved) in here.devices.iter_mut().zip(&saved.devices) {
         let options = device.options.clone();
         device.options = options.matched_to(&saved.options, new_mac);

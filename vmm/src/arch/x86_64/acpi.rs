@@ -2,6 +2,7 @@
 //! described here, and nothing that the machine does not have. The AML is kept small: guests
 //! interpret it at boot.
 
+mod nodes;
 mod slots;
 
 use acpi_tables::aml::{
@@ -27,6 +28,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::boot::error::BootError;
 use super::layout;
+use crate::plan::NodePlan;
 
 const OEM_ID: [u8; 6] = *b"PODVSR";
 const OEM_TABLE_ID: [u8; 8] = *b"PODVISOR";
@@ -39,20 +41,36 @@ const CMOS_CENTURY: u8 = 0x32;
 const NO_VGA: u16 = 1 << 2;
 const TABLE_ALIGN: u64 = 16;
 
-/// Writes all tables for the vCPUs with the given APIC ids and PCI slots whose devices come and go; the
-/// address of the RSDP.
-pub fn write_tables(
-    memory: &GuestMemory,
-    apic_ids: &[u8],
-    hotplug_slots: &[u8],
-) -> Result<u64, BootError> {
+/// What the tables are about.
+pub struct Described<'a> {
+    /// Of the vCPUs, in order.
+    pub apic_ids: &'a [u8],
+    /// PCI slots whose devices come and go.
+    pub hotplug_slots: &'a [u8],
+    /// NUMA nodes.
+    pub nodes: &'a [NodePlan],
+    /// Size of guest RAM in bytes.
+    pub ram_bytes: u64,
+}
+
+/// Writes all tables; the address of the RSDP.
+pub fn write_tables(memory: &GuestMemory, described: &Described<'_>) -> Result<u64, BootError> {
     let mut writer = Writer {
         memory,
         next: layout::ACPI_TABLES + Rsdp::len() as u64,
     };
-    let dsdt = writer.put(dsdt(hotplug_slots).as_slice())?;
+    let dsdt = writer.put(dsdt(described.hotplug_slots).as_slice())?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    for table in [bytes(&fadt(dsdt)), bytes(&madt(apic_ids)), bytes(&mcfg())] {
+    let mut tables = vec![
+        bytes(&fadt(dsdt)),
+        bytes(&madt(described.apic_ids)),
+        bytes(&mcfg()),
+    ];
+    if !described.nodes.is_empty() {
+        tables.push(bytes(&nodes::srat(described)));
+        tables.push(bytes(&nodes::slit(described.nodes)));
+    }
+    for table in tables {
         xsdt.add_entry(writer.put(&table)?);
     }
     let xsdt = writer.put(&bytes(&xsdt))?;

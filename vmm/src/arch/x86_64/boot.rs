@@ -19,7 +19,7 @@ use super::cpu;
 pub use super::regs::EntryPoint;
 use super::{acpi, layout, smbios};
 use crate::payload::Payload;
-use crate::plan::{CpuPlan, IdentityPlan};
+use crate::plan::{CpuPlan, IdentityPlan, NodePlan};
 
 /// Offset of the 64-bit entry point in a bzImage (Linux `Documentation/arch/x86/boot.rst`).
 const BZIMAGE_ENTRY_64: u64 = 0x200;
@@ -48,6 +48,8 @@ pub struct BootSource<'a> {
     pub cpu: &'a CpuPlan,
     /// PCI slots whose devices come and go.
     pub hotplug_slots: &'a [u8],
+    /// NUMA nodes.
+    pub nodes: &'a [NodePlan],
     /// Size of guest RAM in bytes.
     pub ram_bytes: u64,
 }
@@ -78,7 +80,13 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         None => None,
     };
     smbios::write_tables(memory, source.identity)?;
-    let rsdp = acpi::write_tables(memory, &cpu::apic_ids(source.cpu), source.hotplug_slots)?;
+    let described = acpi::Described {
+        apic_ids: &cpu::apic_ids(source.cpu),
+        hotplug_slots: source.hotplug_slots,
+        nodes: source.nodes,
+        ram_bytes: source.ram_bytes,
+    };
+    let rsdp = acpi::write_tables(memory, &described)?;
     if let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap {
         if !(layout::HIGH_RAM..checked.end).contains(&entry.0) {
             return Err(KernelFault::Entry(entry.0).into());
@@ -201,6 +209,7 @@ mod tests {
             identity: &NOBODY,
             cpu: &ONE_VCPU,
             hotplug_slots: &[],
+            nodes: &[],
             ram_bytes: RAM,
         };
         load(memory, source)

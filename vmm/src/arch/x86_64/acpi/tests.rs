@@ -1,16 +1,32 @@
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::plan::HostNode;
 
 fn sum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
 }
 
-#[test]
-fn tables_link_up_and_their_checksums_hold() {
+/// Of a machine of four vCPUs.
+fn described(hotplug_slots: &[u8]) -> Described<'_> {
+    Described {
+        apic_ids: &[0, 1, 4, 5],
+        hotplug_slots,
+        nodes: &[],
+        ram_bytes: 1 << 20,
+    }
+}
+
+/// All tables that the XSDT names, of a machine of 64 vCPUs.
+fn tables(nodes: &[NodePlan]) -> (Vec<Vec<u8>>, Vec<u8>) {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
     let apic_ids: Vec<u8> = (0..64).collect();
-    let rsdp = write_tables(&memory, &apic_ids, &[]).expect("tables");
+    let described = Described {
+        apic_ids: &apic_ids,
+        nodes,
+        ..described(&[])
+    };
+    let rsdp = write_tables(&memory, &described).expect("tables");
     let read = |address: u64, len: usize| {
         let mut bytes = vec![0; len];
         memory
@@ -33,12 +49,18 @@ fn tables_link_up_and_their_checksums_hold() {
         .chunks_exact(8)
         .map(|entry| table(u64::from_le_bytes(entry.try_into().expect("eight bytes"))))
         .collect();
-    let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
-    assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
-    assert!(tables.iter().all(|table| sum(table) == 0));
     let dsdt = table(u64::from_le_bytes(
         tables[0][140..148].try_into().expect("eight bytes"),
     ));
+    assert!(tables.iter().all(|table| sum(table) == 0));
+    (tables, dsdt)
+}
+
+#[test]
+fn tables_link_up_and_their_checksums_hold() {
+    let (tables, dsdt) = tables(&[]);
+    let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
+    assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
     assert_eq!(&dsdt[..4], b"DSDT");
     assert_eq!(sum(&dsdt), 0);
     assert!(
@@ -48,6 +70,38 @@ fn tables_link_up_and_their_checksums_hold() {
     );
     assert_eq!(tables[1].len(), 44 + 64 * 8 + 12);
 }
+/// Each vCPU and each byte of RAM is of a node.
+#[test]
+fn nodes_are_described_where_there_are_some() {
+    let node = |vcpus, bytes, distances: [u8; 2]| NodePlan {
+        vcpus,
+        bytes,
+        distances: distances.to_vec(),
+        host: HostNode {
+            number: 0,
+            cpus: Vec::new(),
+        },
+    };
+    let nodes = [node(24, 1 << 19, [10, 21]), node(40, 1 << 19, [21, 10])];
+    let (tables, _) = tables(&nodes);
+    let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
+    assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG", b"SRAT", b"SLIT"]);
+    let srat = &tables[3][48..];
+    let (processors, memory) = srat.split_at(64 * 16);
+    for (apic_id, processor) in (0_u8..).zip(processors.chunks_exact(16)) {
+        let domain = u8::from(apic_id >= 24);
+        assert_eq!(processor[..8], [0, 16, domain, apic_id, 1, 0, 0, 0]);
+    }
+    assert_eq!(memory.len(), 2 * 40);
+    for (domain, part) in (0_u8..).zip(memory.chunks_exact(40)) {
+        assert_eq!(part[..6], [1, 40, domain, 0, 0, 0]);
+        let base = u64::from_le_bytes(part[8..16].try_into().expect("eight bytes"));
+        assert_eq!(base, u64::from(domain) << 19);
+        assert_eq!(part[28], 1, "enabled");
+    }
+    assert_eq!(tables[4][36..], [2, 0, 0, 0, 0, 0, 0, 0, 10, 21, 21, 10]);
+}
+
 /// A machine without slots pays nothing; all 31 fit.
 #[test]
 fn slots_are_described_where_there_are_some() {
@@ -61,7 +115,11 @@ fn slots_are_described_where_there_are_some() {
     }
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
     let all: Vec<u8> = (1..32).collect();
-    write_tables(&memory, &[0; 64], &all).expect("room");
+    let all = Described {
+        apic_ids: &[0; 64],
+        ..described(&all)
+    };
+    write_tables(&memory, &all).expect("room");
 }
 
 /// What machines of version 1 have in their tables, byte by byte. A release that changes this adds a version: a guest
@@ -70,7 +128,7 @@ fn slots_are_described_where_there_are_some() {
 fn machine_version_1_keeps_its_tables() {
     let digest = |slots: &[u8]| {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
-        write_tables(&memory, &[0, 1, 4, 5], slots).expect("tables");
+        write_tables(&memory, &described(slots)).expect("tables");
         let mut bytes = vec![0; 0x1_0000];
         let tables = GuestAddress(layout::ACPI_TABLES);
         memory.read_slice(&mut bytes, tables).expect("read");
