@@ -38,6 +38,7 @@ pub fn run(bytes: &[u8]) {
         identity: &IdentityPlan::default(),
         cpu: &cpu,
         hotplug_slots: &[],
+        nodes: &[],
         ram_bytes: RAM,
     };
     match load(&memory, source) {
