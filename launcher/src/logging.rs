@@ -13,7 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use self::limit::Limit;
 use self::stream::Stream;
 pub use self::stream::tell_lost;
-pub(crate) use self::stream::{has_lost, line};
+pub(crate) use self::stream::{has_lost, paragraph};
 
 /// Least severity of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

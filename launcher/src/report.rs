@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt::{self, Write};
 
+use tracing::Level;
+
 /// An error and all its causes in one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -33,7 +35,12 @@ impl fmt::Display for Plain<'_> {
     }
 }
 
-/// Prints a paragraph on standard error, as far as somebody reads it.
+/// Prints what went wrong on standard error, as far as somebody reads it.
 pub fn print(text: &str) {
-    crate::logging::line(&format!("podvisor: {text}"));
+    crate::logging::paragraph(Level::ERROR, text);
+}
+
+/// The same of what somebody should know.
+pub(crate) fn tell(text: &str) {
+    crate::logging::paragraph(Level::INFO, text);
 }

@@ -301,26 +301,26 @@ fn no_pod_interface() {
     podvisor.log_has(&["no network interface pv-none0"]);
 }
 
-/// Each line of a JSON log is an object, down to the last.
+/// Each line of a JSON log is an object, down to the last, and where there is nothing but what went wrong.
 #[test]
 fn json_log() {
-    let vmi = Vmi::new("json").disk(Disk::new("root"));
-    let run = Run::new(&vmi);
-    let image = image::zeros(&run.dir(), "root.img", MIB);
-    let run = run
-        .volume("root", &image)
-        .payload("sane")
-        .arg("--log-format")
-        .arg("json");
-    let mut guest = run.start();
-    guest.exits_with(0);
-    assert!(!guest.log.lines().is_empty());
-    for line in guest.log.lines() {
-        let parsed: Result<serde_json::Value, _> = serde_json::from_str(&line.text);
-        assert!(
-            parsed.is_ok_and(|value| value.is_object()),
-            "{:?}",
-            line.text
-        );
+    let vmi = || Vmi::new("json").disk(Disk::new("root"));
+    let run = |vmi: &Vmi| Run::new(vmi).arg("--log-format").arg("json");
+    let ran = run(&vmi()).payload("sane");
+    let image = image::zeros(&ran.dir(), "root.img", MIB);
+    let mut ran = ran.volume("root", &image).start();
+    ran.exits_with(0);
+    let mut fails = run(&vmi()).payload("sane").start_at_once();
+    fails.exits_with(5);
+    let mut crashes = run(&Vmi::new("json")).payload("crash how=panic").start();
+    crashes.exits_with(3);
+    crashes.log_has(&["\"level\":\"ERROR\"", "the guest kernel panicked"]);
+    for guest in [&ran, &fails, &crashes] {
+        assert!(!guest.log.lines().is_empty());
+        for line in guest.log.lines() {
+            let parsed: Result<serde_json::Value, _> = serde_json::from_str(&line.text);
+            let is_object = parsed.is_ok_and(|value| value.is_object());
+            assert!(is_object, "{:?}", line.text);
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::report;
 const SHOWN_EVERY: Duration = Duration::from_millis(500);
 
 /// Whether somebody looks, and since when.
+#[derive(Clone, Copy)]
 pub(super) struct Progress {
     is_shown: bool,
     start: Instant,
@@ -31,19 +32,21 @@ impl Progress {
     pub(super) fn step(&self, words: fmt::Arguments<'_>) {
         if self.is_shown {
             let seconds = self.start.elapsed().as_secs();
-            report::print(&format!("{words} ({seconds} s)"));
+            report::tell(&format!("{words} ({seconds} s)"));
         }
     }
 
     /// What shows how much of a file is written.
     pub(super) fn of_writing(&self, path: &Path) -> impl FnMut(u64, u64) + use<> {
-        self.step(format_args!("writing {path:?}"));
-        let (is_shown, start) = (self.is_shown, Instant::now());
-        let mut next = start + SHOWN_EVERY;
+        let (progress, path, start) = (*self, path.to_owned(), Instant::now());
+        let (mut is_begun, mut next) = (false, start + SHOWN_EVERY);
         move |done, of| {
             let now = Instant::now();
-            if !is_shown || now < next && done < of {
+            if !progress.is_shown || now < next && done < of {
                 return;
+            }
+            if !std::mem::replace(&mut is_begun, true) {
+                progress.step(format_args!("writing {path:?}"));
             }
             next = now + SHOWN_EVERY;
             let milliseconds = (now - start).as_millis().max(1) as u64;

@@ -241,7 +241,7 @@ fn open_debugger(
         return Ok(None);
     };
     let socket = resources::open_debugger(target, descriptors)?;
-    report::print(&format!(
+    report::tell(&format!(
         "the machine waits for gdb: target remote {target}"
     ));
     Ok(socket)
@@ -417,7 +417,7 @@ fn run_machine(
     let terminal = if console.on_terminal {
         // Of no use but to somebody who sees both.
         if io::stdin().is_terminal() && io::stderr().is_terminal() && !json_log {
-            report::print("this is the guest's serial console; Ctrl-A x stops the machine");
+            report::tell("this is the guest's serial console; Ctrl-A x stops the machine");
         }
         RawTerminal::enter()
     } else {

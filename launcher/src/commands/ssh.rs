@@ -107,7 +107,7 @@ fn wait_for(port: u16, machine: &RunningMachine) -> Result<(), SshError> {
             return Err(SshError::Gone(machine.name.clone()));
         }
         if !told {
-            report::print(&format!("waiting for the guest of {:?}", machine.name));
+            report::tell(&format!("waiting for the guest of {:?}", machine.name));
             told = true;
         }
         sleep(PAUSE);

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use devices::at_once;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use serde_json::json;
+use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::LogFormat;
@@ -64,8 +66,16 @@ impl Stream {
 
     fn notice(self, lost: u64) -> String {
         let text = format!("{lost} messages are lost: nobody read the log");
+        self.paragraph(Level::WARN, &text)
+    }
+
+    /// A paragraph for people as the log has it.
+    fn paragraph(self, level: Level, text: &str) -> String {
         match self.json {
-            true => format!("{{\"level\":\"WARN\",\"fields\":{{\"message\":\"{text}\"}}}}\n"),
+            true => {
+                let level = level.as_str();
+                json!({"level": level, "fields": {"message": text}}).to_string() + "\n"
+            }
             false => format!("podvisor: {text}\n"),
         }
     }
@@ -109,10 +119,10 @@ impl<'a> MakeWriter<'a> for Stream {
     }
 }
 
-/// Writes one line, as the log does.
-pub(crate) fn line(text: &str) {
+/// Writes a paragraph of this severity, as the log does.
+pub(crate) fn paragraph(level: Level, text: &str) {
     let stream = STREAM.get().copied().unwrap_or_default();
-    stream.put(format!("{text}\n").as_bytes());
+    stream.put(stream.paragraph(level, text).as_bytes());
 }
 
 /// How many messages were lost is written where that is possible now: nothing else may be left to say.

@@ -49,7 +49,7 @@ pub(super) fn sit_at(path: &Path) -> Result<Exit, CommandError> {
     let mut stream = UnixStream::connect(path).map_err(fail)?;
     let terminal = RawTerminal::enter().map_err(fail)?;
     if terminal.is_some() {
-        crate::report::print("Connected to the console; the escape key is Ctrl-]");
+        crate::report::tell("Connected to the console; the escape key is Ctrl-]");
     }
     pass_on(&io::stdin(), &io::stdout(), &mut stream).map_err(fail)?;
     drop(terminal);
