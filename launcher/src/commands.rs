@@ -4,6 +4,7 @@ mod bench_boot;
 mod check_host;
 mod cleanup;
 mod completions;
+mod crash_dump;
 mod ctl;
 mod customize;
 mod detach;

@@ -1,10 +1,11 @@
 //! Guests that crash, and what the report says of them.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use podvisor_tests::elf;
 use podvisor_tests::run::{Guest, Run};
 use podvisor_tests::vmi::Vmi;
+use podvisor_tests::{elf, guest};
 
 /// Three instructions whose last cannot even be reported by the processor.
 #[test]
@@ -23,6 +24,7 @@ fn triple_fault() {
         guest.log_has(&["rip 0x000000000010000a, instruction 0f 0b"]);
         guest.log_has(&["rax 0x0000000012345678", "rbx 0x00000000deadbeef"]);
     }
+    dump_has(&guest, "x/3xb 0x100000", "0xb8\t0x78\t0x56");
 }
 
 /// An instruction fetched from where there is no memory: KVM cannot emulate it on any host.
@@ -41,6 +43,7 @@ fn kvm_internal_error() {
         "rip 0x00000000e0000000",
         "rcx 0x0000000000000042",
     ]);
+    dump_has(&guest, "p/x $rcx", "0x42");
 }
 
 #[test]
@@ -66,5 +69,19 @@ fn run(code: &[u8]) -> Guest {
     let run = Run::new(&Vmi::new("tiny").memory("64Mi"));
     let kernel = run.dir().join("tiny.elf");
     fs::write(&kernel, elf::tiny(code)).expect("the kernel can be written");
-    run.kernel(&kernel).start()
+    let dump = dump(&run.dir());
+    run.kernel(&kernel).arg("--crash-dump").arg(dump).start()
+}
+
+fn dump(directory: &Path) -> PathBuf {
+    directory.join("guest.core")
+}
+
+/// The user is told where the dump is, and gdb reads it.
+#[track_caller]
+fn dump_has(guest: &Guest, command: &str, expected: &str) {
+    let path = dump(&guest.dir());
+    guest.log_has(&[&format!("memory and registers are in {path:?}")]);
+    let text = guest::gdb(&guest::payload(), &path, &[command]);
+    assert!(text.contains(expected), "{text}");
 }

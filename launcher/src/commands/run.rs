@@ -1,9 +1,7 @@
 //! `podvisor run`: from a VMI to the end of its guest.
 
-use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +13,7 @@ use vmm::control::{Create, FdRole};
 use vmm::plan::DevicePlan;
 use vmm::{panics, trace};
 
+use super::crash_dump::CrashDump;
 use super::{CommandError, inherited, ssh};
 use crate::boot_trace::BootTrace;
 use crate::bootdisk::process::Reader;
@@ -77,8 +76,10 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     if let Some(directory) = &args.restore {
         descriptors.append(resources::snapshot::open_snapshot(directory)?);
     }
-    if let Some(path) = &args.crash_dump {
-        descriptors.push(FdRole::CrashDump, open_crash_dump(path)?);
+    let crash_dump = args.crash_dump.as_deref().map(CrashDump::create);
+    let crash_dump = crash_dump.transpose()?;
+    if let Some(dump) = &crash_dump {
+        descriptors.push(FdRole::CrashDump, dump.for_machine()?);
     }
     let console_file = match &console {
         ConsoleTarget::File(path) => Some(path.clone()),
@@ -128,6 +129,9 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     };
     let outcome = outcome?;
     tell(&outcome, symbols.as_ref());
+    if let (Outcome::Crashed(_), Some(dump)) = (&outcome, &crash_dump) {
+        dump.tell();
+    }
     restored.map_err(CommandError::Restore)?;
     Ok(outcome.exit())
 }
@@ -256,24 +260,6 @@ fn open_boot_trace(args: &RunArgs) -> Result<Option<BootTrace>, CommandError> {
         source,
     })?;
     Ok(Some(created))
-}
-
-/// Makes the file, since the machine's user may make none. A dump that is there already is not written over: where
-/// machines are started again and again, it is the one that shows the first crash.
-fn open_crash_dump(path: &Path) -> Result<File, CommandError> {
-    let open = || {
-        let mut options = File::options();
-        let file = options.write(true).create(true).truncate(false).mode(0o600);
-        let file = file.open(path)?;
-        match file.metadata()? {
-            found if found.is_file() && found.len() == 0 => Ok(file),
-            _ => Err(io::ErrorKind::AlreadyExists.into()),
-        }
-    };
-    open().map_err(|source| CommandError::Dump {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// What clients are told of; they may be elsewhere.
