@@ -35,7 +35,7 @@ pub enum DetachError {
     #[error("There is no directory for the control socket: XDG_RUNTIME_DIR is not set")]
     NoRuntime,
     /// Another machine has the name.
-    #[error("A machine called {0:?} runs")]
+    #[error("A machine called {0:?} runs, which podvisor ctl --vm {0} stop ends")]
     Runs(String),
     /// The files cannot be made.
     #[error("Cannot make the files for log and console, {path:?} among them")]
@@ -57,9 +57,7 @@ impl DetachError {
             Self::NoFile => "Name a file.",
             Self::NoState | Self::Files { .. } => "Set XDG_STATE_HOME to a directory of yours.",
             Self::NoRuntime => "Say where it is to be: --control unix:PATH.",
-            Self::Runs(_) => {
-                "Choose another name with --name, or stop that one: podvisor ctl --vm NAME stop."
-            }
+            Self::Runs(_) => "Stop it, or choose another name with --name.",
             Self::Start(_) => "",
         }
     }

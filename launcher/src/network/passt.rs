@@ -113,8 +113,8 @@ impl Passt {
         }
         if reason.contains("user namespace") {
             reason.push_str(
-                " (the pod's seccomp profile, or the node, must let it make a user namespace: system \
-                 call unshare, sysctl user.max_user_namespaces)",
+                " (the pod's seccomp profile, or the host, must let it make a user namespace: system \
+                 call unshare, sysctl user.max_user_namespaces; a disk image runs with --no-network, too)",
             );
         }
         reason

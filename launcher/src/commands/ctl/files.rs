@@ -74,6 +74,7 @@ fn create(path: &Path) -> io::Result<File> {
 /// New files in a directory.
 pub(super) struct SnapshotFiles<'a> {
     directory: &'a Path,
+    is_new: bool,
     state: File,
     ram: File,
 }
@@ -81,7 +82,8 @@ pub(super) struct SnapshotFiles<'a> {
 impl<'a> SnapshotFiles<'a> {
     /// Makes the directory if need be, and the files; a snapshot that is there stays.
     pub(super) fn create(directory: &'a Path) -> io::Result<Self> {
-        if !directory.is_dir() {
+        let is_new = !directory.is_dir();
+        if is_new {
             DirBuilder::new().mode(0o700).create(directory)?;
         }
         let state = create(&directory.join(STATE_FILE))?;
@@ -89,6 +91,7 @@ impl<'a> SnapshotFiles<'a> {
         let ram = ram.inspect_err(|_| remove(directory, STATE_FILE))?;
         Ok(Self {
             directory,
+            is_new,
             state,
             ram,
         })
@@ -110,6 +113,10 @@ impl<'a> SnapshotFiles<'a> {
     pub(super) fn discard(self) {
         remove(self.directory, STATE_FILE);
         remove(self.directory, RAM_FILE);
+        if self.is_new {
+            // Somebody may have put something else there.
+            let _ = std::fs::remove_dir(self.directory);
+        }
     }
 }
 
@@ -129,6 +136,9 @@ mod tests {
         let files = SnapshotFiles::create(&path).expect("made");
         let again = SnapshotFiles::create(&path).err().expect("refused");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        let other = directory.path().join("other");
+        SnapshotFiles::create(&other).expect("made").discard();
+        assert!(!other.exists(), "nothing is left of it");
         files.keep().expect("kept");
         std::fs::remove_file(path.join(STATE_FILE)).expect("removed");
         SnapshotFiles::create(&path).err().expect("refused");
