@@ -260,7 +260,11 @@ fn boot_disks(mut disks: Vec<(&Disk, String)>, options: &PlanOptions) -> BootDis
 
 /// Whether there may be an operating system on the disk.
 fn may_boot(disk: &Disk, image: &ImageSource) -> bool {
-    !disk.cdrom && !matches!(image, ImageSource::Iso(_) | ImageSource::Empty { .. })
+    !disk.cdrom
+        && !matches!(
+            image,
+            ImageSource::Iso(_) | ImageSource::Empty { .. } | ImageSource::Metrics(_)
+        )
 }
 
 fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {

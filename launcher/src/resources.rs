@@ -12,6 +12,7 @@ mod file;
 mod iso;
 mod layers;
 mod memory;
+mod metrics;
 mod nodes;
 mod scratch;
 pub mod snapshot;
@@ -232,6 +233,10 @@ fn open_disk(options: &mut BlockOptions, source: &DiskSource) -> Result<Vec<File
         }
         ImageSource::Overlay(overlay) => {
             layers::overlay(&Anywhere, volume, options, cache, overlay)?
+        }
+        ImageSource::Metrics(image) => {
+            metrics::make(volume, image)?;
+            return open_files(&Anywhere, volume, options, cache, image, false);
         }
         ImageSource::Empty { bytes } => layers::empty_disk(volume, options, cache, *bytes)?,
     };

@@ -164,6 +164,15 @@ pub fn disk_vmi() -> Value {
     vmi
 }
 
+/// Has the guest know metrics of the host, by a disk and by a port.
+pub fn add_metrics(vmi: &mut Value) {
+    let spec = &mut vmi["spec"];
+    spec["volumes"] = serde_json::json!([{"name": "metrics", "downwardMetrics": {}}]);
+    let devices = &mut spec["domain"]["devices"];
+    devices["disks"] = serde_json::json!([{"name": "metrics", "disk": {"bus": "virtio"}}]);
+    devices["downwardMetrics"] = serde_json::json!({});
+}
+
 /// Adds a volume that comes while the machine runs, and its disk; `phase` is how far virt-handler is with it.
 pub fn add_volume(vmi: &mut Value, name: &str, phase: &str) {
     let claim = serde_json::json!({"claimName": name, "hotpluggable": true});

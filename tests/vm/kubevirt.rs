@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use podvisor_tests::netns::Namespace;
 use podvisor_tests::proc::Process;
 use podvisor_tests::run::Guest;
 use rustix::process::{Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::opener;
 
@@ -88,8 +89,10 @@ fn a_machine_lives_as_virt_handler_wants() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
 
     let pipe = Pipe::listen(&pod);
+    let mut wanted = vmi(ENDLESS);
+    handler::add_metrics(&mut wanted);
     let sync = |handler: &mut Handler| {
-        let request = vmi_request(&vmi(ENDLESS));
+        let request = vmi_request(&wanted);
         handler.cmd("SyncVirtualMachine", request).is_done();
     };
     sync(&mut handler);
@@ -101,6 +104,7 @@ fn a_machine_lives_as_virt_handler_wants() {
     assert_eq!(domain["Spec"]["Name"], "default_testvm");
 
     consoles(&pod);
+    metrics_of_the_host(&pod, &domain);
     let stats = handler.ask("GetDomainStats").is_done().text;
     assert!(stats.contains(r#""Name":"default_testvm""#), "{stats}");
     many_clients(&pod);
@@ -134,6 +138,19 @@ fn a_machine_lives_as_virt_handler_wants() {
         "MODIFIED NoState/NonExistent gone",
     ];
     assert_eq!(heard.words(), expected);
+}
+
+/// Virt-handler writes them to a disk, and answers at a port.
+fn metrics_of_the_host(pod: &Guest, domain: &Value) {
+    let private = in_pod(pod, "kubevirt-private");
+    let disk = fs::read(private.join("downwardapi-disks/vhostmd0")).expect("it is there");
+    assert!(disk.starts_with(b"mvbd") && disk.len() == 256 << 10);
+    let channel = private.join("downwardmetrics-channel/downwardmetrics.sock");
+    UnixStream::connect(channel).expect("the port has a socket");
+    assert_eq!(
+        domain["Spec"]["Devices"]["Disks"][0]["Alias"]["Name"],
+        "metrics"
+    );
 }
 
 /// There is no machine, and nothing of the host is open.

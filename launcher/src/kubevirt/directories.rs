@@ -34,6 +34,11 @@ pub(super) fn console(uid: &str) -> PathBuf {
     of_machine(uid).join(SERIAL)
 }
 
+/// Where virt-handler answers a guest that asks for the host's metrics.
+pub(super) fn metrics_channel() -> PathBuf {
+    Path::new(PRIVATE).join("downwardmetrics-channel/downwardmetrics.sock")
+}
+
 /// Where virt-handler finds the launcher's socket.
 pub(super) fn of_sockets(flags: &Flags) -> PathBuf {
     flags.share_dir.join("sockets")

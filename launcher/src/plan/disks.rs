@@ -17,6 +17,9 @@ const VOLUME_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
 /// Where KubeVirt puts the files of container disks.
 const CONTAINER_DISK_DIR: &str = "/var/run/kubevirt/container-disks";
 
+/// Where virt-handler writes the host's metrics.
+const METRICS_FILE: &str = "/var/run/kubevirt-private/downwardapi-disks/vhostmd0";
+
 /// Before a path on the command line that is a qcow2 image.
 const QCOW2: &str = "qcow2:";
 
@@ -76,6 +79,8 @@ pub enum ImageSource {
     },
     /// A file system made of files, which the guest cannot write to.
     Iso(IsoPlan),
+    /// A file for the host's metrics, which is made if it is not there; the guest cannot write to it.
+    Metrics(ImagePath),
 }
 
 /// An image that is there.
@@ -124,7 +129,7 @@ impl ImageSource {
     /// Where something is looked for.
     pub(crate) fn places(&self) -> &[PathBuf] {
         match self {
-            Self::Raw(image) | Self::Qcow2(image) => &image.candidates,
+            Self::Raw(image) | Self::Qcow2(image) | Self::Metrics(image) => &image.candidates,
             Self::Overlay(overlay) => &overlay.base.candidates,
             Self::Empty { .. } => &[],
             Self::Iso(iso) => iso.places(),
@@ -181,6 +186,7 @@ pub(super) fn source(
             ImageSource::Iso(iso::cloud_init(vmi, name, seed, options, named))
         }
         VolumeSource::Files(files) => ImageSource::Iso(iso::files(name, files, named)),
+        VolumeSource::Metrics => ImageSource::Metrics(at(vec![METRICS_FILE.into()], named, None)),
     };
     if let ImageSource::Overlay(overlay) = &mut image {
         overlay.file = options.overlay(name);

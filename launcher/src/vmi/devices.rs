@@ -32,6 +32,8 @@ pub struct Devices {
     pub network_multi_queue: bool,
     /// Under KubeVirt devices may come and go while the machine runs.
     pub hotplug: bool,
+    /// A port by which the guest asks for metrics of the host.
+    pub downward_metrics: bool,
 }
 
 impl Default for Devices {
@@ -48,6 +50,7 @@ impl Default for Devices {
             block_multi_queue: false,
             network_multi_queue: false,
             hotplug: true,
+            downward_metrics: false,
         }
     }
 }
@@ -69,6 +72,10 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
     if let Some(rng) = object.get("rng") {
         rng.object();
     }
+    let metrics = object.get("downwardMetrics");
+    if let Some(metrics) = &metrics {
+        metrics.object();
+    }
     // Nothing but what the table says about them follows from these.
     object.boolean("autoattachVSOCK");
     object.boolean_or("autoattachGraphicsDevice", true);
@@ -86,6 +93,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         block_multi_queue: flag("blockMultiQueue", false),
         network_multi_queue: flag("networkInterfaceMultiqueue", false),
         hotplug: !flag("disableHotplug", false),
+        downward_metrics: metrics.is_some(),
     }
 }
 

@@ -50,6 +50,8 @@ pub enum VolumeSource {
     CloudInit(CloudInit),
     /// A disk of files.
     Files(Files),
+    /// A disk of the host's metrics, which virt-handler writes.
+    Metrics,
 }
 
 /// Longest name of a file.
@@ -85,8 +87,11 @@ const SOURCES: [(&str, ReadSource); 14] = [
     }),
 ];
 
+/// Metrics of the host: a disk of them where virt-handler writes it.
+const METRICS: &str = "downwardMetrics";
+
 /// Volumes that no disk is made of.
-const NO_DISKS: [&str; 2] = ["downwardMetrics", "memoryDump"];
+const NO_DISKS: [&str; 2] = [METRICS, "memoryDump"];
 
 /// Reads the volumes, and the names of those that are left out.
 pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
@@ -96,14 +101,17 @@ pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
         let volume = item.object();
         let name = volume.require("name", "the name of its disk");
         // What the guest does not see.
-        let others = NO_DISKS.iter().filter_map(|field| volume.get(field));
-        let other = others.map(|node| node.object()).next();
-        let mut source = match &other {
-            Some(_) => {
+        let has_disk = |field: &str| field == METRICS && item.is_of_cluster();
+        let others = NO_DISKS
+            .iter()
+            .filter_map(|field| Some((*field, volume.get(field)?.object())));
+        let other = others.map(|(field, _)| field).next();
+        let mut source = match other {
+            Some(field) => {
                 if SOURCES.iter().any(|(field, _)| volume.get(field).is_some()) {
                     item.error_found("more than one source", "one source");
                 }
-                None
+                has_disk(field).then_some((VolumeSource::Metrics, true))
             }
             None => read_source(item, &volume),
         };
@@ -116,7 +124,7 @@ pub(super) fn read(items: &[Node<'_>]) -> (Vec<Volume>, Vec<String>) {
             node.error("each volume name once");
             continue;
         }
-        if other.is_some() {
+        if other.is_some_and(|field| !has_disk(field)) {
             left_out.extend(name.map(|(name, _)| name.to_owned()));
             continue;
         }

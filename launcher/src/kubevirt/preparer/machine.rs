@@ -17,13 +17,14 @@ use super::{Done, Order};
 use crate::bootdisk::process::Reader;
 use crate::commands::{CommandError, machine_network};
 use crate::kubevirt::credentials::{self, CredentialsError};
-use crate::kubevirt::directories::SERIAL;
+use crate::kubevirt::directories::{self, SERIAL};
 use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
 use crate::kubevirt::hotplug;
 use crate::kubevirt::rpc::MAX_MESSAGE;
-use crate::plan::{self, LaunchPlan, PlanOptions};
+use crate::plan::{self, LaunchPlan, PlanOptions, PortTarget};
 use crate::resources::{
-    self, BootDiskError, BootReader, Console, ConsoleTarget, Descriptors, ResourceError,
+    self, BootDiskError, BootReader, Console, ConsoleTarget, Descriptors, ListenSocket,
+    ResourceError,
 };
 use crate::vmi::{self, Report};
 
@@ -35,6 +36,9 @@ const SERIAL_LOG: &str = "virt-serial0-log";
 
 /// The socket of the agent's port, for a moment.
 const AGENT: &str = "agent";
+
+/// The port by which a guest asks for the host's metrics.
+const METRICS: &str = "org.github.vhostmd.1";
 
 /// No machine can be made.
 #[derive(Debug, Error)]
@@ -135,7 +139,7 @@ impl Maker {
         let mut descriptors = resources::open(&mut plan)?;
         let (boot_reader, cmdline) = self.read_boot_disk(&plan, &mut descriptors)?;
         let host_cpu = resources::host_cpu(kvm)?;
-        let agent = open_agent(&plan, &agent, &mut descriptors)?;
+        let (agent, ports) = open_ports(&plan, &agent, &mut descriptors)?;
         let logs = !order.no_serial_log && wants_log(&value);
         // Its path goes again if there will be no machine this time.
         let console = match plan.serial_console {
@@ -156,8 +160,8 @@ impl Maker {
             plan: plan.machine,
         };
         hand_over(control::send(vm, &create, &descriptors.fds()))?;
-        // Both go with the pod.
-        std::mem::forget((guard, console));
+        // They go with the pod.
+        std::mem::forget((guard, console, ports));
         let done = Done::Machine {
             facts,
             exit_on_reboot,
@@ -211,22 +215,24 @@ impl Maker {
     }
 }
 
-/// The port of the guest's agent. Its first and only client is the launcher: nobody else finds the socket.
-fn open_agent(
+/// The ports, and the client of the guest's agent, if that has one: its first and only client is the launcher, and nobody else
+/// finds the socket.
+fn open_ports(
     plan: &LaunchPlan,
     path: &Path,
     descriptors: &mut Descriptors,
-) -> Result<Option<OwnedFd>, MakeError> {
-    let ports = resources::open_ports(plan, descriptors)?;
-    if ports.is_empty() {
-        return Ok(None);
-    }
+) -> Result<(Option<OwnedFd>, Vec<ListenSocket>), MakeError> {
+    let mut ports = resources::open_ports(plan, descriptors)?;
+    let agents = ports.iter().position(|port| port.path() == path);
+    let Some(_goes) = agents.map(|agents| ports.remove(agents)) else {
+        return Ok((None, ports));
+    };
     let connected = UnixStream::connect(path).map_err(|source| ResourceError::Listen {
         what: "port",
         path: path.to_owned(),
         source,
     })?;
-    Ok(Some(connected.into()))
+    Ok((Some(connected.into()), ports))
 }
 
 /// A vm process that has ended said why, and the launcher hears of it.
@@ -244,9 +250,13 @@ fn plan(value: &Value, agent: &Path) -> Result<LaunchPlan, MakeError> {
     for note in &report.notes {
         tracing::info!("{note}");
     }
+    let metrics = (vmi.spec.devices.downward_metrics)
+        .then(|| (METRICS.to_owned(), directories::metrics_channel()))
+        .into_iter();
     let options = PlanOptions {
         pod_interface: POD_INTERFACE.to_owned(),
         without_hotpluggable: true,
+        ports: metrics.collect(),
         ..PlanOptions::default()
     };
     let with_agent = PlanOptions {
@@ -276,6 +286,12 @@ fn is_read_only(plan: &LaunchPlan, disk: &plan::DiskSource) -> bool {
         AnyOptions::Block(options) => options.read_only,
         _ => true,
     })
+}
+
+fn has_agent(plan: &LaunchPlan) -> bool {
+    let is_agents =
+        |target: &PortTarget| matches!(target, PortTarget::Unix(path) if path.ends_with(AGENT));
+    plan.ports.iter().any(is_agents)
 }
 
 /// What virt-handler wants to know.
@@ -317,7 +333,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
     Facts {
         topology: [cpu.sockets, cpu.cores, cpu.threads],
         memory: plan.machine.memory.bytes,
-        agent_port: !plan.ports.is_empty(),
+        agent_port: has_agent(plan),
         interfaces: plan.nics.iter().filter_map(interface).collect(),
         disks: plan.disks.iter().enumerate().map(disk).collect(),
     }

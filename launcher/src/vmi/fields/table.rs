@@ -15,7 +15,9 @@ const NO_SYNIC: &str = "synthetic interrupts and timers of Hyper-V are not offer
 const NO_DEVICE: &str = "leave it out, or run the VMI on KubeVirt";
 const NO_METADATA: &str =
     "a tag goes to the guest in cloud-init's device metadata, which there is none of";
-const NO_METRICS: &str = "metrics of the host are not handed to guests: left out";
+const METRICS_DISK: &str =
+    "a disk under KubeVirt, whose virt-handler writes metrics of the host to it; else left out";
+const METRICS_PORT: &str = "a port under KubeVirt, whose virt-handler tells metrics of the host there; else left out: --port org.github.vhostmd.1=SOCKET makes one for a program of yours";
 const NO_PASSTHROUGH: &str = "host devices are not supported";
 const NO_SCREEN: &str = "there is no screen: left out";
 const OWN_THREADS: &str = "each queue of a disk has a thread of its own";
@@ -285,7 +287,7 @@ pub static FIELDS: &[Field] = &[
     field("spec.domain.devices.disks[].serial", Honoured),
     newer(field("spec.domain.devices.disks[].shareable", adapted("the image is locked all the same: one machine at a time has it"))),
     field("spec.domain.devices.disks[].tag", no_effect(NO_METADATA)),
-    newer(field("spec.domain.devices.downwardMetrics", no_effect(NO_METRICS))),
+    newer(field("spec.domain.devices.downwardMetrics", adapted(METRICS_PORT))),
     newer(field("spec.domain.devices.filesystems[]", adapted("a read-only disk of the files that are there at the start, with the name as its label: mount LABEL=NAME instead of virtiofs"))),
     newer(field("spec.domain.devices.filesystems[].name", Honoured)),
     newer(field("spec.domain.devices.filesystems[].virtiofs", Honoured)),
@@ -554,7 +556,7 @@ pub static FIELDS: &[Field] = &[
     newer(field("spec.volumes[].downwardAPI", Honoured)),
     newer(field("spec.volumes[].downwardAPI.fields[]", OfThePod)),
     newer(field("spec.volumes[].downwardAPI.volumeLabel", Honoured)),
-    newer(field("spec.volumes[].downwardMetrics", adapted(NO_METRICS))),
+    newer(field("spec.volumes[].downwardMetrics", adapted(METRICS_DISK))),
     newer(field("spec.volumes[].emptyDisk", Honoured)),
     newer(field("spec.volumes[].emptyDisk.capacity", Honoured)),
     newer(field("spec.volumes[].ephemeral", Honoured)),
