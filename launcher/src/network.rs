@@ -19,6 +19,7 @@ mod error;
 mod guard;
 mod lease;
 mod masquerade;
+mod name_servers;
 mod names;
 mod netlink;
 mod nft;

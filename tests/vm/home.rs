@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use podvisor_tests::PATIENCE;
-use podvisor_tests::netns::{POD_ADDRESS, PodNetwork};
+use podvisor_tests::netns::{DNS, POD_ADDRESS, PodNetwork};
 use podvisor_tests::run::{Run, Slot, ctl};
 use podvisor_tests::vmi::Vmi;
 use podvisor_tests::{guest, host, image};
@@ -62,7 +62,8 @@ fn commands_of_page() -> Vec<String> {
 }
 
 /// They do what the page says, with the test Linux and an SSH server on a disk of ours in place of Debian's, by a user without
-/// any capability. The machine of the page is larger than one that is interpreted should be.
+/// any capability, on a computer whose name server listens at its loopback. The machine of the page is larger than one that is
+/// interpreted should be.
 #[test]
 fn a_first_run_is_as_the_page_says() {
     let _slot = Slot::take();
@@ -77,7 +78,10 @@ fn a_first_run_is_as_the_page_says() {
     symlink(guest::podvisor(), at("podvisor")).expect("linked");
     let path = std::env::var("PATH").expect("a path");
     let path = format!("{}:{path}", directory.path().display());
-    let wrapper = network.pod.powerless();
+    let mut wrapper = network.pod.powerless();
+    let at_home = wrapper.iter().position(|word| word == "setpriv");
+    let at_home = at_home.expect("it is there");
+    wrapper.splice(at_home..at_home, own_name_server(directory.path()));
     let run = |command: &str, input: &str| {
         let mut shell = Command::new(&wrapper[0]);
         shell.args(&wrapper[1..]).args(["sh", "-c", command]);
@@ -111,6 +115,10 @@ fn a_first_run_is_as_the_page_says() {
         entered.status.code() == Some(7) && entered.stdout == b"me here\n",
         "{entered:?}\n{console:?}"
     );
+    assert!(
+        console.is_ok_and(|console| console.contains(&format!("RESULT dns={DNS}"))),
+        "its name server is the one that the computer's asks"
+    );
     does(press);
     // It ends by the guest's hand.
     let ended = run("podvisor ctl events | tail -n 1", "");
@@ -118,6 +126,25 @@ fn a_first_run_is_as_the_page_says() {
     let gone = run("podvisor ctl status", "").status.code() == Some(5);
     assert!(gone || reason.contains("\"exitStatus\":0"), "{ended:?}");
     drop(stop);
+}
+
+/// Words that run a program where the resolver is systemd's, which asks another.
+fn own_name_server(directory: &Path) -> [String; 4] {
+    let file = |name: &str, server: &str| {
+        let path = directory.join(name);
+        fs::write(&path, format!("nameserver {server}\n")).expect("written");
+    };
+    file("stub.conf", "127.0.0.53");
+    file("resolv.conf", DNS);
+    let script = "mkdir -p /run/systemd/resolve; mount --bind \"$0\" /run/systemd/resolve; \
+                  mount --bind \"$0/stub.conf\" /etc/resolv.conf; exec \"$@\"";
+    let directory = directory.display().to_string();
+    [
+        "sh".to_owned(),
+        "-ec".to_owned(),
+        script.to_owned(),
+        directory,
+    ]
 }
 
 /// What a program says that is given this.

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,8 @@ pub(super) struct Spec<'a> {
     pub(super) mtu: u16,
     /// Ports that are let in, if not all.
     pub(super) ports: Option<&'a [Forward]>,
+    /// Name servers for the guest, if not those of the resolver configuration.
+    pub(super) name_servers: &'a [IpAddr],
 }
 
 /// A running passt; killed when dropped.
@@ -237,6 +239,9 @@ fn arguments(spec: &Spec<'_>, keeps_user: bool) -> Vec<String> {
         words.extend(["--runas", "0:0"]);
     }
     let mut words: Vec<_> = words.into_iter().map(str::to_owned).collect();
+    for server in spec.name_servers {
+        words.extend(["--dns".to_owned(), server.to_string()]);
+    }
     let options = [
         ("--mtu", spec.mtu.to_string()),
         ("--tcp-ports", port_list(spec.ports, Protocol::Tcp)),
@@ -297,13 +302,17 @@ mod tests {
             interface: "eth0",
             mtu: 1400,
             ports,
+            name_servers: &[Ipv4Addr::new(192, 0, 2, 1).into()],
         };
         arguments(&spec, keeps_user).join(" ")
     }
 
     #[test]
     fn all_ports_are_forwarded_unless_some_are_listed() {
-        assert!(words(None, false).ends_with("--mtu 1400 --tcp-ports all --udp-ports all"));
+        assert!(
+            words(None, false)
+                .ends_with("--dns 192.0.2.1 --mtu 1400 --tcp-ports all --udp-ports all")
+        );
         assert!(words(Some(&[]), false).ends_with("--tcp-ports none --udp-ports none"));
         assert!(words(Some(&[WEB]), false).ends_with("--tcp-ports 80 --udp-ports none"));
         let ssh = Forward {
@@ -341,6 +350,7 @@ mod tests {
             interface: "eth0",
             mtu: 1400,
             ports: Some(&[taken]),
+            name_servers: &[],
         };
         let error = check_ports(&spec).expect_err("in use");
         assert!(matches!(error, NetworkError::PasstPort { port: found, .. } if found == port));

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use super::Forward;
 use super::guard::{Changed, NetworkGuard, forget, runtime};
 use super::lease::{Common, Resolver};
+use super::name_servers;
 use super::names::Names;
 use super::netlink::{Link, Netlink};
 use super::passt::{self, Passt};
@@ -293,6 +294,7 @@ impl<'a> Task<'a> {
             interface: &self.names.interface,
             mtu: prepared.mtu,
             ports,
+            name_servers: &name_servers::in_place_of(&self.options.resolv_conf),
         })?;
         guard.passt.push(passt);
         tracing::info!(

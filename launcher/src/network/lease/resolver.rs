@@ -44,6 +44,11 @@ impl Resolver {
         resolver
     }
 
+    /// All servers, in their order.
+    pub(crate) fn servers(&self) -> &[IpAddr] {
+        &self.servers
+    }
+
     pub(super) fn dns(&self) -> Vec<Ipv4Addr> {
         if self.servers.is_empty() {
             return vec![DEFAULT_DNS];
