@@ -133,6 +133,11 @@ fn missing_files() {
         5,
         &["/nonexistent.yaml"],
     );
+    check(
+        podvisor().args(["new", "/nonexistent.img"]),
+        5,
+        &["Cannot read \"/nonexistent.img\"", "No such file"],
+    );
     let run = |args: &[&str]| {
         let mut command = podvisor();
         command.arg("run").arg(example("minimal.yaml")).args(args);

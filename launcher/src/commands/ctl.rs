@@ -42,6 +42,10 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Most descriptors that go with a call.
 const MAX_DESCRIPTORS: usize = 2;
 
+/// All commands: errands of `ctl` itself, and calls of clients.
+const NAMES: &str = "list, events, console, console-log, exec, metrics, setLink, status, stats, registers, pause, resume, reset, \
+     powerButton, reboot, stop, device, attach, detach, dump, snapshot";
+
 /// Number of the one call.
 const ID: u64 = 1;
 
@@ -290,6 +294,10 @@ fn send(
 /// What the words of the command line are, as clients write it in JSON; files are not the machine's to
 /// know.
 fn errand(args: &CtlArgs) -> serde_json::Result<Errand> {
+    if !NAMES.split(", ").any(|name| name == args.command) {
+        let wrong = &args.command;
+        return Err(Error::custom(format!("{wrong:?}; there are {NAMES}")));
+    }
     if args.command == "exec" && !args.arguments.is_empty() {
         // A program is given what looks like a field as it is.
         return Ok(Errand::Exec(args.arguments.clone()));
@@ -395,6 +403,27 @@ mod tests {
             "vCPU 1\n  rip 0x0000000000001000, instruction f4\n       rax 0x0000000000000007\n";
         assert_eq!(text, expected);
         assert_eq!(shown(LogFormat::Json, "line", &answer), "line\n");
+    }
+
+    #[test]
+    fn commands_are_listed_for_who_names_none() {
+        let error = parse(&["fly"]).expect_err("there is none").to_string();
+        assert!(error.starts_with("\"fly\"; there are list, "), "{error}");
+        // The protocol's own list, in quotes.
+        let call = serde_json::from_value::<Command>(json!({"command": "fly"}));
+        let known = call.expect_err("there is none").to_string();
+        // All but the launcher's own.
+        for name in known
+            .split('`')
+            .skip(3)
+            .step_by(2)
+            .filter(|name| *name != "boot")
+        {
+            parse(&[name]).map_or_else(
+                |error| assert!(!error.to_string().contains("there are"), "{error}"),
+                drop,
+            );
+        }
     }
 
     #[test]

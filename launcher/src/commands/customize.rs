@@ -87,7 +87,7 @@ fn work(
     sink: &mut Sink,
     signals: &Signals,
 ) -> Result<Exit, CommandError> {
-    let disk = new::image(&args.disk)?.ok_or_else(|| CommandError::NoDisk(args.disk.clone()))?;
+    let disk = new::disk(&args.disk)?;
     let progress = Progress::new();
     let new_image = args.out.as_deref();
     let new_image = new_image.map(|out| NewImage::begin(disk.path(), out));

@@ -26,8 +26,8 @@ pub enum CommandError {
     /// No VMI was given.
     #[error("No VirtualMachineInstance was given")]
     NoVmi,
-    /// The VMI cannot be read from where it is said to be.
-    #[error("Cannot read the VirtualMachineInstance {file}")]
+    /// A VMI, a disk image, a key or the like cannot be read from where it is said to be.
+    #[error("Cannot read {file}")]
     Input {
         /// File name, `-`, or the environment variable.
         file: String,

@@ -14,7 +14,7 @@ use crate::report::Plain;
 
 /// Prints the VMI, and how it is run.
 pub(super) fn new(args: &NewArgs) -> Result<Exit, CommandError> {
-    let image = image(&args.disk)?.ok_or_else(|| CommandError::NoDisk(args.disk.clone()))?;
+    let image = disk(&args.disk)?;
     let vmi = image.vmi(&extras(
         &args.extras,
         args.name.clone(),
@@ -70,7 +70,13 @@ pub(super) fn interface() -> String {
     other.unwrap_or_else(|| DEFAULT_INTERFACE.to_owned())
 }
 
-pub(super) fn image(path: &Path) -> Result<Option<DiskImage>, CommandError> {
+/// The disk that the path has to be.
+pub(super) fn disk(path: &Path) -> Result<DiskImage, CommandError> {
+    fs::metadata(path).map_err(cannot_read(path))?;
+    image(path)?.ok_or_else(|| CommandError::NoDisk(path.to_owned()))
+}
+
+fn image(path: &Path) -> Result<Option<DiskImage>, CommandError> {
     DiskImage::at(path).map_err(cannot_read(path))
 }
 
