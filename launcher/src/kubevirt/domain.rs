@@ -87,6 +87,14 @@ pub(super) enum Condition {
 }
 
 impl Condition {
+    /// There is a guest.
+    fn is_alive(self) -> bool {
+        !matches!(
+            self,
+            Self::PoweredOff | Self::Destroyed | Self::Crashed | Self::Gone
+        )
+    }
+
     /// `Status.Status` and `Status.Reason`.
     fn words(self) -> (&'static str, &'static str) {
         match self {
@@ -428,7 +436,7 @@ impl<'a> Domain<'a> {
     }
 
     fn channels(&self) -> Vec<Channel> {
-        let state = match self.agent.connected {
+        let state = match self.agent.connected && self.condition.is_alive() {
             true => "connected",
             false => "disconnected",
         };

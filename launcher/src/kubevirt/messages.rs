@@ -118,22 +118,6 @@ pub(super) struct GuestPingRequest {
     pub(super) timeout_seconds: i32,
 }
 
-/// `VMStatsRequest`.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct VmStatsRequest {
-    #[prost(message, optional, tag = "1")]
-    pub(super) domain_stats: Option<Empty>,
-}
-
-/// `VMStatsResponse`.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct VmStatsResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) response: Option<Response>,
-    #[prost(message, optional, tag = "2")]
-    pub(super) domain_stats: Option<TextResponse>,
-}
-
 /// `DomainEventRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct DomainEvent {

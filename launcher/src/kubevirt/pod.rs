@@ -217,7 +217,9 @@ impl Pod {
             Input::Vm(input) => self.live(now, input, then),
             Input::Call(call) => self.obey(now, call, then),
             Input::Agent(view) => {
-                if self.phase == Phase::Up {
+                // One that ends with its machine was there: virt-handler may still ask for what it said.
+                let ends = self.condition() == Some(Condition::ShuttingDown);
+                if self.phase == Phase::Up && !ends {
                     self.agent = *view;
                 }
             }

@@ -19,7 +19,7 @@ const MAX_TEXT: usize = 256;
 pub(in super::super) struct AgentView {
     /// The agent answers.
     pub(in super::super) connected: bool,
-    version: String,
+    pub(in super::super) version: String,
     commands: Vec<CommandInfo>,
     host_name: String,
     timezone: String,

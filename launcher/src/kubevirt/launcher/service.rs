@@ -1,6 +1,7 @@
 //! The methods of `CmdInfo` and `Cmd`.
 
 mod methods;
+mod vm_stats;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,14 +10,14 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
-use self::methods::{Method, Shape, find};
+use self::methods::{Method, NO_DIRTY_RATE, Shape, find};
 use super::super::agent::{Agent, AgentError, Freezer, Ran};
 use super::super::domain::Identity;
 use super::super::head::Head;
 use super::super::hotplug::{Coming, Place};
 use super::super::messages::{
-    CMD_VERSION, DumpRequest, Empty, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest,
-    Response, TextResponse, Versions, VmStatsRequest, VmStatsResponse, VmiRequest,
+    CMD_VERSION, DumpRequest, ExecRequest, ExecResponse, FreezeRequest, GuestPingRequest, Response,
+    TextResponse, Versions, VmiRequest,
 };
 use super::super::pod::{Answer, Ask, Wanted};
 use super::super::rpc::{Code, Service, Status, decode, encode};
@@ -129,22 +130,6 @@ impl Commands {
             }
         }
         Ok(encode(&TextResponse::new(Ok(String::new()))))
-    }
-
-    async fn vm_stats(&self, request: Bytes) -> Result<Bytes, Status> {
-        if !self.stats_collector {
-            let text = "GetVMStats is off: the cluster did not give --vm-stats-collector";
-            return Err(Status::new(Code::FailedPrecondition, text));
-        }
-        let request: VmStatsRequest = decode(request)?;
-        let domain_stats = match request.domain_stats {
-            Some(Empty {}) => Some(TextResponse::new(self.ask(Ask::Stats).await)),
-            None => None,
-        };
-        Ok(encode(&VmStatsResponse {
-            response: Some(Response::done()),
-            domain_stats,
-        }))
     }
 }
 

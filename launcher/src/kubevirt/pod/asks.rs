@@ -34,6 +34,7 @@ impl Pod {
             Ask::Stats if running => return self.count(now, token, then),
             Ask::Metrics if running => return self.measure(now, token, then),
             Ask::GuestInfo => Ok(self.agent.info().to_string()),
+            Ask::AgentVersion => Ok(self.agent.version.clone()),
             Ask::Users => Ok(self.agent.users().to_string()),
             Ask::Filesystems => Ok(self.agent.filesystems().to_string()),
             Ask::ProbesArePaused => match self.condition() {

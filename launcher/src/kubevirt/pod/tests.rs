@@ -474,3 +474,32 @@ fn a_running_machine_outlives_its_domain() {
     rig.end(Event::GuestShutdown);
     assert!(rig.told().last().is_some_and(|told| told.ends_with("gone")));
 }
+
+/// Virt-handler asks for it as long as it knows the agent as connected, and would call an agent without a word one that is
+/// not supported.
+#[test]
+fn what_an_agent_said_outlives_it() {
+    let mut rig = Rig::up();
+    rig.pod.facts.agent_port = true;
+    let mut view = AgentView::default();
+    view.connected = true;
+    view.version = "7.2.0".to_owned();
+    let channel = |rig: &Rig| {
+        let domain = rig.pod.published.as_deref().expect("a domain");
+        let domain: serde_json::Value = serde_json::from_str(domain).expect("JSON");
+        domain["Spec"]["Devices"]["Channels"][0]["Target"]["State"].clone()
+    };
+    rig.input(Input::Agent(Box::new(view)));
+    rig.notice(Event::GuestShutdown, MachineState::Ended);
+    // Its port is closed.
+    rig.input(Input::Agent(Box::default()));
+    assert_eq!(channel(&rig), "connected");
+    let info = rig.ask(Ask::GuestInfo);
+    assert!(
+        rig.answer(info)
+            .as_ref()
+            .is_ok_and(|text| text.contains("7.2.0"))
+    );
+    rig.end(Event::GuestShutdown);
+    assert_eq!(channel(&rig), "disconnected");
+}

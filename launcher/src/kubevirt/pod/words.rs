@@ -43,6 +43,8 @@ pub(in super::super) enum Ask {
     Metrics,
     /// GetGuestInfo.
     GuestInfo,
+    /// The version of the guest's agent.
+    AgentVersion,
     /// GetUsers.
     Users,
     /// GetFilesystems.

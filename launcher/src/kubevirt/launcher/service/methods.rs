@@ -45,7 +45,8 @@ const NO_HOST_DEVICES: &str = "podvisor has no host devices";
 const NO_CPU_HOTPLUG: &str = "podvisor cannot change the number of vCPUs of a running machine";
 const NO_MEMORY_HOTPLUG: &str = "podvisor cannot change the memory of a running machine";
 const NO_SEV: &str = "podvisor has no confidential machines (launchSecurity)";
-const NO_DIRTY_RATE: &str = "podvisor does not measure how fast a guest changes its memory";
+pub(super) const NO_DIRTY_RATE: &str =
+    "podvisor does not measure how fast a guest changes its memory";
 const NO_SCREEN: &str = "podvisor's machines have no screen yet; use the serial console";
 const NO_BACKUP: &str = "podvisor cannot back up disks yet";
 
