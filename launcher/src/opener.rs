@@ -93,6 +93,8 @@ pub struct Allowed {
     pub taps: TapUse,
     /// Directories below which it makes images larger.
     pub growing: Vec<PathBuf>,
+    /// Where it makes the files of overlays, which have no names.
+    pub scratch: Option<PathBuf>,
     /// Sockets that it connects to, which need not be there yet.
     pub sockets: Vec<PathBuf>,
 }

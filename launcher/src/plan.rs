@@ -84,6 +84,8 @@ pub struct PlanOptions {
     pub ports: Vec<(String, PathBuf)>,
     /// Slots for devices that come and go while the machine runs.
     pub hotplug_slots: u8,
+    /// NICs may go while the machine runs, too.
+    pub removable_nics: bool,
     /// Disks whose volumes are hotpluggable come later ([`later_disks`]).
     pub without_hotpluggable: bool,
 }
@@ -196,7 +198,7 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
             format_args!("{count} {found}"),
             format_args!("at most {MAX_PCI_DEVICES}"),
         );
-    } else if plan.machine.hotplug_slots.len() < usize::from(options.hotplug_slots) {
+    } else if free_slots(&plan) < usize::from(options.hotplug_slots) {
         report.error(
             "--hotplug-slots",
             options.hotplug_slots,
@@ -243,6 +245,13 @@ fn check_boot(vmi: &Vmi, options: &PlanOptions, plan: &LaunchPlan, report: &mut 
     } else if options.initrd.is_some() {
         report.error("--initrd", "no --kernel", "both or neither");
     }
+}
+
+/// Slots for devices that come later.
+fn free_slots(plan: &LaunchPlan) -> usize {
+    let is_nic = |slot: &u8| plan.nics.iter().any(|nic| nic.pci_slot == *slot);
+    let slots = plan.machine.hotplug_slots.iter();
+    slots.filter(|slot| !is_nic(slot)).count()
 }
 
 /// The disks to boot from: those with a boot order by it, or all as they come; CD-ROM drives boot by firmware only.
@@ -309,7 +318,10 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         pci_slot: slots.slot(None),
         action,
     });
-    let hotplug_slots = slots.later(options.hotplug_slots);
+    let mut hotplug_slots = slots.later(options.hotplug_slots);
+    if options.removable_nics {
+        hotplug_slots.extend(nics.iter().map(|nic| nic.pci_slot));
+    }
     let firmware = boot_file(options.firmware.as_ref(), None);
     let kernel = kernel(vmi, options);
     let boot = match (&firmware, &kernel) {

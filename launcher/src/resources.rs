@@ -43,7 +43,10 @@ pub use self::file::{Access, Anywhere, Kind, Places, Unfit, fits, open_below, se
 pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
 
-use crate::plan::{BootFile, DiskSource, ImagePath, ImageSource, LaunchPlan, PORTS, PortTarget};
+use crate::plan::{
+    BaseFormat, BootFile, DiskSource, ImagePath, ImageSource, LaunchPlan, Overlay, PORTS,
+    PortTarget,
+};
 
 /// Open descriptors and what each is, for the vm process.
 #[derive(Debug, Default)]
@@ -215,6 +218,24 @@ pub fn open_files(
     let (file, cache) = disk::open(places, volume, options, cache, image)?;
     options.cache = cache;
     Ok(vec![file])
+}
+
+/// Makes an empty overlay over the image of a container that is at one of the places `base`, and says in the options what
+/// its files are.
+pub fn open_overlay(
+    places: &impl Places,
+    volume: &str,
+    options: &mut BlockOptions,
+    cache: Option<CacheMode>,
+    base: ImagePath,
+) -> Result<Vec<File>, ResourceError> {
+    let overlay = Overlay {
+        base,
+        format: BaseFormat::Probed,
+        file: None,
+        bytes: None,
+    };
+    Ok(layers::overlay(places, volume, options, cache, &overlay)?.files)
 }
 
 /// Opens or makes the files of a disk, and says in its options what they are.

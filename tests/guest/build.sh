@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the test guest, `vmlinux`, `bzImage` and `initrd.cpio`, from Debian's
+# Builds the test guest, `vmlinux`, `bzImage`, `initrd.cpio` and `agent.cpio`, from Debian's
 # packages into ${GUEST_OUT:-target/guest}. Each part is rebuilt only when the
 # hash of what goes into it changes.
 set -eu
@@ -13,7 +13,7 @@ out=$(cd "$out" && pwd)
 exec 9> "$out/.lock"
 flock 9
 
-packages="linux-source-6.1 busybox-static bc bison flex gcc libc6-dev libelf-dev make patch xz-utils"
+packages="linux-source-6.1 busybox-static bc bison cpio flex gcc libc6-dev libelf-dev make patch xz-utils"
 
 missing() {
 	for package in $packages; do
@@ -51,4 +51,5 @@ part() {
 }
 
 part kernel "$out/vmlinux" kernel.config patches
+part agent "$out/agent.cpio"
 part initrd "$out/initrd.cpio" bare.h dhcp6.c forge.c init.c init.sh scripts

@@ -38,6 +38,11 @@ pub fn initrd_with(program: &str, dir: &Path) -> Vec<u8> {
     parts.concat()
 }
 
+/// What the initial RAM disk lacks for Debian's guest agent.
+pub fn agent() -> PathBuf {
+    guest_file("agent.cpio")
+}
+
 /// The bare-metal guest, see `tests/payload`.
 pub fn payload() -> PathBuf {
     guest_file("payload.elf")

@@ -30,18 +30,20 @@ const NAME: &str = "testvm";
 const NAMESPACE: &str = "default";
 
 /// A `/run` of the pod's own, as kubelet and virt-handler make it for user 107, who gets no capability at all.
-/// `$0` is the program, `$KERNEL` what kernelBoot names, `$DISK` what is in the first container disk, if there is one.
+/// `$0` is the program, `$KERNEL` what kernelBoot names, `$INITRD` its initial RAM disk and `$DISK` what is in the first
+/// container disk, if there are these.
 const SCRIPT: &str = r#"
 set -e
 mount --make-rprivate /
-program=$(mktemp) kernel=$(mktemp) disk=$(mktemp)
-cp "$0" "$program"; cp "$KERNEL" "$kernel"; cp "${DISK:-/dev/null}" "$disk"
+program=$(mktemp) kernel=$(mktemp) initrd=$(mktemp) disk=$(mktemp)
+cp "$0" "$program"; cp "$KERNEL" "$kernel"; cp "${INITRD:-/dev/null}" "$initrd"; cp "${DISK:-/dev/null}" "$disk"
 mount -t tmpfs none /run
 mkdir -p /run/bin /run/kubevirt/sockets /run/kubevirt/container-disks/kernel-boot \
     /run/kubevirt/hotplug-disks/dumps \
     /run/kubevirt-private /run/kubevirt-ephemeral-disks /run/podvisor
 mv "$program" /run/bin/podvisor; chmod 755 /run/bin/podvisor
 mv "$kernel" /run/kubevirt/container-disks/kernel-boot/kernel
+mv "$initrd" /run/kubevirt/container-disks/kernel-boot/initrd
 mv "$disk" /run/kubevirt/container-disks/disk_0.img
 chmod 444 /run/kubevirt/container-disks/disk_0.img
 touch /run/kubevirt/container-disks/disk_0.sock
@@ -81,12 +83,28 @@ pub fn pod(grace: u32, words: Vec<String>) -> Run {
 /// The same in a network namespace.
 pub fn pod_in(network: &Namespace, grace: u32) -> Run {
     let words = ["ip", "netns", "exec", network.name()].map(str::to_owned);
-    pod_of(words.into(), grace, Vec::new(), None)
+    let outside = words.into_iter().chain(kernel());
+    pod_of(outside.collect(), grace, Vec::new(), None)
 }
 
 /// The same with an image as its first container disk.
 pub fn pod_with(grace: u32, words: Vec<String>, disk: Option<&Path>) -> Run {
-    pod_of(Vec::new(), grace, words, disk)
+    pod_of(kernel().into(), grace, words, disk)
+}
+
+/// A pod whose kernel is Linux with this initial RAM disk, and an image as its first container disk.
+pub fn linux_pod(initrd: &Path, disk: &Path) -> Run {
+    let linux = [
+        "env".to_owned(),
+        format!("KERNEL={}", crate::guest::vmlinux().display()),
+        format!("INITRD={}", initrd.display()),
+    ];
+    pod_of(linux.into(), 30, Vec::new(), Some(disk)).arg("--vm-stats-collector")
+}
+
+fn kernel() -> [String; 2] {
+    let kernel = format!("KERNEL={}", crate::guest::payload().display());
+    ["env".to_owned(), kernel]
 }
 
 fn pod_of(outside: Vec<String>, grace: u32, words: Vec<String>, disk: Option<&Path>) -> Run {
@@ -104,13 +122,12 @@ fn pod_of(outside: Vec<String>, grace: u32, words: Vec<String>, disk: Option<&Pa
         "--a-flag-of-tomorrow",
         "7",
     ];
-    let kernel = format!("KERNEL={}", crate::guest::payload().display());
     let program = crate::guest::podvisor().display().to_string();
     let namespace = ["unshare", "--mount", "sh", "-c", SCRIPT, &program].map(str::to_owned);
     let disk = disk.map(|path| format!("DISK={}", path.display()));
     // As KubeVirt's controller sets it.
     let runtime = "XDG_RUNTIME_DIR=/var/run".to_owned();
-    let variables = ["env".to_owned(), kernel, runtime].into_iter().chain(disk);
+    let variables = ["env".to_owned(), runtime].into_iter().chain(disk);
     let wrapper = outside.into_iter().chain(variables).chain(namespace);
     let wrapper = wrapper.chain(words).chain(UNPRIVILEGED.map(str::to_owned));
     Run::with_arguments(arguments)
@@ -151,6 +168,18 @@ pub fn vmi(cmdline: &str) -> Value {
         },
         "status": {"phase": "Scheduled", "nodeName": "node"},
     })
+}
+
+/// A VMI that boots Linux and has its container disk as `vda`.
+pub fn linux_vmi(cmdline: &str) -> Value {
+    let mut vmi = vmi(cmdline);
+    let spec = &mut vmi["spec"];
+    spec["volumes"] = serde_json::json!([{"name": "data", "containerDisk": {"image": "data"}}]);
+    let domain = &mut spec["domain"];
+    domain["devices"]["disks"] = serde_json::json!([{"name": "data", "disk": {"bus": "virtio"}}]);
+    domain["memory"] = serde_json::json!({"guest": "128Mi"});
+    domain["firmware"]["kernelBoot"]["container"]["initrdPath"] = "/boot/initrd".into();
+    vmi
 }
 
 /// A VMI that boots the kernel on its container disk.
@@ -207,6 +236,12 @@ pub fn mount_volume(pod: &Guest, name: &str) -> PathBuf {
 /// The names of a secondary network's interface and TAP in the pod: `printf blue | sha256sum`, 11 digits.
 pub const BLUE: [&str; 2] = ["pod16477688c0e", "tap16477688c0e"];
 
+/// The names of the bridge and of what was the interface.
+fn behind_blue() -> [String; 2] {
+    let digits = BLUE[0].trim_start_matches("pod");
+    [format!("k6t-{digits}"), format!("{digits}-nic")]
+}
+
 /// Adds a NIC `blue` that comes while the machine runs; `known` says who has seen it, and `state` what is to become of it.
 pub fn add_nic(vmi: &mut Value, known: &str, state: &str) {
     let multus = serde_json::json!({"networkName": "default/blue"});
@@ -222,15 +257,27 @@ pub fn add_nic(vmi: &mut Value, known: &str, state: &str) {
 #[track_caller]
 pub fn prepare_nic(network: &Namespace, mac: &str) {
     let [interface, tap] = BLUE;
+    let [bridge, nic] = behind_blue();
     for command in [
+        format!("link add {nic} type veth"),
         format!("link add {interface} address {mac} mtu 1400 type bridge"),
         format!("address add 10.9.9.5/24 dev {interface}"),
-        "link add k6t-blue mtu 1400 type bridge".to_owned(),
+        format!("link add {bridge} mtu 1400 type bridge"),
         format!("tuntap add dev {tap} mode tap user 107 group 107"),
-        format!("link set {tap} mtu 1400 master k6t-blue up"),
-        "link set k6t-blue up".to_owned(),
+        format!("link set {tap} mtu 1400 master {bridge} up"),
+        format!("link set {nic} master {bridge} up"),
+        format!("link set {bridge} up"),
     ] {
         network.ip(&command);
+    }
+}
+
+/// What virt-handler makes goes with its interface.
+#[track_caller]
+pub fn remove_nic(network: &Namespace) {
+    let links = BLUE.map(str::to_owned).into_iter().chain(behind_blue());
+    for link in links {
+        network.ip(&format!("link delete {link}"));
     }
 }
 
@@ -373,7 +420,7 @@ impl Handler {
         });
         let mut handler = Self { runtime, requests };
         let info = "/kubevirt.cmd.info.CmdInfo/Info";
-        let (status, message, _) = handler.call_within(SHORT, info, Bytes::new());
+        let (status, message, _) = handler.call(&seconds(SHORT), info, Bytes::new());
         assert_eq!((status, message), (0, vec![0x0a, 1, 1]), "version 1");
         handler
     }
@@ -382,11 +429,11 @@ impl Handler {
     #[track_caller]
     pub fn cmd(&mut self, method: &str, request: Bytes) -> Answer {
         let path = format!("/kubevirt.cmd.v1.Cmd/{method}");
-        let seconds = match method {
+        let time = match method {
             "FreezeVirtualMachine" => 60,
             _ => SHORT,
         };
-        let (status, message, why) = self.call_within(seconds, &path, request);
+        let (status, message, why) = self.call(&seconds(time), &path, request);
         if status != 0 {
             return Answer {
                 status,
@@ -412,6 +459,13 @@ impl Handler {
         }
     }
 
+    /// gRPC's status of a call whose caller has no patience.
+    #[track_caller]
+    pub fn hurry(&mut self, method: &str, request: Bytes) -> u32 {
+        self.call("1m", &format!("/kubevirt.cmd.v1.Cmd/{method}"), request)
+            .0
+    }
+
     /// A method without arguments.
     #[track_caller]
     pub fn ask(&mut self, method: &str) -> Answer {
@@ -428,26 +482,36 @@ impl Handler {
         serde_json::from_str(&text).expect("a domain")
     }
 
+    /// What the guest's agent says to what GetVMStats has under this number.
+    #[track_caller]
+    pub fn agent_stats(&mut self, number: u8) -> String {
+        let path = "/kubevirt.cmd.v1.Cmd/GetVMStats";
+        let (_, message, _) = self.call(&seconds(SHORT), path, field(number, b"").into());
+        let said = get(&message, u64::from(number) + 2);
+        assert_eq!(get(&said, 1), [1], "{}", text(get(&said, 2)));
+        text(get(&said, 2))
+    }
+
     /// Runs a program in the guest: gRPC's status, exit status and standard output.
     #[track_caller]
-    pub fn exec(&mut self, program: &str, arguments: &[&str], seconds: u8) -> (u32, u8, String) {
+    pub fn exec(&mut self, program: &str, arguments: &[&str], time: u8) -> (u32, u8, String) {
         let mut request = field(2, program.as_bytes());
         for argument in arguments {
             request.extend(field(3, argument.as_bytes()));
         }
-        request.extend(number(4, seconds));
+        request.extend(number(4, time));
         let path = "/kubevirt.cmd.v1.Cmd/Exec";
-        let (status, message, _) = self.call_within(seconds + SHORT, path, request.into());
+        let (status, message, _) = self.call(&seconds(time + SHORT), path, request.into());
         let code = get(&message, 2).first().copied().unwrap_or(0);
         (status, code, text(get(&message, 3)))
     }
 
     /// gRPC's status of a ping of the guest's agent.
     #[track_caller]
-    pub fn guest_ping(&mut self, seconds: u8) -> u32 {
-        let request = number(2, seconds).into();
-        self.call_within(seconds + SHORT, "/kubevirt.cmd.v1.Cmd/GuestPing", request)
-            .0
+    pub fn guest_ping(&mut self, time: u8) -> u32 {
+        let request = number(2, time).into();
+        let path = "/kubevirt.cmd.v1.Cmd/GuestPing";
+        self.call(&seconds(time + SHORT), path, request).0
     }
 
     /// Freezes the guest's file systems, for so many seconds at most.
@@ -470,12 +534,12 @@ impl Handler {
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// Calls, and gives up after so many seconds as virt-handler does.
-    fn call_within(&mut self, seconds: u8, path: &str, request: Bytes) -> (u32, Vec<u8>, String) {
+    /// Calls with a time to do it in, as virt-handler does.
+    fn call(&mut self, time: &str, path: &str, request: Bytes) -> (u32, Vec<u8>, String) {
         let head = Request::post(format!("http://localhost{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
-            .header("grpc-timeout", format!("{seconds}S"))
+            .header("grpc-timeout", time)
             .body(())
             .expect("a request");
         let requests = &mut self.requests;
@@ -497,6 +561,11 @@ impl Handler {
             (status.expect("a status"), message, why)
         })
     }
+}
+
+/// A time as gRPC has it.
+fn seconds(seconds: u8) -> String {
+    format!("{seconds}S")
 }
 
 fn runtime() -> Runtime {
@@ -613,12 +682,14 @@ impl Pipe {
         });
     }
 
-    /// Waits for a domain that has this value at this place, behind so many events.
+    /// Waits for a domain that has this value at this place, behind so many events; null is nothing.
     #[track_caller]
     pub fn wait_for_value(&self, pointer: &str, value: impl Into<Value>, behind: usize) {
         let value = value.into();
         self.wait(&format!("{pointer} {value}"), |index, event| match event {
-            Event::Domain(_, domain) => index >= behind && domain.pointer(pointer) == Some(&value),
+            Event::Domain(_, domain) => {
+                index >= behind && domain.pointer(pointer).unwrap_or(&Value::Null) == &value
+            }
             Event::Cluster(_) => false,
         });
     }

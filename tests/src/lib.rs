@@ -18,6 +18,7 @@ pub mod gdb;
 pub mod guest;
 pub mod handler;
 pub mod image;
+pub mod loop_device;
 pub mod netns;
 pub mod node;
 pub mod podman;

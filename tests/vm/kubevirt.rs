@@ -1,6 +1,8 @@
 //! podvisor under a virt-handler: user 107 without any capability, driven over the real sockets in the order
 //! that virt-handler keeps.
 
+mod later;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -13,23 +15,20 @@ use podvisor_tests::free_port;
 use podvisor_tests::handler::{
     self, Handler, Pipe, container_disks, in_pod, pod, vmi, vmi_request, wait_until_ready,
 };
-use podvisor_tests::image;
 use podvisor_tests::netns::Namespace;
 use podvisor_tests::proc::Process;
 use podvisor_tests::run::Guest;
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::opener;
-
 /// A guest that goes on until it is ended.
 const ENDLESS: &str = "ticker secs=100000";
 
-/// The same, which uses disks that come.
-const LATER: &str = "later";
-
 /// gRPC's status of what the guest's agent is wanted for, and cannot be.
 const CANNOT: u32 = 9;
+
+/// gRPC's status of what is not done in the caller's time.
+const LATE: u32 = 4;
 
 /// PSS that the launcher and its parts may have, KiB, beside the vm process.
 const MEMORY: u64 = 8 * 1024;
@@ -50,11 +49,14 @@ fn running(grace: u32, cmdline: &str) -> (Guest, Handler, Pipe) {
 fn started(pod: &Guest, cmdline: &str) -> (Handler, Pipe) {
     let mut handler = Handler::connect(pod);
     let pipe = Pipe::listen(pod);
-    handler
-        .cmd("SyncVirtualMachine", vmi_request(&vmi(cmdline)))
-        .is_done();
-    pipe.wait_for("ADDED Running/Unknown");
+    start_by(&mut handler, &pipe, &vmi(cmdline));
     (handler, pipe)
+}
+
+fn start_by(handler: &mut Handler, pipe: &Pipe, vmi: &Value) {
+    let request = vmi_request(vmi);
+    handler.cmd("SyncVirtualMachine", request).is_done();
+    pipe.wait_for("ADDED Running/Unknown");
 }
 
 /// What is left after the guest's end: virt-handler deletes the domain, and the pod ends well.
@@ -292,13 +294,23 @@ fn how_a_guest_ends_is_told() {
 
     // Who asks for a shutdown is answered, and the grace begins.
     let network = Namespace::new("later");
+    handler::prepare_nic(&network, later::MAC);
     let pod = handler::pod_in(&network, 30).start();
     wait_until_ready(&pod);
-    let (mut handler, pipe) = started(&pod, LATER);
+    let mut first = vmi(later::CMDLINE);
+    handler::add_nic(&mut first, "", "up");
+    let mut handler = Handler::connect(&pod);
+    let late = handler.hurry("SyncVirtualMachine", vmi_request(&first));
+    assert_eq!(late, LATE);
+    let pipe = Pipe::listen(&pod);
+    start_by(&mut handler, &pipe, &first);
+    assert_eq!(pipe.words().len(), 1, "it was made once");
     without_an_agent(&mut handler);
     nobody_else_finds_the_port(&pod);
-    disks_come_and_go(&pod, &mut handler, &pipe);
-    nics_come_and_go(&pod, &network, &mut handler, &pipe);
+    later::disks_come_and_go(&pod, &mut handler, &pipe);
+    later::container_disks_come(&pod, &mut handler, &pipe);
+    later::block_devices_grow(&pod, &mut handler, &pipe);
+    later::nics_come_and_go(&pod, &network, &mut handler, &pipe);
     dumps(&pod, &mut handler, &pipe);
     handler.ask("ShutdownVirtualMachine").is_done();
     let metadata = &handler.domain()["Spec"]["Metadata"]["KubeVirt"]["GracePeriod"];
@@ -321,113 +333,6 @@ fn without_an_agent(handler: &mut Handler) {
     let channel = "/Spec/Devices/Channels/0/Target";
     let target = json!({"Name": "org.qemu.guest_agent.0", "State": "disconnected"});
     assert_eq!(handler.domain().pointer(channel), Some(&target));
-}
-
-/// A volume that comes while the machine runs: a disk when it is mounted, which the guest writes to and gives back when
-/// the VMI has it no more.
-fn disks_come_and_go(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
-    let lines = BufReader::new(handler::console(pod)).lines();
-    let mut lines = lines.map_while(Result::ok);
-    let mut guest_says = |words: &str| lines.any(|line| line.contains(words));
-    let sync = |handler: &mut Handler, volume: Option<(&str, &str)>| {
-        let mut vmi = vmi(LATER);
-        vmi["status"]["phase"] = json!("Running");
-        if let Some((name, phase)) = volume {
-            handler::add_volume(&mut vmi, name, phase);
-        }
-        let request = vmi_request(&vmi);
-        handler.cmd("SyncVirtualMachine", request).is_done();
-    };
-    let image = handler::mount_volume(pod, "data");
-    let (disks, target) = ("/Spec/Devices/Disks", "/Spec/Devices/Disks/0/Target/Device");
-    sync(handler, Some(("data", "AttachedToNode")));
-    let events = pipe.words().len();
-    sync(handler, Some(("data", "MountedToPod")));
-    pipe.wait_for_value(target, "vda", events);
-    pipe.wait_for_value("/Spec/Devices/Disks/0/Alias/Name", "data", events);
-    let path = "/var/run/kubevirt/hotplug-disks/data.img";
-    pipe.wait_for_value("/Spec/Devices/Disks/0/Source/File", path, events);
-    assert!(guest_says("sectors=2048"), "it has the disk");
-    assert!(image::read(&image).starts_with(b"podvisor was here"));
-    let events = pipe.words().len();
-    sync(handler, Some(("data", "Ready")));
-    assert_eq!(pipe.words().len(), events, "it is there");
-    // Its claim has become larger, and has a file system.
-    let mut larger = vmi(LATER);
-    handler::add_volume(&mut larger, "data", "Ready");
-    larger["status"]["volumeStatus"][0]["persistentVolumeClaimInfo"] = json!({
-        "capacity": {"storage": "4Mi"}, "filesystemOverhead": "0.5", "volumeMode": "Filesystem",
-    });
-    let request = vmi_request(&larger);
-    handler.cmd("SyncVirtualMachine", request).is_done();
-    assert!(guest_says("grew="), "it sees a larger disk");
-    assert_eq!(
-        image.metadata().expect("there").len(),
-        2 * image::MIB as u64
-    );
-    // Another that is not where it should be, and is what it is not.
-    sync(handler, Some(("dumps", "MountedToPod")));
-    pipe.wait_for_value(disks, json!([]), events);
-    assert!(guest_says("gone="), "it gave the disk back");
-    pipe.wait_for("HotplugFailed");
-    let vm = Process::new(pod.child("qemu-kvm"));
-    let open = vm.descriptors();
-    assert!(
-        !open.iter().any(|path| path.contains("data.img")),
-        "{open:?}"
-    );
-    let memory = Process::new(pod.child("podvisor-open")).private_kib();
-    assert!(memory <= opener::MEMORY, "{memory} KiB");
-    // And the same once more.
-    let events = pipe.words().len();
-    sync(handler, Some(("data", "Ready")));
-    pipe.wait_for_value(target, "vda", events);
-    assert!(guest_says("sectors=4096"), "it has the disk, as it is now");
-}
-
-/// A network that the pod gets while the machine runs: a NIC when virt-handler has made its TAP, by which the guest sends,
-/// and which it gives back when the VMI says that it is to be absent.
-fn nics_come_and_go(pod: &Guest, network: &Namespace, handler: &mut Handler, pipe: &Pipe) {
-    let lines = BufReader::new(handler::console(pod)).lines();
-    let mut lines = lines.map_while(Result::ok);
-    let mut guest_says = |words: &str| lines.any(|line| line.contains(words));
-    let sync = |handler: &mut Handler, known: &str, state: &str| {
-        let mut vmi = vmi(LATER);
-        vmi["status"]["phase"] = json!("Running");
-        handler::add_nic(&mut vmi, known, state);
-        handler::add_volume(&mut vmi, "data", "Ready");
-        let request = vmi_request(&vmi);
-        handler.cmd("SyncVirtualMachine", request).is_done();
-    };
-    let (nics, mac) = ("/Spec/Devices/Interfaces", "02:00:00:00:09:05");
-    sync(handler, "", "up");
-    // Multus has seen it, and nothing is made of it yet.
-    sync(handler, "multus-status", "up");
-    pipe.wait_for_message("HotplugFailed", "The pod has none of the interfaces");
-    handler::prepare_nic(network, mac);
-    let events = pipe.words().len();
-    sync(handler, "multus-status", "up");
-    pipe.wait_for_value(&format!("{nics}/0/Alias/Name"), "blue", events);
-    pipe.wait_for_value(&format!("{nics}/0/MAC/MAC"), mac, events);
-    assert!(guest_says("sent="), "it has the NIC");
-    let [_, tap] = handler::BLUE;
-    let link: serde_json::Value =
-        serde_json::from_str(&network.ip(&format!("-s -j link show {tap}"))).expect("JSON");
-    assert_eq!(link[0]["stats64"]["rx"]["packets"], 1, "{link}");
-    let stats = handler.json("GetDomainStats");
-    assert_eq!(stats["Net"][0]["Alias"], "blue", "{stats}");
-    let control = in_pod(pod, "podvisor/testvm.sock");
-    let detach = json!({"command": "detach", "name": "nic-blue"});
-    let reply = Control::connect(&control).call(detach);
-    assert!(reply.to_string().contains("change the VMI"), "{reply}");
-    let events = pipe.words().len();
-    sync(handler, "domain, multus-status", "absent");
-    pipe.wait_for_value(nics, json!([]), events);
-    assert!(guest_says("gone="), "it gave the NIC back");
-    let open = Process::new(pod.child("qemu-kvm")).descriptors();
-    assert!(!open.iter().any(|path| path.contains("tun")), "{open:?}");
-    let memory = Process::new(pod.child("podvisor-open")).private_kib();
-    assert!(memory <= opener::MEMORY, "{memory} KiB");
 }
 
 /// Where the volume is that virt-handler mounts for it, and nowhere else.

@@ -3,6 +3,7 @@
 //! several tests in one; the bare-metal payload does for the rest.
 
 mod adopted;
+mod agent;
 mod balloon;
 mod boot;
 mod bootdisk;

@@ -33,7 +33,7 @@ pub struct MachinePlan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogPlan>,
     /// Device numbers on the bus, 1 to 31, for devices that come and go while the machine runs; the first
-    /// is taken first.
+    /// is taken first. One that is there from the start may go, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hotplug_slots: Vec<u8>,
     /// Which CPUs its threads run on.
@@ -47,6 +47,13 @@ pub struct MachinePlan {
 }
 
 impl MachinePlan {
+    /// Slots for devices that come, in which nothing is yet.
+    pub fn free_slots(&self) -> usize {
+        let is_taken = |slot: &u8| self.devices.iter().any(|it| it.pci_slot == *slot);
+        let slots = self.hotplug_slots.iter();
+        slots.filter(|slot| !is_taken(slot)).count()
+    }
+
     /// File descriptors that its vm process may have open at a time.
     pub fn descriptors(&self) -> u64 {
         let devices = self.devices.iter().map(|device| {
@@ -54,7 +61,7 @@ impl MachinePlan {
             DEVICE_DESCRIPTORS + QUEUE_DESCRIPTORS * queues
         });
         let later = DEVICE_DESCRIPTORS + QUEUE_DESCRIPTORS * LATER_QUEUES;
-        let later = later * self.hotplug_slots.len() as u64;
+        let later = later * self.free_slots() as u64;
         let vcpus = VCPU_DESCRIPTORS * u64::from(self.cpu.count());
         (BASE_DESCRIPTORS + vcpus + devices.sum::<u64>() + later).next_multiple_of(DESCRIPTOR_STEP)
     }
@@ -62,7 +69,7 @@ impl MachinePlan {
     /// Threads that its vm process may have at a time.
     pub fn threads(&self) -> u64 {
         let workers = (self.devices.iter()).map(|device| u64::from(device.options.workers()));
-        let later = self.hotplug_slots.len() as u64;
+        let later = self.free_slots() as u64;
         BASE_THREADS + u64::from(self.cpu.count()) + workers.sum::<u64>() + later
     }
 }

@@ -219,6 +219,7 @@ impl MachineArgs {
             virtio_console: self.virtio_console.clone(),
             ports: self.port.clone(),
             hotplug_slots: self.hotplug_slots,
+            removable_nics: false,
             without_hotpluggable: false,
         }
     }

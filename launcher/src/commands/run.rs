@@ -150,6 +150,7 @@ fn spawn_opener(args: &RunArgs) -> Result<Option<Opener>, CommandError> {
             false => TapUse::Nothing,
         },
         growing: Vec::new(),
+        scratch: None,
         sockets: Vec::new(),
     };
     let opener = Opener::spawn(&allowed, json_log)?;

@@ -68,6 +68,11 @@ pub(super) fn of_growing(flags: &Flags) -> Vec<PathBuf> {
     there.collect()
 }
 
+/// Where overlays are, which go with the machine, if it is there.
+pub(super) fn of_overlays(flags: &Flags) -> Option<PathBuf> {
+    Some(flags.ephemeral_dir.clone()).filter(|path| path.is_dir())
+}
+
 /// Makes those that are not there.
 pub(super) fn make(flags: &Flags) -> io::Result<()> {
     make_one(&of_machine(&flags.uid), 0o755)?;

@@ -34,7 +34,7 @@ pub(super) struct InterfaceFacts {
     pub(super) mac: [u8; 6],
     pub(super) queues: u16,
     pub(super) link_up: bool,
-    /// It was added to the machine while that ran.
+    /// It can go while the machine runs.
     pub(super) comes_and_goes: bool,
 }
 

@@ -1,6 +1,7 @@
 //! What the launcher itself reads of a VMI: the rest is for the preparer, and for who makes disks of its volumes.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::vmi::Quantity;
 
@@ -106,6 +107,9 @@ struct VolumeStatus {
     phase: Option<String>,
     #[serde(rename = "persistentVolumeClaimInfo")]
     claim: Option<ClaimInfo>,
+    /// It is mounted while the machine runs.
+    #[serde(rename = "hotplugVolume")]
+    hotplug: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -164,13 +168,11 @@ impl Head {
 
     /// Volumes, and the bytes that their images have room for.
     pub(super) fn rooms(&self) -> Vec<(String, u64)> {
-        let status = self.status.iter();
-        let volumes = status.flat_map(|status| status.volume_status.iter().flatten());
         let room = |volume: &VolumeStatus| {
             let claim = volume.claim.as_ref()?;
             Some((volume.name.clone(), claim.room()?))
         };
-        volumes.filter_map(room).collect()
+        self.volumes().filter_map(room).collect()
     }
 
     fn interfaces(&self) -> impl Iterator<Item = &Interface> {
@@ -215,8 +217,22 @@ impl Head {
         self.interfaces().filter_map(link).collect()
     }
 
+    fn volumes(&self) -> impl Iterator<Item = &VolumeStatus> {
+        let status = self.status.iter();
+        status.flat_map(|status| status.volume_status.iter().flatten())
+    }
+
+    /// Virt-handler mounts this volume while the machine runs, whatever it is made of.
+    pub(super) fn comes_and_goes(&self, volume: &str) -> bool {
+        let mut comes = self.volumes().filter(|it| it.hotplug.is_some());
+        comes.any(|it| it.name == volume)
+    }
+
     /// There are volumes that come and go.
     pub(super) fn has_hotpluggable(&self) -> bool {
+        if self.volumes().any(|volume| volume.hotplug.is_some()) {
+            return true;
+        }
         let volumes = self.spec.volumes.iter().flatten();
         let mut claims = volumes.flat_map(|volume| {
             let claims = [&volume.persistent_volume_claim, &volume.data_volume];
@@ -227,9 +243,7 @@ impl Head {
 
     /// The file of a volume that comes and goes is there.
     pub(super) fn is_mounted(&self, volume: &str) -> bool {
-        let status = self.status.iter();
-        let volumes = status.flat_map(|status| status.volume_status.iter().flatten());
-        let mut volumes = volumes.filter(|it| it.name == volume);
+        let mut volumes = self.volumes().filter(|it| it.name == volume);
         volumes.any(|volume| {
             let phase = volume.phase.as_deref();
             phase.is_some_and(|phase| MOUNTED.contains(&phase))

@@ -9,7 +9,7 @@ use super::head::Head;
 use crate::network::{LaterLease, Resolver};
 use crate::opener::{ImageToOpen, NicToOpen, OpenedNic};
 use crate::plan::{self, LaterDisk, LaterNic};
-use crate::vmi::{self, Vmi};
+use crate::vmi::{self, Report, Vmi};
 
 /// Slots for devices that nobody knows of when the machine is made.
 const SPARE_SLOTS: usize = 4;
@@ -87,7 +87,7 @@ impl Place {
         if let Some(Value::Object(spec)) = value.get_mut("spec") {
             spec.remove("accessCredentials");
         }
-        let (vmi, _) = vmi::from_cluster(&value).map_err(|report| {
+        let (vmi, _) = from_cluster(&value, head).map_err(|report| {
             format!("The VirtualMachineInstance cannot be honoured:\n{report}")
         })?;
         let disks = plan::later_disks(&vmi).into_iter();
@@ -125,15 +125,27 @@ fn new_disk(disk: LaterDisk, directory: &Path) -> NewDisk {
         name,
         options,
         cache,
+        overlay,
     } = &disk;
     let image = ImageToOpen {
         image: vec![directory.join(format!("{name}.img")), directory.join(name)],
         qcow2: false,
+        overlay: *overlay,
         read_only: options.read_only,
         cache: *cache,
         logical_block_size: options.logical_block_size,
     };
     NewDisk { disk, image }
+}
+
+/// A VMI as a cluster's API server has it. Volumes that virt-handler mounts while the machine runs come and go, also those
+/// that do not say so themselves, as container disks.
+pub(super) fn from_cluster(value: &Value, head: &Head) -> Result<(Vmi, Report), Report> {
+    let (mut vmi, report) = vmi::from_cluster(value)?;
+    for volume in &mut vmi.spec.volumes {
+        volume.hotpluggable |= head.comes_and_goes(&volume.name);
+    }
+    Ok((vmi, report))
 }
 
 /// Slots that a machine gets for devices that come later.
@@ -277,11 +289,36 @@ mod tests {
         let next = of(&vmi).expect("read").remove(1);
         assert!(next.image.read_only && next.image.cache.is_some());
         vmi["spec"]["volumes"][1]["persistentVolumeClaim"]["hotpluggable"] = json!(false);
+        assert_eq!(names(&vmi), ["data", "next"], "virt-handler mounts it");
+        vmi["status"]["volumeStatus"][1]["hotplugVolume"] = json!(null);
         assert_eq!(names(&vmi), ["next"]);
+        vmi["status"]["volumeStatus"][2]["hotplugVolume"] = json!(null);
+        assert_eq!(names(&vmi), ["next"], "it says so itself");
         vmi["spec"]["volumes"][2]["dataVolume"]["hotpluggable"] = json!(null);
         assert_eq!(names(&vmi), Vec::<String>::new());
         vmi["status"] = json!(null);
         assert_eq!(names(&vmi), Vec::<String>::new());
+    }
+
+    /// Which of them come and go only virt-handler says.
+    #[test]
+    fn container_disks_come_over_which_others_lie() {
+        let mut vmi = vmi();
+        vmi["spec"]["volumes"][1] = json!({"name": "data", "containerDisk": {"image": "more"}});
+        vmi["spec"]["volumes"][2] = json!({"name": "next", "containerDisk": {"image": "next"}});
+        let disks = of(&vmi).expect("read");
+        let [NewDisk { disk, image }] = &disks[..] else {
+            panic!("{disks:?}");
+        };
+        assert_eq!(
+            (&*disk.name, disk.overlay, image.overlay),
+            ("data", true, true)
+        );
+        assert_eq!(image.image[0], Path::new("/run/hp/data.img"));
+        let head = Head::read(vmi.to_string().as_bytes()).expect("a VMI");
+        vmi["spec"]["accessCredentials"] = json!(null);
+        let (vmi, _) = from_cluster(&vmi, &head).expect("a VMI");
+        assert_eq!(slots(&vmi), 6);
     }
 
     #[test]

@@ -158,6 +158,7 @@ fn opener(flags: &Flags) -> Result<OwnedFd, OpenerError> {
         usage: Use::Make,
         taps: TapUse::Adopt,
         growing: directories::of_growing(flags),
+        scratch: directories::of_overlays(flags),
         sockets: Vec::new(),
     };
     Opener::spawn(&allowed, true).map(Opener::give)
@@ -170,6 +171,7 @@ fn connector(flags: &Flags) -> Result<OwnedFd, OpenerError> {
         usage: Use::Open,
         taps: TapUse::Nothing,
         growing: Vec::new(),
+        scratch: None,
         sockets: vec![directories::notify_pipe(flags)],
     };
     Opener::spawn(&allowed, true).map(Opener::give)

@@ -59,21 +59,26 @@ pub enum OpenError {
 
 /// The directories below which files are opened.
 #[derive(Debug)]
-pub struct Directories(Vec<(PathBuf, OwnedFd)>);
+pub struct Directories {
+    opened: Vec<(PathBuf, OwnedFd)>,
+    /// Where there is room for what is gone with the machine.
+    scratch: Option<OwnedFd>,
+}
 
 impl Directories {
     /// Opens the directories.
     pub fn open(paths: &[PathBuf]) -> Result<Self, OpenerError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = |path: &PathBuf| {
-            let opened = rustix::fs::openat(CWD, path, flags, Mode::empty());
-            let directory = opened.map_err(|errno| OpenerError::Directory {
-                path: path.clone(),
-                source: errno.into(),
-            })?;
-            Ok((path.clone(), directory))
-        };
-        paths.iter().map(open).collect::<Result<_, _>>().map(Self)
+        let open = |path: &PathBuf| Ok((path.clone(), open_directory(path)?));
+        Ok(Self {
+            opened: paths.iter().map(open).collect::<Result<_, _>>()?,
+            scratch: None,
+        })
+    }
+
+    /// The same, and files without names are made in the directory `scratch`, if there is one.
+    pub fn with_scratch(mut self, scratch: Option<&Path>) -> Result<Self, OpenerError> {
+        self.scratch = scratch.map(open_directory).transpose()?;
+        Ok(self)
     }
 
     /// Opens a regular file or a block device by a path that begins with one of the directories as they
@@ -149,11 +154,20 @@ impl Directories {
             components.peek().is_some()
                 && components.all(|component| matches!(component, Component::Normal(_)))
         };
-        self.0.iter().find_map(|(directory, opened)| {
+        self.opened.iter().find_map(|(directory, opened)| {
             let rest = path.strip_prefix(directory).ok().filter(is_below)?;
             Some((opened, rest))
         })
     }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, OpenerError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(CWD, path, flags, Mode::empty());
+    opened.map_err(|errno| OpenerError::Directory {
+        path: path.to_owned(),
+        source: errno.into(),
+    })
 }
 
 fn grow(file: &OwnedFd, bytes: u64) -> rustix::io::Result<u64> {
@@ -187,6 +201,14 @@ impl Places for Directories {
     /// Others have orders, too.
     fn patience(&self) -> Duration {
         Duration::ZERO
+    }
+
+    fn scratch(&self) -> io::Result<File> {
+        let directory = self.scratch.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
+        let resolve = NO_LINKS | ResolveFlags::BENEATH;
+        let made = rustix::fs::openat2(directory, ".", flags, Mode::RUSR | Mode::WUSR, resolve);
+        Ok(made?.into())
     }
 }
 

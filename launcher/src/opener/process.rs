@@ -57,6 +57,8 @@ fn restrict(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dy
     paths.extend(sockets);
     let growing = allowed.growing.iter().cloned();
     paths.extend(growing.map(|path| (path, Use::Change)));
+    let scratch = allowed.scratch.iter().cloned();
+    paths.extend(scratch.map(|path| (path, Use::Make)));
     if allowed.taps == TapUse::Make {
         kept |= CapabilitySet::NET_ADMIN;
     }

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Allowed, Directories, OpenerError, TapUse, Taps};
 use crate::plan::ImagePath;
-use crate::resources::{Kind, ResourceError, fits, open_files};
+use crate::resources::{Kind, ResourceError, fits, open_files, open_overlay};
 
 /// Version of the protocol.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// What is to be opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,10 @@ pub struct ImageToOpen {
     /// A qcow2 image, not a raw one; it is written to where it is.
     #[serde(default)]
     pub qcow2: bool,
+    /// The image of a container, of either format, which is not written to: a new image lies over it, which is gone
+    /// with the disk.
+    #[serde(default)]
+    pub overlay: bool,
     /// The guest does not write to it.
     #[serde(default)]
     pub read_only: bool,
@@ -225,7 +229,8 @@ impl Openable {
     /// Opens what is needed later.
     pub fn prepare(allowed: &Allowed) -> Result<Self, OpenerError> {
         Ok(Self {
-            directories: Directories::open(&allowed.directories)?,
+            directories: Directories::open(&allowed.directories)?
+                .with_scratch(allowed.scratch.as_deref())?,
             growing: Directories::open(&allowed.growing)?,
             usage: allowed.usage,
             taps: match allowed.taps {
@@ -319,8 +324,18 @@ impl Openable {
             ..BlockOptions::default()
         };
         let (name, cache) = (path.to_string_lossy(), wanted.cache);
-        let (directories, is_qcow2) = (&self.directories, wanted.qcow2);
-        let files = open_files(directories, &name, &mut options, cache, &place, is_qcow2)?;
+        let directories = &self.directories;
+        let files = match wanted.overlay {
+            true => open_overlay(directories, &name, &mut options, cache, place)?,
+            false => open_files(
+                directories,
+                &name,
+                &mut options,
+                cache,
+                &place,
+                wanted.qcow2,
+            )?,
+        };
         let files: Vec<_> = files.into_iter().map(OwnedFd::from).collect();
         let image = OpenedImage {
             path: path.to_owned(),

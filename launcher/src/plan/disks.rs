@@ -46,6 +46,8 @@ pub struct LaterDisk {
     pub options: BlockOptions,
     /// Cache mode asked for, as in [`DiskSource`].
     pub cache: Option<CacheMode>,
+    /// Its image is a container's, which is not written to.
+    pub overlay: bool,
 }
 
 /// The disks of a VMI whose volumes come and go.
@@ -57,6 +59,7 @@ pub fn later_disks(vmi: &Vmi) -> Vec<LaterDisk> {
             name: disk.name.clone(),
             options: block_options(vmi, disk, volume),
             cache: disk.cache,
+            overlay: matches!(volume.source, VolumeSource::ContainerDisk { .. }),
         })
     };
     vmi.spec.devices.disks.iter().filter_map(disk).collect()

@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::ResourceError;
+use super::{ResourceError, scratch};
 use crate::plan::BootFile;
 
 /// What a path may lead to.
@@ -66,6 +66,9 @@ pub trait Places {
 
     /// How long another's lock is waited for.
     fn patience(&self) -> Duration;
+
+    /// A new file without a name, for what is gone with the machine.
+    fn scratch(&self) -> io::Result<File>;
 }
 
 /// All that this process can reach.
@@ -83,6 +86,10 @@ impl Places for Anywhere {
 
     fn patience(&self) -> Duration {
         LOCK_PATIENCE
+    }
+
+    fn scratch(&self) -> io::Result<File> {
+        scratch::file()
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn overlay(
     let bytes = bytes.next_multiple_of(SECTOR);
     let mut layers = match &overlay.file {
         Some(path) => new_in(volume, path, bytes)?,
-        None => empty(volume, bytes)?,
+        None => empty(places, volume, bytes)?,
     };
     add_chain(places, volume, base, path, &mut layers)?;
     settle(volume, path, options, cache, &layers)?;
@@ -91,7 +91,7 @@ pub(super) fn empty_disk(
     cache: Option<CacheMode>,
     bytes: u64,
 ) -> Result<Layers, ResourceError> {
-    let layers = empty(volume, bytes)?;
+    let layers = empty(&Anywhere, volume, bytes)?;
     settle(volume, Path::new(scratch::NOWHERE), options, cache, &layers)?;
     Ok(layers)
 }
@@ -150,13 +150,13 @@ pub(super) fn refuse_qcow2(volume: &str, file: &File, path: &Path) -> Result<(),
 }
 
 /// A new image in a file without a name.
-fn empty(volume: &str, bytes: u64) -> Result<Layers, ResourceError> {
+fn empty(places: &impl Places, volume: &str, bytes: u64) -> Result<Layers, ResourceError> {
     let fail = |source| ResourceError::Scratch {
         name: volume.to_owned(),
         directories: scratch::directories(),
         source,
     };
-    let file = scratch::file().map_err(fail)?;
+    let file = places.scratch().map_err(fail)?;
     create(&file, bytes, None).map_err(fail)?;
     Ok(of_one(file))
 }

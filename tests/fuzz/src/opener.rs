@@ -50,6 +50,7 @@ impl Place {
             usage: Use::Open,
             taps: TapUse::Nothing,
             growing: Vec::new(),
+            scratch: None,
             sockets: Vec::new(),
         };
         let openable = Openable::prepare(&allowed).expect("there");

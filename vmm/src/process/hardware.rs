@@ -63,6 +63,8 @@ impl From<Result<Outcome, JobError>> for Completion {
 /// The machine of now, and what the next one is made of.
 pub(super) struct Hardware {
     plan: MachinePlan,
+    /// Names of the devices of the start.
+    first: Vec<String>,
     resources: Resources,
     hook: ThreadHook,
     /// `None` only while a kernel is waited for, after a reset that failed, and at the end.
@@ -79,7 +81,9 @@ impl Hardware {
     ) -> Result<(Self, Handles), ProcessError> {
         let machine = Machine::build(&plan, &mut resources, &hook, saved)?;
         let handles = Handles::of(&machine);
+        let names = plan.devices.iter().map(|device| device.name.clone());
         let hardware = Self {
+            first: names.collect(),
             plan,
             resources,
             hook,
@@ -187,7 +191,7 @@ impl Hardware {
 
     /// Writes the machine, which is paused, to the state and the RAM file.
     fn write_snapshot(&self, files: Files) -> Result<Outcome, JobError> {
-        self.refuse_attached()?;
+        self.refuse_changed()?;
         let failed = |error: SnapshotError| {
             let causes = causes(&error);
             JobError::Refused(Refusal::Failed { causes })

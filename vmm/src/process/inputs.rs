@@ -162,7 +162,7 @@ pub(super) fn sort_fds(
             })
         })
         .collect::<Result<_, BuildError>>()?;
-    block::set_aside(plan.hotplug_slots.len());
+    block::set_aside(plan.free_slots());
     let watches_data = || debug::watches_data(hypervisor.kvm(), &create.host_cpu);
     let seat = debugger.as_ref().map(|_| Seat::new(watches_data()));
     let seat = seat.transpose().map_err(ProcessError::Epoll)?;

@@ -64,7 +64,7 @@ impl Pod {
             return;
         };
         let mut options = new.disk.options;
-        let grows = !options.read_only;
+        let grows = !options.read_only && !new.disk.overlay;
         image.settle(&mut options);
         let command = Command::Attach {
             name: name.clone(),
@@ -133,10 +133,12 @@ pub(super) mod tests {
             name: name.to_owned(),
             options: BlockOptions::default(),
             cache: None,
+            overlay: false,
         };
         let image = ImageToOpen {
             image: vec![format!("/hp/{name}.img").into()],
             qcow2: false,
+            overlay: false,
             read_only: false,
             cache: None,
             logical_block_size: 512,

@@ -32,8 +32,7 @@ impl Pod {
         let old: Vec<_> = old.cloned().collect();
         for nic in old {
             if !nic.comes_and_goes {
-                let reason =
-                    "it has been there since the start, and goes when the machine starts anew";
+                let reason = "there is no slot for it from which it can go (disableHotplug, or too many devices)";
                 self.nics.fail(&nic.name, "stays", reason, then);
             } else if self.nics.part(&nic.name) {
                 let command = Command::Detach {
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_the_start_stays() {
+    fn one_of_the_start_goes_if_it_can() {
         let mut rig = Rig::up();
         rig.pod.facts.interfaces = vec![InterfaceFacts {
             name: "default".to_owned(),
@@ -245,6 +244,14 @@ mod tests {
         assert_eq!(rig.commands(), Vec::<&Command>::new());
         assert_eq!(rig.warnings(), ["HotplugFailed"]);
         assert_eq!(told(&rig), ["default"]);
+        rig.pod.facts.interfaces[0].comes_and_goes = true;
+        sync(&mut rig, &[], &["default"]);
+        let [Command::Detach { name, .. }] = rig.commands()[..] else {
+            panic!("{:?}", rig.commands());
+        };
+        assert_eq!(name, "default");
+        rig.reply(MachineState::Running);
+        assert_eq!(told(&rig), [""; 0]);
     }
 
     #[test]

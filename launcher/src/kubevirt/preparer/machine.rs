@@ -19,6 +19,7 @@ use crate::commands::{CommandError, machine_network};
 use crate::kubevirt::credentials::{self, CredentialsError};
 use crate::kubevirt::directories::{self, SERIAL};
 use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
+use crate::kubevirt::head::Head;
 use crate::kubevirt::hotplug;
 use crate::kubevirt::rpc::MAX_MESSAGE;
 use crate::plan::{self, LaunchPlan, PlanOptions, PortTarget};
@@ -26,7 +27,7 @@ use crate::resources::{
     self, BootDiskError, BootReader, Console, ConsoleTarget, Descriptors, ListenSocket,
     ResourceError,
 };
-use crate::vmi::{self, Report};
+use crate::vmi::Report;
 
 /// The pod's interface of the first network.
 const POD_INTERFACE: &str = "eth0";
@@ -130,10 +131,11 @@ impl Maker {
             .read_to_end(&mut bytes)
             .map_err(MakeError::Read)?;
         let mut value: Value = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
+        let head: Head = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
         drop(bytes);
         let credentials = credentials::take(&mut value)?;
         let agent = self.directory.join(AGENT);
-        let mut plan = plan(&value, &agent)?;
+        let mut plan = plan(&value, &head, &agent)?;
         let kvm = resources::open_kvm()?;
         self.greet(vm, &kvm)?;
         let mut descriptors = resources::open(&mut plan)?;
@@ -245,8 +247,8 @@ fn hand_over(sent: Result<(), ControlError>) -> Result<(), MakeError> {
 
 /// What is to be opened and built, of a VMI as a cluster's API server has it. Slots for devices that come later, and then
 /// the port for the guest's agent, are left out where the VMI's devices leave no room.
-fn plan(value: &Value, agent: &Path) -> Result<LaunchPlan, MakeError> {
-    let (vmi, report) = vmi::from_cluster(value).map_err(MakeError::Refused)?;
+fn plan(value: &Value, head: &Head, agent: &Path) -> Result<LaunchPlan, MakeError> {
+    let (vmi, report) = hotplug::from_cluster(value, head).map_err(MakeError::Refused)?;
     for note in &report.notes {
         tracing::info!("{note}");
     }
@@ -265,6 +267,7 @@ fn plan(value: &Value, agent: &Path) -> Result<LaunchPlan, MakeError> {
     };
     let with_slots = PlanOptions {
         hotplug_slots: hotplug::slots(&vmi),
+        removable_nics: vmi.spec.devices.hotplug,
         ..with_agent.clone()
     };
     let plan = plan::plan(&vmi, &with_slots)
@@ -311,7 +314,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
             mac: options.mac,
             queues: options.queue_pairs,
             link_up: options.link_up,
-            comes_and_goes: false,
+            comes_and_goes: plan.machine.hotplug_slots.contains(&nic.pci_slot),
         })
     };
     let disk = |(number, source): (usize, &plan::DiskSource)| {

@@ -10,6 +10,7 @@ fn below(directory: &Path) -> Allowed {
         usage: Use::Open,
         taps: TapUse::Nothing,
         growing: Vec::new(),
+        scratch: None,
         sockets: Vec::new(),
     }
 }
@@ -63,6 +64,7 @@ fn images_come_with_their_layers() {
         let open = ToOpen::Image(ImageToOpen {
             image: image.iter().map(|path| path.to_path_buf()).collect(),
             qcow2,
+            overlay: false,
             read_only: false,
             cache,
             logical_block_size: 512,
@@ -96,6 +98,7 @@ fn images_come_with_their_layers() {
         &ImageToOpen {
             image: vec![top.clone()],
             qcow2: true,
+            overlay: false,
             read_only: true,
             cache: None,
             logical_block_size: 512,
@@ -106,6 +109,61 @@ fn images_come_with_their_layers() {
         let (refused, files) = open(&[image], is_qcow2);
         assert!(refused.causes.is_some() && refused.found.is_none() && files.is_empty());
     }
+}
+
+/// Neither directories nor links are written to, and nobody finds what the guest writes.
+#[test]
+fn images_of_containers_stay_as_they_are() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let [images, scratch] = ["images", "scratch"].map(|name| directory.path().join(name));
+    for path in [&images, &scratch] {
+        std::fs::create_dir(path).expect("writable");
+    }
+    let [raw, layered] = ["raw.img", "layered.img"].map(|name| images.join(name));
+    std::fs::write(&raw, vec![7; 1 << 20]).expect("writable");
+    let file = std::fs::File::create(images.join("plain.img")).expect("writable");
+    create(&file, 1 << 20, None).expect("an image");
+    let file = std::fs::File::create(&layered).expect("writable");
+    create(&file, 1 << 20, Some(("raw.img", "raw"))).expect("an image");
+    let open = |openable: &Openable, image: &Path| {
+        let open = ToOpen::Image(ImageToOpen {
+            image: vec![image.to_owned()],
+            qcow2: false,
+            overlay: true,
+            read_only: false,
+            cache: None,
+            logical_block_size: 512,
+        });
+        let (version, id) = (VERSION, 9);
+        answer(&Order { version, id, open }, openable)
+    };
+    let mut allowed = below(&images);
+    let without = Openable::prepare(&allowed).expect("there");
+    let (refused, _) = open(&without, &raw);
+    assert!(refused.causes.is_some(), "there is no place for an overlay");
+    allowed.scratch = Some(scratch.clone());
+    let openable = Openable::prepare(&allowed).expect("there");
+    let plain = images.join("plain.img");
+    for (image, below) in [(&raw, ImageFormat::Raw), (&plain, ImageFormat::Qcow2)] {
+        let before = std::fs::read(image).expect("there");
+        let (done, files) = open(&openable, image);
+        let Some(Found::Image(opened)) = done.found else {
+            panic!("{:?}", done.causes);
+        };
+        assert_eq!((&opened.path, opened.is_block), (image, false));
+        assert_eq!(opened.layers, [ImageFormat::Qcow2, below]);
+        assert_eq!(files.len(), 2);
+        assert_eq!(rustix::fs::fstat(&files[0]).expect("open").st_nlink, 0);
+        let mode = rustix::fs::fcntl_getfl(&files[1]).expect("open");
+        assert!(!mode.intersects(rustix::fs::OFlags::RDWR), "{mode:?}");
+        assert_eq!(std::fs::read(image).expect("there"), before);
+        // The next machine may have it at the same time.
+        assert_eq!(open(&openable, image).0.causes, None);
+    }
+    let (refused, _) = open(&openable, &layered);
+    let causes = refused.causes.expect("refused").join(" ");
+    assert!(causes.contains("lies over another image"), "{causes}");
+    assert_eq!(scratch.read_dir().expect("there").count(), 0);
 }
 
 /// TAPs, and new files.
@@ -184,7 +242,7 @@ fn orders_know_their_fields() {
         serde_json::json!({"tap": "tap9", "queues": 2, "bridge": "br0"}),
         serde_json::json!({"connect": "/a"}),
         serde_json::json!({
-            "image": ["/a"], "qcow2": true, "readOnly": false, "cache": null, "logicalBlockSize": 4096,
+            "image": ["/a"], "qcow2": true, "overlay": false, "readOnly": false, "cache": null, "logicalBlockSize": 4096,
         }),
     ] {
         let order = serde_json::json!({"version": 3, "id": 2, "open": open});

@@ -36,6 +36,8 @@ enum AttachedError {
     Kept(String),
     #[error("Device {0:?} was added while the machine ran: a snapshot cannot be restored with it")]
     Attached(String),
+    #[error("Device {0:?} went while the machine ran: a snapshot cannot be restored without it")]
+    Detached(String),
 }
 
 impl From<AttachedError> for JobError {
@@ -150,12 +152,15 @@ impl Hardware {
         }
     }
 
-    /// A snapshot is restored into a machine of the same VMI, in which such a device is not.
-    pub(super) fn refuse_attached(&self) -> Result<(), JobError> {
-        let slots = &self.plan.hotplug_slots;
-        let mut devices = self.plan.devices.iter();
-        match devices.find(|device| slots.contains(&device.pci_slot)) {
-            Some(device) => Err(AttachedError::Attached(device.name.clone()).into()),
+    /// A snapshot is restored into a machine of the same VMI, which has the devices of the start.
+    pub(super) fn refuse_changed(&self) -> Result<(), JobError> {
+        let now = self.plan.devices.iter().map(|device| &device.name);
+        if let Some(new) = now.clone().find(|name| !self.first.contains(name)) {
+            return Err(AttachedError::Attached(new.clone()).into());
+        }
+        let is_gone = |name: &&String| !now.clone().any(|it| it == *name);
+        match self.first.iter().find(is_gone) {
+            Some(old) => Err(AttachedError::Detached(old.clone()).into()),
             None => Ok(()),
         }
     }

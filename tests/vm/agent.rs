@@ -1,0 +1,155 @@
+//! Debian's guest agent in a Linux, asked by virt-handler.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use podvisor_tests::handler::{
+    Handler, Pipe, in_pod, linux_pod, linux_vmi, vmi_request, wait_until_ready,
+};
+use podvisor_tests::run::Guest;
+use podvisor_tests::{PATIENCE, guest, image};
+use serde_json::{Value, json};
+
+/// Seconds that a program in the guest has.
+const RUNS: u8 = 100;
+
+/// `guestGetOsInfo` of `VMStatsRequest`.
+const OS_INFO: u8 = 10;
+
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFqK3uGDTGBrBwCiSeHkHgZ2lDP5kR0mH7ofFgDpBzIu somebody";
+
+/// A password as `mkpasswd` makes it.
+const HASH: &str = "$6$salt$IxDD3jeSOb5eB1CX5LBsqZFVkJdido3OUILO5Ifz5iwMuTS4XMS130MTSuDDl3aCI6WouIL9AjRbLCelDCy.g.";
+
+#[test]
+fn debians_agent_answers_virt_handler() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let initrd = directory.path().join("initrd");
+    let parts = [guest::initrd(), guest::agent()].map(|path| fs::read(path).expect("there"));
+    fs::write(&initrd, parts.concat()).expect("writable");
+    let disk = image::ext4(directory.path(), "data.img", &[("file", b"old")], 16);
+    let pod = linux_pod(&initrd, &disk).start();
+    wait_until_ready(&pod);
+    secrets(&pod);
+    let mut handler = Handler::connect(&pod);
+    let pipe = Pipe::listen(&pod);
+    let mut vmi = linux_vmi(&guest::linux_cmdline("agent"));
+    let method = |secret: &str| {
+        let source = json!({"secret": {"secretName": secret}});
+        (source, json!({"qemuGuestAgent": {"users": ["root"]}}))
+    };
+    let (keys, for_users) = method("keys");
+    let (passwords, _) = method("passwords");
+    vmi["spec"]["accessCredentials"] = json!([
+        {"sshPublicKey": {"source": keys, "propagationMethod": for_users}},
+        {"userPassword": {"source": passwords, "propagationMethod": {"qemuGuestAgent": {}}}},
+    ]);
+    let request = vmi_request(&vmi);
+    handler.cmd("SyncVirtualMachine", request).is_done();
+    let channel = "/Spec/Devices/Channels/0/Target/State";
+    pipe.wait_for_value(channel, "connected", 0);
+    let done = "/Spec/Metadata/KubeVirt/AccessCredential/Succeeded";
+    pipe.wait_for_value(done, true, 0);
+    pipe.wait_for_value("/Status/OSInfo/PrettyName", "Test guest 1", 0);
+    asks(&mut handler);
+    runs_programs(&mut handler);
+    freezes(&pod, &mut handler, &pipe);
+    handler.ask("KillVirtualMachine").is_done();
+    pipe.wait_for("MODIFIED Shutoff/Destroyed");
+}
+
+/// The Secrets, where kubelet mounts them.
+fn secrets(pod: &Guest) {
+    let secret = |name: &str, file: &str, content: &str| {
+        let place = format!("kubevirt-private/secret/{name}-access-cred");
+        let directory = in_pod(pod, &place);
+        fs::create_dir_all(&directory).expect("writable");
+        fs::write(directory.join(file), content).expect("writable");
+    };
+    secret("keys", "one", KEY);
+    secret("passwords", "root", HASH);
+}
+
+/// What is asked regularly, each in its time.
+fn asks(handler: &mut Handler) {
+    let info = until(handler, "GetGuestInfo", |info| {
+        let disks = info["fsInfo"]["disks"].as_array();
+        disks.is_some_and(|disks| !disks.is_empty()) && info["fsFreezeStatus"] == "thawed"
+    });
+    let version = info["guestAgentVersion"].as_str().expect("a version");
+    assert!(version.starts_with("7."), "{info}");
+    let commands = info["supportedCommands"].as_array().expect("commands");
+    let ping = json!({"name": "guest-ping", "enabled": true});
+    assert!(commands.contains(&ping), "{info}");
+    assert_eq!(info["os"]["id"], "test");
+    assert_eq!(info["os"]["machine"], "x86_64");
+    assert_eq!(info["hostname"], "(none)");
+    let said: Value = serde_json::from_str(&handler.agent_stats(OS_INFO)).expect("JSON");
+    assert_eq!(said["return"]["id"], "test", "{said}");
+    let users = until(handler, "GetUsers", |users| *users != json!([]));
+    assert_eq!(users[0]["userName"], "tester", "{users}");
+    assert!(
+        users[0]["loginTime"]
+            .as_f64()
+            .is_some_and(|time| time > 1e9),
+        "{users}"
+    );
+    assert_eq!(info["userList"], users);
+    let filesystems = handler.json("GetFilesystems");
+    let filesystem = &filesystems[0];
+    assert_eq!(filesystem["diskName"], "vda", "{filesystems}");
+    assert_eq!(filesystem["mountPoint"], "/mnt", "{filesystems}");
+    assert_eq!(filesystem["fileSystemType"], "ext4", "{filesystems}");
+    let number = |name: &str| filesystem[name].as_u64().expect("a number");
+    assert!(number("totalBytes") > number("usedBytes"), "{filesystems}");
+    assert_eq!(filesystem["disk"][0]["busType"], "virtio", "{filesystems}");
+}
+
+fn runs_programs(handler: &mut Handler) {
+    assert_eq!(handler.guest_ping(RUNS), 0);
+    let ran = handler.exec("/bin/sh", &["-c", "echo said; exit 3"], RUNS);
+    assert_eq!(ran, (0, 3, "said\n".to_owned()));
+    let keys = handler.exec("/bin/busybox", &["cat", "/root/.ssh/authorized_keys"], RUNS);
+    assert_eq!(keys, (0, 0, KEY.to_owned()));
+    let (_, _, shadow) = handler.exec("/bin/busybox", &["cat", "/etc/shadow"], RUNS);
+    assert!(shadow.starts_with(&format!("root:{HASH}:")), "{shadow}");
+    let (status, ..) = handler.exec("/bin/nothing", &[], RUNS);
+    assert_ne!(status, 0, "the agent refuses");
+}
+
+/// Until somebody thaws it, or its time is over.
+fn freezes(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
+    let state = "/Status/FSFreezeStatus/Status";
+    let before = pipe.words().len();
+    handler.freeze(0).is_done();
+    pipe.wait_for_value(state, "frozen", before);
+    handler.freeze(0).is_done();
+    let (status, ..) = handler.exec("/bin/true", &[], RUNS);
+    assert_ne!(status, 0, "nothing runs meanwhile");
+    let before = pipe.words().len();
+    handler.ask("UnfreezeVirtualMachine").is_done();
+    pipe.wait_for_value(state, "thawed", before);
+    handler.freeze(1).is_done();
+    pod.log.wait_for("thawing them", PATIENCE);
+    let deadline = Instant::now() + PATIENCE;
+    while handler.exec("/bin/sh", &["-c", "echo > /mnt/file"], RUNS) != (0, 0, String::new()) {
+        assert!(Instant::now() < deadline, "it stays frozen");
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// What a method says once it says that.
+#[track_caller]
+fn until(handler: &mut Handler, method: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let said = handler.json(method);
+        if is_it(&said) {
+            return said;
+        }
+        assert!(Instant::now() < deadline, "{said}");
+        sleep(Duration::from_millis(200));
+    }
+}
