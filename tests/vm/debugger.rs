@@ -10,7 +10,7 @@ use podvisor_tests::vmi::Vmi;
 use podvisor_tests::{PATIENCE, free_port};
 
 /// A machine that waits for gdb, and the socket that it waits on.
-fn start(run: Run) -> (Guest, PathBuf) {
+pub fn start(run: Run) -> (Guest, PathBuf) {
     let socket = run.dir().join("gdb.sock");
     let target = format!("unix:{}", socket.display());
     let guest = run.arg("--gdb").arg(target).start();

@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+use podvisor_tests::gdb::Gdb;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::netns::{GATEWAY, POD_ADDRESS, PodNetwork};
 use podvisor_tests::proc::Process;
@@ -17,6 +18,7 @@ use podvisor_tests::{guest, host};
 use rustix::process::Signal;
 
 use crate::console::Terminal;
+use crate::debugger;
 use crate::jail::lies_on_nodes;
 use crate::pause::time_stands_still_in_a_pause;
 
@@ -246,6 +248,28 @@ impl Drop for LoopDevice {
     fn drop(&mut self) {
         host("losetup", &["--detach", &self.0]);
     }
+}
+
+/// From its first instruction, by a step, and where Ctrl-C finds it. Breakpoints of a guest's own guest TCG does not have.
+#[test]
+#[ignore = "needs hardware virtualization"]
+fn gdb_holds_a_kernel() {
+    let run = Run::new(&Vmi::new("gdb")).linux("ticker");
+    let (mut guest, socket) = debugger::start(run);
+    let mut gdb = Gdb::start(&guest::vmlinux());
+    gdb.ask(&format!("target remote {}", socket.display()), "0x");
+    let first = gdb.value("$pc");
+    gdb.tell("stepi");
+    assert_ne!(gdb.value("$pc"), first);
+    assert_eq!(gdb.value("$cr0 >> 31"), 0, "paging is off");
+    gdb.tell("continue");
+    guest.wait_for("TICK");
+    gdb.interrupt();
+    gdb.wait_for("SIGINT");
+    assert_eq!(gdb.value("$cr0 >> 31"), 1, "paging is on");
+    gdb.ask("x/s &linux_banner", "\"Linux version 6.1.");
+    gdb.tell("kill");
+    guest.exits_with(4);
 }
 
 /// A guest that insists on the TSC as its clock does not see a pause either.
