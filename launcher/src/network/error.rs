@@ -170,10 +170,10 @@ pub enum NetworkError {
 fn port_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            " (set the sysctl net.ipv4.ip_unprivileged_port_start=0 in the pod's \
+            " (choose one above 1023, or set the sysctl net.ipv4.ip_unprivileged_port_start=0, in a pod by its \
              securityContext.sysctls)"
         }
-        io::ErrorKind::AddrInUse => " (another program of the pod listens on it)",
+        io::ErrorKind::AddrInUse => " (another program listens on it)",
         _ => "",
     }
 }
