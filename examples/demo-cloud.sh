@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # demo-cloud.sh [SUITE]: boots a whole Debian from its own disk with a cloud-init seed (examples/cloud.yaml), logs in to it from
-# the pod's gateway, reboots it, presses its power button, and has `customize` install a package in a copy. Ends with an error
-# where the guest is not as the seed says. Needs root and a /dev/kvm with hardware virtualization.
+# the pod's gateway, reboots it, presses its power button, has `podvisor ssh` go into it when it is run without a VMI, and has
+# `customize` install a package in a copy. Ends with an error where the guest is not as the seed says. Needs root and a /dev/kvm with hardware virtualization.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,6 +60,15 @@ echo "== the power button:"
 kill -TERM "$vm"
 wait "$vm" || run_failed $?
 vm=
+
+echo "== the disk without a VMI, behind passt, and podvisor ssh:"
+at_home() { ip netns exec "$pod" env XDG_STATE_HOME="$work/state" XDG_DATA_HOME="$work/data" "$podvisor" "$@"; }
+trap 'at_home ctl --vm first stop || true; cleanup' EXIT
+at_home run --detach --name first "$disk" --user me --memory 512Mi --publish 2222:22
+[ "$(at_home ssh first -- id -un)" = me ]
+at_home ctl --vm first powerButton
+at_home ctl --vm first events | tail -n 1 | grep '"exitStatus":0'
+trap cleanup EXIT
 
 echo "== podvisor customize, with a package of a local file:"
 mkdir -p "$work/hello/DEBIAN" "$work/hello/usr/bin"
