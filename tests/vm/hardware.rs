@@ -5,8 +5,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use podvisor_tests::gdb::Gdb;
 use podvisor_tests::image::{self, MIB};
@@ -15,7 +19,7 @@ use podvisor_tests::proc::Process;
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Disk, Nic, Vmi};
 use podvisor_tests::{guest, host};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::console::Terminal;
 use crate::debugger;
@@ -25,6 +29,9 @@ use crate::pause::time_stands_still_in_a_pause;
 /// Machines to try: now and then a processor of TCG's gets no interrupt for minutes while it is in a guest, or a guest on it
 /// ends in a triple fault with registers as after a reset. A test that fails on each of them has failed.
 const MACHINES: u32 = 3;
+
+/// A machine that says nothing for so long stands still: a guest boots in a quarter of that, beside other work, too.
+const SILENCE: Duration = Duration::from_secs(150);
 
 /// Runs the ignored tests of this module on the emulated machine.
 #[test]
@@ -62,12 +69,31 @@ fn run(command: &str) -> (ExitStatus, Vec<String>) {
         .env("NESTED_OUT", folder(guest::nested("stock.cpio")))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .process_group(0)
         .spawn();
     let mut machine = machine.expect("the emulated machine can be started");
-    let lines = BufReader::new(machine.stdout.take().expect("it is a pipe")).split(b'\n');
+    let output = BufReader::new(machine.stdout.take().expect("it is a pipe"));
+    let (sender, lines) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        for line in output.split(b'\n') {
+            let line = line.expect("a line");
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
     let (mut passed, mut current) = (Vec::new(), None);
-    for line in lines {
-        let line = line.expect("a line");
+    loop {
+        let line = match lines.recv_timeout(SILENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                println!("nothing for {SILENCE:?}: it is ended");
+                let group = Pid::from_child(&machine);
+                kill_process_group(group, Signal::KILL).expect("it is there");
+                break;
+            }
+        };
         let line = String::from_utf8_lossy(&line);
         // At once, so that a stuck machine can be watched.
         println!("{line}");
@@ -84,7 +110,9 @@ fn run(command: &str) -> (ExitStatus, Vec<String>) {
             _ => {}
         }
     }
-    (machine.wait().expect("it can be waited for"), passed)
+    let status = machine.wait().expect("it can be waited for");
+    reader.join().expect("no panic");
+    (status, passed)
 }
 
 fn folder(file: PathBuf) -> PathBuf {
