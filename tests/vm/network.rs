@@ -23,7 +23,8 @@ fn linux_on_the_pod_network() {
     let network = PodNetwork::new();
     let before = network.pod.snapshot();
     let mac = network.mac();
-    let run = Run::new(&Vmi::new("net").topology(1, 2, 1).multi_queue().network());
+    let vmi = Vmi::new("net").topology(1, 2, 1).multi_queue();
+    let run = Run::new(&vmi.nic(Nic::new("bridge").field("acpiIndex", "3")));
     let sent = image::filled(&run.dir(), "sent", BYTES);
     let mut guest = run
         .linux("hello,demo,nettest")
@@ -33,6 +34,7 @@ fn linux_on_the_pod_network() {
     guest.wait_for("GUEST-INIT-READY");
     guest.says(&[
         ("mac.eth0", mac.as_str()),
+        ("acpi_index.eth0", "3"),
         ("mtu.eth0", "1400"),
         ("ip", POD_ADDRESS),
         ("prefix", "24"),

@@ -385,12 +385,16 @@ impl Machine {
 /// for the next boot, and the guest may have changed it by then.
 fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, BuildError> {
     let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
+    let indexes = plan.devices.iter();
+    let indexes = indexes.filter_map(|device| Some((device.pci_slot, device.acpi_index?)));
+    let acpi_indexes: Vec<_> = indexes.collect();
     let source = BootSource {
         payload: &mut boot.payload,
         identity: &plan.identity,
         cpu: &plan.cpu,
         hotplug_slots: &plan.hotplug_slots,
         nodes: &plan.nodes,
+        acpi_indexes: &acpi_indexes,
         ram_bytes: resources.ram.bytes(),
     };
     let loaded = boot::load(resources.ram.memory(), source);

@@ -361,6 +361,9 @@ pub struct DevicePlan {
     pub name: String,
     /// Device number on the bus, 1 to 31.
     pub pci_slot: u8,
+    /// Number by which the guest may name it (PCI Firmware 3.3, 4.6.7: systemd's `eno3`), if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acpi_index: Option<u16>,
     /// What kind it is, and what that kind wants to know.
     pub options: AnyOptions,
 }

@@ -328,6 +328,7 @@ pub(crate) fn prepare_network(
         plan.machine.devices.push(DevicePlan {
             name: source.device.clone(),
             pci_slot: source.pci_slot,
+            acpi_index: source.acpi_index,
             options: options.into(),
         });
         let role = FdRole::Device {

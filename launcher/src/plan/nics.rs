@@ -50,6 +50,9 @@ pub struct NicSource {
     pub dhcp_options: DhcpOptions,
     /// Device number on the PCI bus.
     pub pci_slot: u8,
+    /// Number by which the guest may name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acpi_index: Option<u16>,
     /// Drop frames of the guest that do not come from its MAC address.
     pub mac_spoof_check: bool,
     /// Where its packets are written down.
@@ -77,6 +80,7 @@ pub(super) fn nics(vmi: &Vmi, options: &PlanOptions, slots: &mut Slots) -> Vec<N
             link_up: nic.link_up,
             dhcp_options: nic.dhcp_options.clone(),
             pci_slot: slots.slot(nic.pci_slot),
+            acpi_index: nic.acpi_index,
             mac_spoof_check: options.mac_spoof_check,
             capture: options.capture(&nic.name),
         })

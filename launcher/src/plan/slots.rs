@@ -65,6 +65,7 @@ impl Slots {
         DevicePlan {
             name: self.name(name, kind),
             pci_slot: self.slot(slot),
+            acpi_index: None,
             options: options.into(),
         }
     }

@@ -23,6 +23,8 @@ pub struct Interface {
     pub dhcp_options: DhcpOptions,
     /// Device number on PCI bus 0, 1 to 31; the next free one if unset.
     pub pci_slot: Option<u8>,
+    /// Number by which the guest may name it.
+    pub acpi_index: Option<u16>,
 }
 
 impl Interface {
@@ -37,6 +39,7 @@ impl Interface {
             ports: Vec::new(),
             dhcp_options: DhcpOptions::default(),
             pci_slot: None,
+            acpi_index: None,
         }
     }
 }
@@ -99,7 +102,16 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
                 .map(|node| dhcp_options::read(&node))
                 .unwrap_or_default(),
             pci_slot: object.get("pciAddress").and_then(|node| read_slot(&node)),
+            acpi_index: object.get("acpiIndex").and_then(|node| read_index(&node)),
         };
+        let mut others = interfaces.iter();
+        let same = |other: &Interface| other.acpi_index == interface.acpi_index;
+        if let Some(node) = object.get("acpiIndex")
+            && interface.acpi_index.is_some()
+            && others.any(same)
+        {
+            node.error("each index once");
+        }
         if interface.binding == InterfaceBinding::Passt {
             check_passt(&object, &interface, &ports);
         }
@@ -189,6 +201,9 @@ fn read_port(item: &Node<'_>) -> Option<Port> {
     })
 }
 
+/// The largest ACPI index that systemd makes a name of.
+const MAX_ACPI_INDEX: u64 = 16383;
+
 /// A PCI address `DDDD:BB:DD.F`; there is one bus, and NICs are function 0.
 fn read_slot(node: &Node<'_>) -> Option<u8> {
     let slot = node.string()?.strip_prefix("0000:00:").and_then(|rest| {
@@ -201,6 +216,12 @@ fn read_slot(node: &Node<'_>) -> Option<u8> {
         node.error("an address from 0000:00:01.0 to 0000:00:1f.0: there is one PCI bus");
     }
     slot
+}
+
+/// As libvirt takes them; 0 is none, as Go clients write it.
+fn read_index(node: &Node<'_>) -> Option<u16> {
+    let index = node.integer(0..=MAX_ACPI_INDEX)?;
+    u16::try_from(index).ok().filter(|index| *index != 0)
 }
 
 fn read_mac(node: &Node<'_>) -> Option<[u8; 6]> {

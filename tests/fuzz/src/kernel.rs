@@ -39,6 +39,7 @@ pub fn run(bytes: &[u8]) {
         cpu: &cpu,
         hotplug_slots: &[],
         nodes: &[],
+        acpi_indexes: &[],
         ram_bytes: RAM,
     };
     match load(&memory, source) {

@@ -30,6 +30,7 @@ for card in /sys/class/net/*; do
 	[ -e "$card/device" ] || continue
 	name=${card##*/}
 	sysfs "$card/address" && result "mac.$name=$value"
+	sysfs "$card/device/../acpi_index" && result "acpi_index.$name=$value"
 	sysfs "$card/mtu" && result "mtu.$name=$value"
 	set -- "$card"/queues/rx-*
 	result "queues.$name=$#"

@@ -295,7 +295,7 @@ pub static FIELDS: &[Field] = &[
     field("spec.domain.devices.hostDevices[]", refused(NO_PASSTHROUGH, NO_DEVICE)),
     newer(field("spec.domain.devices.inputs[]", no_effect(NO_SCREEN))),
     field("spec.domain.devices.interfaces[]", Honoured),
-    field("spec.domain.devices.interfaces[].acpiIndex", refused("ACPI indices of NICs are not supported", "")),
+    newer(field("spec.domain.devices.interfaces[].acpiIndex", adapted("honoured where the NIC is there from the start"))),
     newer(field("spec.domain.devices.interfaces[].binding", Honoured)),
     newer(field("spec.domain.devices.interfaces[].binding.name", Honoured)),
     newer(value("spec.domain.devices.interfaces[].binding.name", "passt", Honoured)),

@@ -2,6 +2,7 @@
 //! described here, and nothing that the machine does not have. The AML is kept small: guests
 //! interpret it at boot.
 
+mod indexes;
 mod nodes;
 mod slots;
 
@@ -47,6 +48,8 @@ pub struct Described<'a> {
     pub apic_ids: &'a [u8],
     /// PCI slots whose devices come and go.
     pub hotplug_slots: &'a [u8],
+    /// PCI slots whose devices have an index, and that.
+    pub acpi_indexes: &'a [(u8, u16)],
     /// NUMA nodes.
     pub nodes: &'a [NodePlan],
     /// Size of guest RAM in bytes.
@@ -59,7 +62,7 @@ pub fn write_tables(memory: &GuestMemory, described: &Described<'_>) -> Result<u
         memory,
         next: layout::ACPI_TABLES + Rsdp::len() as u64,
     };
-    let dsdt = writer.put(dsdt(described.hotplug_slots).as_slice())?;
+    let dsdt = writer.put(dsdt(described).as_slice())?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let mut tables = vec![
         bytes(&fadt(dsdt)),
@@ -154,11 +157,13 @@ fn mcfg() -> impl Aml {
     mcfg
 }
 
-fn dsdt(hotplug_slots: &[u8]) -> Sdt {
+fn dsdt(described: &Described<'_>) -> Sdt {
+    let hotplug_slots = described.hotplug_slots;
     let mut aml = Vec::new();
     pci_host_bridge(&mut aml);
     motherboard(&mut aml);
     slots::describe(&mut aml, hotplug_slots);
+    indexes::describe(&mut aml, described.acpi_indexes, hotplug_slots);
     serial_port(&mut aml);
     clock(&mut aml);
     panic_device(&mut aml);

@@ -50,6 +50,8 @@ pub struct BootSource<'a> {
     pub hotplug_slots: &'a [u8],
     /// NUMA nodes.
     pub nodes: &'a [NodePlan],
+    /// PCI slots whose devices have an ACPI index, and that.
+    pub acpi_indexes: &'a [(u8, u16)],
     /// Size of guest RAM in bytes.
     pub ram_bytes: u64,
 }
@@ -84,6 +86,7 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         apic_ids: &cpu::apic_ids(source.cpu),
         hotplug_slots: source.hotplug_slots,
         nodes: source.nodes,
+        acpi_indexes: source.acpi_indexes,
         ram_bytes: source.ram_bytes,
     };
     let rsdp = acpi::write_tables(memory, &described)?;
@@ -210,6 +213,7 @@ mod tests {
             cpu: &ONE_VCPU,
             hotplug_slots: &[],
             nodes: &[],
+            acpi_indexes: &[],
             ram_bytes: RAM,
         };
         load(memory, source)

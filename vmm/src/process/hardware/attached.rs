@@ -83,6 +83,7 @@ impl Hardware {
         self.plan.devices.push(DevicePlan {
             name,
             pci_slot,
+            acpi_index: None,
             options,
         });
         Ok(())

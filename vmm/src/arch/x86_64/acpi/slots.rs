@@ -46,7 +46,7 @@ pub(super) fn describe(aml: &mut Vec<u8>, slots: &[u8]) {
     Scope::new("\\_SB_.PCI0".into(), children).to_aml_bytes(aml);
 }
 
-fn name(slot: u8) -> String {
+pub(super) fn name(slot: u8) -> String {
     format!("S{slot:03X}")
 }
 

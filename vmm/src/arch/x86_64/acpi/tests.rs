@@ -12,6 +12,7 @@ fn described(hotplug_slots: &[u8]) -> Described<'_> {
     Described {
         apic_ids: &[0, 1, 4, 5],
         hotplug_slots,
+        acpi_indexes: &[],
         nodes: &[],
         ram_bytes: 1 << 20,
     }
@@ -106,7 +107,7 @@ fn nodes_are_described_where_there_are_some() {
 #[test]
 fn slots_are_described_where_there_are_some() {
     let contains = |slots: &[u8], name: &[u8]| {
-        let table = dsdt(slots);
+        let table = dsdt(&described(slots));
         table.as_slice().windows(4).any(|part| part == name)
     };
     for name in [b"S01F", b"_EJ0", b"PCNT"] {
@@ -120,6 +121,27 @@ fn slots_are_described_where_there_are_some() {
         ..described(&all)
     };
     write_tables(&memory, &all).expect("room");
+}
+
+/// Of a device that comes and goes, and of one that stays.
+#[test]
+fn devices_with_an_index_have_a_method_that_tells_it() {
+    let indexed = Described {
+        acpi_indexes: &[(31, 3), (4, 16383)],
+        ..described(&[31, 30])
+    };
+    let table = dsdt(&indexed);
+    let count = |name: &[u8]| {
+        table
+            .as_slice()
+            .windows(4)
+            .filter(|part| *part == name)
+            .count()
+    };
+    assert_eq!((count(b"_DSM"), count(b"_ADR")), (2, 3));
+    assert!(count(b"S004") == 1 && count(b"S01F") > 1);
+    let plain = dsdt(&described(&[31, 30]));
+    assert!(!plain.as_slice().windows(4).any(|part| part == b"_DSM"));
 }
 
 /// What machines of version 1 have in their tables, byte by byte. A release that changes this adds a version: a guest
