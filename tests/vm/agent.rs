@@ -74,10 +74,12 @@ fn secrets(pod: &Guest) {
 
 /// What is asked regularly, each in its time.
 fn asks(handler: &mut Handler) {
+    // Users are asked for last.
     let info = until(handler, "GetGuestInfo", |info| {
-        let disks = info["fsInfo"]["disks"].as_array();
-        disks.is_some_and(|disks| !disks.is_empty()) && info["fsFreezeStatus"] == "thawed"
+        let users = info["userList"].as_array();
+        users.is_some_and(|users| !users.is_empty())
     });
+    assert_eq!(info["fsFreezeStatus"], "thawed", "{info}");
     let version = info["guestAgentVersion"].as_str().expect("a version");
     assert!(version.starts_with("7."), "{info}");
     let commands = info["supportedCommands"].as_array().expect("commands");
@@ -88,7 +90,7 @@ fn asks(handler: &mut Handler) {
     assert_eq!(info["hostname"], "(none)");
     let said: Value = serde_json::from_str(&handler.agent_stats(OS_INFO)).expect("JSON");
     assert_eq!(said["return"]["id"], "test", "{said}");
-    let users = until(handler, "GetUsers", |users| *users != json!([]));
+    let users = handler.json("GetUsers");
     assert_eq!(users[0]["userName"], "tester", "{users}");
     assert!(
         users[0]["loginTime"]
