@@ -18,6 +18,9 @@ use crate::opener;
 /// A guest that uses devices that come, and gives back those that it is asked for.
 pub const CMDLINE: &str = "later";
 
+/// NICs in the domain.
+const NICS: &str = "/Spec/Devices/Interfaces";
+
 /// The NIC's.
 pub const MAC: &str = "02:00:00:00:09:05";
 
@@ -179,17 +182,13 @@ pub fn nics_come_and_go(pod: &Guest, network: &Namespace, handler: &mut Handler,
         let request = vmi_request(&vmi);
         handler.cmd("SyncVirtualMachine", request).is_done();
     };
-    let (nics, mac) = ("/Spec/Devices/Interfaces", MAC);
+    let (nics, mac) = (NICS, MAC);
     // One that was there from the start.
     let known = format!("{nics}/0/Alias/Name");
     pipe.wait_for_value(&known, "blue", 0);
     sync(handler, "domain, multus-status", "up");
-    let events = pipe.words().len();
-    sync(handler, "domain, multus-status", "absent");
-    pipe.wait_for_value(nics, json!([]), events);
-    assert!(guest_says("gone="), "it gave the NIC back");
-    let open = Process::new(pod.child("qemu-kvm")).descriptors();
-    assert!(!open.iter().any(|path| path.contains("tun")), "{open:?}");
+    let absent = || sync(handler, "domain, multus-status", "absent");
+    gives_back_its_nic(pod, pipe, absent, &mut guest_says);
     handler::remove_nic(network);
     sync(handler, "", "up");
     // Multus has seen it, and nothing is made of it yet.
@@ -211,12 +210,23 @@ pub fn nics_come_and_go(pod: &Guest, network: &Namespace, handler: &mut Handler,
     let detach = json!({"command": "detach", "name": "nic-blue"});
     let reply = Control::connect(&control).call(detach);
     assert!(reply.to_string().contains("change the VMI"), "{reply}");
+    let absent = || sync(handler, "domain, multus-status", "absent");
+    gives_back_its_nic(pod, pipe, absent, &mut guest_says);
+    let memory = Process::new(pod.child("podvisor-open")).private_kib();
+    assert!(memory <= opener::MEMORY, "{memory} KiB");
+}
+
+/// The guest does as `asked`, and nothing of the NIC is open any more.
+fn gives_back_its_nic(
+    pod: &Guest,
+    pipe: &Pipe,
+    asked: impl FnOnce(),
+    guest_says: &mut dyn FnMut(&str) -> bool,
+) {
     let events = pipe.words().len();
-    sync(handler, "domain, multus-status", "absent");
-    pipe.wait_for_value(nics, json!([]), events);
+    asked();
+    pipe.wait_for_value(NICS, json!([]), events);
     assert!(guest_says("gone="), "it gave the NIC back");
     let open = Process::new(pod.child("qemu-kvm")).descriptors();
     assert!(!open.iter().any(|path| path.contains("tun")), "{open:?}");
-    let memory = Process::new(pod.child("podvisor-open")).private_kib();
-    assert!(memory <= opener::MEMORY, "{memory} KiB");
 }
