@@ -193,7 +193,7 @@ fn a_machine_runs_by_itself() {
         let words = [
             "run",
             "--detach",
-            "--no-network",
+            "--share-nothing",
             "--memory=64Mi",
             "--size=3Gi",
             "--name",

@@ -36,8 +36,8 @@ pub struct DiskArgs {
     /// Write to the image: what the guest writes is gone with the machine otherwise.
     #[arg(long)]
     pub persistent: bool,
-    /// No network, for which passt is needed.
-    #[arg(long)]
+    /// No network, for which passt is needed: guest and host share nothing but the disk.
+    #[arg(long, visible_alias = "share-nothing")]
     pub no_network: bool,
 }
 

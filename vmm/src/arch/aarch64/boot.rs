@@ -7,7 +7,7 @@ use devices::GuestMemory;
 use thiserror::Error;
 
 use crate::payload::Payload;
-use crate::plan::{CpuPlan, IdentityPlan};
+use crate::plan::{CpuPlan, IdentityPlan, NodePlan};
 
 /// A kernel cannot be booted.
 #[derive(Debug, Error)]
@@ -53,6 +53,10 @@ pub struct BootSource<'a> {
     pub cpu: &'a CpuPlan,
     /// PCI slots whose devices come and go.
     pub hotplug_slots: &'a [u8],
+    /// NUMA nodes.
+    pub nodes: &'a [NodePlan],
+    /// PCI slots whose devices have an ACPI index, and that.
+    pub acpi_indexes: &'a [(u8, u16)],
     /// Size of guest RAM in bytes.
     pub ram_bytes: u64,
 }
