@@ -89,6 +89,7 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
         let state = object.word("state");
         let dhcp_options = object.get("dhcpOptions");
         let ports = object.items("ports");
+        let index = object.get("acpiIndex");
         let names: Vec<_> = interfaces.iter().map(|nic| &*nic.name).collect();
         let name = unique_name(&object, "the name of a network", &names);
         let interface = Interface {
@@ -102,12 +103,11 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
                 .map(|node| dhcp_options::read(&node))
                 .unwrap_or_default(),
             pci_slot: object.get("pciAddress").and_then(|node| read_slot(&node)),
-            acpi_index: object.get("acpiIndex").and_then(|node| read_index(&node)),
+            acpi_index: index.as_ref().and_then(read_index),
         };
         let mut others = interfaces.iter();
         let same = |other: &Interface| other.acpi_index == interface.acpi_index;
-        if let Some(node) = object.get("acpiIndex")
-            && interface.acpi_index.is_some()
+        if let (Some(node), Some(_)) = (&index, interface.acpi_index)
             && others.any(same)
         {
             node.error("each index once");

@@ -72,7 +72,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// New files in a directory.
-pub(super) struct SnapshotFiles<'a> {
+struct SnapshotFiles<'a> {
     directory: &'a Path,
     is_new: bool,
     state: File,
@@ -81,7 +81,7 @@ pub(super) struct SnapshotFiles<'a> {
 
 impl<'a> SnapshotFiles<'a> {
     /// Makes the directory if need be, and the files; a snapshot that is there stays.
-    pub(super) fn create(directory: &'a Path) -> io::Result<Self> {
+    fn create(directory: &'a Path) -> io::Result<Self> {
         let is_new = !directory.is_dir();
         if is_new {
             DirBuilder::new().mode(0o700).create(directory)?;
@@ -98,19 +98,19 @@ impl<'a> SnapshotFiles<'a> {
     }
 
     /// The files in the order of the call.
-    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+    fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         [self.state.as_fd(), self.ram.as_fd()]
     }
 
     /// The snapshot is whole: it survives the host's crash from now on.
-    pub(super) fn keep(self) -> io::Result<()> {
+    fn keep(self) -> io::Result<()> {
         self.ram.sync_all()?;
         self.state.sync_all()?;
         File::open(self.directory)?.sync_all()
     }
 
     /// There is no snapshot.
-    pub(super) fn discard(self) {
+    fn discard(self) {
         remove(self.directory, STATE_FILE);
         remove(self.directory, RAM_FILE);
         if self.is_new {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use devices::virtio::registry::AnyOptions;
 use seccomp::jail::User;
+use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 use vmm::control::{self, ControlError, Create, FdRole, Hello, VERSION};
@@ -22,7 +23,7 @@ use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
 use crate::kubevirt::head::Head;
 use crate::kubevirt::hotplug;
 use crate::kubevirt::rpc::MAX_MESSAGE;
-use crate::plan::{self, LaunchPlan, PlanOptions, PortTarget};
+use crate::plan::{self, LaunchPlan, PlanOptions};
 use crate::resources::{
     self, BootDiskError, BootReader, Console, ConsoleTarget, Descriptors, ListenSocket,
     ResourceError,
@@ -131,8 +132,8 @@ impl Maker {
             .read_to_end(&mut bytes)
             .map_err(MakeError::Read)?;
         let mut value: Value = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
-        let head: Head = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
         drop(bytes);
+        let head = Head::deserialize(&value).map_err(MakeError::Json)?;
         let credentials = credentials::take(&mut value)?;
         let agent = self.directory.join(AGENT);
         let mut plan = plan(&value, &head, &agent)?;
@@ -150,7 +151,7 @@ impl Maker {
         };
         drop(value);
         let guard = machine_network(&mut plan, &mut descriptors, false)?;
-        let facts = facts(&plan);
+        let facts = facts(&plan, agent.is_some());
         let exit_on_reboot = plan.exit_on_reboot;
         let create = Create {
             fds: descriptors.roles().to_vec(),
@@ -291,14 +292,8 @@ fn is_read_only(plan: &LaunchPlan, disk: &plan::DiskSource) -> bool {
     })
 }
 
-fn has_agent(plan: &LaunchPlan) -> bool {
-    let is_agents =
-        |target: &PortTarget| matches!(target, PortTarget::Unix(path) if path.ends_with(AGENT));
-    plan.ports.iter().any(is_agents)
-}
-
 /// What virt-handler wants to know.
-fn facts(plan: &LaunchPlan) -> Facts {
+fn facts(plan: &LaunchPlan, has_agent: bool) -> Facts {
     let interface = |nic: &plan::NicSource| {
         let device = plan
             .machine
@@ -336,7 +331,7 @@ fn facts(plan: &LaunchPlan) -> Facts {
     Facts {
         topology: [cpu.sockets, cpu.cores, cpu.threads],
         memory: plan.machine.memory.bytes,
-        agent_port: has_agent(plan),
+        agent_port: has_agent,
         interfaces: plan.nics.iter().filter_map(interface).collect(),
         disks: plan.disks.iter().enumerate().map(disk).collect(),
     }
