@@ -19,6 +19,7 @@ mod domain;
 mod events;
 mod flags;
 mod head;
+mod hooks;
 mod hotplug;
 mod launcher;
 mod messages;

@@ -40,6 +40,7 @@ pub use self::debugger::{DebuggerTarget, open_debugger};
 pub use self::disk::open as open_image;
 pub use self::error::ResourceError;
 pub use self::file::{Access, Anywhere, Kind, Places, Unfit, fits, open_below, settle};
+pub use self::iso::read as read_iso;
 pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
 

@@ -40,7 +40,7 @@ cp "$0" "$program"; cp "$KERNEL" "$kernel"; cp "${INITRD:-/dev/null}" "$initrd";
 mount -t tmpfs none /run
 mkdir -p /run/bin /run/kubevirt/sockets /run/kubevirt/container-disks/kernel-boot \
     /run/kubevirt/hotplug-disks/dumps \
-    /run/kubevirt-private /run/kubevirt-ephemeral-disks /run/podvisor
+    /run/kubevirt-private /run/kubevirt-ephemeral-disks /run/kubevirt-hooks /run/podvisor
 mv "$program" /run/bin/podvisor; chmod 755 /run/bin/podvisor
 mv "$kernel" /run/kubevirt/container-disks/kernel-boot/kernel
 mv "$initrd" /run/kubevirt/container-disks/kernel-boot/initrd
@@ -295,7 +295,7 @@ fn number(number: u8, value: u8) -> Vec<u8> {
 }
 
 /// A field of bytes.
-fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![number << 3 | 2];
     let mut left = bytes.len();
     while left > 0x7f {
@@ -338,7 +338,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
     found
 }
 
-fn get(message: &[u8], number: u64) -> Vec<u8> {
+pub(crate) fn get(message: &[u8], number: u64) -> Vec<u8> {
     let fields = fields(message).into_iter();
     let mut values = fields
         .filter(|(found, _)| *found == number)
@@ -568,7 +568,7 @@ fn seconds(seconds: u8) -> String {
     format!("{seconds}S")
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     let built = Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -644,7 +644,8 @@ impl Pipe {
         let (stop, stopped) = channel();
         let thread = std::thread::spawn(move || {
             let runtime = runtime();
-            runtime.spawn(serve(listener, heard));
+            let reply: Reply = Arc::new(move |path, message| hear(path, message, &heard));
+            runtime.spawn(serve(listener, reply));
             // Nothing is ever sent.
             let _ = runtime.block_on(stopped);
         });
@@ -739,16 +740,20 @@ impl Drop for Pipe {
     }
 }
 
-async fn serve(listener: UnixListener, heard: Events) {
+/// What a server answers to a method, message for message.
+pub(crate) type Reply = Arc<dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync>;
+
+/// Serves clients of gRPC.
+pub(crate) async fn serve(listener: UnixListener, reply: Reply) {
     let listener = tokio::net::UnixListener::from_std(listener).expect("a socket");
     while let Ok((stream, _)) = listener.accept().await {
-        let heard = heard.clone();
+        let reply = reply.clone();
         tokio::spawn(async move {
             let Ok(mut connection) = h2::server::handshake(stream).await else {
                 return;
             };
             while let Some(Ok((request, respond))) = connection.accept().await {
-                tokio::spawn(answer(request, respond, heard.clone()));
+                tokio::spawn(answer(request, respond, reply.clone()));
             }
         });
     }
@@ -758,28 +763,11 @@ async fn serve(listener: UnixListener, heard: Events) {
 async fn answer(
     request: Request<RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
-    heard: Events,
+    reply: Reply,
 ) {
     let (head, mut body) = request.into_parts();
     let message = read(&mut body).await;
-    let json = |number| serde_json::from_slice(&get(&message, number)).expect("JSON");
-    let (event, reply) = match head.uri.path() {
-        "/kubevirt.notify.info.NotifyInfo/Info" => (None, &[0x0a, 1, 1][..]),
-        "/kubevirt.notify.v1.Notify/HandleDomainEvent" => {
-            let kind = text(get(&message, 3));
-            (Some(Event::Domain(kind, json(1))), &[8, 1][..])
-        }
-        "/kubevirt.notify.v1.Notify/HandleK8sEvent" => (Some(Event::Cluster(json(1))), &[8, 1][..]),
-        other => panic!("no method {other}"),
-    };
-    if let Some(event) = event {
-        let (events, more) = &*heard;
-        events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(event);
-        more.notify_all();
-    }
+    let reply = reply(head.uri.path(), &message);
     let head = Response::builder()
         .header("content-type", "application/grpc")
         .body(());
@@ -789,8 +777,31 @@ async fn answer(
     };
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let _ = stream.send_data(frame(reply), false);
+    let _ = stream.send_data(frame(&reply), false);
     let _ = stream.send_trailers(trailers);
+}
+
+/// What virt-handler hears.
+fn hear(path: &str, message: &[u8], heard: &Events) -> Vec<u8> {
+    let json = |number| serde_json::from_slice(&get(message, number)).expect("JSON");
+    let (event, reply) = match path {
+        "/kubevirt.notify.info.NotifyInfo/Info" => (None, &[0x0a, 1, 1][..]),
+        "/kubevirt.notify.v1.Notify/HandleDomainEvent" => {
+            let kind = text(get(message, 3));
+            (Some(Event::Domain(kind, json(1))), &[8, 1][..])
+        }
+        "/kubevirt.notify.v1.Notify/HandleK8sEvent" => (Some(Event::Cluster(json(1))), &[8, 1][..]),
+        other => panic!("no method {other}"),
+    };
+    if let Some(event) = event {
+        let (events, more) = &**heard;
+        events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(event);
+        more.notify_all();
+    }
+    reply.to_owned()
 }
 
 /// Connects to the serial console as virt-handler does.

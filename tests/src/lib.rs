@@ -28,6 +28,7 @@ pub mod random;
 pub mod reason;
 pub mod rules;
 pub mod run;
+pub mod sidecar;
 pub mod transcript;
 pub mod tshark;
 pub mod vmi;

@@ -8,6 +8,7 @@ use podvisor_tests::handler::{
     Handler, Pipe, in_pod, linux_pod, linux_vmi, vmi_request, wait_until_ready,
 };
 use podvisor_tests::run::Guest;
+use podvisor_tests::sidecar::Sidecar;
 use podvisor_tests::{PATIENCE, guest, image};
 use serde_json::{Value, json};
 
@@ -30,9 +31,11 @@ fn debians_agent_answers_virt_handler() {
     let parts = [guest::initrd(), guest::agent()].map(|path| fs::read(path).expect("there"));
     fs::write(&initrd, parts.concat()).expect("writable");
     let disk = image::ext4(directory.path(), "data.img", &[("file", b"old")], 16);
-    let pod = linux_pod(&initrd, &disk).start();
+    let pod = linux_pod(&initrd, &disk).arg("--hook-sidecars=2");
+    let mut pod = pod.start();
     wait_until_ready(&pod);
     secrets(&pod);
+    let sidecars = sidecars(&pod);
     let mut handler = Handler::connect(&pod);
     let pipe = Pipe::listen(&pod);
     let mut vmi = linux_vmi(&guest::linux_cmdline("agent"));
@@ -46,6 +49,7 @@ fn debians_agent_answers_virt_handler() {
         {"sshPublicKey": {"source": keys, "propagationMethod": for_users}},
         {"userPassword": {"source": passwords, "propagationMethod": {"qemuGuestAgent": {}}}},
     ]);
+    add_seed(&mut vmi);
     let request = vmi_request(&vmi);
     handler.cmd("SyncVirtualMachine", request).is_done();
     let channel = "/Spec/Devices/Channels/0/Target/State";
@@ -56,8 +60,42 @@ fn debians_agent_answers_virt_handler() {
     asks(&mut handler);
     runs_programs(&mut handler);
     freezes(&pod, &mut handler, &pipe);
+    has_their_seed(&mut handler);
     handler.ask("KillVirtualMachine").is_done();
     pipe.wait_for("MODIFIED Shutoff/Destroyed");
+    handler.ask("DeleteVirtualMachine").is_done();
+    pod.exits_with(0);
+    let called = sidecars.each_ref().map(Sidecar::called);
+    assert_eq!(called[0], ["Info", "PreCloudInitIso", "Shutdown"]);
+    assert_eq!(called[1], ["Info", "PreCloudInitIso"]);
+}
+
+/// Two that change the seed one after the other, and one that hears of the end.
+fn sidecars(pod: &Guest) -> [Sidecar; 2] {
+    let points = ["PreCloudInitIso", "Shutdown"];
+    [("one", &points[..]), ("two", &points[..1])].map(|(name, points)| {
+        Sidecar::listen(pod, name, points, move |data| {
+            let user_data = data["UserData"].as_str().expect("text");
+            data["UserData"] = format!("{user_data}# {name}\n").into();
+        })
+    })
+}
+
+fn add_seed(vmi: &mut Value) {
+    let volume = json!({"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config\n"}});
+    let disk = json!({"name": "seed", "disk": {"bus": "virtio"}});
+    let spec = &mut vmi["spec"];
+    for (owner, item) in [("/volumes", volume), ("/domain/devices/disks", disk)] {
+        let list = spec.pointer_mut(owner).and_then(Value::as_array_mut);
+        list.expect("a list").push(item);
+    }
+}
+
+fn has_their_seed(handler: &mut Handler) {
+    let script =
+        "b=/bin/busybox; $b mkdir /seed && $b mount -r /dev/vdb /seed && $b cat /seed/user-data";
+    let seed = handler.exec("/bin/sh", &["-c", script], RUNS);
+    assert_eq!(seed, (0, 0, "#cloud-config\n# one\n# two\n".to_owned()));
 }
 
 /// The Secrets, where kubelet mounts them.

@@ -18,6 +18,7 @@ use podvisor_tests::handler::{
 use podvisor_tests::netns::Namespace;
 use podvisor_tests::proc::Process;
 use podvisor_tests::run::Guest;
+use podvisor_tests::sidecar::Sidecar;
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -374,6 +375,19 @@ fn what_cannot_be_is_told_with_its_field() {
     assert_eq!(handler.exec("/bin/true", &[], 5).0, CANNOT);
     pod.signal(Signal::TERM);
     pod.exits_with(0);
+
+    // A hook sidecar that changes what is not there.
+    let pod = handler::pod(30, Vec::new()).arg("--hook-sidecars=1");
+    let pod = pod.start();
+    wait_until_ready(&pod);
+    let _sidecar = Sidecar::listen(&pod, "smbios", &["OnDefineDomain"], |_| ());
+    let mut handler = Handler::connect(&pod);
+    let pipe = Pipe::listen(&pod);
+    let answer = handler.cmd("SyncVirtualMachine", vmi_request(&vmi(ENDLESS)));
+    answer.is_refused("hook sidecar \"smbios\"");
+    pipe.wait_for_message("StartFailed", "libvirt's XML");
+    pipe.wait_for("ADDED Shutoff/Crashed");
+    delete(pod, handler, &pipe);
 
     let pod = start(30);
     let mut handler = Handler::connect(&pod);

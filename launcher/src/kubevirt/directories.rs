@@ -39,6 +39,11 @@ pub(super) fn metrics_channel() -> PathBuf {
     Path::new(PRIVATE).join("downwardmetrics-channel/downwardmetrics.sock")
 }
 
+/// Where hook sidecars listen.
+pub(super) fn of_hooks() -> PathBuf {
+    PathBuf::from("/var/run/kubevirt-hooks")
+}
+
 /// Where virt-handler finds the launcher's socket.
 pub(super) fn of_sockets(flags: &Flags) -> PathBuf {
     flags.share_dir.join("sockets")

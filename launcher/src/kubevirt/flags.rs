@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Most hook sidecars.
+const MAX_SIDECARS: u8 = 32;
+
 /// What the command line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Flags {
@@ -25,7 +28,7 @@ pub(super) struct Flags {
     /// `--container-disk-dir`.
     pub(super) container_disk_dir: PathBuf,
     /// `--hook-sidecars`: how many there are.
-    pub(super) hook_sidecars: u32,
+    pub(super) hook_sidecars: u8,
     /// `--vm-stats-collector`: GetVMStats is to be answered.
     pub(super) stats_collector: bool,
     /// `--metrics-address`: where Prometheus asks for counters. Not KubeVirt's.
@@ -148,7 +151,11 @@ impl Flags {
                 let address = value.parse().map_err(|_| wrong("an address with a port"))?;
                 self.metrics = Some(address);
             }
-            "hook-sidecars" => self.hook_sidecars = number()?,
+            "hook-sidecars" => {
+                let sidecars = value.parse().ok().filter(|it| *it <= MAX_SIDECARS);
+                let most = format!("a number up to {MAX_SIDECARS}");
+                self.hook_sidecars = sidecars.ok_or_else(|| wrong(&most))?;
+            }
             "v" => self.verbosity = number()?,
             _ => return Ok(false),
         }
@@ -247,6 +254,8 @@ mod tests {
             "--vm-stats-collector=maybe",
             "--metrics-address 9393",
             "--metrics-address",
+            "--hook-sidecars 33",
+            "--hook-sidecars -1",
         ] {
             let error = parse(wrong).expect_err(wrong);
             assert!(error.starts_with("--"), "{error}");

@@ -3,6 +3,7 @@
 
 mod actor;
 mod control;
+mod farewells;
 mod listening;
 mod metrics;
 mod openings;
@@ -57,9 +58,6 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
     let mut fds = fds.into_iter();
     let mut socket = || fds.next().ok_or("the monitor sent too few sockets");
     let (vm, preparer, opener, connector) = (socket()?, socket()?, socket()?, socket()?);
-    if flags.hook_sidecars > 0 {
-        return Err("hook sidecars change libvirt's XML, of which there is none here".into());
-    }
     directories::make(flags)?;
     let sockets = directories::of_sockets(flags);
     let before = sockets.join(BEFORE);
@@ -72,6 +70,8 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
     let control = control.map(|socket| ControlServer::new(socket, ends));
     let control = control.transpose()?;
     let control = control.map(control::Prepared::new).transpose()?;
+    // As in KubeVirt, one time for hook sidecars, and one for the machine.
+    let start_timeout = flags.start_timeout * (1 + u32::from(flags.hook_sidecars > 0));
     let pod = Pod::new(
         Identity {
             name: flags.name.clone(),
@@ -81,7 +81,7 @@ fn run(flags: &Flags, machines: Option<PathBuf>) -> Result<Exit, Box<dyn Error>>
         },
         Limits {
             grace: flags.grace,
-            start_by: Instant::now() + flags.start_timeout,
+            start_by: Instant::now() + start_timeout,
         },
     );
     let metrics = flags.metrics.map(metrics::listen).transpose()?;

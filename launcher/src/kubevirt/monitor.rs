@@ -29,6 +29,8 @@ use vmm::control::{self, ControlError};
 
 use self::life::{Effect, Input, Life};
 use super::flags::Flags;
+use super::hooks::Hooks;
+use super::preparer::Maker;
 use super::{directories, launcher, preparer};
 use crate::machines;
 use crate::opener::{Allowed, Opener, OpenerError, TapUse};
@@ -114,8 +116,9 @@ pub(super) fn run(flags: &Flags) -> Result<u8, MonitorError> {
     let (vm_socket, vm) = VmProcess::spawn(VMM, user)?.into_parts();
     let (to_preparer, preparer_socket) = control::pair().map_err(no_pair)?;
     let directory = directories::of_machine(&flags.uid);
+    let hooks = Hooks::announced(flags);
     fork("the preparer", preparer_socket, || {
-        preparer::enter(directory, user)
+        preparer::enter(Maker::new(directory, user, hooks))
     })?;
     let opener = opener(flags)?;
     let connector = connector(flags)?;

@@ -22,13 +22,11 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
-use seccomp::jail::User;
 use serde::{Deserialize, Serialize};
 use vmm::control::{self, ControlError};
 
-use self::machine::Maker;
+pub(super) use self::machine::Maker;
 use super::credentials::Credentials;
 use super::domain::Facts;
 
@@ -58,6 +56,8 @@ pub(super) enum Done {
         boots_from_disk: bool,
         /// For the guest's agent.
         credentials: Credentials,
+        /// Names of hook sidecars that are told of the machine's end. A connection to each comes last.
+        farewells: Vec<String>,
     },
     /// There is none.
     Failed {
@@ -67,12 +67,11 @@ pub(super) enum Done {
     },
 }
 
-/// The main function: whether it ended as it should. Sockets of consoles go to `directory`; who reads disks becomes
-/// `user`.
-pub(super) fn enter(directory: PathBuf, user: Option<User>) -> bool {
+/// The main function: whether it ended as it should.
+pub(super) fn enter(maker: Maker) -> bool {
     let _ = rustix::thread::set_name(c"podvisor-make");
     vmm::early::leave_to_launcher();
-    serve(Maker::new(directory, user))
+    serve(maker)
         .inspect_err(|error| tracing::error!("no machine can be made: {error}"))
         .is_ok()
 }

@@ -90,7 +90,36 @@ pub struct NamedFile {
     pub path: &'static str,
 }
 
+/// Paths of what cloud-init finds in a seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SeedPaths {
+    pub(crate) layout: CloudInitLayout,
+    pub(crate) user_data: &'static str,
+    pub(crate) meta_data: &'static str,
+    pub(crate) network_data: &'static str,
+}
+
 impl IsoPlan {
+    /// Where in it things are, if it is cloud-init's: of other disks no contents are known.
+    pub(crate) fn seed(&self) -> Option<SeedPaths> {
+        let mut layouts = [CloudInitLayout::NoCloud, CloudInitLayout::ConfigDrive].into_iter();
+        layouts.find_map(|layout| {
+            let Layout {
+                user_data,
+                meta_data,
+                network_data,
+                ..
+            } = Layout::of(layout);
+            let is_there = self.files.iter().any(|file| file.path == meta_data);
+            is_there.then_some(SeedPaths {
+                layout,
+                user_data,
+                meta_data,
+                network_data,
+            })
+        })
+    }
+
     pub(super) fn places(&self) -> &[PathBuf] {
         let directory = self.directory.as_ref();
         directory.map_or(&[], |directory| &directory.candidates)

@@ -19,13 +19,41 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
 use self::tree::Tree;
 use super::ResourceError;
-use crate::plan::IsoPlan;
+use crate::plan::{IsoFile, IsoPlan, Take};
+use crate::vmi::Hidden;
 
 /// The image's size is a multiple of that, bytes: of any block size, with room for who reads ahead.
 const PADDING: u64 = 64 * 1024;
 
 /// Makes the image of a disk. The descriptor can only be read.
 pub(super) fn make(volume: &str, plan: &IsoPlan) -> Result<File, ResourceError> {
+    let tree = gather(volume, plan)?;
+    write(&plan.label, tree).map_err(|source| ResourceError::Iso {
+        name: volume.to_owned(),
+        source,
+    })
+}
+
+/// Reads what is in Secrets, so that all contents of cloud-init's disk are known.
+pub fn read(volume: &str, plan: &mut IsoPlan) -> Result<(), ResourceError> {
+    let mut tree = gather(volume, plan)?;
+    let secret = plan.directory.take().map(|directory| directory.take);
+    let secret = match secret {
+        Some(Take::Named(files)) => files,
+        _ => Vec::new(),
+    };
+    let known = plan.files.iter().map(|file| file.path);
+    let paths: Vec<_> = known.chain(secret.iter().map(|file| file.path)).collect();
+    let file = |path| {
+        let content = Hidden::new(tree.take(path)?);
+        Some(IsoFile { path, content })
+    };
+    plan.files = paths.into_iter().filter_map(file).collect();
+    plan.keys = None;
+    Ok(())
+}
+
+fn gather(volume: &str, plan: &IsoPlan) -> Result<Tree, ResourceError> {
     let mut tree = Tree::default();
     for file in &plan.files {
         let content = file.content.reveal().to_vec();
@@ -38,10 +66,7 @@ pub(super) fn make(volume: &str, plan: &IsoPlan) -> Result<File, ResourceError> 
     if let Some(directory) = &plan.directory {
         directory::read(volume, directory, &mut tree)?;
     }
-    write(&plan.label, tree).map_err(|source| ResourceError::Iso {
-        name: volume.to_owned(),
-        source,
-    })
+    Ok(tree)
 }
 
 fn write(label: &str, tree: Tree) -> io::Result<File> {

@@ -22,12 +22,14 @@ use vmm::footprint;
 use super::super::agent::Agent;
 use super::super::credentials::Credentials;
 use super::super::events;
+use super::super::hooks::Farewell;
 use super::super::hotplug::Place;
 use super::super::monitor::Wish;
 use super::super::notify::{Event, Notifier};
 use super::super::pod::{Answer, Ask, Effect, Failure, Input, Pod, Prepared, Wanted};
 use super::super::preparer::Order;
 use super::control::{self, Control};
+use super::farewells::Farewells;
 use super::listening;
 use super::metrics;
 use super::openings::{Connections, Openings};
@@ -92,6 +94,8 @@ pub(super) struct MachineWires {
     pub(super) agent: Option<OwnedFd>,
     /// What it is to set.
     pub(super) credentials: Credentials,
+    /// Hook sidecars that are told of its end.
+    pub(super) farewells: Vec<Farewell>,
 }
 
 /// The loop and all it owns.
@@ -111,6 +115,7 @@ pub(super) struct Actor {
     /// What it is to set each time that it is there again.
     credentials: Rc<Credentials>,
     agent_is_there: bool,
+    farewells: Farewells,
     sender: Sender<News>,
     notifier: Notifier,
     openings: Openings,
@@ -162,6 +167,7 @@ impl Actor {
             agent,
             credentials: Rc::default(),
             agent_is_there: false,
+            farewells: Farewells::default(),
             sender,
             notifier,
             openings,
@@ -172,6 +178,7 @@ impl Actor {
         loop {
             actor.turn().await;
             if let Some(exit) = actor.exit {
+                actor.farewells.say().await;
                 // Last answers go out first.
                 tokio::task::yield_now().await;
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -207,6 +214,7 @@ impl Actor {
                 self.boot_reader = wires.boot_reader.map(BootReader::given).map(Rc::new);
                 self.credentials = Rc::new(wires.credentials);
                 self.listen_to_agent(wires.agent);
+                self.farewells = Farewells::to(wires.farewells);
                 self.step(Input::Prepared(Ok(prepared)));
             }
             Some(News::Alone) | None => self.exit = Some(Exit::Internal),

@@ -97,6 +97,7 @@ fn made(done: Done, descriptors: Vec<OwnedFd>) -> Result<News, Failure> {
             exit_on_reboot,
             boots_from_disk,
             credentials,
+            farewells,
         } => {
             let mut descriptors = descriptors.into_iter();
             let mut wire = |is_there: bool| is_there.then(|| descriptors.next()).flatten();
@@ -104,6 +105,7 @@ fn made(done: Done, descriptors: Vec<OwnedFd>) -> Result<News, Failure> {
                 boot_reader: wire(boots_from_disk),
                 agent: wire(facts.agent_port),
                 credentials,
+                farewells: farewells.into_iter().zip(descriptors).collect(),
             };
             let prepared = Prepared {
                 facts,

@@ -21,6 +21,7 @@ use crate::kubevirt::credentials::{self, CredentialsError};
 use crate::kubevirt::directories::{self, SERIAL};
 use crate::kubevirt::domain::{DiskFacts, Facts, InterfaceFacts};
 use crate::kubevirt::head::Head;
+use crate::kubevirt::hooks::{HookError, Hooks};
 use crate::kubevirt::hotplug;
 use crate::kubevirt::rpc::MAX_MESSAGE;
 use crate::plan::{self, LaunchPlan, PlanOptions};
@@ -57,6 +58,9 @@ pub(super) enum MakeError {
     /// What the guest's agent is to set.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// A hook sidecar.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// Something of the host is missing.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -85,6 +89,7 @@ impl MakeError {
             | Self::Refused(_)
             | Self::HandOver(_)
             | Self::Credentials(CredentialsError::Field(_)) => true,
+            Self::Hook(error) => error.is_final(),
             // The disks are there, and nothing on them can be booted.
             Self::Command(CommandError::BootDisk(BootDiskError::Nothing { .. })) => true,
             Self::Read(_) | Self::Command(_) | Self::Credentials(_) => false,
@@ -101,20 +106,27 @@ impl MakeError {
 }
 
 /// Makes one machine.
-pub(super) struct Maker {
+pub(in super::super) struct Maker {
     /// Where sockets of consoles go.
     directory: PathBuf,
     /// Whom processes become that read what others wrote.
     user: Option<User>,
+    /// Who has a say in it.
+    hooks: Option<Hooks>,
     /// The vm process has the hypervisor.
     greeted: bool,
 }
 
 impl Maker {
-    pub(super) fn new(directory: PathBuf, user: Option<User>) -> Self {
+    pub(in super::super) fn new(
+        directory: PathBuf,
+        user: Option<User>,
+        hooks: Option<Hooks>,
+    ) -> Self {
         Self {
             directory,
             user,
+            hooks,
             greeted: false,
         }
     }
@@ -132,11 +144,15 @@ impl Maker {
             .read_to_end(&mut bytes)
             .map_err(MakeError::Read)?;
         let mut value: Value = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
-        drop(bytes);
+        let bytes = self.hooks.is_some().then_some(bytes);
         let head = Head::deserialize(&value).map_err(MakeError::Json)?;
         let credentials = credentials::take(&mut value)?;
         let agent = self.directory.join(AGENT);
         let mut plan = plan(&value, &head, &agent)?;
+        let farewells = match (&mut self.hooks, bytes) {
+            (Some(hooks), Some(vmi)) => hooks.run(vmi, &mut plan)?,
+            _ => Vec::new(),
+        };
         let kvm = resources::open_kvm()?;
         self.greet(vm, &kvm)?;
         let mut descriptors = resources::open(&mut plan)?;
@@ -165,14 +181,17 @@ impl Maker {
         hand_over(control::send(vm, &create, &descriptors.fds()))?;
         // They go with the pod.
         std::mem::forget((guard, console, ports));
+        let (farewells, sockets): (Vec<_>, Vec<_>) = farewells.into_iter().unzip();
         let done = Done::Machine {
             facts,
             exit_on_reboot,
             boots_from_disk: boot_reader.is_some(),
             credentials,
+            farewells,
         };
         let boot_reader = boot_reader.map(BootReader::give);
-        Ok((done, boot_reader.into_iter().chain(agent).collect()))
+        let wires = boot_reader.into_iter().chain(agent).chain(sockets);
+        Ok((done, wires.collect()))
     }
 
     /// Reads the kernel from the disk, if it is there, and keeps who read it for the guest's reboots.

@@ -22,6 +22,20 @@ impl Tree {
         }
     }
 
+    /// Takes the content of the file at `path`, if it is there.
+    pub(super) fn take(&mut self, path: &str) -> Option<Vec<u8>> {
+        match path.split_once('/') {
+            None => match self.0.remove(path)? {
+                Entry::File(content) => Some(content),
+                Entry::Directory(_) => None,
+            },
+            Some((name, rest)) => match self.0.get_mut(name)? {
+                Entry::Directory(tree) => tree.take(rest),
+                Entry::File(_) => None,
+            },
+        }
+    }
+
     /// The directory `name` in this one, which is made if it is not there.
     fn directory(&mut self, name: &str) -> &mut Tree {
         let entry = self.0.entry(name.to_owned());

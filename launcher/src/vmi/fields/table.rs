@@ -135,7 +135,7 @@ pub static FIELDS: &[Field] = &[
     field("metadata", Honoured),
     field("metadata.annotations", Honoured),
     field("metadata.annotations.*", OfTheCluster),
-    field("metadata.annotations.hooks.kubevirt.io/hookSidecars", adapted("hook sidecars are not asked: they edit libvirt's XML, which there is none of")),
+    field("metadata.annotations.hooks.kubevirt.io/hookSidecars", adapted("under KubeVirt hook sidecars change what cloud-init finds and are told of the end, and those that edit libvirt's XML are refused, since there is none; otherwise none is asked")),
     newer(field("metadata.annotations.kubevirt.io/cluster-instancetype-name", Honoured)),
     field("metadata.annotations.kubevirt.io/ignitiondata", refused("Ignition data is not handed to the guest", "")),
     newer(field("metadata.annotations.kubevirt.io/instancetype-name", Honoured)),
