@@ -10,6 +10,12 @@ use vmm_sys_util::eventfd::EventFd;
 pub trait Irq: Send + Sync {
     /// Raises the interrupt (edge).
     fn raise(&self);
+
+    /// A write to this raises it as well, for a device that the kernel serves: it is held back while the guest has the
+    /// interrupt masked. None where the guest has not said which interrupt it is.
+    fn event(&self) -> io::Result<Option<EventFd>> {
+        Ok(None)
+    }
 }
 
 /// An MSI message as the guest programmed it into an MSI-X table entry (PCI 3.0, 6.8.2).

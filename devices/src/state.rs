@@ -100,6 +100,9 @@ pub enum SaveError {
     /// Requests wait for the host to do what it could not.
     #[error("Device {0} has {1} requests that failed on the host and wait to be done again")]
     Held(String, u32),
+    /// What it is connected to stays behind.
+    #[error("{0}")]
+    Connected(&'static str),
     /// What it keeps in memory cannot be written to its files.
     #[error("Cannot write what belongs to the device's files")]
     Io(#[source] std::io::Error),

@@ -14,6 +14,7 @@ pub mod spec;
 mod split_ring;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 pub mod worker;
 
 use std::os::fd::BorrowedFd;

@@ -166,7 +166,7 @@ pub enum SeccompCommand {
     /// Print each rule with its reason.
     Show {
         /// Only the rules of this role: process, machine, debugged_machine, vcpu, debugger, block, net, captured_net, balloon,
-        /// console, device, launcher, restorer, opener, connector, bootdisk, preparer, monitor or service.
+        /// console, vsock, device, launcher, restorer, opener, connector, bootdisk, preparer, monitor or service.
         #[arg(value_parser = role)]
         role: Option<String>,
     },

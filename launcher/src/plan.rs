@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use devices::pod_net::MAX_LABEL;
 use devices::virtio::balloon::BalloonOptions;
 use devices::virtio::rng::RngOptions;
+use devices::virtio::vsock::VsockOptions;
 use serde::Serialize;
 use vmm::layout::MAX_PCI_DEVICES;
 use vmm::plan::{
@@ -82,6 +83,8 @@ pub struct PlanOptions {
     pub virtio_console: Option<PortTarget>,
     /// Sockets of other ports, by the names that they have in the guest.
     pub ports: Vec<(String, PathBuf)>,
+    /// Address of the guest's vsock device, which it has then in any case.
+    pub vsock_cid: Option<u32>,
     /// Slots for devices that come and go while the machine runs.
     pub hotplug_slots: u8,
     /// NICs may go while the machine runs, too.
@@ -318,6 +321,10 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         pci_slot: slots.slot(None),
         action,
     });
+    if spec.devices.vsock || options.vsock_cid.is_some() {
+        let guest_cid = options.vsock_cid;
+        devices.push(slots.device("vsock", "device", None, VsockOptions { guest_cid }));
+    }
     let mut hotplug_slots = slots.later(options.hotplug_slots);
     if options.removable_nics {
         hotplug_slots.extend(nics.iter().map(|nic| nic.pci_slot));

@@ -18,6 +18,7 @@ mod scratch;
 pub mod snapshot;
 mod socket;
 mod threads;
+mod vsock;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -43,6 +44,7 @@ pub use self::file::{Access, Anywhere, Kind, Places, Unfit, fits, open_below, se
 pub use self::iso::read as read_iso;
 pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
+pub use self::vsock::open_device as open_vhost_vsock;
 
 use crate::plan::{
     BaseFormat, BootFile, DiskSource, ImagePath, ImageSource, LaunchPlan, Overlay, PORTS,
@@ -80,8 +82,8 @@ impl Descriptors {
     }
 }
 
-/// Opens kernel, initial RAM disk or firmware, files for packets, and disks, makes disks of files, and settles the cache mode of disks
-/// that left it open.
+/// Opens kernel, initial RAM disk or firmware, files for packets, disks and the kernel's part of vsock, makes disks of files, and
+/// settles what was left open: the cache mode of disks, the guest's address.
 pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
     memory::check(&plan.machine.memory)?;
@@ -118,6 +120,10 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
         }
     }
     for device in &mut plan.machine.devices {
+        if let AnyOptions::Vsock(options) = &mut device.options {
+            let name = device.name.clone();
+            descriptors.push(FdRole::Device { name }, vsock::open(options)?);
+        }
         let is_source = |source: &&DiskSource| source.device == device.name;
         if let AnyOptions::Block(options) = &mut device.options
             && let Some(source) = plan.disks.iter().find(is_source)

@@ -56,6 +56,8 @@ pub enum Role {
     Balloon,
     /// A virtio-console worker.
     Console,
+    /// A virtio-vsock worker.
+    Vsock,
     /// The launcher while the machine runs.
     Launcher,
     /// The launcher if it has to put the pod's network back after that.
@@ -74,7 +76,7 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Process,
         Self::Machine,
         Self::DebuggedMachine,
@@ -86,6 +88,7 @@ impl Role {
         Self::Device,
         Self::Balloon,
         Self::Console,
+        Self::Vsock,
         Self::Launcher,
         Self::Restorer,
         Self::Opener,
@@ -109,6 +112,7 @@ impl Role {
             Self::Device => "device",
             Self::Balloon => "balloon",
             Self::Console => "console",
+            Self::Vsock => "vsock",
             Self::Launcher => "launcher",
             Self::Restorer => "restorer",
             Self::Opener => "opener",
@@ -137,6 +141,7 @@ impl Role {
             Self::Device => DEVICE,
             Self::Balloon => BALLOON,
             Self::Console => CONSOLE,
+            Self::Vsock => VSOCK,
             Self::Launcher => LAUNCHER,
             Self::Restorer => RESTORER,
             Self::Opener => OPENER,

@@ -23,6 +23,7 @@ const TUNSETIFF: c_long = 0x4004_54ca;
 const KVM_RUN: c_long = 0xae80;
 const KVM_SET_GUEST_DEBUG: c_long = 0x4048_ae9b;
 const KVM_CREATE_VM: c_long = 0xae01;
+const VHOST_SET_OWNER: c_long = 0xaf01;
 /// Linux `include/uapi/linux/io_uring.h`.
 const IORING_REGISTER_FILES_UPDATE: c_long = 6;
 const IORING_REGISTER_PERSONALITY: c_long = 9;
@@ -166,7 +167,7 @@ const RESTORERS: [Call; 3] = [
 ];
 
 /// What some threads do and these must not.
-const NOT_ITS_OWN: [(Role, Call); 42] = [
+const NOT_ITS_OWN: [(Role, Call); 44] = [
     (
         Role::Process,
         (
@@ -276,6 +277,14 @@ const NOT_ITS_OWN: [(Role, Call); 42] = [
     (
         Role::Console,
         ("write a disk", libc::SYS_pwritev2, [0, 0, 0]),
+    ),
+    (
+        Role::Vsock,
+        ("give memory away", libc::SYS_ioctl, [0, VHOST_SET_OWNER, 0]),
+    ),
+    (
+        Role::Machine,
+        ("give memory away", libc::SYS_ioctl, [0, VHOST_SET_OWNER, 0]),
     ),
     (
         Role::Process,

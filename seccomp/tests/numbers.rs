@@ -25,7 +25,7 @@ const ARCHITECTURES: [(&str, &[&str], &str); 2] = [
     ),
 ];
 
-const HEADERS: [&str; 17] = [
+const HEADERS: [&str; 18] = [
     "asm/ioctls.h",
     "asm/mman.h",
     "asm/resource.h",
@@ -43,6 +43,7 @@ const HEADERS: [&str; 17] = [
     "linux/seccomp.h",
     "linux/sockios.h",
     "linux/time.h",
+    "linux/vhost.h",
 ];
 
 /// Constants that no header for programs has; the kernel's own, the same everywhere. Where a call
@@ -116,8 +117,9 @@ fn collect(value: &Value, constants: &mut BTreeMap<String, u64>) {
 /// A program in C that compiles if the constants have these values.
 fn program(constants: &BTreeMap<String, u64>) -> String {
     let includes = HEADERS.map(|header| format!("#include <{header}>\n"));
-    // Some requests have its size in them.
-    let mut text = includes.concat() + "typedef __SIZE_TYPE__ size_t;\n";
+    // A header wants libc's for what no request is about. Some requests have the size of a size in them.
+    let head = "#define _LINUX_VIRTIO_RING_H\n".to_owned();
+    let mut text = head + &includes.concat() + "typedef __SIZE_TYPE__ size_t;\n";
     for (name, value) in constants {
         text +=
             &format!("_Static_assert((__u32)({name}) == {value}u, \"{name} is not {value}\");\n");

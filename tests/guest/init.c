@@ -14,6 +14,7 @@
  *   guest receive PORT N  N bytes over TCP (all bytes if N is 0): count and SHA-256
  *   guest echo PORT       tell every client that asks, TCP or UDP, what address it has, for ever
  *   guest ask tcp|udp IP PORT KEY [N]  ask such a server, with N bytes that no router may split
+ *   guest vsock PORT      sends back what the host sends, on a connection to the host, then on all from it
  *   guest digest DEV N [KEY]  SHA-256 of the first N MiB, by direct I/O
  */
 #include <linux/in.h>
@@ -31,6 +32,7 @@
 #define MS_NOSUID 2
 #define TCSBRK 0x5409
 #define AF_INET 2
+#define AF_VSOCK 40
 #define SOCK_STREAM 1
 #define SO_REUSEADDR 2
 #define SO_SNDTIMEO 21
@@ -473,6 +475,52 @@ static int ask(const char *protocol, const char *ip, const char *port, const cha
 	return err < 0;
 }
 
+/* vsock(7); its header wants libc's. */
+struct vsock_address {
+	unsigned short family, reserved;
+	unsigned int port, cid, flags;
+};
+
+#define CID_ANY -1U
+#define CID_HOST 2
+
+/* Until the other side has no more to say. */
+static void send_back(long fd)
+{
+	long len;
+
+	while ((len = call(__NR_read, fd, chunk, sizeof(chunk))) > 0)
+		for (long at = 0, done; at < len; at += done)
+			if ((done = call(__NR_write, fd, chunk + at, len - at)) <= 0)
+				return;
+	call(__NR_close, fd, 0, 0);
+}
+
+static int vsock(const char *port)
+{
+	unsigned int at = (unsigned int)number(port);
+	struct vsock_address host = { .family = AF_VSOCK, .port = at, .cid = CID_HOST };
+	struct vsock_address self = { .family = AF_VSOCK, .port = at, .cid = CID_ANY };
+	long fd = call(__NR_socket, AF_VSOCK, SOCK_STREAM, 0), err;
+
+	err = call(__NR_connect, fd, &host, sizeof(host));
+	if (err < 0)
+		return failed("connect", err);
+	send_back(fd);
+	fd = call(__NR_socket, AF_VSOCK, SOCK_STREAM, 0);
+	err = call(__NR_bind, fd, &self, sizeof(self));
+	if (err < 0)
+		return failed("bind", err);
+	call(__NR_listen, fd, 1, 0);
+	say("LISTENING\n");
+	for (;;) {
+		err = call(__NR_accept, fd, 0, 0);
+		if (err < 0)
+			return failed("accept", err);
+		send_back(err);
+	}
+}
+
 static int digest(const char *path, word mib, const char *key)
 {
 	struct sha sha;
@@ -509,6 +557,8 @@ static int tool(word argc, char **argv)
 		return echo(argv[2]);
 	if ((argc == 6 || argc == 7) && same(argv[1], "ask"))
 		return ask(argv[2], argv[3], argv[4], argv[5], argc == 7 ? number(argv[6]) : 0);
+	if (argc == 3 && same(argv[1], "vsock"))
+		return vsock(argv[2]);
 	if ((argc == 4 || argc == 5) && same(argv[1], "digest"))
 		return digest(argv[2], number(argv[3]), argc == 5 ? argv[4] : "");
 	return failed("usage", 0);

@@ -2,6 +2,8 @@
 //! CPUID bits that are really gone. These tests are ignored where they stand and run, this very
 //! test binary, on an emulated machine that has it (`tests/nested`).
 
+mod vsock;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;

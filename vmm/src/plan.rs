@@ -54,6 +54,16 @@ impl MachinePlan {
         slots.filter(|slot| !is_taken(slot)).count()
     }
 
+    /// The guest's address, where it has a vsock device and the address is known.
+    pub fn vsock_cid(&self) -> Option<u32> {
+        self.devices
+            .iter()
+            .find_map(|device| match &device.options {
+                AnyOptions::Vsock(options) => options.guest_cid,
+                _ => None,
+            })
+    }
+
     /// File descriptors that its vm process may have open at a time.
     pub fn descriptors(&self) -> u64 {
         let devices = self.devices.iter().map(|device| {

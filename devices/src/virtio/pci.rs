@@ -168,6 +168,7 @@ impl VirtioPciFunction {
             Ok(running) => {
                 let running = self.running.insert(running);
                 running.place_doorbells(&*self.context.doorbells, self.bar.get());
+                self.msix.hold_back();
             }
             Err(error) => self.interrupts.fail(&error),
         }

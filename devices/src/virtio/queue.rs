@@ -12,6 +12,7 @@ mod setup;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -109,6 +110,11 @@ impl VirtQueue {
     /// Signalled when the driver kicks. The worker polls it edge-triggered and never reads it.
     pub fn kick(&self) -> &EventFd {
         &self.kick
+    }
+
+    /// A write to this is the queue's interrupt ([`Irq::event`]).
+    pub fn irq_event(&self) -> io::Result<Option<EventFd>> {
+        self.irq.event()
     }
 
     /// Makes the worker call the handler again for this queue, after other events and commands.

@@ -10,6 +10,7 @@ use crate::virtio::console::ConsoleOptions;
 use crate::virtio::net::NetOptions;
 use crate::virtio::rng::RngOptions;
 use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec};
+use crate::virtio::vsock::VsockOptions;
 
 macro_rules! devices {
     ($($(#[$doc:meta])* $variant:ident($options:ident),)*) => {
@@ -73,4 +74,6 @@ devices! {
     Balloon(BalloonOptions),
     /// A console with ports.
     Console(ConsoleOptions),
+    /// Sockets between guest and host.
+    Vsock(VsockOptions),
 }

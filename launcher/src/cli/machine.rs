@@ -1,8 +1,10 @@
 //! What says which machine is run, and how.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::Args;
+use devices::virtio::vsock::{MAX_CID, MIN_CID};
 
 use super::DEFAULT_INTERFACE;
 use super::values::{bytes, cmdline, forward, id, named_port, unix_path, volume};
@@ -13,6 +15,9 @@ use crate::resources::{ConsoleTarget, DebuggerTarget};
 
 /// Most processors of a guest, as clap counts.
 pub(super) const MAX_VCPUS: i64 = vmm::layout::MAX_VCPUS as i64;
+
+/// Addresses of vsock devices, as clap counts.
+const CIDS: RangeInclusive<i64> = MIN_CID as i64..=MAX_CID as i64;
 
 /// What a machine of a disk image has besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
@@ -107,6 +112,10 @@ pub struct MachineArgs {
     /// (file:PATH, 16 MiB at most).
     #[arg(long, value_name = "TARGET")]
     pub virtio_console: Option<PortTarget>,
+    /// Give the guest a vsock device with this address, from 3 up, which no other on this host may have. A VMI with
+    /// autoattachVSOCK has one anyway, with the first address that is free if none is said.
+    #[arg(long, value_name = "CID", value_parser = clap::value_parser!(u32).range(CIDS))]
+    pub vsock_cid: Option<u32>,
     /// Let no port in behind passt, not even those of the VMI.
     #[arg(long, conflicts_with = "publish", hide = true)]
     pub no_publish: bool,
@@ -218,6 +227,7 @@ impl MachineArgs {
             guest_agent: self.guest_agent.clone(),
             virtio_console: self.virtio_console.clone(),
             ports: self.port.clone(),
+            vsock_cid: self.vsock_cid,
             hotplug_slots: self.hotplug_slots,
             removable_nics: false,
             without_hotpluggable: false,

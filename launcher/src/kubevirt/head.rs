@@ -88,6 +88,8 @@ struct Claim {
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Status {
     phase: Option<String>,
+    #[serde(rename = "VSOCKCID")]
+    vsock_cid: Option<u32>,
     volume_status: Option<Vec<VolumeStatus>>,
     interfaces: Option<Vec<InterfaceStatus>>,
 }
@@ -164,6 +166,11 @@ impl Head {
     pub(super) fn phase(&self) -> String {
         let phase = self.status.as_ref().and_then(|status| status.phase.clone());
         phase.unwrap_or_default()
+    }
+
+    /// `status.VSOCKCID`: the guest's address, which virt-controller gives to no other in the cluster.
+    pub(super) fn vsock_cid(&self) -> Option<u32> {
+        self.status.as_ref()?.vsock_cid
     }
 
     /// Volumes, and the bytes that their images have room for.

@@ -18,6 +18,18 @@ pub enum ResourceError {
     /// KVM does not say what it can do.
     #[error("/dev/kvm is not usable")]
     KvmCall(#[source] KvmError),
+    /// No vsock.
+    #[error("spec.domain.devices.autoattachVSOCK: cannot open /dev/vhost-vsock")]
+    Vsock(#[source] io::Error),
+    /// A guest cannot have this address.
+    #[error("spec.domain.devices.autoattachVSOCK: the guest cannot have the address (CID) {cid}")]
+    VsockCid {
+        /// The address.
+        cid: u32,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// More descriptors than a process may have.
     #[error(
         "spec.domain.devices: {queues} queues of {devices} devices need {wanted} descriptors, and the limit on open \
@@ -213,6 +225,17 @@ impl ResourceError {
             Self::Kvm(_) => {
                 "Give this user read and write access to it, e.g. by the group kvm; in a pod, \
                  request the device devices.kubevirt.io/kvm."
+            }
+            Self::Vsock(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                "Give this user read and write access to it, e.g. by the group kvm; in a pod, request the device \
+                 devices.kubevirt.io/vhost-vsock."
+            }
+            Self::Vsock(_) => {
+                "Load the kernel module vhost_vsock; in a pod, request the device devices.kubevirt.io/vhost-vsock, as KubeVirt \
+                 does with its feature gate VSOCK; or leave the field out."
+            }
+            Self::VsockCid { .. } => {
+                "End the machine that has it, or say another one by --vsock-cid; in a cluster virt-controller chooses."
             }
             Self::KvmCall(_) => "Check that it is the device of this kernel's KVM.",
             Self::Descriptors { .. } => {

@@ -22,6 +22,8 @@ pub struct Devices {
     pub rng: bool,
     /// A virtio-balloon device.
     pub balloon: bool,
+    /// A virtio-vsock device.
+    pub vsock: bool,
     /// A watchdog, and what it does.
     pub watchdog: Option<WatchdogAction>,
     /// Connect the serial console.
@@ -45,6 +47,7 @@ impl Default for Devices {
             autoattach_pod_interface: true,
             rng: false,
             balloon: false,
+            vsock: false,
             watchdog: None,
             serial_console: true,
             block_multi_queue: false,
@@ -77,7 +80,6 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         metrics.object();
     }
     // Nothing but what the table says about them follows from these.
-    object.boolean("autoattachVSOCK");
     object.boolean_or("autoattachGraphicsDevice", true);
     object.boolean("logSerialConsole");
     let flag = |name, default| object.boolean_or(name, default);
@@ -88,6 +90,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
         autoattach_pod_interface: flag("autoattachPodInterface", true),
         rng: object.get("rng").is_some(),
         balloon: flag("autoattachMemBalloon", false),
+        vsock: flag("autoattachVSOCK", false),
         watchdog: object.get("watchdog").map(|node| read_watchdog(&node)),
         serial_console: flag("autoattachSerialConsole", true),
         block_multi_queue: flag("blockMultiQueue", false),

@@ -141,6 +141,9 @@ pub struct Answer {
     /// Answer to [`Command::Status`]: devices that do with less than they should on this host, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fallbacks: BTreeMap<String, String>,
+    /// Answer to [`Command::Status`]: the guest's address by vsock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock_cid: Option<u32>,
 }
 
 impl From<MachineState> for Answer {
@@ -150,6 +153,7 @@ impl From<MachineState> for Answer {
             stats: None,
             registers: None,
             fallbacks: BTreeMap::new(),
+            vsock_cid: None,
         }
     }
 }

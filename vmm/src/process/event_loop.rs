@@ -62,7 +62,8 @@ impl<'a> Process<'a> {
             inputs.exit_on_reboot,
             boots_from_disk,
         );
-        let life = life.telling(inputs.resources.fallbacks.clone());
+        let vsock_cid = inputs.plan.vsock_cid();
+        let life = life.telling(inputs.resources.fallbacks.clone(), vsock_cid);
         let signals = inputs.resources.signals.clone();
         let errors = inputs.resources.host_errors.clone();
         let seat = inputs.resources.seat.clone();

@@ -121,6 +121,7 @@ pub(super) struct Life {
     exit_on_reboot: bool,
     boots_from_disk: bool,
     fallbacks: Arc<Fallbacks>,
+    vsock_cid: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,12 +152,17 @@ impl Life {
             exit_on_reboot,
             boots_from_disk,
             fallbacks: Arc::default(),
+            vsock_cid: None,
         }
     }
 
     /// Tells these to who asks for the state.
-    pub(super) fn telling(self, fallbacks: Arc<Fallbacks>) -> Self {
-        Self { fallbacks, ..self }
+    pub(super) fn telling(self, fallbacks: Arc<Fallbacks>, vsock_cid: Option<u32>) -> Self {
+        Self {
+            fallbacks,
+            vsock_cid,
+            ..self
+        }
     }
 
     /// The state for others to see.
@@ -227,6 +233,7 @@ impl Life {
             Command::Status => {
                 let mut answer = Answer::from(self.state());
                 answer.fallbacks = self.fallbacks.all();
+                answer.vsock_cid = self.vsock_cid;
                 effects.push(report(id, Verdict::Result(answer)));
                 return;
             }

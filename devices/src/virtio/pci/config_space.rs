@@ -260,7 +260,7 @@ impl ConfigSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::virtio::{balloon, block, console, net, rng};
+    use crate::virtio::{balloon, block, console, net, rng, vsock};
 
     /// What drivers of machine version 1 find beside ids and classes: the BAR and the capabilities, each with its
     /// place in the BAR.
@@ -294,6 +294,7 @@ mod tests {
             (&rng::INFO, 2, 0x1044_1af4, 0x00ff_0001),
             (&balloon::INFO, 5, 0x1045_1af4, 0x00ff_0001),
             (&console::INFO, 5, 0x1043_1af4, 0x0780_0001),
+            (&vsock::INFO, 4, 0x1053_1af4, 0x0780_0001),
         ] {
             let space = ConfigSpace::new(info, vectors);
             let words = space.bytes.chunks_exact(4);

@@ -3,10 +3,12 @@
 //! All atomics: workers raise interrupts and report failures while a vCPU thread may be waiting for
 //! them with the function's lock held.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use tracing::error;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::Irq;
 use crate::state::RestoreError;
@@ -185,5 +187,11 @@ impl Irq for QueueIrq {
     fn raise(&self) {
         self.interrupts
             .raise(&self.interrupts.queue_vectors[self.queue], ISR_QUEUE);
+    }
+
+    fn event(&self) -> io::Result<Option<EventFd>> {
+        let number = self.interrupts.queue_vectors[self.queue].load(Ordering::SeqCst);
+        let vector = self.interrupts.vectors.get(usize::from(number));
+        vector.map(MsixVector::lend).transpose()
     }
 }

@@ -24,8 +24,10 @@ const CONTROL_FUNCTION_MASK: u16 = 1 << 14;
 pub(super) struct MsixVector {
     masked: AtomicBool,
     pending: AtomicBool,
-    /// Made when the guest first unmasks the vector.
+    /// Made when the guest first unmasks the vector, or the kernel is to raise it.
     event: OnceLock<EventFd>,
+    /// The kernel raises it, too, and knows no mask.
+    lent: AtomicBool,
 }
 
 impl MsixVector {
@@ -35,7 +37,15 @@ impl MsixVector {
             masked,
             pending: AtomicBool::new(false),
             event: OnceLock::new(),
+            lent: AtomicBool::new(false),
         }
+    }
+
+    /// What the kernel writes to in order to raise it. From [`Msix::hold_back`] on it is connected only while it is not masked:
+    /// what is written meanwhile raises it when it is connected again, though the pending bits do not show it.
+    pub(super) fn lend(&self) -> io::Result<EventFd> {
+        self.lent.store(true, Ordering::SeqCst);
+        self.event()?.try_clone()
     }
 
     /// Sends the message, or remembers to.
@@ -152,11 +162,17 @@ impl Msix {
         }
     }
 
-    /// Forgets pending messages (device reset).
+    /// Forgets pending messages (device reset). The kernel does not serve the device any more.
     pub(super) fn clear_pending(&self) {
-        self.vectors
-            .iter()
-            .for_each(|vector| vector.pending.store(false, Ordering::SeqCst));
+        for vector in &*self.vectors {
+            vector.pending.store(false, Ordering::SeqCst);
+            if vector.lent.swap(false, Ordering::SeqCst)
+                && let Some(event) = vector.event.get()
+            {
+                // Fails where nothing is pending.
+                let _ = event.read();
+            }
+        }
     }
 
     /// What a snapshot keeps.
@@ -190,6 +206,16 @@ impl Msix {
         Ok(())
     }
 
+    /// Lets the kernel raise none that are masked.
+    pub(super) fn hold_back(&mut self) {
+        for index in 0..self.table.len() {
+            let vector = &self.vectors[index];
+            if vector.lent.load(Ordering::SeqCst) && vector.masked.load(Ordering::SeqCst) {
+                self.disconnect_one(index);
+            }
+        }
+    }
+
     /// Makes vector `index` do what the registers say now.
     fn update(&mut self, index: usize) {
         let vector = &self.vectors[index];
@@ -197,6 +223,9 @@ impl Msix {
         let on = self.control & (CONTROL_ENABLE | CONTROL_FUNCTION_MASK) == CONTROL_ENABLE;
         if !on || control & MASKED != 0 {
             vector.masked.store(true, Ordering::SeqCst);
+            if vector.lent.load(Ordering::SeqCst) {
+                self.disconnect_one(index);
+            }
             return;
         }
         let message = MsiMessage {
@@ -206,7 +235,11 @@ impl Msix {
         if self.connected[index] != Some(message) {
             vector.masked.store(true, Ordering::SeqCst);
             if let Err(error) = self.connect(index, message) {
-                self.warn_once(index, &error);
+                self.warn_once(
+                    index,
+                    &error,
+                    "cannot connect MSI-X vector, it stays masked",
+                );
                 return;
             }
         }
@@ -223,22 +256,26 @@ impl Msix {
     }
 
     /// The guest chooses the message, so it could fill the log.
-    fn warn_once(&mut self, index: usize, error: &io::Error) {
+    fn warn_once(&mut self, index: usize, error: &io::Error, what: &str) {
         if !std::mem::replace(&mut self.warned, true) {
-            warn!(vector = index, %error, "cannot connect MSI-X vector, it stays masked");
+            warn!(vector = index, %error, "{what}");
         }
     }
 
     /// Ends all connections.
     pub(super) fn disconnect(&mut self) {
-        for (index, vector) in self.vectors.iter().enumerate() {
-            vector.masked.store(true, Ordering::SeqCst);
-            if self.connected[index].take().is_some()
-                && let Some(event) = vector.event.get()
-                && let Err(error) = self.router.disconnect(self.base + index as u32, event)
-            {
-                warn!(vector = index, %error, "cannot disconnect MSI-X vector");
-            }
+        for index in 0..self.table.len() {
+            self.vectors[index].masked.store(true, Ordering::SeqCst);
+            self.disconnect_one(index);
+        }
+    }
+
+    fn disconnect_one(&mut self, index: usize) {
+        if self.connected[index].take().is_some()
+            && let Some(event) = self.vectors[index].event.get()
+            && let Err(error) = self.router.disconnect(self.base + index as u32, event)
+        {
+            self.warn_once(index, &error, "cannot disconnect MSI-X vector");
         }
     }
 }

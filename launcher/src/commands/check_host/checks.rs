@@ -17,6 +17,7 @@ use vmm::plan::{CpuFeature, CpuPlan, FeaturePolicy, HypervisorPlan};
 use super::{Check, Finding};
 use crate::network::NetworkOptions;
 use crate::report::chain;
+use crate::resources;
 use crate::supervise::choose_user;
 
 /// All checks, in the order in which a run would need them.
@@ -28,7 +29,7 @@ pub(super) fn all() -> Vec<Check> {
         memory(),
         hugepages(),
     ];
-    checks.extend([tun(), net_admin(), state_directory(), io_uring()]);
+    checks.extend([tun(), net_admin(), state_directory(), io_uring(), vsock()]);
     checks.extend([
         seccomp_filters(),
         landlock(),
@@ -246,6 +247,13 @@ fn io_uring() -> Check {
             format!("{error} (limit on locked memory: {limit}); disks use preadv2 and pwritev2")
         });
     check("io_uring", "fast disks", false, found)
+}
+
+fn vsock() -> Check {
+    let found = resources::open_vhost_vsock()
+        .map(|_| "/dev/vhost-vsock opens".to_owned())
+        .map_err(|error| format!("/dev/vhost-vsock: {error}"));
+    check("vsock", "spec.domain.devices.autoattachVSOCK", false, found)
 }
 
 fn seccomp_filters() -> Check {

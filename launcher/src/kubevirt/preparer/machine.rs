@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use devices::virtio::registry::AnyOptions;
+use devices::virtio::vsock::{MAX_CID, MIN_CID};
 use seccomp::jail::User;
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,7 +30,7 @@ use crate::resources::{
     self, BootDiskError, BootReader, Console, ConsoleTarget, Descriptors, ListenSocket,
     ResourceError,
 };
-use crate::vmi::Report;
+use crate::vmi::{Report, Vmi};
 
 /// The pod's interface of the first network.
 const POD_INTERFACE: &str = "eth0";
@@ -275,7 +276,9 @@ fn plan(value: &Value, head: &Head, agent: &Path) -> Result<LaunchPlan, MakeErro
     let metrics = (vmi.spec.devices.downward_metrics)
         .then(|| (METRICS.to_owned(), directories::metrics_channel()))
         .into_iter();
+    let vsock_cid = vsock_cid(&vmi, head)?;
     let options = PlanOptions {
+        vsock_cid,
         pod_interface: POD_INTERFACE.to_owned(),
         without_hotpluggable: true,
         ports: metrics.collect(),
@@ -294,6 +297,23 @@ fn plan(value: &Value, head: &Head, agent: &Path) -> Result<LaunchPlan, MakeErro
         .or_else(|_| plan::plan(&vmi, &with_agent))
         .or_else(|_| plan::plan(&vmi, &options));
     plan.map_err(MakeError::Refused)
+}
+
+/// The guest's address, if it has a vsock device.
+fn vsock_cid(vmi: &Vmi, head: &Head) -> Result<Option<u32>, MakeError> {
+    if !vmi.spec.devices.vsock {
+        return Ok(None);
+    }
+    let cid = head.vsock_cid();
+    if cid.is_some_and(|cid| (MIN_CID..=MAX_CID).contains(&cid)) {
+        return Ok(cid);
+    }
+    let mut report = Report::default();
+    let found = cid.map_or("nothing".to_owned(), |cid| cid.to_string());
+    let accepted =
+        format!("{MIN_CID} to {MAX_CID}, as virt-controller chooses for autoattachVSOCK");
+    report.error("status.VSOCKCID", found, accepted);
+    Err(MakeError::Refused(report))
 }
 
 /// Whether the VMI wants a log of its serial console, which it does by default.
@@ -353,5 +373,43 @@ fn facts(plan: &LaunchPlan, has_agent: bool) -> Facts {
         agent_port: has_agent,
         interfaces: plan.nics.iter().filter_map(interface).collect(),
         disks: plan.disks.iter().enumerate().map(disk).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn virt_controller_says_the_guests_address() {
+        let planned = |status: Value| {
+            let vmi = json!({
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachineInstance",
+                "metadata": {"name": "vm", "namespace": "ns"},
+                "spec": {"domain": {
+                    "memory": {"guest": "64Mi"},
+                    "devices": {"autoattachVSOCK": true, "autoattachPodInterface": false, "rng": {}},
+                    "firmware": {"kernelBoot": {"container": {"image": "x", "kernelPath": "/vmlinux"}}},
+                }},
+                "status": status,
+            });
+            let head = Head::deserialize(&vmi).expect("a VMI");
+            plan(&vmi, &head, Path::new("/agent"))
+        };
+        let plan = planned(json!({"VSOCKCID": 4_000_000_000_u32})).expect("it can be honoured");
+        assert_eq!(plan.machine.vsock_cid(), Some(4_000_000_000));
+        let slots = plan.machine.devices.iter();
+        let slots: Vec<_> = slots
+            .map(|device| (&*device.name, device.pci_slot))
+            .collect();
+        assert_eq!(slots, [("rng", 1), ("ports", 2), ("vsock", 3)]);
+        for status in [json!({}), json!({"VSOCKCID": 2})] {
+            let error = planned(status).expect_err("no address");
+            assert!(error.is_final());
+            assert!(error.paragraph().contains("status.VSOCKCID"), "{error}");
+        }
     }
 }

@@ -229,7 +229,7 @@ pub static FIELDS: &[Field] = &[
     newer(field("spec.domain.devices.autoattachMemBalloon", Honoured)),
     field("spec.domain.devices.autoattachPodInterface", Honoured),
     field("spec.domain.devices.autoattachSerialConsole", Honoured),
-    newer(field("spec.domain.devices.autoattachVSOCK", adapted("there is no vsock device: left out; the network and --virtio-console lead to the guest, too"))),
+    newer(field("spec.domain.devices.autoattachVSOCK", Honoured)),
     field("spec.domain.devices.blockMultiQueue", Honoured),
     newer(field("spec.domain.devices.clientPassthrough", no_effect("there is no USB that a client's devices could be given to"))),
     field("spec.domain.devices.disableHotplug", adapted("honoured under KubeVirt; else disks come and go only where `--hotplug-slots` gives slots for them")),

@@ -26,6 +26,8 @@ enum AttachedError {
     NoSlots,
     #[error("A device is in each of the {0} slots for devices that come later (--hotplug-slots)")]
     Full(usize),
+    #[error("A vsock device is there from the start (--vsock-cid), or not at all")]
+    OnlyFirst,
     #[error(transparent)]
     Device(#[from] BuildDeviceError),
     #[error(transparent)]
@@ -72,6 +74,10 @@ impl Hardware {
         }
         if self.plan.devices.iter().any(|device| device.name == name) {
             return Err(AttachedError::Taken(name));
+        }
+        if matches!(options, AnyOptions::Vsock(_)) {
+            // Nothing may be given guest memory any more.
+            return Err(AttachedError::OnlyFirst);
         }
         let pci_slot = self.free_slot()?;
         let spec = options.clone().spec(name.clone(), files.0)?;

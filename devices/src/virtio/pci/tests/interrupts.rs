@@ -1,6 +1,7 @@
 //! MSI-X and the ISR status.
 
 use super::*;
+use crate::virtio::pci::msix::Msix;
 
 #[test]
 fn vectors_are_connected_late_and_mask() {
@@ -121,4 +122,39 @@ fn without_msix_a_driver_can_poll_the_isr() {
     queue.wait_used();
     wait_for("the ISR bit", || guest.read(0x1000, 1) == 1);
     assert_eq!(guest.read(0x1000, 1), 0, "reading clears it");
+}
+
+/// What the kernel raises is held back while its vector is masked, and not lost.
+#[test]
+fn a_vector_of_the_kernels_is_connected_only_while_it_is_not_masked() {
+    const ENABLE: u16 = 1 << 15;
+    let router = Arc::new(FakeRouter::default());
+    let mut msix = Msix::new(router.clone(), 2).expect("vectors");
+    let mask = |msix: &mut Msix, masked: bool| msix.write_table(16 + 12, &[masked.into(), 0, 0, 0]);
+    msix.set_control(ENABLE);
+    mask(&mut msix, false);
+    mask(&mut msix, true);
+    assert!(router.message(1).is_some(), "others keep their connection");
+    let event = msix.vectors()[1].lend().expect("an eventfd");
+    msix.hold_back();
+    assert!(router.message(1).is_none());
+    for _ in 0..2 {
+        mask(&mut msix, false);
+        event.write(1).expect("raised");
+        assert_eq!(router.take(1), 1);
+        mask(&mut msix, true);
+        event.write(1).expect("raised");
+        assert!(router.message(1).is_none() && router.take(1) == 0);
+        mask(&mut msix, false);
+        assert_eq!(router.take(1), 1);
+        msix.set_control(0);
+        assert!(router.message(1).is_none());
+        msix.set_control(ENABLE);
+    }
+    // A new driver's device may be served by a worker.
+    event.write(1).expect("raised");
+    msix.clear_pending();
+    mask(&mut msix, true);
+    assert!(router.message(1).is_some());
+    assert_eq!(router.take(1), 0);
 }
