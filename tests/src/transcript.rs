@@ -146,6 +146,15 @@ impl Transcript {
             .collect()
     }
 
+    /// Whether `text` is there anywhere, or comes before the time is up or the end.
+    pub fn comes_to_say(&self, text: &str, timeout: Duration) -> bool {
+        let says = |state: &mut State| {
+            let said = state.lines.iter().any(|line| line.text.contains(text));
+            said.then_some(())
+        };
+        self.wait(timeout, says).is_ok()
+    }
+
     /// Prints the last lines with their times; tests show it when they fail.
     pub fn print(&self) {
         let lines = self.lines();
@@ -195,6 +204,9 @@ impl Transcript {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     const SOON: Duration = Duration::from_secs(60);
@@ -208,6 +220,20 @@ mod tests {
         assert_eq!(transcript.result("flags", SOON), "a b");
         transcript.wait_for_end(SOON);
         transcript.wait_for_prompt("guest# ", SOON);
+    }
+
+    /// What is said late is said; what an end has left out is not waited for.
+    #[test]
+    fn words_may_still_come() {
+        let (mut far, near) = UnixStream::pair().expect("sockets");
+        let transcript = Transcript::follow("log", near);
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            far.write_all(b"one\ntwo\n").expect("it is read");
+        });
+        assert!(transcript.comes_to_say("two", SOON));
+        late.join().expect("the writer ends");
+        assert!(!transcript.comes_to_say("three", SOON));
     }
 
     #[test]
