@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use podvisor_tests::handler::{
     Handler, Pipe, in_pod, linux_pod, linux_vmi, vmi_request, wait_until_ready,
@@ -61,6 +61,7 @@ fn debians_agent_answers_virt_handler() {
     runs_programs(&mut handler);
     freezes(&pod, &mut handler, &pipe);
     has_their_seed(&mut handler);
+    knows_the_time(&mut handler);
     handler.ask("KillVirtualMachine").is_done();
     pipe.wait_for("MODIFIED Shutoff/Destroyed");
     handler.ask("DeleteVirtualMachine").is_done();
@@ -176,6 +177,29 @@ fn freezes(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     let deadline = Instant::now() + PATIENCE;
     while handler.exec("/bin/sh", &["-c", "echo > /mnt/file"], RUNS) != (0, 0, String::new()) {
         assert!(Instant::now() < deadline, "it stays frozen");
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// Also after a pause, for which its clock stands still. It is far away from the host's here, however slow both are.
+fn knows_the_time(handler: &mut Handler) {
+    // The agent sets no clock without the program that sets the other one.
+    let script = "b=/bin/busybox; $b mkdir -p /sbin && echo '#!/bin/sh' > /sbin/hwclock &&
+        $b chmod 755 /sbin/hwclock && $b date -s @1000";
+    let set = handler.exec("/bin/sh", &["-c", script], RUNS);
+    assert_eq!((set.0, set.1), (0, 0), "{set:?}");
+    handler.ask("PauseVirtualMachine").is_done();
+    handler.ask("UnpauseVirtualMachine").is_done();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.expect("after 1970").as_secs();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (status, _, said) = handler.exec("/bin/busybox", &["date", "+%s"], RUNS);
+        let time = said.trim().parse::<u64>();
+        if status == 0 && time.expect("seconds").abs_diff(now) < 2 * PATIENCE.as_secs() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it is late: {said}");
         sleep(Duration::from_millis(200));
     }
 }

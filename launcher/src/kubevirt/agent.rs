@@ -14,6 +14,7 @@ mod exec;
 mod freeze;
 mod polls;
 mod session;
+mod time;
 mod view;
 
 use std::cell::OnceCell;
@@ -76,6 +77,7 @@ impl Question {
 pub(super) struct Agent {
     session: OnceCell<Sender<Question>>,
     runs: watch::Sender<bool>,
+    clock: time::Clock,
 }
 
 impl Agent {
@@ -101,6 +103,11 @@ impl Agent {
             *known = runs;
             changed
         });
+    }
+
+    /// What [`Agent::set_runs`] said.
+    pub(super) fn runs(&self) -> bool {
+        *self.runs.borrow()
     }
 
     /// Asks for something; the answer's `return`.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::channel::{Channel, ChannelError};
 use super::freeze::{self, FREEZE, THAW};
 use super::polls::{FREEZE_STATUS, Polls};
+use super::time::{self, SET_TIME};
 use super::view::AgentView;
 use super::{AgentError, Question};
 
@@ -142,9 +143,11 @@ impl Session {
             FREEZE | THAW => freeze::PATIENCE,
             _ => POLL,
         };
-        let asked = self
-            .channel
-            .ask(request.command, &request.arguments, patience);
+        let arguments = match request.command {
+            SET_TIME => &time::now(),
+            _ => &request.arguments,
+        };
+        let asked = self.channel.ask(request.command, arguments, patience);
         let said = match asked.await {
             Ok(said) => said,
             Err(error) => {

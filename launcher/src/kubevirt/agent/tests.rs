@@ -15,6 +15,7 @@ use super::*;
 
 const SYNC: &str = "guest-sync-delimited";
 const PING: &str = "guest-ping";
+const SET_TIME: &str = "guest-set-time";
 const FREEZE: &str = "guest-fsfreeze-freeze";
 const THAW: &str = "guest-fsfreeze-thaw";
 
@@ -175,6 +176,41 @@ fn a_guest_that_is_paused_is_not_asked() {
         agent.set_runs(true);
         sleep(SECOND).await;
         assert_eq!(played.borrow().count(PING), 0);
+    });
+}
+
+/// A busy host: the agent counts as gone when the clock is to be set, and is there again later.
+#[test]
+fn a_clock_is_set_however_slow_the_agent_is() {
+    with_agent(async |agent, played| {
+        played.borrow_mut().slow = Some((PING, 100 * SECOND));
+        let ping = agent.ask(PING, Value::Null, 60 * SECOND).await;
+        assert_eq!(ping, Err(AgentError::Silent));
+        sleep(30 * SECOND).await;
+        let ping = agent.ask(PING, Value::Null, SECOND).await;
+        assert_eq!(ping, Err(AgentError::NotConnected));
+        // One does it for all.
+        let set = (0..3).map(|_| {
+            let agent = agent.clone();
+            tokio::task::spawn_local(async move { agent.set_time().await })
+        });
+        for set in set.collect::<Vec<_>>() {
+            set.await.expect("it ends");
+        }
+        assert_eq!(played.borrow().count(SET_TIME), 1);
+    });
+}
+
+#[test]
+fn a_guest_that_is_not_quick_is_told_the_time_again() {
+    with_agent(async |agent, played| {
+        played.borrow_mut().slow = Some((SET_TIME, 3 * SECOND));
+        agent.set_time().await;
+        assert_eq!(played.borrow().count(SET_TIME), 3);
+        // One that is paused again is not waited for without end.
+        agent.set_runs(false);
+        agent.set_time().await;
+        assert_eq!(played.borrow().count(SET_TIME), 3);
     });
 }
 

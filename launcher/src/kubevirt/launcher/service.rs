@@ -56,6 +56,7 @@ impl Service for Commands {
                 Ok(wanted) => self.ask(Ask::Sync(Box::new(wanted))).await,
                 Err(reason) => Err(reason),
             },
+            Method::Ask(Ask::Unpause) => self.unpause().await,
             Method::Ask(ask) => self.ask(ask.clone()).await,
             Method::Text(text) => Ok((*text).to_owned()),
             Method::Dump => match decode::<DumpRequest>(request) {
@@ -94,6 +95,16 @@ impl Commands {
 
     async fn ask(&self, ask: Ask) -> Answer {
         actor::ask(&self.inbox, ask).await
+    }
+
+    async fn unpause(&self) -> Answer {
+        let stood_still = !self.agent.runs();
+        let answer = self.ask(Ask::Unpause).await;
+        if answer.is_ok() && stood_still {
+            let agent = self.agent.clone();
+            tokio::task::spawn_local(async move { agent.set_time().await });
+        }
+        answer
     }
 
     async fn freeze(&self, request: Bytes) -> Answer {
