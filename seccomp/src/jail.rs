@@ -155,6 +155,8 @@ pub enum Use {
     Open,
     /// The same, and new files made.
     Make,
+    /// The same, and files found and removed, for which others come.
+    Replace,
     /// Sockets there may be connected to.
     Connect,
 }
@@ -168,6 +170,7 @@ impl Use {
             // Requests go with the descriptor: a block device is asked for its size, and a dump has one before it is
             // written.
             Self::Make => Self::Open.rights() | AccessFs::MakeReg | AccessFs::Truncate,
+            Self::Replace => Self::Make.rights() | AccessFs::ReadDir | AccessFs::RemoveFile,
             Self::Open => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
         }
     }

@@ -303,8 +303,13 @@ const NOT_ITS_OWN: [(Role, Call); 44] = [
         ("open below a directory", libc::SYS_openat2, [0, 0, 0]),
     ),
     (
+        // Older dumps it removes, where Landlock lets it.
         Role::Opener,
-        ("remove a path", libc::SYS_unlinkat, [0, 0, 0]),
+        (
+            "remove a directory",
+            libc::SYS_unlinkat,
+            [0, 0, libc::AT_REMOVEDIR as c_long],
+        ),
     ),
     (Role::Opener, ("read a disk", libc::SYS_preadv2, [0, 0, 0])),
     (

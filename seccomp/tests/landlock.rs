@@ -304,6 +304,17 @@ fn an_opener_that_makes_files_removes_none() {
     assert_all(&attempts, &others, &json!(libc::EACCES));
 }
 
+/// It may be allowed to remove files as well, for which others come.
+#[test]
+fn an_opener_that_replaces_files_removes_none_elsewhere() {
+    landlock_abi().expect("Landlock");
+    let attempts = Place::new(None).attempts("replacer", None);
+    let free = ["change there", "make there", "remove there"];
+    assert_all(&attempts, &free, &FREE);
+    let others = ["make", "remove", "read elsewhere"];
+    assert_all(&attempts, &others, &json!(libc::EACCES));
+}
+
 /// It may be allowed to connect to sockets below a directory.
 #[test]
 fn an_opener_connects_below_its_directories() {
@@ -351,6 +362,7 @@ fn child() {
             let usage = match opener {
                 "opener" => Use::Open,
                 "maker" => Use::Make,
+                "replacer" => Use::Replace,
                 _ => Use::Connect,
             };
             let directories = [(changed.clone(), usage)];

@@ -336,10 +336,15 @@ fn without_an_agent(handler: &mut Handler) {
     assert_eq!(handler.domain().pointer(channel), Some(&target));
 }
 
-/// Where the volume is that virt-handler mounts for it, and nowhere else.
+/// Where the volume is that virt-handler mounts for it, and nowhere else. An older one goes, since there is room for one.
 fn dumps(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     let place = "/Spec/Metadata/KubeVirt/MemoryDump";
     let path = "kubevirt/hotplug-disks/dumps/testvm-dumps-1.memory.dump";
+    let older = ["testvm-dumps-0.memory.dump", "notes"]
+        .map(|name| in_pod(pod, &format!("kubevirt/hotplug-disks/dumps/{name}")));
+    for file in &older {
+        fs::write(file, "").expect("writable");
+    }
     handler.dump(&format!("/var/run/{path}")).is_done();
     pipe.wait_for_value(&format!("{place}/Completed"), true, 0);
     let domain = handler.domain();
@@ -353,6 +358,7 @@ fn dumps(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
         dump.len()
     );
     assert_eq!(domain["Status"]["Status"], "Running");
+    assert_eq!(older.map(|file| file.exists()), [false, true]);
     let events = pipe.words().len();
     handler
         .dump("/var/run/kubevirt-private/x.memory.dump")

@@ -158,7 +158,7 @@ fn opener(flags: &Flags) -> Result<OwnedFd, OpenerError> {
     });
     let allowed = Allowed {
         directories: directory.into_iter().collect(),
-        usage: Use::Make,
+        usage: Use::Replace,
         taps: TapUse::Adopt,
         growing: directories::of_growing(flags),
         scratch: directories::of_overlays(flags),

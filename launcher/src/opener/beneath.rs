@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use devices::lock::try_lock;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -21,6 +22,9 @@ const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_
 const BLOCK: u64 = 512;
 /// What sizes of images are multiples of.
 const MIB: u64 = 1 << 20;
+
+/// What virt-handler has in the names of dumps.
+const DUMP: &[u8] = b"memory.dump";
 
 /// A file cannot be opened.
 #[derive(Debug, Error)]
@@ -123,6 +127,18 @@ impl Directories {
         settle(opened, kind).map_err(unfit)
     }
 
+    /// Makes the file of a dump as [`Directories::make_file`] does. Older ones in the same directory are removed, as KubeVirt
+    /// does it: its volume has room for one.
+    pub fn make_dump(&self, path: &Path) -> Result<OwnedFd, OpenError> {
+        if let Some((directory, below)) = self.find(path)
+            && let Some(parent) = below.parent().filter(|parent| *parent != Path::new(""))
+            && let Err(errno) = remove_dumps(directory, parent)
+        {
+            tracing::warn!("an older dump beside {path:?} stays: {errno}");
+        }
+        self.make_file(path)
+    }
+
     /// Makes a regular file, which only its owner can read, by a path like that of [`Directories::open_file`].
     pub fn make_file(&self, path: &Path) -> Result<OwnedFd, OpenError> {
         let (directory, below) = self.find(path).ok_or_else(|| OpenError::Elsewhere {
@@ -159,6 +175,24 @@ impl Directories {
             Some((opened, rest))
         })
     }
+}
+
+fn remove_dumps(directory: &OwnedFd, below: &Path) -> rustix::io::Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+    let directory = open_below(directory, below, flags, NO_LINKS)?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(&directory, &mut buffer);
+    let mut result = Ok(());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_dump = name.to_bytes().windows(DUMP.len()).any(|part| part == DUMP);
+        if is_dump {
+            // One that stays keeps no other.
+            result = result.and(rustix::fs::unlinkat(&directory, name, AtFlags::empty()));
+        }
+    }
+    result
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, OpenerError> {
@@ -240,6 +274,27 @@ mod tests {
             place.directories.make_file(&path).expect_err("refused");
         }
         assert!(!elsewhere.exists());
+    }
+
+    #[test]
+    fn an_older_dump_goes_and_the_rest_stays() {
+        let place = Place::new();
+        let volumes = place.root.path().join("volumes");
+        let dumps = ["a/vm-a-1.memory.dump", "a/x.memory.dump.part"];
+        let others = ["a/notes", "a/memory", "b/vm-b-1.memory.dump", "memory.dump"];
+        for name in dumps.iter().chain(&others) {
+            fs::write(volumes.join(name), "").expect("writable");
+        }
+        fs::create_dir(volumes.join("a/old.memory.dump")).expect("writable");
+        let new = volumes.join("a/vm-a-2.memory.dump");
+        place.directories.make_dump(&new).expect("made");
+        assert!(new.exists());
+        assert!(dumps.iter().all(|name| !volumes.join(name).exists()));
+        assert!(others.iter().all(|name| volumes.join(name).exists()));
+        // It is the directory's own, and no dump.
+        let above = volumes.join("new.memory.dump");
+        place.directories.make_dump(&above).expect("made");
+        assert!(volumes.join("memory.dump").exists());
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub struct SocketToConnect {
     pub connect: PathBuf,
 }
 
-/// A file for a dump of the machine's memory, which is not there yet, below a directory in which files may be made.
+/// A file for a dump of the machine's memory, which is not there yet, below a directory in which files may be made. Older
+/// dumps beside it go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileToMake {
@@ -253,11 +254,11 @@ impl Openable {
                     .map_err(|error| causes(&error))
             }
             (ToOpen::Image(image), _) => self.open_image(image).map_err(|error| causes(&error)),
-            (ToOpen::New(_), _) if self.usage != Use::Make => Err(vec![
+            (ToOpen::New(_), _) if self.usage != Use::Replace => Err(vec![
                 "this run makes no files while a machine runs".to_owned(),
             ]),
             (ToOpen::New(file), _) => {
-                let made = self.directories.make_file(&file.make);
+                let made = self.directories.make_dump(&file.make);
                 made.map(|file| plain(vec![file]))
                     .map_err(|error| causes(&error))
             }
