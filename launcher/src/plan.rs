@@ -24,7 +24,7 @@ use vmm::plan::{
 };
 
 pub use self::disks::{
-    BaseFormat, DiskSource, ImagePath, ImageSource, LaterDisk, Overlay, later_disks,
+    Asked, BaseFormat, DiskSource, ImagePath, ImageSource, LaterDisk, Overlay, later_disks,
 };
 pub(crate) use self::iso::access_secret;
 pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, PublicKeys, Take};

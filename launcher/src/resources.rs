@@ -2,6 +2,7 @@
 //!
 //! Called before the pod's network is touched, so that a missing disk changes nothing.
 
+mod block_sizes;
 mod boot;
 mod capture;
 mod console;
@@ -34,6 +35,7 @@ use vmm::arch::cpu::HostCpu;
 use vmm::control::FdRole;
 use vmm::plan::MachinePlan;
 
+pub use self::block_sizes::BlockSizes;
 pub use self::boot::{BootDiskError, BootReader, DiskKernel};
 pub use self::capture::open as open_capture;
 pub use self::console::{Console, ConsoleTarget, open_console};
@@ -47,7 +49,7 @@ pub use self::socket::{ListenSocket, bind_lasting};
 pub use self::vsock::open_device as open_vhost_vsock;
 
 use crate::plan::{
-    BaseFormat, BootFile, DiskSource, ImagePath, ImageSource, LaunchPlan, Overlay, PORTS,
+    Asked, BaseFormat, BootFile, DiskSource, ImagePath, ImageSource, LaunchPlan, Overlay, PORTS,
     PortTarget,
 };
 
@@ -83,7 +85,7 @@ impl Descriptors {
 }
 
 /// Opens kernel, initial RAM disk or firmware, files for packets, disks and the kernel's part of vsock, makes disks of files, and
-/// settles what was left open: the cache mode of disks, the guest's address.
+/// settles what was left open: cache mode and block sizes of disks, the guest's address.
 pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
     memory::check(&plan.machine.memory)?;
@@ -215,16 +217,14 @@ pub fn open_files(
     places: &impl Places,
     volume: &str,
     options: &mut BlockOptions,
-    cache: Option<CacheMode>,
+    asked: Asked,
     image: &ImagePath,
     is_qcow2: bool,
 ) -> Result<Vec<File>, ResourceError> {
     if is_qcow2 {
-        return Ok(layers::qcow2(places, volume, options, cache, image)?.files);
+        return Ok(layers::qcow2(places, volume, options, asked, image)?.files);
     }
-    let (file, cache) = disk::open(places, volume, options, cache, image)?;
-    options.cache = cache;
-    Ok(vec![file])
+    Ok(vec![disk::open(places, volume, options, asked, image)?])
 }
 
 /// Makes an empty overlay over the image of a container that is at one of the places `base`, and says in the options what
@@ -233,7 +233,7 @@ pub fn open_overlay(
     places: &impl Places,
     volume: &str,
     options: &mut BlockOptions,
-    cache: Option<CacheMode>,
+    asked: Asked,
     base: ImagePath,
 ) -> Result<Vec<File>, ResourceError> {
     let overlay = Overlay {
@@ -242,31 +242,31 @@ pub fn open_overlay(
         file: None,
         bytes: None,
     };
-    Ok(layers::overlay(places, volume, options, cache, &overlay)?.files)
+    Ok(layers::overlay(places, volume, options, asked, &overlay)?.files)
 }
 
 /// Opens or makes the files of a disk, and says in its options what they are.
 fn open_disk(options: &mut BlockOptions, source: &DiskSource) -> Result<Vec<File>, ResourceError> {
-    let (volume, cache) = (&*source.device, source.cache);
+    let (volume, asked) = (&*source.device, source.asked);
     let layers = match &source.image {
         ImageSource::Raw(image) => {
-            return open_files(&Anywhere, volume, options, cache, image, false);
+            return open_files(&Anywhere, volume, options, asked, image, false);
         }
         ImageSource::Qcow2(image) => {
-            return open_files(&Anywhere, volume, options, cache, image, true);
+            return open_files(&Anywhere, volume, options, asked, image, true);
         }
         ImageSource::Iso(plan) => {
             options.cache = CacheMode::Writeback;
             return Ok(vec![iso::make(volume, plan)?]);
         }
         ImageSource::Overlay(overlay) => {
-            layers::overlay(&Anywhere, volume, options, cache, overlay)?
+            layers::overlay(&Anywhere, volume, options, asked, overlay)?
         }
         ImageSource::Metrics(image) => {
             metrics::make(volume, image)?;
-            return open_files(&Anywhere, volume, options, cache, image, false);
+            return open_files(&Anywhere, volume, options, asked, image, false);
         }
-        ImageSource::Empty { bytes } => layers::empty_disk(volume, options, cache, *bytes)?,
+        ImageSource::Empty { bytes } => layers::empty_disk(volume, options, asked, *bytes)?,
     };
     Ok(layers.files)
 }

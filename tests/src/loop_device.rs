@@ -16,13 +16,18 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// One of so many bytes.
+    /// One of so many bytes, in blocks of so many.
     #[track_caller]
-    pub fn new(bytes: u64) -> Self {
+    pub fn new(bytes: u64, block: u32) -> Self {
         let file = NamedTempFile::new().expect("a temporary file");
         file.as_file().set_len(bytes).expect("room");
         let of = file.path().to_str().expect("UTF-8");
-        let path = host("losetup", &["--find", "--show", of]).trim().to_owned();
+        let block = block.to_string();
+        let path = host(
+            "losetup",
+            &["--find", "--show", "--sector-size", &block, of],
+        );
+        let path = path.trim().to_owned();
         Self { file, path }
     }
 

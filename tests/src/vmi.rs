@@ -272,6 +272,7 @@ pub struct Disk {
     serial: Option<String>,
     cache: Option<String>,
     block_size: Option<u32>,
+    match_volume: bool,
     boot_order: Option<u32>,
     cdrom: bool,
     source: String,
@@ -286,6 +287,7 @@ impl Disk {
             serial: None,
             cache: None,
             block_size: None,
+            match_volume: false,
             boot_order: None,
             cdrom: false,
             source: format!("persistentVolumeClaim: {{claimName: {name}}}"),
@@ -322,6 +324,12 @@ impl Disk {
         self
     }
 
+    /// Has the block sizes of what its volume is on.
+    pub fn match_volume(mut self) -> Self {
+        self.match_volume = true;
+        self
+    }
+
     /// Logical and physical block size in bytes.
     pub fn block_size(mut self, bytes: u32) -> Self {
         self.block_size = Some(bytes);
@@ -355,6 +363,9 @@ impl Disk {
         if let Some(bytes) = self.block_size {
             let custom = format!("{{logical: {bytes}, physical: {bytes}}}");
             writeln!(yaml, "        blockSize: {{custom: {custom}}}")?;
+        }
+        if self.match_volume {
+            writeln!(yaml, "        blockSize: {{matchVolume: {{}}}}")?;
         }
         Ok(())
     }

@@ -62,7 +62,12 @@ fn linux_uses_its_disks() {
                 .cache("none")
                 .block_size(4096),
         )
-        .disk(Disk::new("constant").read_only().cache("writethrough"));
+        .disk(
+            Disk::new("constant")
+                .read_only()
+                .cache("writethrough")
+                .match_volume(),
+        );
     let run = Run::new(&vmi);
     let source = image::filled(&run.dir(), "source.img", 17 * MIB);
     let target = image::zeros(&run.dir(), "target.img", 32 * MIB);
@@ -81,7 +86,11 @@ fn linux_uses_its_disks() {
     guest.exits_with(0);
     let said = std::fs::read_to_string(&said).expect("the virtio console's file");
     assert!(said.contains("[vda] 34816 512-byte"), "{said}");
+    let system = rustix::fs::statfs(&constant).expect("a file system");
+    let (logical, physical) = (system.f_bsize.min(4096), system.f_bsize);
     let expected = [
+        ("logical_block_size.vdc", &*logical.to_string()),
+        ("physical_block_size.vdc", &physical.to_string()),
         ("cpus", "1"),
         ("serial.vda", "PV-SOURCE"),
         ("serial.vdb", "PV-TARGET"),

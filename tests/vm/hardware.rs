@@ -210,8 +210,8 @@ fn real_time() {
     guest.exits_with(4);
 }
 
-/// A disk on a block device and RAM of huge pages on both of the host's NUMA nodes: the data arrives, the device takes
-/// discards, the host counts the pages, and the guest sees the nodes.
+/// Disks on block devices, whose blocks the guest sees if that is asked for, and RAM of huge pages on both of the host's NUMA
+/// nodes: the data arrives, the device takes discards, the host counts the pages, and the guest sees the nodes.
 #[test]
 #[ignore = "needs hardware virtualization"]
 fn a_block_device_and_huge_pages() {
@@ -223,11 +223,14 @@ fn a_block_device_and_huge_pages() {
         .cpu_field("dedicatedCpuPlacement", "true")
         .cpu_field("numa", "{guestMappingPassthrough: {}}")
         .disk(Disk::new("source").cache("none"))
-        .disk(Disk::new("target").cache("none"));
+        .disk(Disk::new("target").cache("none").match_volume());
     let run = Run::new(&vmi);
     let source = image::filled(&run.dir(), "source.img", 24 * MIB);
     let target = image::zeros(&run.dir(), "target.img", 24 * MIB);
-    let (source_device, target_device) = (LoopDevice::new(&source), LoopDevice::new(&target));
+    let (source_device, target_device) = (
+        LoopDevice::new(&source, 512),
+        LoopDevice::new(&target, 4096),
+    );
     let mut guest = run
         .volume("source", Path::new(&source_device.0))
         .volume("target", Path::new(&target_device.0))
@@ -238,6 +241,8 @@ fn a_block_device_and_huge_pages() {
         ("cpulist.node1", "1"),
         ("distance.node0", "10 21"),
         ("distance.node1", "21 10"),
+        ("logical_block_size.vda", "512"),
+        ("logical_block_size.vdb", "4096"),
     ] {
         assert_eq!(guest.result(key), value, "{key}");
     }
@@ -268,8 +273,13 @@ fn a_block_device_and_huge_pages() {
 struct LoopDevice(String);
 
 impl LoopDevice {
-    fn new(image: &Path) -> Self {
-        let name = host("losetup", &["--find", "--show", &image.to_string_lossy()]);
+    /// In blocks of so many bytes.
+    fn new(image: &Path, block: u32) -> Self {
+        let (block, image) = (block.to_string(), image.to_string_lossy());
+        let name = host(
+            "losetup",
+            &["--find", "--show", "--sector-size", &block, &image],
+        );
         Self(name.trim().to_owned())
     }
 }

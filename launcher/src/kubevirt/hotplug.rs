@@ -124,7 +124,7 @@ fn new_disk(disk: LaterDisk, directory: &Path) -> NewDisk {
     let LaterDisk {
         name,
         options,
-        cache,
+        asked,
         overlay,
     } = &disk;
     let image = ImageToOpen {
@@ -132,8 +132,9 @@ fn new_disk(disk: LaterDisk, directory: &Path) -> NewDisk {
         qcow2: false,
         overlay: *overlay,
         read_only: options.read_only,
-        cache: *cache,
+        cache: asked.cache,
         logical_block_size: options.logical_block_size,
+        match_volume: asked.match_volume,
     };
     NewDisk { disk, image }
 }

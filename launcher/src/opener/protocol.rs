@@ -13,8 +13,8 @@ use seccomp::jail::Use;
 use serde::{Deserialize, Serialize};
 
 use super::{Allowed, Directories, OpenerError, TapUse, Taps};
-use crate::plan::ImagePath;
-use crate::resources::{Kind, ResourceError, fits, open_files, open_overlay};
+use crate::plan::{Asked, ImagePath};
+use crate::resources::{BlockSizes, Kind, ResourceError, fits, open_files, open_overlay};
 
 /// Version of the protocol.
 pub const VERSION: u32 = 5;
@@ -99,6 +99,9 @@ pub struct ImageToOpen {
     /// Bytes of the smallest request.
     #[serde(default = "sector")]
     pub logical_block_size: u32,
+    /// It is that of what the image is on.
+    #[serde(default)]
+    pub match_volume: bool,
 }
 
 fn sector() -> u32 {
@@ -117,6 +120,9 @@ pub struct OpenedImage {
     pub cache: CacheMode,
     /// Formats of the files; none for a raw image alone.
     pub layers: Vec<ImageFormat>,
+    /// Its block sizes, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_sizes: Option<BlockSizes>,
 }
 
 impl OpenedImage {
@@ -124,6 +130,9 @@ impl OpenedImage {
     pub fn settle(&self, options: &mut BlockOptions) {
         options.cache = self.cache;
         options.layers = self.layers.clone();
+        if let Some(sizes) = self.block_sizes {
+            sizes.settle(options);
+        }
     }
 }
 
@@ -324,15 +333,19 @@ impl Openable {
             logical_block_size: wanted.logical_block_size,
             ..BlockOptions::default()
         };
-        let (name, cache) = (path.to_string_lossy(), wanted.cache);
+        let asked = Asked {
+            cache: wanted.cache,
+            match_volume: wanted.match_volume,
+        };
+        let name = path.to_string_lossy();
         let directories = &self.directories;
         let files = match wanted.overlay {
-            true => open_overlay(directories, &name, &mut options, cache, place)?,
+            true => open_overlay(directories, &name, &mut options, asked, place)?,
             false => open_files(
                 directories,
                 &name,
                 &mut options,
-                cache,
+                asked,
                 &place,
                 wanted.qcow2,
             )?,
@@ -346,6 +359,10 @@ impl Openable {
                 .is_some_and(|top| fits(top, Kind::File).is_err()),
             cache: options.cache,
             layers: options.layers,
+            block_sizes: wanted.match_volume.then_some(BlockSizes {
+                logical: options.logical_block_size,
+                physical: options.physical_block_size,
+            }),
         };
         Ok((files, Some(Found::Image(image))))
     }

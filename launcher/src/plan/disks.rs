@@ -32,9 +32,30 @@ pub struct DiskSource {
     /// Its image.
     #[serde(flatten)]
     pub image: ImageSource,
-    /// Cache mode asked for; if none, O_DIRECT where it works, else writethrough. The machine
-    /// plan says `none` until the image is open.
+    /// What is settled when it is open.
+    #[serde(flatten)]
+    pub asked: Asked,
+}
+
+/// What of a disk may follow from its image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked {
+    /// Cache mode; if none, O_DIRECT where it works, else writethrough. The machine plan says `none` until the image is
+    /// open.
     pub cache: Option<CacheMode>,
+    /// Blocks are as large as those of what the image is on. The machine plan says 512 bytes until then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub match_volume: bool,
+}
+
+impl Asked {
+    fn of(disk: &Disk) -> Self {
+        Self {
+            cache: disk.cache,
+            match_volume: disk.match_volume,
+        }
+    }
 }
 
 /// A disk that comes while the machine runs.
@@ -44,8 +65,8 @@ pub struct LaterDisk {
     pub name: String,
     /// Its device.
     pub options: BlockOptions,
-    /// Cache mode asked for, as in [`DiskSource`].
-    pub cache: Option<CacheMode>,
+    /// What is settled when its image is open.
+    pub asked: Asked,
     /// Its image is a container's, which is not written to.
     pub overlay: bool,
 }
@@ -58,7 +79,7 @@ pub fn later_disks(vmi: &Vmi) -> Vec<LaterDisk> {
         volume.hotpluggable.then(|| LaterDisk {
             name: disk.name.clone(),
             options: block_options(vmi, disk, volume),
-            cache: disk.cache,
+            asked: Asked::of(disk),
             overlay: matches!(volume.source, VolumeSource::ContainerDisk { .. }),
         })
     };
@@ -198,7 +219,7 @@ pub(super) fn source(
     DiskSource {
         device: device.to_owned(),
         image,
-        cache: disk.cache,
+        asked: Asked::of(disk),
     }
 }
 

@@ -13,25 +13,47 @@ use rustix::io::Errno;
 
 use super::ResourceError;
 use super::file::{Access, Kind, Places};
-use super::layers;
-use crate::plan::ImagePath;
+use super::{block_sizes, layers};
+use crate::plan::{Asked, ImagePath};
 
-/// Opens and locks the raw image of a disk and settles its cache mode.
+/// Opens and locks the raw image of a disk and settles what follows from it.
 pub fn open(
     places: &impl Places,
     volume: &str,
-    options: &BlockOptions,
-    cache: Option<CacheMode>,
+    options: &mut BlockOptions,
+    asked: Asked,
     image: &ImagePath,
-) -> Result<(File, CacheMode), ResourceError> {
+) -> Result<File, ResourceError> {
     let (file, path) = find(places, volume, image, options.read_only)?;
     lock(places, volume, &file, path, options.read_only)?;
     refuse_empty(volume, &file, path)?;
     layers::refuse_qcow2(volume, &file, path)?;
     let files = slice::from_ref(&file);
     let fallback = CacheMode::Writethrough;
-    let cache = settle_cache(volume, path, files, options, cache, fallback)?;
-    Ok((file, cache))
+    settle(volume, path, files, options, asked, fallback)?;
+    Ok(file)
+}
+
+/// Says in the options of a disk what follows from its files.
+pub(super) fn settle(
+    volume: &str,
+    path: &Path,
+    files: &[File],
+    options: &mut BlockOptions,
+    asked: Asked,
+    fallback: CacheMode,
+) -> Result<(), ResourceError> {
+    if let (true, Some(top)) = (asked.match_volume, files.first()) {
+        let sizes = block_sizes::of(top).map_err(|source| ResourceError::BlockSizes {
+            name: volume.to_owned(),
+            path: path.to_owned(),
+            source,
+        })?;
+        tracing::info!("disk {volume:?}: {sizes}, as those of its volume");
+        sizes.settle(options);
+    }
+    options.cache = settle_cache(volume, path, files, options, asked.cache, fallback)?;
+    Ok(())
 }
 
 /// A disk without a sector is no disk.
@@ -52,7 +74,7 @@ pub(super) fn refuse_empty(
 
 /// Turns the host's page cache off for all files of a disk, or leaves it on for all: the cache mode asked for, or
 /// none where that works, else `fallback`.
-pub(super) fn settle_cache(
+fn settle_cache(
     volume: &str,
     path: &Path,
     files: &[File],
@@ -220,8 +242,8 @@ mod tests {
     use super::super::file::Anywhere;
     use super::*;
 
-    fn open(options: &BlockOptions, image: &ImagePath) -> Result<(File, CacheMode), ResourceError> {
-        super::open(&Anywhere, "root", options, None, image)
+    fn open(options: BlockOptions, image: &ImagePath) -> Result<File, ResourceError> {
+        super::open(&Anywhere, "root", &mut { options }, Asked::default(), image)
     }
 
     fn disk(read_only: bool) -> BlockOptions {
@@ -253,24 +275,24 @@ mod tests {
     fn one_writer_or_many_readers() {
         let image = image();
         let source = source(image.path());
-        let writer = open(&disk(false), &source).expect("first writer");
+        let writer = open(disk(false), &source).expect("first writer");
         assert!(matches!(
-            open(&disk(false), &source),
+            open(disk(false), &source),
             Err(ResourceError::Locked { .. })
         ));
         assert!(matches!(
-            open(&disk(true), &source),
+            open(disk(true), &source),
             Err(ResourceError::Locked { .. })
         ));
         drop(writer);
-        let reader = open(&disk(true), &source).expect("reader");
-        open(&disk(true), &source).expect("second reader");
+        let reader = open(disk(true), &source).expect("reader");
+        open(disk(true), &source).expect("second reader");
         assert!(matches!(
-            open(&disk(false), &source),
+            open(disk(false), &source),
             Err(ResourceError::Locked { .. })
         ));
         drop(reader);
-        open(&disk(false), &source).expect("writer after all");
+        open(disk(false), &source).expect("writer after all");
     }
 
     #[test]
@@ -278,11 +300,11 @@ mod tests {
         let image = image();
         let missing = Path::new("/nonexistent/disk.img");
         assert!(matches!(
-            open(&disk(false), &source(missing)),
+            open(disk(false), &source(missing)),
             Err(ResourceError::NoVolume { .. })
         ));
         let source = source_of(&[missing, image.path()], false);
-        open(&disk(false), &source).expect("second candidate");
+        open(disk(false), &source).expect("second candidate");
     }
 
     #[test]
@@ -291,16 +313,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let link = dir.path().join("disk.img");
         symlink(image.path(), &link).expect("link");
-        let error = open(&disk(false), &source(&link)).expect_err("untrusted link");
+        let error = open(disk(false), &source(&link)).expect_err("untrusted link");
         assert!(error.way_out().contains("Symbolic links"), "{error:?}");
-        open(&disk(false), &source_of(&[&link], true)).expect("link named by the user");
+        open(disk(false), &source_of(&[&link], true)).expect("link named by the user");
     }
 
     #[test]
     fn directories_and_devices_are_not_images() {
         let dir = tempfile::tempdir().expect("temporary directory");
         for path in [dir.path(), Path::new("/dev/null")] {
-            let result = open(&disk(false), &source(path));
+            let result = open(disk(false), &source(path));
             assert!(
                 matches!(result, Err(ResourceError::WrongKind { .. })),
                 "{path:?}"
@@ -311,7 +333,7 @@ mod tests {
     #[test]
     fn an_empty_image_is_no_disk() {
         let image = tempfile::NamedTempFile::new().expect("temporary file");
-        let error = open(&disk(false), &source(image.path())).expect_err("empty");
+        let error = open(disk(false), &source(image.path())).expect_err("empty");
         let text = error.to_string();
         assert!(text.contains(&*image.path().to_string_lossy()), "{text}");
         assert!(matches!(error, ResourceError::Empty { .. }), "{error:?}");
@@ -324,7 +346,7 @@ mod tests {
         let mut source = source(&path);
         source.create = Some(1 << 30);
         for _ in 0..2 {
-            let (file, _) = open(&disk(false), &source).expect("made, then there");
+            let file = open(disk(false), &source).expect("made, then there");
             assert_eq!(file.metadata().expect("open").len(), 1 << 30);
         }
     }
@@ -336,7 +358,7 @@ mod tests {
         let mut source = source(&path);
         // More than a file can have.
         source.create = Some(u64::MAX);
-        open(&disk(false), &source).expect_err("too large");
+        open(disk(false), &source).expect_err("too large");
         assert!(!path.exists(), "an empty image was left");
     }
 
@@ -345,7 +367,7 @@ mod tests {
         let image = image();
         let write = std::os::unix::fs::FileExt::write_all_at;
         write(image.as_file(), b"QFI\xfb\0\0\0\x03", 0).expect("written");
-        let error = open(&disk(false), &source(image.path())).expect_err("refused");
+        let error = open(disk(false), &source(image.path())).expect_err("refused");
         assert!(error.way_out().contains("qcow2:"), "{error:?}");
     }
 
@@ -354,11 +376,43 @@ mod tests {
         let image = image();
         let source = source(image.path());
         for cache in [CacheMode::Writethrough, CacheMode::Writeback] {
-            let (file, found) =
-                super::open(&Anywhere, "root", &disk(false), Some(cache), &source).expect("image");
-            assert_eq!(found, cache);
+            let (mut options, asked) = (
+                disk(false),
+                Asked {
+                    cache: Some(cache),
+                    ..Asked::default()
+                },
+            );
+            let file = super::open(&Anywhere, "root", &mut options, asked, &source);
+            let file = file.expect("image");
+            assert_eq!(options.cache, cache);
             let flags = rustix::fs::fcntl_getfl(&file).expect("flags");
             assert!(!flags.contains(OFlags::DIRECT));
         }
+    }
+
+    /// A file system that could not be asked for less than its own block would hide what the image's guest knows.
+    #[test]
+    fn blocks_are_those_of_the_volume_if_that_is_asked_for() {
+        let image = image();
+        let system = rustix::fs::fstatfs(image.as_file()).expect("a file system");
+        let size = u32::try_from(system.f_bsize).expect("a block");
+        let asked = Asked {
+            match_volume: true,
+            ..Asked::default()
+        };
+        let mut options = disk(false);
+        let file = super::open(
+            &Anywhere,
+            "root",
+            &mut options,
+            asked,
+            &source(image.path()),
+        );
+        drop(file.expect("image"));
+        assert_eq!(
+            (options.logical_block_size, options.physical_block_size),
+            (size.min(4096), size)
+        );
     }
 }

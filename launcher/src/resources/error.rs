@@ -186,6 +186,19 @@ pub enum ResourceError {
         #[source]
         source: io::Error,
     },
+    /// Block sizes are to be the volume's.
+    #[error(
+        "Cannot tell the block sizes of the disk image {path:?} of volume {name:?} (blockSize.matchVolume)"
+    )]
+    BlockSizes {
+        /// Name of the volume.
+        name: String,
+        /// Where the image is.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A listening socket cannot be made.
     #[error("Cannot listen on the {what} socket {path:?}")]
     Listen {
@@ -278,9 +291,9 @@ impl ResourceError {
             }
             Self::Locked { .. } => "Stop the machine that uses it, or use a copy of the image.",
             Self::DirectIo { .. } => {
-                "Leave out `cache: none`, or set blockSize.custom.logical to the block size of the \
-                 storage."
+                "Leave out `cache: none`, or take the block size of the storage by blockSize.matchVolume."
             }
+            Self::BlockSizes { .. } => "Give them in blockSize.custom.",
             Self::Listen { .. } => {
                 "Choose a path in a directory that this user can write to and that no other \
                  process listens on."

@@ -12,7 +12,7 @@ use devices::virtio::block::{
 
 use super::file::{self, Anywhere, Kind, Places};
 use super::{ResourceError, disk, scratch};
-use crate::plan::{BaseFormat, ImagePath, Overlay};
+use crate::plan::{Asked, BaseFormat, ImagePath, Overlay};
 
 /// Most files below each other.
 const MAX_DEPTH: usize = 8;
@@ -41,7 +41,7 @@ pub(super) fn overlay(
     places: &impl Places,
     volume: &str,
     options: &mut BlockOptions,
-    cache: Option<CacheMode>,
+    asked: Asked,
     overlay: &Overlay,
 ) -> Result<Layers, ResourceError> {
     let (file, path) = disk::find(places, volume, &overlay.base, true)?;
@@ -80,7 +80,7 @@ pub(super) fn overlay(
         None => empty(places, volume, bytes)?,
     };
     add_chain(places, volume, base, path, &mut layers)?;
-    settle(volume, path, options, cache, &layers)?;
+    settle(volume, path, options, asked, &layers)?;
     Ok(layers)
 }
 
@@ -88,11 +88,11 @@ pub(super) fn overlay(
 pub(super) fn empty_disk(
     volume: &str,
     options: &mut BlockOptions,
-    cache: Option<CacheMode>,
+    asked: Asked,
     bytes: u64,
 ) -> Result<Layers, ResourceError> {
     let layers = empty(&Anywhere, volume, bytes)?;
-    settle(volume, Path::new(scratch::NOWHERE), options, cache, &layers)?;
+    settle(volume, Path::new(scratch::NOWHERE), options, asked, &layers)?;
     Ok(layers)
 }
 
@@ -101,7 +101,7 @@ pub(super) fn qcow2(
     places: &impl Places,
     volume: &str,
     options: &mut BlockOptions,
-    cache: Option<CacheMode>,
+    asked: Asked,
     image: &ImagePath,
 ) -> Result<Layers, ResourceError> {
     let (file, path) = disk::find(places, volume, image, options.read_only)?;
@@ -120,7 +120,7 @@ pub(super) fn qcow2(
     }
     let mut layers = Layers::default();
     add_chain(places, volume, image, path, &mut layers)?;
-    settle(volume, path, options, cache, &layers)?;
+    settle(volume, path, options, asked, &layers)?;
     Ok(layers)
 }
 
@@ -291,13 +291,18 @@ fn settle(
     volume: &str,
     path: &Path,
     options: &mut BlockOptions,
-    cache: Option<CacheMode>,
+    asked: Asked,
     layers: &Layers,
 ) -> Result<(), ResourceError> {
     options.layers = layers.formats.clone();
-    let fallback = CacheMode::Writeback;
-    options.cache = disk::settle_cache(volume, path, &layers.files, options, cache, fallback)?;
-    Ok(())
+    disk::settle(
+        volume,
+        path,
+        &layers.files,
+        options,
+        asked,
+        CacheMode::Writeback,
+    )
 }
 
 fn not_raw(volume: &str, path: &Path) -> ResourceError {
@@ -353,7 +358,7 @@ mod tests {
             &Anywhere,
             "root",
             &mut BlockOptions::default(),
-            None,
+            Asked::default(),
             &source(path),
         )
     }
@@ -372,7 +377,10 @@ mod tests {
             &Anywhere,
             "root",
             &mut BlockOptions::default(),
-            Some(CacheMode::Writeback),
+            Asked {
+                cache: Some(CacheMode::Writeback),
+                ..Asked::default()
+            },
             &Overlay {
                 base,
                 format,

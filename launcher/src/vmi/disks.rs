@@ -23,6 +23,8 @@ pub struct Disk {
     pub error_policy: ErrorPolicy,
     /// Block sizes; the defaults if unset.
     pub block_size: Option<BlockSize>,
+    /// They are those of what the volume is on.
+    pub match_volume: bool,
 }
 
 /// `blockSize.custom`.
@@ -85,6 +87,10 @@ fn read_disk(object: &Object<'_>) -> Disk {
         (None, None) => read_target(object, target.as_ref()),
     };
     let policy = object.word("errorPolicy").and_then(error_policy_of);
+    let (block_size, match_volume) = match object.get("blockSize") {
+        Some(size) => read_block_size(&size),
+        None => (None, false),
+    };
     let cache = object.word("cache");
     Disk {
         name: String::new(),
@@ -96,9 +102,8 @@ fn read_disk(object: &Object<'_>) -> Disk {
         cdrom: cdrom.is_some(),
         cache: cache.and_then(cache_of),
         error_policy: policy.unwrap_or_default(),
-        block_size: object
-            .get("blockSize")
-            .and_then(|size| read_block_size(&size)),
+        block_size,
+        match_volume,
     }
 }
 
@@ -160,12 +165,23 @@ fn read_serial(node: &Node<'_>) -> Option<String> {
     Some(told.to_owned())
 }
 
-fn read_block_size(node: &Node<'_>) -> Option<BlockSize> {
+/// Custom sizes, and whether the volume's are wanted.
+fn read_block_size(node: &Node<'_>) -> (Option<BlockSize>, bool) {
     let object = node.object();
-    if let Some(matched) = object.get("matchVolume") {
-        matched.object();
-    }
-    let custom = object.get("custom")?.object();
+    let matched = object.get("matchVolume");
+    let match_volume = matched.is_some_and(|matched| {
+        let is_enabled = matched.object().boolean_or("enabled", true);
+        if is_enabled && object.get("custom").is_some() {
+            matched.error_found("enabled", "not beside custom");
+        }
+        is_enabled
+    });
+    let custom = object.get("custom");
+    let custom = custom.and_then(|custom| read_custom(&custom.object()));
+    (custom, match_volume)
+}
+
+fn read_custom(custom: &Object<'_>) -> Option<BlockSize> {
     let logical = power_of_two(
         &custom.require("logical", "512, 1024, 2048, 4096")?,
         512..=4096,

@@ -124,17 +124,18 @@ pub fn container_disks_come(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     fs::remove_file(image).expect("ours");
 }
 
-/// A block device that comes while the machine runs, and becomes larger then.
+/// A block device that comes while the machine runs, whose blocks the guest sees, and becomes larger then.
 pub fn block_devices_grow(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     let lines = BufReader::new(handler::console(pod)).lines();
     let mut lines = lines.map_while(Result::ok);
     let mut guest_says = |words: &str| lines.any(|line| line.contains(words));
-    let device = LoopDevice::new(MIB as u64);
+    let device = LoopDevice::new(MIB as u64, 4096);
     let node = in_pod(pod, "kubevirt/hotplug-disks/block");
     device.make_node(&node);
     let wanted = |capacity: &str| {
         let mut vmi = with_data();
         handler::add_volume(&mut vmi, "block", "Ready");
+        vmi["spec"]["domain"]["devices"]["disks"][1]["blockSize"] = json!({"matchVolume": {}});
         vmi["status"]["volumeStatus"][1]["persistentVolumeClaimInfo"] =
             json!({"capacity": {"storage": capacity}, "volumeMode": "Block"});
         vmi
@@ -143,7 +144,7 @@ pub fn block_devices_grow(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     sync(handler, &wanted("1Mi"));
     let path = "/var/run/kubevirt/hotplug-disks/block";
     pipe.wait_for_value("/Spec/Devices/Disks/1/Source/Dev", path, events);
-    assert!(guest_says("sectors=2048"), "it has the disk");
+    assert!(guest_says("sectors=2048 block=4096"), "it has the disk");
     device.grow(2 * MIB as u64);
     sync(handler, &wanted("1Mi"));
     sync(handler, &wanted("2Mi"));

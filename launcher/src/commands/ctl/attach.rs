@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use vmm::control::Command;
 
 use crate::opener::TapToOpen;
-use crate::plan::ImagePath;
+use crate::plan::{Asked, ImagePath};
 use crate::resources::{self, Anywhere, ResourceError};
 use crate::vmi::parse_mac;
 
@@ -63,9 +63,11 @@ impl NewDisk {
             create: None,
         };
         let mut options = self.options;
-        let (image, cache) =
-            resources::open_image(&Anywhere, &self.name, &options, self.cache, &image)?;
-        options.cache = cache;
+        let asked = Asked {
+            cache: self.cache,
+            match_volume: false,
+        };
+        let image = resources::open_image(&Anywhere, &self.name, &mut options, asked, &image)?;
         let command = Command::Attach {
             name: self.name,
             options: Box::new(options.into()),

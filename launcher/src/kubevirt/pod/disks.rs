@@ -126,13 +126,13 @@ pub(super) mod tests {
     use super::super::words::{Ask, Input};
     use super::*;
     use crate::opener::ImageToOpen;
-    use crate::plan::LaterDisk;
+    use crate::plan::{Asked, LaterDisk};
 
     pub(in super::super) fn new(name: &str) -> NewDisk {
         let disk = LaterDisk {
             name: name.to_owned(),
             options: BlockOptions::default(),
-            cache: None,
+            asked: Asked::default(),
             overlay: false,
         };
         let image = ImageToOpen {
@@ -142,6 +142,7 @@ pub(super) mod tests {
             read_only: false,
             cache: None,
             logical_block_size: 512,
+            match_volume: false,
         };
         NewDisk { disk, image }
     }
@@ -168,6 +169,7 @@ pub(super) mod tests {
             is_block: false,
             cache: CacheMode::Writethrough,
             layers: Vec::new(),
+            block_sizes: None,
         };
         let (file, _) = std::io::pipe().expect("a pipe");
         let opened = (image, vec![file.into()]);

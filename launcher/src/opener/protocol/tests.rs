@@ -68,6 +68,7 @@ fn images_come_with_their_layers() {
             read_only: false,
             cache,
             logical_block_size: 512,
+            match_volume: false,
         });
         let (version, id) = (VERSION, 9);
         answer(&Order { version, id, open }, &openable)
@@ -102,6 +103,7 @@ fn images_come_with_their_layers() {
             read_only: true,
             cache: None,
             logical_block_size: 512,
+            match_volume: false,
         },
     );
     refused.expect_err("clusters get a place when they are read");
@@ -133,6 +135,7 @@ fn images_of_containers_stay_as_they_are() {
             read_only: false,
             cache: None,
             logical_block_size: 512,
+            match_volume: false,
         });
         let (version, id) = (VERSION, 9);
         answer(&Order { version, id, open }, openable)
@@ -243,6 +246,7 @@ fn orders_know_their_fields() {
         serde_json::json!({"connect": "/a"}),
         serde_json::json!({
             "image": ["/a"], "qcow2": true, "overlay": false, "readOnly": false, "cache": null, "logicalBlockSize": 4096,
+            "matchVolume": true,
         }),
     ] {
         let order = serde_json::json!({"version": 3, "id": 2, "open": open});

@@ -18,7 +18,8 @@ pub const EJECT: u16 = 0x708;
 /// Of what a function has behind its BAR, bytes.
 pub const WINDOW: u64 = 32 << 10;
 
-const SECTOR: u32 = 512;
+/// Where the configuration of a disk has the size of its blocks.
+const BLOCK: u64 = 20;
 
 /// Runs the mode.
 pub fn run(machine: &Machine) {
@@ -80,8 +81,9 @@ fn take(pci: &Pci, function: Function, slot: u8) -> Result<Option<Disk>, Failure
     let device = Device { kind, transport };
     match kind {
         id::BLK => {
-            let sectors = write(&device)?;
-            println!("RESULT wrote={slot} sectors={sectors}");
+            let block = device.config32(BLOCK);
+            let sectors = write(&device, block)?;
+            println!("RESULT wrote={slot} sectors={sectors} block={block}");
             return Ok(Some(Disk {
                 slot,
                 device,
@@ -107,12 +109,12 @@ fn send(device: &Device) -> Result<(), Failure> {
 }
 
 /// Size of the disk, in sectors.
-fn write(device: &Device) -> Result<u64, Failure> {
-    let mut disk = Blk::start(device, 1, SECTOR.into())?;
+fn write(device: &Device, block: u32) -> Result<u64, Failure> {
+    let mut disk = Blk::start(device, 1, block.into())?;
     for (index, byte) in (0..).zip(*b"podvisor was here") {
         phys::w8(disk.data(0) + index, byte);
     }
-    disk.request(blk::OUT, 0, SECTOR)?;
+    disk.request(blk::OUT, 0, block)?;
     disk.request(blk::FLUSH, 0, 0)?;
     Ok(disk.sectors)
 }
