@@ -13,6 +13,7 @@ mod credentials;
 mod exec;
 mod freeze;
 mod polls;
+mod reboot;
 mod session;
 mod time;
 mod view;

@@ -215,6 +215,18 @@ fn a_guest_that_is_not_quick_is_told_the_time_again() {
 }
 
 #[test]
+fn a_guest_that_reboots_says_nothing() {
+    with_agent(async |agent, played| {
+        assert_eq!(agent.reboot().await, Ok(()));
+        played.borrow_mut().slow = Some(("guest-shutdown", 3600 * SECOND));
+        assert_eq!(agent.reboot().await, Ok(()));
+        sleep(60 * SECOND).await;
+        assert_eq!(agent.reboot().await, Err(AgentError::NotConnected));
+        assert_eq!(played.borrow().count("guest-shutdown"), 1);
+    });
+}
+
+#[test]
 fn keys_and_passwords_are_set_once_the_guest_runs() {
     with_agent(async |agent, played| {
         let credentials = Credentials {

@@ -57,6 +57,7 @@ impl Service for Commands {
                 Err(reason) => Err(reason),
             },
             Method::Ask(Ask::Unpause) => self.unpause().await,
+            Method::Ask(Ask::SoftReboot) => self.soft_reboot().await,
             Method::Ask(ask) => self.ask(ask.clone()).await,
             Method::Text(text) => Ok((*text).to_owned()),
             Method::Dump => match decode::<DumpRequest>(request) {
@@ -105,6 +106,17 @@ impl Commands {
             tokio::task::spawn_local(async move { agent.set_time().await });
         }
         answer
+    }
+
+    /// By the guest's agent, else by the power button.
+    async fn soft_reboot(&self) -> Answer {
+        match self.agent.reboot().await {
+            Ok(()) => Ok(String::new()),
+            Err(error) => {
+                tracing::debug!("the guest's agent does not reboot it: {error}");
+                self.ask(Ask::SoftReboot).await
+            }
+        }
     }
 
     async fn freeze(&self, request: Bytes) -> Answer {

@@ -1,0 +1,22 @@
+//! A reboot that the guest does itself, whatever it makes of a power button.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Agent, AgentError};
+
+/// Time to say no. Virt-handler waits longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// Has the guest reboot. An agent that does it says nothing any more, as one that does nothing at all: virt-launcher
+    /// takes both for done.
+    pub(in super::super) async fn reboot(&self) -> Result<(), AgentError> {
+        let arguments = json!({"mode": "reboot"});
+        match self.ask("guest-shutdown", arguments, PATIENCE).await {
+            Err(AgentError::Silent) => Ok(()),
+            said => said.map(drop),
+        }
+    }
+}
