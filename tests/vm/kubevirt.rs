@@ -25,6 +25,9 @@ use serde_json::{Value, json};
 /// A guest that goes on until it is ended.
 const ENDLESS: &str = "ticker secs=100000";
 
+/// A guest that reboots as soon as it runs, for ever.
+const REBOOTS: &str = "crash how=reset";
+
 /// gRPC's status of what the guest's agent is wanted for, and cannot be.
 const CANNOT: u32 = 9;
 
@@ -279,6 +282,27 @@ fn how_a_guest_ends_is_told() {
     let (pod, handler, pipe) = running(30, "crash how=triple");
     pipe.wait_for("GuestPanicked");
     pipe.wait_for("MODIFIED Shutoff/Crashed");
+    delete(pod, handler, &pipe);
+
+    // A reboot is the guest's own affair, unless the VMI says that it ends the machine.
+    let (pod, mut handler, pipe) = running(30, REBOOTS);
+    let lines = BufReader::new(handler::console(&pod)).lines();
+    let boots = lines
+        .map_while(Result::ok)
+        .filter(|line| line.contains("CRASH"));
+    assert_eq!(boots.take(2).count(), 2, "it boots again");
+    assert_eq!(pipe.words(), ["ADDED Running/Unknown"]);
+    handler.ask("KillVirtualMachine").is_done();
+    pipe.wait_for("MODIFIED Shutoff/Destroyed");
+    delete(pod, handler, &pipe);
+
+    let pod = start(30);
+    let mut handler = Handler::connect(&pod);
+    let pipe = Pipe::listen(&pod);
+    let mut ends = vmi(REBOOTS);
+    ends["spec"]["domain"]["rebootPolicy"] = json!("Terminate");
+    start_by(&mut handler, &pipe, &ends);
+    pipe.wait_for("MODIFIED Shutoff/Destroyed");
     delete(pod, handler, &pipe);
 
     let (pod, handler, pipe) = running(30, ENDLESS);

@@ -189,7 +189,74 @@ async fn greet(connected: io::Result<UnixStream>) -> Result<Connection, CallErro
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio::runtime::Builder;
+    use tokio::task::LocalSet;
+
+    use super::super::rpc::{Service, Status, decode, encode, serve};
     use super::*;
+
+    /// What virt-handler heard.
+    #[derive(Default)]
+    struct Heard(RefCell<Vec<String>>);
+
+    impl Service for Heard {
+        async fn call(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
+            let said = match path.rsplit('/').next() {
+                Some("Info") => {
+                    let supported = vec![VERSION];
+                    return Ok(encode(&Versions { supported }));
+                }
+                Some("HandleDomainEvent") => {
+                    let event: DomainEvent = decode(request)?;
+                    format!("{} {}", event.kind, String::from_utf8_lossy(&event.domain))
+                }
+                _ => "event".to_owned(),
+            };
+            self.0.borrow_mut().push(said);
+            Ok(encode(&Response::done()))
+        }
+    }
+
+    /// Virt-handler's pipe is missing, for a while and for a minute.
+    #[test]
+    fn what_counts_waits_for_the_pipe() {
+        let heard = |seconds| {
+            let mut builder = Builder::new_current_thread();
+            let runtime = builder.enable_all().start_paused(true).build();
+            let heard = Rc::new(Heard::default());
+            let (begin, service) = (Duration::from_secs(seconds), heard.clone());
+            LocalSet::new().block_on(&runtime.expect("a runtime"), async {
+                let start = Instant::now();
+                let connect = async move || {
+                    if start.elapsed() < begin {
+                        return Err(io::ErrorKind::NotFound.into());
+                    }
+                    let (ours, theirs) = UnixStream::pair()?;
+                    tokio::task::spawn_local(serve(theirs, service.clone()));
+                    Ok(ours)
+                };
+                let notifier = Notifier::start(connect, || ());
+                let domain = |kind, json: &'static str, is_last| Event::Domain {
+                    kind,
+                    json: json.into(),
+                    is_last,
+                };
+                notifier.tell(domain("ADDED", "running", false));
+                notifier.tell(Event::Cluster { json: Bytes::new() });
+                notifier.tell(domain("MODIFIED", "over", false));
+                notifier.tell(domain("MODIFIED", "gone", true));
+                sleep(Duration::from_secs(120)).await;
+            });
+            heard.0.take()
+        };
+        let all = ["ADDED running", "event", "MODIFIED over", "MODIFIED gone"];
+        assert_eq!(heard(0), all);
+        assert_eq!(heard(15), all);
+        assert_eq!(heard(60), all[2..]);
+    }
 
     /// Nobody listens for longer than an event may take.
     #[test]
