@@ -42,8 +42,8 @@ use serde::Serialize;
 
 pub use self::error::{NetworkError, Step};
 pub use self::guard::NetworkGuard;
-pub use self::lease::of_files as lease_of_files;
-pub(crate) use self::lease::{LaterLease, Resolver};
+pub(crate) use self::lease::{HandedOn, LaterLease, Resolver, handed_on, record_name};
+pub use self::lease::{Route, of_files as lease_of_files};
 pub use self::prepare::prepare;
 pub use self::record::{NicRecord, NicStatus, show};
 pub use self::state::kept_in_file;
@@ -51,7 +51,7 @@ pub use self::state::kept_in_file;
 use crate::vmi::{DhcpOptions, Port, Protocol, Subnet};
 
 /// Where KubeVirt's node agent says what the pod's interface was.
-const VIF_CACHE_DIR: &str = "/var/run/kubevirt-private";
+pub(crate) const VIF_CACHE_DIR: &str = "/var/run/kubevirt-private";
 
 /// Where runs keep what they need to put a pod's network back.
 pub const STATE_DIR: &str = "/run/podvisor";

@@ -23,6 +23,7 @@ mod beneath;
 mod orders;
 mod process;
 mod protocol;
+mod records;
 mod taps;
 
 use std::io;

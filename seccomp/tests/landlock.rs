@@ -315,6 +315,16 @@ fn an_opener_that_replaces_files_removes_none_elsewhere() {
     assert_all(&attempts, &others, &json!(libc::EACCES));
 }
 
+/// It may be allowed to read files only.
+#[test]
+fn an_opener_that_reads_files_changes_none() {
+    landlock_abi().expect("Landlock");
+    let attempts = Place::new(None).attempts("reader", None);
+    assert_all(&attempts, &["read there"], &FREE);
+    let others = ["change there", "make there", "remove there", "read"];
+    assert_all(&attempts, &others, &json!(libc::EACCES));
+}
+
 /// It may be allowed to connect to sockets below a directory.
 #[test]
 fn an_opener_connects_below_its_directories() {
@@ -358,11 +368,12 @@ fn child() {
         Some("launcher") => shrink(&[(&removed, Use::Remove), (&changed, Use::Change)]),
         Some("monitor") => shrink(&[(&removed, Use::Remove)]),
         Some("service") => shrink(&[]),
-        Some(opener @ ("opener" | "maker" | "connector")) => {
+        Some(opener @ ("opener" | "maker" | "replacer" | "reader" | "connector")) => {
             let usage = match opener {
                 "opener" => Use::Open,
                 "maker" => Use::Make,
                 "replacer" => Use::Replace,
+                "reader" => Use::Read,
                 _ => Use::Connect,
             };
             let directories = [(changed.clone(), usage)];
@@ -381,6 +392,7 @@ fn child() {
     note("make", File::create(removed.join("new")).map(drop));
     note("list", fs::read_dir(&directory).map(drop));
     note("remove", fs::remove_file(removed.join("b")));
+    note("read there", File::open(changed.join("a")).map(drop));
     note("change there", append(&changed.join("a")));
     note("make there", File::create(changed.join("new")).map(drop));
     note("remove there", fs::remove_file(changed.join("b")));

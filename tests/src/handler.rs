@@ -82,9 +82,12 @@ pub fn pod(grace: u32, words: Vec<String>) -> Run {
 
 /// The same in a network namespace.
 pub fn pod_in(network: &Namespace, grace: u32) -> Run {
-    let words = ["ip", "netns", "exec", network.name()].map(str::to_owned);
-    let outside = words.into_iter().chain(kernel());
+    let outside = inside_of(network).into_iter().chain(kernel());
     pod_of(outside.collect(), grace, Vec::new(), None)
+}
+
+fn inside_of(network: &Namespace) -> [String; 4] {
+    ["ip", "netns", "exec", network.name()].map(str::to_owned)
 }
 
 /// The same with an image as its first container disk.
@@ -92,14 +95,15 @@ pub fn pod_with(grace: u32, words: Vec<String>, disk: Option<&Path>) -> Run {
     pod_of(kernel().into(), grace, words, disk)
 }
 
-/// A pod whose kernel is Linux with this initial RAM disk, and an image as its first container disk.
-pub fn linux_pod(initrd: &Path, disk: &Path) -> Run {
+/// A pod in a network namespace whose kernel is Linux with this initial RAM disk, and an image as its first container disk.
+pub fn linux_pod(network: &Namespace, initrd: &Path, disk: &Path) -> Run {
     let linux = [
         "env".to_owned(),
         format!("KERNEL={}", crate::guest::vmlinux().display()),
         format!("INITRD={}", initrd.display()),
     ];
-    pod_of(linux.into(), 30, Vec::new(), Some(disk)).arg("--vm-stats-collector")
+    let outside = inside_of(network).into_iter().chain(linux);
+    pod_of(outside.collect(), 30, Vec::new(), Some(disk)).arg("--vm-stats-collector")
 }
 
 fn kernel() -> [String; 2] {
@@ -262,6 +266,7 @@ pub fn prepare_nic(network: &Namespace, mac: &str) {
         format!("link add {nic} type veth"),
         format!("link add {interface} address {mac} mtu 1400 type bridge"),
         format!("address add 10.9.9.5/24 dev {interface}"),
+        format!("address add fd09::5/64 dev {interface}"),
         format!("link add {bridge} mtu 1400 type bridge"),
         format!("tuntap add dev {tap} mode tap user 107 group 107"),
         format!("link set {tap} mtu 1400 master {bridge} up"),
@@ -270,6 +275,17 @@ pub fn prepare_nic(network: &Namespace, mac: &str) {
     ] {
         network.ip(&command);
     }
+}
+
+/// Says in the pod what that interface was, as virt-handler does before it changes one.
+pub fn record_nic(pod: &Guest) {
+    let record = serde_json::json!({
+        "IP": {"IP": "10.9.9.5", "Mask": "////AA=="}, "IPv6": {}, "MAC": "AgAAAAAJ",
+        "Routes": [{"Dst": {"IP": "10.96.0.0", "Mask": "//AAAA=="}, "Gw": "10.9.9.2"}],
+        "Gateway": "10.9.9.1", "IPAMDisabled": false, "Mtu": 1400,
+    });
+    let path = in_pod(pod, &format!("kubevirt-private/vif-cache-{}.json", BLUE[0]));
+    fs::write(path, record.to_string()).expect("writable");
 }
 
 /// What virt-handler makes goes with its interface.

@@ -1,12 +1,14 @@
 //! Debian's guest agent in a Linux, asked by virt-handler.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use podvisor_tests::handler::{
-    Handler, Pipe, in_pod, linux_pod, linux_vmi, vmi_request, wait_until_ready,
+    self, Handler, Pipe, in_pod, linux_pod, linux_vmi, vmi_request, wait_until_ready,
 };
+use podvisor_tests::netns::Namespace;
 use podvisor_tests::run::Guest;
 use podvisor_tests::sidecar::Sidecar;
 use podvisor_tests::{PATIENCE, guest, image};
@@ -31,14 +33,15 @@ fn debians_agent_answers_virt_handler() {
     let parts = [guest::initrd(), guest::agent()].map(|path| fs::read(path).expect("there"));
     fs::write(&initrd, parts.concat()).expect("writable");
     let disk = image::ext4(directory.path(), "data.img", &[("file", b"old")], 16);
-    let pod = linux_pod(&initrd, &disk).arg("--hook-sidecars=2");
+    let network = Namespace::new("agent");
+    let pod = linux_pod(&network, &initrd, &disk).arg("--hook-sidecars=2");
     let mut pod = pod.start();
     wait_until_ready(&pod);
     secrets(&pod);
     let sidecars = sidecars(&pod);
     let mut handler = Handler::connect(&pod);
     let pipe = Pipe::listen(&pod);
-    let mut vmi = linux_vmi(&guest::linux_cmdline("agent"));
+    let mut vmi = linux_vmi(&guest::linux_cmdline("agent ipv6.disable=0"));
     let method = |secret: &str| {
         let source = json!({"secret": {"secretName": secret}});
         (source, json!({"qemuGuestAgent": {"users": ["root"]}}))
@@ -61,6 +64,8 @@ fn debians_agent_answers_virt_handler() {
     runs_programs(&mut handler);
     freezes(&pod, &mut handler, &pipe);
     has_their_seed(&mut handler);
+    has_a_nic_later(&pod, &network, &mut handler, &pipe, vmi);
+    reboots(&mut handler);
     knows_the_time(&mut handler);
     handler.ask("KillVirtualMachine").is_done();
     pipe.wait_for("MODIFIED Shutoff/Destroyed");
@@ -97,6 +102,44 @@ fn has_their_seed(handler: &mut Handler) {
         "b=/bin/busybox; $b mkdir /seed && $b mount -r /dev/vdb /seed && $b cat /seed/user-data";
     let seed = handler.exec("/bin/sh", &["-c", script], RUNS);
     assert_eq!(seed, (0, 0, "#cloud-config\n# one\n# two\n".to_owned()));
+}
+
+/// A network that the pod gets while the machine runs: the guest has addresses and routes of the pod's interface.
+fn has_a_nic_later(
+    pod: &Guest,
+    network: &Namespace,
+    handler: &mut Handler,
+    pipe: &Pipe,
+    mut vmi: Value,
+) {
+    handler::prepare_nic(network, "02:00:00:00:00:07");
+    handler::record_nic(pod);
+    vmi["status"]["phase"] = json!("Running");
+    handler::add_nic(&mut vmi, "multus-status", "up");
+    let request = vmi_request(&vmi);
+    handler.cmd("SyncVirtualMachine", request).is_done();
+    let mac = "/Spec/Devices/Interfaces/0/MAC/MAC";
+    pipe.wait_for_value(mac, "02:00:00:00:00:09", 0);
+    let script = "n=30; again() { n=$((n - 1)); [ $n -gt 0 ] || { ip addr; exit 7; }; sleep 1; }
+        until [ -e /sys/class/net/eth0 ]; do again; done; ip link set eth0 up
+        udhcpc -i eth0 -f -n -q -t 9 -O staticroutes -s /scripts/lease.sh
+        until timeout 10 dhcp6 eth0; do again; done";
+    let (status, code, said) = handler.exec("/bin/sh", &["-c", script], RUNS);
+    assert_eq!((status, code), (0, 0), "{said}");
+    let told = |key: &str| {
+        let line = |line: &str| {
+            line.strip_prefix(&format!("RESULT {key}="))
+                .map(str::to_owned)
+        };
+        said.lines().find_map(line)
+    };
+    assert_eq!(told("ip").as_deref(), Some("10.9.9.5"), "{said}");
+    let routes = told("routes").expect("routes");
+    for route in ["10.96.0.0/12 10.9.9.2", "0.0.0.0/0 10.9.9.1"] {
+        assert!(routes.contains(route), "{routes}");
+    }
+    let address = told("dhcp6.ip").expect("an address").parse::<Ipv6Addr>();
+    assert_eq!(address.expect("an address").to_string(), "fd09::5");
 }
 
 /// The Secrets, where kubelet mounts them.
@@ -177,6 +220,24 @@ fn freezes(pod: &Guest, handler: &mut Handler, pipe: &Pipe) {
     let deadline = Instant::now() + PATIENCE;
     while handler.exec("/bin/sh", &["-c", "echo > /mnt/file"], RUNS) != (0, 0, String::new()) {
         assert!(Instant::now() < deadline, "it stays frozen");
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// By the guest's own program for it, which reboots nothing here: the agent answers again.
+fn reboots(handler: &mut Handler) {
+    let script = "mkdir -p /sbin && cd /sbin && echo '#!/bin/sh' > shutdown &&
+        echo 'echo $* > /asked' >> shutdown && chmod 755 shutdown";
+    let made = handler.exec("/bin/sh", &["-c", script], RUNS);
+    assert_eq!((made.0, made.1), (0, 0), "{made:?}");
+    handler.ask("SoftRebootVirtualMachine").is_done();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (_, _, asked) = handler.exec("/bin/busybox", &["cat", "/asked"], RUNS);
+        if asked.contains("-r +0") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{asked}");
         sleep(Duration::from_millis(200));
     }
 }

@@ -38,15 +38,17 @@ pub(super) struct NewNic {
 impl NewNic {
     /// Its device on this interface.
     pub(super) fn options(&self, interface: &OpenedNic) -> NetOptions {
-        let address = interface.address;
+        let (mtu, routes) = (interface.mtu, &interface.routes);
+        let lease = interface.address.map(|it| self.lease.of(it, routes, mtu));
+        let lease6 = interface.address6.map(|it| self.lease.of6(it, mtu));
         NetOptions {
             mac: self.mac.unwrap_or(interface.mac),
-            mtu: interface.mtu,
+            mtu,
             queue_pairs: self.open.queues,
             backend: BackendKind::Taps,
             link_up: self.link_up,
-            lease: address.map(|address| self.lease.of(address, interface.mtu)),
-            lease6: None,
+            lease,
+            lease6,
             spoof_check: false,
             captured: false,
         }
@@ -160,9 +162,12 @@ pub(super) fn slots(vmi: &Vmi) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use serde_json::json;
 
     use super::*;
+    use crate::network::Route;
 
     fn vmi() -> Value {
         json!({
@@ -241,6 +246,12 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1400,
             address: Some(([10, 1, 0, 5].into(), 24)),
+            routes: vec![Route {
+                destination: [0, 0, 0, 0].into(),
+                prefix_len: 0,
+                gateway: [10, 1, 0, 1].into(),
+            }],
+            address6: Some((Ipv6Addr::LOCALHOST, 64)),
         };
         let options = nic.options(&interface);
         assert_eq!(
@@ -254,11 +265,16 @@ mod tests {
             ("10.1.0.5".to_owned(), 24)
         );
         assert_eq!(lease.server.to_string(), "169.254.75.12");
+        assert_eq!(lease.router, Some([10, 1, 0, 1].into()));
+        let lease6 = options.lease6.expect("an address");
+        assert_eq!(lease6.address, Ipv6Addr::LOCALHOST);
         let bare = OpenedNic {
             address: None,
+            address6: None,
             ..interface
         };
-        assert_eq!(nic.options(&bare).lease, None);
+        let options = nic.options(&bare);
+        assert_eq!((options.lease, options.lease6), (None, None));
         // Not before it is in the pod, nor when it is to go.
         vmi["status"]["interfaces"] = status(["domain", "domain", ""]);
         assert_eq!(coming(&vmi), []);

@@ -3,6 +3,7 @@
 mod resolver;
 mod vif_cache;
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use devices::pod_net::dhcp::{DhcpLease, DhcpOptions};
@@ -13,11 +14,12 @@ use rtnetlink::packet_route::address::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
 };
+use serde::{Deserialize, Serialize};
 
 pub(crate) use self::resolver::Resolver;
 pub(super) use self::vif_cache::VifCache;
 use super::names::server_address;
-use crate::vmi::Subnet;
+use crate::vmi::{GATEWAY_MAC, Subnet};
 
 /// What all leases of a NIC have in common.
 pub(super) struct Common {
@@ -42,6 +44,24 @@ pub fn of_files(record: &[u8], resolver: &str, subdomain: Option<&str>) -> Optio
     record.lease(Ipv4Addr::new(169, 254, 75, 10), &common)
 }
 
+/// What the guest gets of an interface by the node agent's record of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HandedOn {
+    pub(crate) mac: Option<[u8; 6]>,
+    pub(crate) address: Option<(Ipv4Addr, u8)>,
+    pub(crate) routes: Vec<Route>,
+}
+
+/// Reads a record.
+pub(crate) fn handed_on(record: &[u8]) -> io::Result<HandedOn> {
+    VifCache::parse(record).map(|record| record.handed_on())
+}
+
+/// The name of the record of an interface.
+pub(crate) fn record_name(interface: &str) -> String {
+    vif_cache::name(interface)
+}
+
 /// A lease but for what only the pod's interface says, which is not there yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LaterLease {
@@ -54,22 +74,36 @@ pub(crate) struct LaterLease {
 }
 
 impl LaterLease {
-    /// The lease of a bridged guest that takes the interface's address over. Routes beyond its network are not known.
-    pub(crate) fn of(&self, address: (Ipv4Addr, u8), mtu: u16) -> DhcpLease {
-        let common = Common {
+    /// The lease of a bridged guest that takes the interface's address over.
+    pub(crate) fn of(&self, address: (Ipv4Addr, u8), routes: &[Route], mtu: u16) -> DhcpLease {
+        let common = self.common(mtu);
+        let mut lease = with_routes(address, routes, server_address(self.index), &common);
+        warn(lease.fit());
+        lease
+    }
+
+    /// The same for its IPv6 address. Routers are announced by the network.
+    pub(crate) fn of6(&self, address: (Ipv6Addr, u8), mtu: u16) -> Ipv6Lease {
+        let mut lease = self.common(mtu).lease6(address, GATEWAY_MAC);
+        warn(lease.fit());
+        lease
+    }
+
+    fn common(&self, mtu: u16) -> Common {
+        Common {
             resolver: self.resolver.clone(),
             hostname: Some(self.hostname.clone()).filter(|name| !name.is_empty()),
             subdomain: self.subdomain.clone(),
             mtu,
             options: self.options.clone(),
-        };
-        let mut lease = common.lease(address, server_address(self.index), None);
-        let left_out = lease.fit();
-        if !left_out.is_empty() {
-            let what = left_out.join(", ");
-            tracing::warn!("DHCP cannot tell the guest everything; left out: {what}");
         }
-        lease
+    }
+}
+
+fn warn(left_out: Vec<String>) {
+    if !left_out.is_empty() {
+        let what = left_out.join(", ");
+        tracing::warn!("DHCP cannot tell the guest everything; left out: {what}");
     }
 }
 
@@ -110,12 +144,15 @@ impl Common {
 }
 
 /// An IPv4 route as DHCP tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Route {
-    destination: Ipv4Addr,
-    prefix_len: u8,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: Ipv4Addr,
+    /// Length of the destination's prefix.
+    pub prefix_len: u8,
     /// Unspecified: on the link.
-    gateway: Ipv4Addr,
+    pub gateway: Ipv4Addr,
 }
 
 /// The lease that hands the pod's first global IPv4 address on, or `None` if it has none.

@@ -12,6 +12,7 @@ use vmm::control::{self, ControlError};
 use vmm::footprint;
 
 use super::{Allowed, Openable, TAP_DIRECTORY, TapUse, protocol};
+use crate::network::VIF_CACHE_DIR;
 use crate::supervise;
 
 /// The main function: whether it ended as it should.
@@ -61,6 +62,9 @@ fn restrict(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dy
     paths.extend(scratch.map(|path| (path, Use::Make)));
     if allowed.taps == TapUse::Make {
         kept |= CapabilitySet::NET_ADMIN;
+    }
+    if allowed.taps == TapUse::Adopt {
+        paths.push((VIF_CACHE_DIR.into(), Use::Read));
     }
     if allowed.taps != TapUse::Nothing {
         paths.push((TAP_DIRECTORY.into(), Use::Open));

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -13,11 +13,12 @@ use seccomp::jail::Use;
 use serde::{Deserialize, Serialize};
 
 use super::{Allowed, Directories, OpenerError, TapUse, Taps};
+use crate::network::{Route, VIF_CACHE_DIR};
 use crate::plan::{Asked, ImagePath};
 use crate::resources::{BlockSizes, Kind, ResourceError, fits, open_files, open_overlay};
 
 /// Version of the protocol.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// What is to be opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +176,12 @@ pub struct OpenedNic {
     pub mtu: u16,
     /// Its first IPv4 address and the length of the prefix, if it has one.
     pub address: Option<(Ipv4Addr, u8)>,
+    /// Where that leads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Its first lasting global IPv6 address, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<(Ipv6Addr, u8)>,
 }
 
 /// What was opened, where that has to be said.
@@ -245,7 +252,7 @@ impl Openable {
             usage: allowed.usage,
             taps: match allowed.taps {
                 TapUse::Nothing => None,
-                TapUse::Adopt => Some(Taps::open()?),
+                TapUse::Adopt => Some(Taps::open()?.with_records(Path::new(VIF_CACHE_DIR))),
                 TapUse::Make => Some(Taps::open_where_they_are_made()?),
             },
             tap_use: allowed.taps,

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use devices::tap::{self, InterfaceFacts, OpenTapError};
 use devices::virtio::net::MAX_QUEUE_PAIRS;
@@ -12,8 +13,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use thiserror::Error;
 
 use super::protocol::{NicToOpen, OpenedNic, TapToOpen};
+use super::records::Records;
 use super::{OpenerError, TAP_DIRECTORY};
-use crate::network;
+use crate::network::{self, HandedOn};
+
+/// Most routes of an interface: DHCP has no room for more.
+const MAX_ROUTES: usize = 64;
 
 /// A TAP cannot be had.
 #[derive(Debug, Error)]
@@ -30,6 +35,15 @@ pub enum TapError {
     /// It says nothing of itself.
     #[error("Cannot look at interface {name:?}")]
     Look {
+        /// The interface.
+        name: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// KubeVirt's record of it is none.
+    #[error("Cannot read KubeVirt's record of interface {name:?}")]
+    Record {
         /// The interface.
         name: String,
         /// The cause.
@@ -71,6 +85,8 @@ pub enum TapError {
 pub struct Taps {
     /// By which interfaces are asked for things.
     socket: OwnedFd,
+    /// What else is known of them.
+    records: Records,
 }
 
 impl Taps {
@@ -79,7 +95,16 @@ impl Taps {
         let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
         let socket = socket_with(family, SocketType::DGRAM, flags, None);
         let socket = socket.map_err(|errno| OpenerError::Taps(errno.into()))?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket,
+            records: Records::default(),
+        })
+    }
+
+    /// The same, and what the node agent says in `directory` of the pod's interfaces.
+    pub(super) fn with_records(self, directory: &Path) -> Self {
+        let records = Records::open(directory);
+        Self { records, ..self }
     }
 
     /// The same where the device has to be there.
@@ -114,7 +139,26 @@ impl Taps {
             name: name.clone(),
             reason: reason.to_owned(),
         };
-        let is_unicast = facts.mac[0] & 1 == 0 && facts.mac != [0; 6];
+        let record = self.records.of(&name).map_err(|source| TapError::Record {
+            name: name.clone(),
+            source,
+        })?;
+        // As at the start: what the node agent says is what was there before it.
+        let HandedOn {
+            mac,
+            address,
+            mut routes,
+        } = record.unwrap_or(HandedOn {
+            mac: None,
+            address: facts.address,
+            routes: Vec::new(),
+        });
+        if routes.len() > MAX_ROUTES {
+            tracing::warn!("the guest gets the first {MAX_ROUTES} routes of {name:?}");
+            routes.truncate(MAX_ROUTES);
+        }
+        let mac = mac.unwrap_or(facts.mac);
+        let is_unicast = mac[0] & 1 == 0 && mac != [0; 6];
         if !is_unicast {
             return Err(unusable("it has no Ethernet address"));
         }
@@ -123,9 +167,11 @@ impl Taps {
         let tap = network::secondary_tap(&name).ok_or_else(|| unusable("its name is too long"))?;
         let queues = queues(&tap, wanted.queues)?;
         let nic = OpenedNic {
-            mac: facts.mac,
+            mac,
             mtu,
-            address: facts.address,
+            address,
+            routes,
+            address6: self.records.address6(&name),
         };
         Ok((queues, nic))
     }

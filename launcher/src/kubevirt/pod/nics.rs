@@ -156,6 +156,8 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 7],
             mtu: 1400,
             address: Some(([10, 1, 0, 5].into(), 24)),
+            routes: Vec::new(),
+            address6: None,
         };
         let (tap, _) = std::io::pipe().expect("a pipe");
         rig.input(Input::Nic(name.to_owned(), Ok((nic, vec![tap.into()]))));

@@ -7,7 +7,7 @@ use std::path::Path;
 use devices::pod_net::dhcp::DhcpLease;
 use serde::Deserialize;
 
-use super::{Common, Route, with_routes};
+use super::{Common, HandedOn, Route, with_routes};
 use crate::resources;
 
 /// Size of such a file, bytes; one with hundreds of routes has a tenth of it.
@@ -51,10 +51,15 @@ struct CachedRoute {
     gateway: Option<String>,
 }
 
+/// Its name for an interface.
+pub(in crate::network) fn name(interface: &str) -> String {
+    format!("vif-cache-{interface}.json")
+}
+
 impl VifCache {
     /// The file about `interface` in `directory`; `None` if there is no such file.
     pub(in crate::network) fn load(directory: &Path, interface: &str) -> io::Result<Option<Self>> {
-        let path = directory.join(format!("vif-cache-{interface}.json"));
+        let path = directory.join(name(interface));
         let text = match resources::read_file("agent's file", &path, MAX_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text?,
@@ -73,7 +78,25 @@ impl VifCache {
 
     /// The lease; `None` if the pod has no IPv4 address to hand on.
     pub(in crate::network) fn lease(&self, server: Ipv4Addr, common: &Common) -> Option<DhcpLease> {
-        let address = self.ip.parse().filter(|_| !self.ipam_disabled)?;
+        let routes = self.routes();
+        let address = self.address()?;
+        Some(with_routes(address, &routes, server, common))
+    }
+
+    /// What a guest gets of it.
+    pub(in crate::network) fn handed_on(&self) -> HandedOn {
+        HandedOn {
+            mac: self.mac(),
+            address: self.address(),
+            routes: self.routes(),
+        }
+    }
+
+    fn address(&self) -> Option<(Ipv4Addr, u8)> {
+        self.ip.parse().filter(|_| !self.ipam_disabled)
+    }
+
+    fn routes(&self) -> Vec<Route> {
         let routes = self.routes.iter().flatten();
         let mut routes: Vec<_> = routes.filter_map(CachedRoute::parse).collect();
         if let Ok(gateway) = self.gateway.parse() {
@@ -84,7 +107,7 @@ impl VifCache {
             };
             routes.insert(0, default);
         }
-        Some(with_routes(address, &routes, server, common))
+        routes
     }
 }
 
