@@ -146,11 +146,13 @@ impl Hooks {
         LocalSet::new().block_on(&runtime, async {
             self.collect().await?;
             self.change(vmi.into(), plan).await?;
-            let told = |sidecar: &Sidecar| {
-                let farewell = sidecar.farewell().transpose()?;
-                Some(farewell.map(|socket| (sidecar.name().to_owned(), socket)))
-            };
-            self.known.iter().filter_map(told).collect()
+            let mut told = Vec::new();
+            for sidecar in &self.known {
+                if let Some(socket) = sidecar.farewell().await? {
+                    told.push((sidecar.name().to_owned(), socket));
+                }
+            }
+            Ok(told)
         })
     }
 

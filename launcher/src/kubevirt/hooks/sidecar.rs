@@ -2,11 +2,11 @@
 
 use std::cmp::Reverse;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prost::Message;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::super::messages::Empty;
@@ -117,16 +117,17 @@ impl Sidecar {
         call(&self.name, &self.path, &method, question, SEED_TIME).await
     }
 
-    /// A connection on which it is told of the machine's end, if it wants to know.
-    pub(super) fn farewell(&self) -> Result<Option<OwnedFd>, HookError> {
+    /// A connection on which it is told of the machine's end, if it wants to know. One that accepts none is not waited for.
+    pub(super) async fn farewell(&self) -> Result<Option<OwnedFd>, HookError> {
         if !self.shutdown {
             return Ok(None);
         }
-        let connected = UnixStream::connect(&self.path).map_err(CallError::Connect);
+        let connected = UnixStream::connect(&self.path).await;
+        let connected = connected.and_then(UnixStream::into_std);
         let connected = connected.map_err(|source| HookError::Call {
             name: self.name.clone(),
             method: SHUTDOWN.to_owned(),
-            source,
+            source: CallError::Connect(source),
         })?;
         Ok(Some(connected.into()))
     }
@@ -163,6 +164,9 @@ async fn call<A: Message + Default>(
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+
+    use super::super::super::rpc;
     use super::*;
 
     fn of(versions: &[&str], points: &[(&str, i32)]) -> Result<Sidecar, String> {
@@ -212,5 +216,29 @@ mod tests {
         };
         let sidecar = Sidecar::of(Path::new("/s"), info).expect("known");
         assert_eq!(sidecar.name.len(), MAX_NAME + r#""" at "/s""#.len());
+    }
+
+    #[test]
+    fn one_that_accepts_nobody_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("full.sock");
+        let full = socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+        bind(&full, &SocketAddrUnix::new(&path).expect("a short path")).expect("writable");
+        listen(&full, 0).expect("a socket");
+        let info = Info {
+            name: "full".to_owned(),
+            points: vec![Point {
+                name: SHUTDOWN.to_owned(),
+                priority: 0,
+            }],
+            versions: vec!["v1alpha3".to_owned()],
+        };
+        let sidecar = Sidecar::of(&path, info).expect("known");
+        rpc::runtime().expect("a runtime").block_on(async {
+            let waiting = sidecar.farewell().await.expect("there is room for one");
+            assert!(waiting.is_some());
+            let refused = sidecar.farewell().await.expect_err("there is no room");
+            assert!(refused.to_string().contains("full.sock"), "{refused}");
+        });
     }
 }
