@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Agent, AgentError};
 
@@ -11,8 +11,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Agent {
     /// Has the guest reboot. An agent that does it says nothing any more, as one that does nothing at all: virt-launcher
-    /// takes both for done.
+    /// takes both for done. So it is asked first whether it is there: one that hangs would not even hear of it.
     pub(in super::super) async fn reboot(&self) -> Result<(), AgentError> {
+        self.ask("guest-ping", Value::Null, PATIENCE).await?;
         let arguments = json!({"mode": "reboot"});
         match self.ask("guest-shutdown", arguments, PATIENCE).await {
             Err(AgentError::Silent) => Ok(()),

@@ -226,6 +226,21 @@ fn a_guest_that_reboots_says_nothing() {
     });
 }
 
+/// The power button is left, and nobody is told that it reboots.
+#[test]
+fn an_agent_that_hangs_is_not_taken_for_a_reboot() {
+    with_agent(async |agent, played| {
+        played.borrow_mut().slow = Some((SET_TIME, 3600 * SECOND));
+        let asking = agent.clone();
+        tokio::task::spawn_local(
+            async move { asking.ask(SET_TIME, Value::Null, 60 * SECOND).await },
+        );
+        sleep(SECOND / 10).await;
+        assert_eq!(agent.reboot().await, Err(AgentError::Silent));
+        assert_eq!(played.borrow().count("guest-shutdown"), 0);
+    });
+}
+
 #[test]
 fn keys_and_passwords_are_set_once_the_guest_runs() {
     with_agent(async |agent, played| {
