@@ -120,7 +120,7 @@ fn has_a_nic_later(
     handler.cmd("SyncVirtualMachine", request).is_done();
     let mac = "/Spec/Devices/Interfaces/0/MAC/MAC";
     pipe.wait_for_value(mac, "02:00:00:00:00:09", 0);
-    let script = "n=30; again() { n=$((n - 1)); [ $n -gt 0 ] || { ip addr; exit 7; }; sleep 1; }
+    let script = "n=90; again() { n=$((n - 1)); [ $n -gt 0 ] || { ip addr; exit 7; }; sleep 1; }
         until [ -e /sys/class/net/eth0 ]; do again; done; ip link set eth0 up
         udhcpc -i eth0 -f -n -q -t 9 -O staticroutes -s /scripts/lease.sh
         until timeout 10 dhcp6 eth0; do again; done";
