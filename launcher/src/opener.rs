@@ -38,9 +38,11 @@ use vmm::control::{self, ControlError};
 pub use self::beneath::{Directories, OpenError};
 pub use self::orders::{Opened, OrderError, Orders};
 pub use self::protocol::{
-    Answer, FileToGrow, FileToMake, FileToOpen, Found, ImageToOpen, NicToOpen, Openable,
-    OpenedImage, OpenedNic, Order, SocketToConnect, TapToOpen, ToOpen, VERSION, answer,
+    Answer, FileToGrow, FileToMake, FileToOpen, Found, ImageToOpen, MAX_SECRETS, NicToOpen,
+    Openable, OpenedImage, OpenedNic, Order, SecretFiles, SecretsToRead, SocketToConnect,
+    TapToOpen, ToOpen, VERSION, answer,
 };
+pub(crate) use self::records::is_secret;
 pub use self::taps::{TapError, Taps};
 
 /// Where the device is by which TAPs are made.

@@ -149,7 +149,7 @@ fn share_one_arena() {
 pub enum Use {
     /// Files there may be removed.
     Remove,
-    /// Files there may be read.
+    /// Files there may be found and read.
     Read,
     /// Files there may be read and written.
     Change,
@@ -167,7 +167,7 @@ impl Use {
     fn rights(self) -> BitFlags<AccessFs> {
         match self {
             Self::Remove => AccessFs::RemoveFile.into(),
-            Self::Read => AccessFs::ReadFile.into(),
+            Self::Read => AccessFs::ReadFile | AccessFs::ReadDir,
             Self::Change => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
             Self::Connect => AccessFs::ResolveUnix.into(),
             // Requests go with the descriptor: a block device is asked for its size, and a dump has one before it is

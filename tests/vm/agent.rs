@@ -62,6 +62,7 @@ fn debians_agent_answers_virt_handler() {
     pipe.wait_for_value("/Status/OSInfo/PrettyName", "Test guest 1", 0);
     asks(&mut handler);
     runs_programs(&mut handler);
+    has_new_keys(&pod, &mut handler);
     freezes(&pod, &mut handler, &pipe);
     has_their_seed(&mut handler);
     has_a_nic_later(&pod, &network, &mut handler, &pipe, vmi);
@@ -201,6 +202,19 @@ fn runs_programs(handler: &mut Handler) {
     assert!(shadow.starts_with(&format!("root:{HASH}:")), "{shadow}");
     let (status, ..) = handler.exec("/bin/nothing", &[], RUNS);
     assert_ne!(status, 0, "the agent refuses");
+}
+
+/// Secrets may change while the machine runs.
+fn has_new_keys(pod: &Guest, handler: &mut Handler) {
+    let key = KEY.replace("somebody", "somebody-else");
+    let place = "kubevirt-private/secret/keys-access-cred/one";
+    fs::write(in_pod(pod, place), &key).expect("writable");
+    let deadline = Instant::now() + PATIENCE;
+    let keys = ["cat", "/root/.ssh/authorized_keys"];
+    while handler.exec("/bin/busybox", &keys, RUNS) != (0, 0, key.clone()) {
+        assert!(Instant::now() < deadline, "the old keys stay");
+        sleep(Duration::from_millis(200));
+    }
 }
 
 /// Until somebody thaws it, or its time is over.

@@ -1,7 +1,7 @@
 //! SSH keys and passwords that the guest's agent is to set (`spec.accessCredentials` with the propagation method
-//! `qemuGuestAgent`): read from the pod's Secrets when the machine is made.
+//! `qemuGuestAgent`): read from the pod's Secrets when the machine is made, and again while it runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -11,11 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::opener::{MAX_SECRETS, SecretFiles, is_secret};
 use crate::plan::access_secret;
 use crate::resources;
-
-/// Most bytes of all of them, for each user anew: they go to the launcher in one message.
-const MAX_BYTES: u64 = 16 << 10;
 
 /// Where a VMI has them.
 const FIELD: &str = "/spec/accessCredentials";
@@ -44,6 +42,50 @@ pub(super) struct Credentials {
     pub(super) keys: BTreeMap<String, Vec<String>>,
     /// The password of each user.
     pub(super) passwords: BTreeMap<String, String>,
+}
+
+/// Where they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Sources {
+    /// Secrets with keys, and whose keys these are.
+    keys: Vec<(String, Vec<String>)>,
+    /// Secrets with passwords by users.
+    passwords: Vec<String>,
+}
+
+impl Sources {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.passwords.is_empty()
+    }
+
+    /// Names of the Secrets, each once.
+    pub(super) fn secrets(&self) -> BTreeSet<String> {
+        let keys = self.keys.iter().map(|(secret, _)| secret);
+        keys.chain(&self.passwords).cloned().collect()
+    }
+
+    /// What `read` has of the Secrets: files by their names.
+    pub(super) fn read<E>(
+        &self,
+        mut read: impl FnMut(&str) -> Result<SecretFiles, E>,
+    ) -> Result<Credentials, E> {
+        let mut credentials = Credentials::default();
+        for (secret, users) in &self.keys {
+            let files = read(secret)?;
+            let keys = files.values().flat_map(|text| text.lines());
+            let keys = keys.map(str::trim).filter(|key| !key.is_empty());
+            let keys: Vec<_> = keys.map(str::to_owned).collect();
+            for user in users {
+                let known = credentials.keys.entry(user.clone()).or_default();
+                known.extend(keys.iter().cloned());
+            }
+        }
+        for secret in &self.passwords {
+            credentials.passwords.extend(read(secret)?);
+        }
+        Ok(credentials)
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -110,19 +152,33 @@ struct SecretName {
 
 /// Takes what the agent is to set out of the VMI, so that what is left is for others. An entry that says more than one
 /// thing is left, too: it is refused where those are read.
-pub(super) fn take(vmi: &mut Value) -> Result<Credentials, CredentialsError> {
+pub(super) fn take(vmi: &mut Value) -> Result<(Sources, Credentials), CredentialsError> {
     take_from(vmi, &access_secret)
 }
 
 fn take_from(
     vmi: &mut Value,
     directory: &impl Fn(&str) -> PathBuf,
-) -> Result<Credentials, CredentialsError> {
-    let mut credentials = Credentials::default();
+) -> Result<(Sources, Credentials), CredentialsError> {
+    let sources = take_sources(vmi)?;
+    let mut left = MAX_SECRETS;
+    let credentials = sources.read(|secret| {
+        let directory = is_secret(secret).then(|| directory(secret));
+        let directory = directory.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
+        let files = directory.and_then(|directory| read_below(&directory, &mut left));
+        files.map_err(|source| CredentialsError::Secret {
+            secret: secret.to_owned(),
+            source,
+        })
+    })?;
+    Ok((sources, credentials))
+}
+
+fn take_sources(vmi: &mut Value) -> Result<Sources, CredentialsError> {
+    let mut sources = Sources::default();
     let Some(Value::Array(entries)) = vmi.pointer_mut(FIELD) else {
-        return Ok(credentials);
+        return Ok(sources);
     };
-    let mut left = MAX_BYTES;
     let mut others = Vec::new();
     for value in std::mem::take(entries) {
         match serde_json::from_value(value.clone()).map_err(CredentialsError::Field)? {
@@ -137,15 +193,7 @@ fn take_from(
                             },
                     }),
                 user_password: None,
-            } if more.is_empty() => {
-                for user in users {
-                    let files = read(directory, &source, &mut left)?;
-                    let keys = files.values().flat_map(|text| text.lines());
-                    let keys = keys.map(str::trim).filter(|key| !key.is_empty());
-                    let known = credentials.keys.entry(user).or_default();
-                    known.extend(keys.map(str::to_owned));
-                }
-            }
+            } if more.is_empty() => sources.keys.push((source.secret.secret_name, users)),
             Entry {
                 user_password:
                     Some(Password {
@@ -157,35 +205,16 @@ fn take_from(
                             },
                     }),
                 ssh_public_key: None,
-            } if more.is_empty() => credentials
-                .passwords
-                .extend(read(directory, &source, &mut left)?),
+            } if more.is_empty() => sources.passwords.push(source.secret.secret_name),
             _ => others.push(value),
         }
     }
     *entries = others;
-    Ok(credentials)
+    Ok(sources)
 }
 
 /// The files of a Secret by their names; what begins with `..` is kubelet's.
-fn read(
-    directory: &impl Fn(&str) -> PathBuf,
-    source: &Source,
-    left: &mut u64,
-) -> Result<BTreeMap<String, String>, CredentialsError> {
-    let secret = &source.secret.secret_name;
-    let is_name = !secret.is_empty() && !secret.contains('/');
-    let files = match is_name {
-        true => read_below(&directory(secret), left),
-        false => Err(io::ErrorKind::InvalidInput.into()),
-    };
-    files.map_err(|source| CredentialsError::Secret {
-        secret: secret.clone(),
-        source,
-    })
-}
-
-fn read_below(directory: &Path, left: &mut u64) -> io::Result<BTreeMap<String, String>> {
+fn read_below(directory: &Path, left: &mut u64) -> io::Result<SecretFiles> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -218,7 +247,10 @@ mod tests {
             ),
             ("keys-access-cred/..data/key1", "kubelet's"),
             ("words-access-cred/debian", "secret"),
-            ("long-access-cred/root", &"x".repeat(MAX_BYTES as usize + 1)),
+            (
+                "long-access-cred/root",
+                &"x".repeat(MAX_SECRETS as usize + 1),
+            ),
         ] {
             let path = directory.path().join(path);
             fs::create_dir_all(path.parent().expect("below")).expect("writable");
@@ -232,7 +264,7 @@ mod tests {
         secrets: &tempfile::TempDir,
     ) -> Result<Credentials, CredentialsError> {
         let directory = |name: &str| secrets.path().join(format!("{name}-access-cred"));
-        take_from(vmi, &directory)
+        take_from(vmi, &directory).map(|(_, credentials)| credentials)
     }
 
     fn vmi(entries: Value) -> Value {

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use vmm::control::{self, ControlError};
 
 pub(super) use self::machine::Maker;
-use super::credentials::Credentials;
+use super::credentials::{Credentials, Sources};
 use super::domain::Facts;
 
 /// The launcher wants a machine. Two descriptors come with it: a file with the VMI, and the socket of the vm
@@ -54,8 +54,9 @@ pub(super) enum Done {
         /// The socket of the process comes with this that reads the kernel again when the guest reboots; then that of
         /// the guest's agent, if it has a port.
         boots_from_disk: bool,
-        /// For the guest's agent.
+        /// For the guest's agent, and where it comes from.
         credentials: Credentials,
+        sources: Sources,
         /// Names of hook sidecars that are told of the machine's end. A connection to each comes last.
         farewells: Vec<String>,
     },

@@ -26,7 +26,7 @@ pub enum OrderError {
     Busy,
 }
 
-/// What an order led to: descriptors, one at least unless a number was asked for, and what they are where that has to be said; or why there are none,
+/// What an order led to: descriptors, one at least unless a number or Secrets were asked for, and what they are where that has to be said; or why there are none,
 /// outermost first.
 pub type Opened = Result<(Option<Found>, Vec<OwnedFd>), Vec<String>>;
 
@@ -119,7 +119,9 @@ impl<P> Orders<P> {
 fn opened(answer: Answer, files: Vec<OwnedFd>) -> Opened {
     match answer.causes {
         Some(causes) => Err(causes),
-        None if files.is_empty() && !matches!(answer.found, Some(Found::Bytes(_))) => {
+        None if files.is_empty()
+            && !matches!(answer.found, Some(Found::Bytes(_) | Found::Secrets(_))) =>
+        {
             Err(vec!["the opener sent no descriptor".to_owned()])
         }
         None => Ok((answer.found, files)),
@@ -145,6 +147,24 @@ mod tests {
             assert_eq!(back, purpose);
             error
         })
+    }
+
+    /// What is no file comes with none.
+    #[test]
+    fn some_answers_have_no_descriptors() {
+        for (found, is_well) in [
+            (Some(Found::Secrets(BTreeMap::new())), true),
+            (Some(Found::Bytes(1)), true),
+            (None, false),
+        ] {
+            let causes = None;
+            let answer = Answer {
+                id: 1,
+                causes,
+                found,
+            };
+            assert_eq!(opened(answer, Vec::new()).is_ok(), is_well);
+        }
     }
 
     fn answer(opener: &OwnedFd, id: u64, files: &[BorrowedFd<'_>]) {

@@ -1,6 +1,7 @@
 //! What launcher and opener say to each other: one JSON message a packet, bounded as those of the vm
 //! process are ([`vmm::control`]).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -18,7 +19,7 @@ use crate::plan::{Asked, ImagePath};
 use crate::resources::{BlockSizes, Kind, ResourceError, fits, open_files, open_overlay};
 
 /// Version of the protocol.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// What is to be opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,22 @@ pub enum ToOpen {
     Grown(FileToGrow),
     /// A connection to a socket.
     Connection(SocketToConnect),
+    /// What is in Secrets.
+    Secrets(SecretsToRead),
+}
+
+/// Most bytes of Secrets that are read at a time, with the names of their files: they go in one message.
+pub const MAX_SECRETS: u64 = 16 << 10;
+
+/// Files of a Secret by their names.
+pub type SecretFiles = BTreeMap<String, String>;
+
+/// Secrets of a VMI's access credentials, where KubeVirt mounts them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretsToRead {
+    /// Their names.
+    pub secrets: BTreeSet<String>,
 }
 
 /// The image of a disk, below a directory in which images may be made larger. Whoever has it open goes on.
@@ -194,6 +211,8 @@ pub enum Found {
     Nic(OpenedNic),
     /// Nothing, but the bytes that a file has now.
     Bytes(u64),
+    /// Nothing, but Secrets by their names.
+    Secrets(BTreeMap<String, SecretFiles>),
 }
 
 /// The launcher wants something opened.
@@ -297,6 +316,12 @@ impl Openable {
                 let adopted = taps.adopt(nic).map_err(|error| causes(&error));
                 adopted.map(|(taps, nic)| (taps, Some(Found::Nic(nic))))
             }
+            (ToOpen::Secrets(wanted), Some(taps)) if self.tap_use == TapUse::Adopt => {
+                let read = taps.records().secrets(&wanted.secrets);
+                let read = read.map_err(|error| causes(&error))?;
+                Ok((Vec::new(), Some(Found::Secrets(read))))
+            }
+            (ToOpen::Secrets(_), _) => Err(vec!["this run reads no Secrets".to_owned()]),
             (ToOpen::Nic(_), None) => Err(vec!["this run opens no NICs".to_owned()]),
             (ToOpen::Tap(tap), Some(taps)) if self.tap_use == TapUse::Make => {
                 taps.attach(tap).map(plain).map_err(|error| causes(&error))

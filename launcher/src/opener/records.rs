@@ -1,16 +1,21 @@
 //! What KubeVirt's node agent and the kernel say of interfaces of the pod, for a process that has few paths.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
+use thiserror::Error;
 
-use crate::network::{self, HandedOn};
+use super::protocol::{MAX_SECRETS, SecretFiles};
+use crate::network::{self, HandedOn, VIF_CACHE_DIR};
+use crate::plan::access_secret;
 use crate::resources::{Kind, open_below, settle};
 
 /// Longest record, bytes; one with hundreds of routes has less.
@@ -28,6 +33,20 @@ const ADDRESSES: &str = "/proc/thread-self/net/if_inet6";
 /// Scope of an address that others reach, and a flag of one that does not last (`linux/if_addr.h`).
 const GLOBAL: u8 = 0;
 const TEMPORARY: u8 = 1;
+
+/// A Secret cannot be read.
+#[derive(Debug, Error)]
+#[error("Cannot read the Secret {name:?}")]
+pub(super) struct SecretError {
+    name: String,
+    #[source]
+    source: io::Error,
+}
+
+/// Whether a Secret can have this name: it becomes part of a path.
+pub(crate) fn is_secret(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\0'])
+}
 
 /// What was there when it could be opened.
 #[derive(Debug, Default)]
@@ -61,6 +80,57 @@ impl Records {
         let file = settle(opened, Kind::File).map_err(io::Error::other)?;
         let text = read(&File::from(file), MAX_RECORD)?;
         network::handed_on(&text).map(Some)
+    }
+
+    /// What is in Secrets with access credentials: links lead nowhere outside of each.
+    pub(super) fn secrets(
+        &self,
+        names: &BTreeSet<String>,
+    ) -> Result<BTreeMap<String, SecretFiles>, SecretError> {
+        let mut left = MAX_SECRETS as usize;
+        let read = |name: &String| {
+            let files = self.secret(name, &mut left);
+            let files = files.map_err(|source| SecretError {
+                name: name.clone(),
+                source,
+            })?;
+            Ok((name.clone(), files))
+        };
+        names.iter().map(read).collect()
+    }
+
+    fn secret(&self, name: &str, left: &mut usize) -> io::Result<SecretFiles> {
+        let directory = self.directory.as_ref().filter(|_| is_secret(name));
+        let directory = directory.ok_or(io::ErrorKind::NotFound)?;
+        let place = access_secret(name);
+        let below = place
+            .strip_prefix(VIF_CACHE_DIR)
+            .map_err(io::Error::other)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let directory = open_below(directory, below, flags, links)?;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(&directory, &mut buffer);
+        let mut files = SecretFiles::new();
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            // The rest is kubelet's.
+            let name = entry.file_name().to_str().unwrap_or_default();
+            if name.is_empty() || name == "." || name.starts_with("..") {
+                continue;
+            }
+            let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
+            let links = ResolveFlags::NO_MAGICLINKS;
+            let file = open_below(&directory, Path::new(name), flags, links)?;
+            let file = settle(file, Kind::File).map_err(io::Error::other)?;
+            let text = String::from_utf8(read(&File::from(file), *left)?);
+            let text = text.map_err(|_| io::ErrorKind::InvalidData)?;
+            *left = left
+                .checked_sub(name.len() + text.len())
+                .ok_or(io::ErrorKind::FileTooLarge)?;
+            files.insert(name.to_owned(), text);
+        }
+        Ok(files)
     }
 
     /// The first lasting global IPv6 address of an interface and the length of its prefix.
@@ -121,6 +191,40 @@ mod tests {
         assert_eq!(records.address6("no-such-one"), None);
         assert_eq!(records.address6("lo"), None);
         assert!(records.of("lo").expect("no record").is_none());
+    }
+
+    /// As the kubelet mounts it, and as somebody else would.
+    #[test]
+    fn secrets_are_read_where_they_are() {
+        use std::os::unix::fs::symlink;
+
+        let root = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| {
+            root.path()
+                .join("secret")
+                .join(format!("{name}-access-cred"))
+        };
+        let data = place("keys").join("..2026");
+        fs::create_dir_all(&data).expect("writable");
+        fs::write(data.join("one"), "ssh-ed25519 one").expect("writable");
+        symlink("..2026", place("keys").join("..data")).expect("a link");
+        symlink("..data/one", place("keys").join("one")).expect("a link");
+        fs::write(root.path().join("other"), "secret").expect("writable");
+        fs::create_dir_all(place("out")).expect("writable");
+        symlink("../../other", place("out").join("one")).expect("a link");
+        fs::create_dir_all(place("long")).expect("writable");
+        let long = " ".repeat(MAX_SECRETS as usize);
+        fs::write(place("long").join("one"), long).expect("writable");
+        symlink("keys-access-cred", place("link")).expect("a link");
+        let records = Records::open(root.path());
+        let read = |name: &str| records.secrets(&BTreeSet::from([name.to_owned()]));
+        let found = read("keys").expect("read");
+        let files = SecretFiles::from([("one".to_owned(), "ssh-ed25519 one".to_owned())]);
+        assert_eq!(found, BTreeMap::from([("keys".to_owned(), files)]));
+        for wrong in ["out", "long", "link", "missing", "../other", ""] {
+            let error = read(wrong).expect_err("refused").to_string();
+            assert!(error.contains(&format!("{wrong:?}")), "{error}");
+        }
     }
 
     #[test]

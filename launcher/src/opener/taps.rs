@@ -113,6 +113,10 @@ impl Taps {
         Self::open()
     }
 
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
     /// Opens a TAP, which is made if it is not there, and brings it up. One that was made goes with its descriptors.
     pub fn attach(&self, wanted: &TapToOpen) -> Result<Vec<OwnedFd>, TapError> {
         let name = &wanted.tap;

@@ -10,17 +10,18 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::MemfdFlags;
 use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use vmm::control::{self as wire, Call, ControlError};
 use vmm::footprint;
 
 use super::super::agent::Agent;
-use super::super::credentials::Credentials;
+use super::super::credentials::{Credentials, Sources};
 use super::super::events;
 use super::super::hooks::Farewell;
 use super::super::hotplug::Place;
@@ -37,11 +38,15 @@ use super::packets::readable;
 use super::service::Commands;
 use crate::bootdisk::process::ReaderError;
 use crate::exit::Exit;
+use crate::opener::SecretFiles;
 use crate::resources::{BootDiskError, BootReader, DiskKernel};
 use crate::supervise::{self, LifeEffect, LifeInput};
 
 /// Inputs that wait. Who would add one more waits itself.
 const MAX_WAITING: usize = 64;
+
+/// Time between two looks at Secrets. The kubelet takes longer to bring what is new.
+const LOOK_AT_SECRETS: Duration = Duration::from_secs(10);
 
 /// Clients at a time.
 const MAX_CLIENTS: usize = 64;
@@ -70,6 +75,10 @@ pub(super) enum News {
     Ask(Ask, oneshot::Sender<Answer>),
     /// There is a machine.
     Machine(Prepared, MachineWires),
+    /// It is time to look at Secrets again.
+    LookAtSecrets,
+    /// What is in them now.
+    Secrets(Result<BTreeMap<String, SecretFiles>, String>),
     /// Anything else.
     Input(Input),
     /// The monitor is gone.
@@ -92,8 +101,9 @@ pub(super) struct MachineWires {
     pub(super) boot_reader: Option<OwnedFd>,
     /// The port of the guest's agent.
     pub(super) agent: Option<OwnedFd>,
-    /// What it is to set.
+    /// What it is to set, and where that comes from.
     pub(super) credentials: Credentials,
+    pub(super) sources: Sources,
     /// Hook sidecars that are told of its end.
     pub(super) farewells: Vec<Farewell>,
 }
@@ -114,6 +124,9 @@ pub(super) struct Actor {
     agent: Rc<Agent>,
     /// What it is to set each time that it is there again.
     credentials: Rc<Credentials>,
+    sources: Sources,
+    /// Sets them.
+    setting: Option<JoinHandle<()>>,
     agent_is_there: bool,
     farewells: Farewells,
     sender: Sender<News>,
@@ -166,6 +179,8 @@ impl Actor {
             boot_reader: None,
             agent,
             credentials: Rc::default(),
+            sources: Sources::default(),
+            setting: None,
             agent_is_there: false,
             farewells: Farewells::default(),
             sender,
@@ -213,10 +228,17 @@ impl Actor {
             Some(News::Machine(prepared, wires)) => {
                 self.boot_reader = wires.boot_reader.map(BootReader::given).map(Rc::new);
                 self.credentials = Rc::new(wires.credentials);
+                self.look_at_secrets(wires.sources);
                 self.listen_to_agent(wires.agent);
                 self.farewells = Farewells::to(wires.farewells);
                 self.step(Input::Prepared(Ok(prepared)));
             }
+            Some(News::LookAtSecrets) => {
+                if let Err(reason) = self.openings.read(self.sources.secrets()) {
+                    tracing::debug!("no Secret is read: {reason}");
+                }
+            }
+            Some(News::Secrets(read)) => self.take_secrets(read),
             Some(News::Alone) | None => self.exit = Some(Exit::Internal),
         }
         // An endless stream of other things must not hold up time.
@@ -360,16 +382,62 @@ impl Actor {
     fn see_agent(&mut self, is_there: bool) {
         let has_come = is_there && !self.agent_is_there;
         self.agent_is_there = is_there;
-        if !has_come || *self.credentials == Credentials::default() {
+        if has_come {
+            self.set_credentials();
+        }
+    }
+
+    fn set_credentials(&mut self) {
+        if *self.credentials == Credentials::default() {
             return;
         }
         let (agent, credentials) = (self.agent.clone(), self.credentials.clone());
         let inbox = self.sender.clone();
-        tokio::task::spawn_local(async move {
+        let setting = tokio::task::spawn_local(async move {
             let set = agent.set_credentials(&credentials).await;
             let set = set.map_err(|error| error.to_string());
             let _ = inbox.send(News::Input(Input::CredentialsSet(set))).await;
         });
+        // What is newer is to be set last.
+        if let Some(older) = self.setting.replace(setting) {
+            older.abort();
+        }
+    }
+
+    /// Has Secrets looked at from now on, which may change while the machine runs.
+    fn look_at_secrets(&mut self, sources: Sources) {
+        self.sources = sources;
+        if self.sources.is_empty() {
+            return;
+        }
+        let inbox = self.sender.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(LOOK_AT_SECRETS).await;
+                if inbox.send(News::LookAtSecrets).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// What has changed is set.
+    fn take_secrets(&mut self, read: Result<BTreeMap<String, SecretFiles>, String>) {
+        let of = |secrets: BTreeMap<String, SecretFiles>| {
+            let find = |name: &str| secrets.get(name).cloned();
+            let find = |name: &str| find(name).ok_or_else(|| format!("no Secret {name:?}"));
+            self.sources.read(find)
+        };
+        match read.and_then(of) {
+            Ok(credentials) if credentials != *self.credentials => {
+                self.credentials = Rc::new(credentials);
+                if self.agent_is_there {
+                    self.set_credentials();
+                }
+            }
+            Ok(_) => {}
+            Err(reason) => tracing::debug!("what the agent is to set stays: {reason}"),
+        }
     }
 
     /// Has the kernel read for a guest that reboots. It takes as long as the disk does, and nobody waits.

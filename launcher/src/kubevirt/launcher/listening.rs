@@ -97,6 +97,7 @@ fn made(done: Done, descriptors: Vec<OwnedFd>) -> Result<News, Failure> {
             exit_on_reboot,
             boots_from_disk,
             credentials,
+            sources,
             farewells,
         } => {
             let mut descriptors = descriptors.into_iter();
@@ -105,6 +106,7 @@ fn made(done: Done, descriptors: Vec<OwnedFd>) -> Result<News, Failure> {
                 boot_reader: wire(boots_from_disk),
                 agent: wire(facts.agent_port),
                 credentials,
+                sources,
                 farewells: farewells.into_iter().zip(descriptors).collect(),
             };
             let prepared = Prepared {

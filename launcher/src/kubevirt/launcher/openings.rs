@@ -2,6 +2,7 @@
 //! holds up the one and not the other.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use super::actor::News;
 use super::packets::Packets;
 use crate::opener::{
     Answer, FileToGrow, FileToMake, Found, ImageToOpen, NicToOpen, Opened, Opener, Orders,
-    SocketToConnect, ToOpen,
+    SecretsToRead, SocketToConnect, ToOpen,
 };
 
 /// What a file is for.
@@ -28,6 +29,8 @@ enum Purpose {
     Nic(String),
     /// More room for the disk of this name.
     Growth(String),
+    /// What the guest's agent is to set.
+    Secrets,
 }
 
 /// Who opens files.
@@ -38,7 +41,7 @@ impl Openings {
     pub(super) fn listen(opener: OwnedFd, inbox: Sender<News>) -> io::Result<Self> {
         let tell = async move |purpose, opened| {
             // Nobody is there any more only at the end.
-            let _ = inbox.send(News::Input(input(purpose, opened))).await;
+            let _ = inbox.send(news(purpose, opened)).await;
         };
         listen(opener, tell).map(Self)
     }
@@ -61,6 +64,11 @@ impl Openings {
     /// Has the image of a disk made larger, or says why not; it comes into the inbox.
     pub(super) fn grow(&self, disk: String, file: FileToGrow) -> Result<(), String> {
         self.order(Purpose::Growth(disk), ToOpen::Grown(file))
+    }
+
+    /// Has Secrets read, or says why not; they come into the inbox.
+    pub(super) fn read(&self, secrets: BTreeSet<String>) -> Result<(), String> {
+        self.order(Purpose::Secrets, ToOpen::Secrets(SecretsToRead { secrets }))
     }
 
     fn order(&self, purpose: Purpose, open: ToOpen) -> Result<(), String> {
@@ -126,9 +134,16 @@ fn listen<P: 'static>(
     Ok(orders)
 }
 
-fn input(purpose: Purpose, opened: Opened) -> Input {
+fn news(purpose: Purpose, opened: Opened) -> News {
     let opened = opened.map_err(|causes| causes.join(": "));
-    match purpose {
+    News::Input(match purpose {
+        Purpose::Secrets => {
+            let secrets = |(found, _)| match found {
+                Some(Found::Secrets(secrets)) => Ok(secrets),
+                _ => Err(something_else()),
+            };
+            return News::Secrets(opened.and_then(secrets));
+        }
         Purpose::Dump => Input::DumpFile(opened.and_then(first)),
         Purpose::Disk(name) => {
             let image = |(found, files)| match found {
@@ -151,7 +166,7 @@ fn input(purpose: Purpose, opened: Opened) -> Input {
             };
             Input::Nic(name, opened.and_then(nic))
         }
-    }
+    })
 }
 
 fn first((_, files): (Option<Found>, Vec<OwnedFd>)) -> Result<OwnedFd, String> {

@@ -147,7 +147,7 @@ impl Maker {
         let mut value: Value = serde_json::from_slice(&bytes).map_err(MakeError::Json)?;
         let bytes = self.hooks.is_some().then_some(bytes);
         let head = Head::deserialize(&value).map_err(MakeError::Json)?;
-        let credentials = credentials::take(&mut value)?;
+        let (sources, credentials) = credentials::take(&mut value)?;
         let agent = self.directory.join(AGENT);
         let mut plan = plan(&value, &head, &agent)?;
         let farewells = match (&mut self.hooks, bytes) {
@@ -187,6 +187,7 @@ impl Maker {
             facts,
             exit_on_reboot,
             boots_from_disk: boot_reader.is_some(),
+            sources,
             credentials,
             farewells,
         };
