@@ -164,6 +164,18 @@ fn a_stock_kernel_runs_as_it_is() {
     guest.exits_with(0);
 }
 
+/// It restarts as a PC did, through its BIOS, since there are no EFI runtime services.
+#[test]
+#[ignore = "needs hardware virtualization"]
+fn a_stock_kernel_reboots() {
+    let run = Run::new(&Vmi::new("again").memory("256Mi").disk(Disk::new("root")));
+    let image = image::zeros(&run.dir(), "root.img", MIB);
+    let mut guest = run.volume("root", &image).stock_linux("reboot").start();
+    assert_eq!(guest.result("boot"), "1");
+    guest.wait_for("RESULT boot=2");
+    guest.exits_with(0);
+}
+
 /// Debian's default kernel, packed by XZ, with most drivers as modules, gets as far as init.
 #[test]
 #[ignore = "needs hardware virtualization"]

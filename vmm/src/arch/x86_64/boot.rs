@@ -6,6 +6,7 @@ pub(super) mod error;
 mod initrd;
 mod kernel;
 mod pvh;
+mod reset_vector;
 mod zero_page;
 
 use devices::GuestMemory;
@@ -82,6 +83,7 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         None => None,
     };
     smbios::write_tables(memory, source.identity)?;
+    reset_vector::write(memory)?;
     let described = acpi::Described {
         apic_ids: &cpu::apic_ids(source.cpu),
         hotplug_slots: source.hotplug_slots,

@@ -23,6 +23,8 @@ pub const ACPI_TABLES: u64 = 0xe_0000;
 pub const SMBIOS: u64 = 0xf_0000;
 /// The generation ID, 16 bytes on a page of their own in the ACPI area.
 pub const GENERATION_ID: u64 = 0xf_f000;
+/// Where a processor begins in real mode, 16 bytes: `F000:FFF0`.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// End of the ACPI area and of the first mebibyte.
 pub const HIGH_RAM: u64 = 0x10_0000;
 /// Where RAM makes room for devices.
@@ -98,6 +100,7 @@ pub const MAX_PCI_DEVICES: usize = 31;
 
 const _: () = {
     assert!(ACPI_TABLES < SMBIOS && SMBIOS < GENERATION_ID && SMBIOS.is_multiple_of(16));
+    assert!(GENERATION_ID + 16 <= RESET_VECTOR && RESET_VECTOR + 16 == HIGH_RAM);
     assert!(PCI_WINDOW + PCI_WINDOW_SIZE <= ECAM);
     assert!(MAX_PCI_DEVICES as u64 * PCI_SLOT_WINDOW <= PCI_WINDOW_SIZE);
     assert!(ECAM + ECAM_SIZE <= IO_APIC as u64);
