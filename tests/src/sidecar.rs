@@ -1,4 +1,4 @@
-//! A hook sidecar: another container of the pod that has a say in its machine. As [`handler`](crate::handler) does, it puts
+//! A hook sidecar: another container of the pod that has a say in its machine. As [`handler`] does, it puts
 //! messages together by hand.
 
 use std::fs;
