@@ -220,6 +220,13 @@ pub trait QueueHandler: Send {
     fn drain(&mut self);
 }
 
+/// What [`VirtioDevice::read_config`] does, of these bytes.
+pub(crate) fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    let start = usize::try_from(offset).unwrap_or(space.len());
+    let mut rest = space.iter().copied().skip(start);
+    data.fill_with(|| rest.next().unwrap_or(0));
+}
+
 /// A descriptor that a handler waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch<'a> {

@@ -24,7 +24,7 @@ use crate::virtio::queue::VirtQueue;
 use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
 use crate::virtio::{
     ActivateError, Activation, CommandEffect, CommandError, DeviceInfo, QueueError, QueueHandler,
-    VirtioDevice, Watch, stats_value,
+    VirtioDevice, Watch, read_space, stats_value,
 };
 use crate::wake::Wake;
 
@@ -217,10 +217,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let start = usize::try_from(offset).unwrap_or(config.len());
-        let mut rest = config.into_iter().skip(start);
-        data.fill_with(|| rest.next().unwrap_or(0));
+        read_space(&self.config(), offset, data);
     }
 
     /// The driver writes `actual` and nothing else.

@@ -22,7 +22,9 @@ use self::protocol::PortView;
 use crate::character::{Character, CharacterKind};
 use crate::state::{RestoreError, SaveError, Saved, State};
 use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec};
-use crate::virtio::{ActivateError, Activation, DeviceInfo, QueueHandler, VirtioDevice};
+use crate::virtio::{
+    ActivateError, Activation, DeviceInfo, QueueHandler, VirtioDevice, read_space,
+};
 
 /// What a console is.
 pub const INFO: DeviceInfo = DeviceInfo {
@@ -248,10 +250,7 @@ impl VirtioDevice for Console {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let start = usize::try_from(offset).unwrap_or(config.len());
-        let mut rest = config.into_iter().skip(start);
-        data.fill_with(|| rest.next().unwrap_or(0));
+        read_space(&self.config(), offset, data);
     }
 
     fn activate(

@@ -57,7 +57,7 @@ use crate::state::{RestoreError, SaveError, Saved};
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::{
     ActivateError, Activation, CommandEffect, CommandError, DeviceInfo, QueueHandler, VirtioDevice,
-    stats_value,
+    read_space, stats_value,
 };
 
 /// What a NIC is.
@@ -147,15 +147,7 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| config.get(offset..));
-        let rest = rest.unwrap_or_default();
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        read_space(&self.config(), offset, data);
     }
 
     fn activate(

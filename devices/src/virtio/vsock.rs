@@ -24,6 +24,7 @@ use crate::virtio::queue::VirtQueue;
 use crate::virtio::spec::{BuildDeviceError, DeviceOptions, DeviceSpec, exactly};
 use crate::virtio::{
     ActivateError, Activation, DeviceInfo, QueueError, QueueHandler, VirtioDevice, Watch,
+    read_space,
 };
 
 /// What a vsock device is.
@@ -167,10 +168,7 @@ impl VirtioDevice for Vsock {
 
     /// `struct virtio_vsock_config`.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = u64::from(self.guest_cid).to_le_bytes();
-        let start = usize::try_from(offset).unwrap_or(config.len());
-        let mut rest = config.into_iter().skip(start);
-        data.fill_with(|| rest.next().unwrap_or(0));
+        read_space(&u64::from(self.guest_cid).to_le_bytes(), offset, data);
     }
 
     fn activate(

@@ -3,6 +3,7 @@
 use crate::virtio::block::request::{MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS, SECTOR_SIZE};
 use crate::virtio::block::slots::SLOT_BUFFERS;
 use crate::virtio::block::{BlockOptions, CacheMode};
+use crate::virtio::read_space;
 
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
@@ -88,8 +89,6 @@ impl Config {
     pub(super) fn read(&self, bytes: u64, offset: u64, data: &mut [u8]) {
         let mut space = self.0;
         space[CAPACITY..CAPACITY + 8].copy_from_slice(&(bytes / SECTOR_SIZE).to_le_bytes());
-        let start = usize::try_from(offset).unwrap_or(SIZE).min(SIZE);
-        let mut rest = space[start..].iter().copied();
-        data.fill_with(|| rest.next().unwrap_or(0));
+        read_space(&space, offset, data);
     }
 }
