@@ -21,6 +21,7 @@ pub mod tap;
 pub mod testing;
 pub mod thread;
 pub mod trace;
+pub mod vfio;
 pub mod virtio;
 pub mod wake;
 pub mod watchdog;

@@ -390,6 +390,7 @@ fn machine_plan(
         },
         boot,
         devices,
+        host_devices: Vec::new(),
         watchdog,
         hotplug_slots,
         placement: spec.cpu.placement,

@@ -33,4 +33,4 @@ pub use self::wire::{ControlError, MAX_FDS, MAX_MESSAGE, pair, receive, send, tr
 pub use crate::crash::{CrashReport, VcpuRegisters};
 
 /// Version of the protocol. Changed with whatever an older side would misunderstand.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

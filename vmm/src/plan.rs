@@ -1,6 +1,7 @@
 //! What the machine is to be: plain validated data, made by the launcher, without paths or
 //! descriptors. Addresses, slots and vectors are a function of the plan.
 
+use devices::vfio::MAX_VECTORS;
 use devices::virtio::registry::AnyOptions;
 use devices::virtio::spec::DeviceOptions;
 use devices::watchdog::WatchdogAction;
@@ -29,6 +30,9 @@ pub struct MachinePlan {
     pub boot: BootPlan,
     /// Devices on the PCI bus, in any order.
     pub devices: Vec<DevicePlan>,
+    /// Devices of the host, on the same bus.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_devices: Vec<HostDevicePlan>,
     /// A watchdog, on the same bus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogPlan>,
@@ -72,8 +76,10 @@ impl MachinePlan {
         });
         let later = DEVICE_DESCRIPTORS + QUEUE_DESCRIPTORS * LATER_QUEUES;
         let later = later * self.free_slots() as u64;
+        let host_devices = HOST_DEVICE_DESCRIPTORS * self.host_devices.len() as u64;
         let vcpus = VCPU_DESCRIPTORS * u64::from(self.cpu.count());
-        (BASE_DESCRIPTORS + vcpus + devices.sum::<u64>() + later).next_multiple_of(DESCRIPTOR_STEP)
+        let all = BASE_DESCRIPTORS + vcpus + devices.sum::<u64>() + later + host_devices;
+        all.next_multiple_of(DESCRIPTOR_STEP)
     }
 
     /// Threads that its vm process may have at a time.
@@ -96,6 +102,9 @@ const VCPU_DESCRIPTORS: u64 = 4;
 
 /// What the host's side brings, the copy of it that the machine of this boot has, and the interrupt of the configuration.
 const DEVICE_DESCRIPTORS: u64 = 8;
+
+/// The device, its group and KVM's copies of them, and an event for each interrupt.
+const HOST_DEVICE_DESCRIPTORS: u64 = 8 + MAX_VECTORS as u64;
 
 /// Doorbell and interrupt; the worker's ring, poll set and wake.
 const QUEUE_DESCRIPTORS: u64 = 5;
@@ -178,6 +187,17 @@ pub struct WatchdogPlan {
     pub pci_slot: u8,
     /// What it does.
     pub action: WatchdogAction,
+}
+
+/// A PCI device of the host that the guest has to itself (`spec.domain.devices.hostDevices`, `gpus`, and NICs with
+/// `sriov`), by VFIO.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDevicePlan {
+    /// Its name, which no other device of the machine has.
+    pub name: String,
+    /// Device number on the bus, 1 to 31.
+    pub pci_slot: u8,
 }
 
 /// Which of the pod's CPUs threads run on (`spec.domain.cpu`).

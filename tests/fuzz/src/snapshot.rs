@@ -158,6 +158,7 @@ fn plan() -> MachinePlan {
             cmdline: String::new(),
         },
         devices: Vec::new(),
+        host_devices: Vec::new(),
         watchdog: None,
         placement: PlacementPlan::default(),
         nodes: Vec::new(),

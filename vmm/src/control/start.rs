@@ -62,6 +62,13 @@ pub enum FdRole {
         /// The device's name.
         name: String,
     },
+    /// A device of the host ([`HostDevicePlan`](crate::plan::HostDevicePlan)) twice: the VFIO device, then its group.
+    HostDevice {
+        /// The device's name.
+        name: String,
+    },
+    /// The VFIO container that the groups of all host devices are in, with its IOMMU type set.
+    VfioContainer,
     /// Where the serial console's input comes from (a terminal or a pipe).
     ConsoleInput,
     /// Where the serial console's output goes (a terminal, pipe or file).

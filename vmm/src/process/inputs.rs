@@ -140,6 +140,7 @@ pub(super) fn sort_fds(
             FdRole::Initrd => boot.initrd = Some(fd.into()),
             FdRole::Firmware { name } => boot.firmware = Some((name, fd.into())),
             FdRole::Device { name } => of_devices.entry(name).or_default().push(fd),
+            FdRole::HostDevice { .. } | FdRole::VfioContainer => {}
             FdRole::SnapshotState => snapshot.state = Some(fd.into()),
             FdRole::SnapshotRam => snapshot.ram = Some(fd.into()),
             FdRole::CrashDump => crash_dump = Some(fd.into()),
