@@ -3,7 +3,9 @@
 //! Pure: the same input gives the same plan on every host, so plans are golden files in tests and
 //! `podvisor plan` prints them.
 
+mod boot;
 mod disks;
+mod host_devices;
 mod iso;
 mod needs;
 mod nics;
@@ -19,12 +21,16 @@ use devices::virtio::vsock::VsockOptions;
 use serde::Serialize;
 use vmm::layout::MAX_PCI_DEVICES;
 use vmm::plan::{
-    BootPlan, CpuPlan, DevicePlan, Enlightenment, HypervisorPlan, MachinePlan, MachineVersion,
-    MemoryPlan, WatchdogPlan,
+    BootPlan, CpuPlan, Enlightenment, HypervisorPlan, MachinePlan, MachineVersion, MemoryPlan,
+    WatchdogPlan,
 };
 
+pub use self::boot::{BootDisks, BootFile};
 pub use self::disks::{
     Asked, BaseFormat, DiskSource, ImagePath, ImageSource, LaterDisk, Overlay, later_disks,
+};
+pub use self::host_devices::{
+    HostAddress, HostDeviceList, HostDeviceOrigin, HostDeviceSource, ParseHostAddressError,
 };
 pub(crate) use self::iso::access_secret;
 pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, PublicKeys, Take};
@@ -34,10 +40,7 @@ pub(crate) use self::ports::AGENT;
 pub use self::ports::{PORTS, PortTarget};
 use self::slots::Slots;
 use crate::network::Forward;
-use crate::vmi::{Disk, RebootPolicy, Report, Vmi};
-
-/// Where KubeVirt puts the files of `firmware.kernelBoot.container`.
-const KERNEL_BOOT_DIR: &str = "/var/run/kubevirt/container-disks/kernel-boot";
+use crate::vmi::{RebootPolicy, Report, Vmi};
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 pub(crate) const DEFAULT_GRACE_SECONDS: u64 = 30;
@@ -85,6 +88,8 @@ pub struct PlanOptions {
     pub ports: Vec<(String, PathBuf)>,
     /// Address of the guest's vsock device, which it has then in any case.
     pub vsock_cid: Option<u32>,
+    /// Which devices of the host are those of the VMI, by its names for them.
+    pub host_devices: Vec<(String, HostAddress)>,
     /// Slots for devices that come and go while the machine runs.
     pub hotplug_slots: u8,
     /// NICs may go while the machine runs, too.
@@ -146,6 +151,9 @@ pub struct LaunchPlan {
     pub ports: Vec<PortTarget>,
     /// NICs in the order of the VMI.
     pub nics: Vec<NicSource>,
+    /// Where devices of the host are, in the order of those of `machine`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host_devices: Vec<HostDeviceSource>,
     /// Host name for the guest.
     pub hostname: String,
     /// DNS subdomain for the guest.
@@ -158,36 +166,16 @@ pub struct LaunchPlan {
     pub serial_console: bool,
 }
 
-/// Disks that have a boot loader's entries, perhaps.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BootDisks {
-    /// Names of their devices in `machine`, in the order in which they are tried.
-    pub devices: Vec<String>,
-    /// The entry, if not the default.
-    pub entry: Option<String>,
-    /// Kernel command line, if not the entry's.
-    pub cmdline: Option<String>,
-}
-
-/// A kernel, an initial RAM disk, or firmware.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BootFile {
-    /// Its path.
-    pub path: PathBuf,
-    /// It was named on the command line, so a symbolic link is what the user meant.
-    pub trusted: bool,
-}
-
 /// Plans the machine, or says what in the VMI and the options does not go together.
 pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     let mut report = Report::default();
     disks::check_options(vmi, options, &mut report);
     let plan = launch_plan(vmi, options);
-    check_boot(vmi, options, &plan, &mut report);
+    boot::check(vmi, options, &plan, &mut report);
     nics::check_options(&plan.nics, options, &mut report);
-    let watchdogs = plan.machine.watchdog.iter().count();
-    let count = plan.machine.devices.len() + plan.nics.len() + watchdogs;
+    host_devices::check_options(&plan.host_devices, options, &mut report);
+    let others = plan.machine.watchdog.iter().count() + plan.host_devices.len();
+    let count = plan.machine.devices.len() + plan.nics.len() + others;
     if count > MAX_PCI_DEVICES {
         let (path, found) = match plan.ports.is_empty() {
             true => ("spec.domain.devices", "PCI devices"),
@@ -218,65 +206,11 @@ pub fn plan(vmi: &Vmi, options: &PlanOptions) -> Result<LaunchPlan, Report> {
     }
 }
 
-/// Is there something to boot, and one thing only?
-fn check_boot(vmi: &Vmi, options: &PlanOptions, plan: &LaunchPlan, report: &mut Report) {
-    if plan.firmware.is_some() {
-        if vmi.spec.kernel_boot.is_some() {
-            let accepted = "a VMI without firmware.kernelBoot beside it";
-            report.error(
-                "--firmware",
-                "a kernel that is not the firmware's to load",
-                accepted,
-            );
-        }
-        return;
-    }
-    let Some(boot) = &plan.boot_disks else {
-        if options.boot_entry.is_some() {
-            let accepted = "no kernel of kernelBoot or --kernel beside it";
-            report.error("--boot-entry", "a kernel that is on no disk", accepted);
-        }
-        return;
-    };
-    if vmi.spec.kernel_boot.is_some() {
-        let path = "spec.domain.firmware.kernelBoot.container.kernelPath";
-        let accepted = "the path of a kernel, or the option --kernel";
-        report.error(path, "nothing", accepted);
-    } else if boot.devices.is_empty() {
-        let accepted = "a disk to boot from, firmware.kernelBoot, or the option --kernel";
-        report.error("spec.domain.devices.disks", "none", accepted);
-    } else if options.initrd.is_some() {
-        report.error("--initrd", "no --kernel", "both or neither");
-    }
-}
-
 /// Slots for devices that come later.
 fn free_slots(plan: &LaunchPlan) -> usize {
     let is_nic = |slot: &u8| plan.nics.iter().any(|nic| nic.pci_slot == *slot);
     let slots = plan.machine.hotplug_slots.iter();
     slots.filter(|slot| !is_nic(slot)).count()
-}
-
-/// The disks to boot from: those with a boot order by it, or all as they come; CD-ROM drives boot by firmware only.
-fn boot_disks(mut disks: Vec<(&Disk, String)>, options: &PlanOptions) -> BootDisks {
-    if disks.iter().any(|(disk, _)| disk.boot_order.is_some()) {
-        disks.retain(|(disk, _)| disk.boot_order.is_some());
-        disks.sort_by_key(|(disk, _)| disk.boot_order);
-    }
-    BootDisks {
-        devices: disks.into_iter().map(|(_, device)| device).collect(),
-        entry: options.boot_entry.clone(),
-        cmdline: options.cmdline.clone(),
-    }
-}
-
-/// Whether there may be an operating system on the disk.
-fn may_boot(disk: &Disk, image: &ImageSource) -> bool {
-    !disk.cdrom
-        && !matches!(
-            image,
-            ImageSource::Iso(_) | ImageSource::Empty { .. } | ImageSource::Metrics(_)
-        )
 }
 
 fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
@@ -297,7 +231,7 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
             let block = disks::block_options(vmi, disk, volume);
             let device = slots.device(&disk.name, "disk", None, block);
             let source = disks::source(vmi, disk, volume, &device.name, options);
-            if may_boot(disk, &source.image) {
+            if boot::may_boot(disk, &source.image) {
                 bootable.push((disk, device.name.clone()));
             }
             sources.push(source);
@@ -312,8 +246,10 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
     if let Some(console) = console {
         devices.push(slots.device(PORTS, "device", None, console));
     }
-    // Pages of neither kind can be given back one by one.
-    let is_pinned = spec.memory.hugepage_size.is_some() || spec.cpu.placement.realtime != 0;
+    // Pages of neither kind can be given back one by one, and what a device of the host writes to none.
+    let is_pinned = spec.memory.hugepage_size.is_some()
+        || spec.cpu.placement.realtime != 0
+        || host_devices::are_some(spec);
     if spec.devices.balloon && !is_pinned {
         devices.push(slots.device("balloon", "device", None, BalloonOptions {}));
     }
@@ -325,28 +261,37 @@ fn launch_plan(vmi: &Vmi, options: &PlanOptions) -> LaunchPlan {
         let guest_cid = options.vsock_cid;
         devices.push(slots.device("vsock", "device", None, VsockOptions { guest_cid }));
     }
+    let (host_devices, host_sources) = host_devices::host_devices(vmi, options, &mut slots);
     let mut hotplug_slots = slots.later(options.hotplug_slots);
     if options.removable_nics {
         hotplug_slots.extend(nics.iter().map(|nic| nic.pci_slot));
     }
-    let firmware = boot_file(options.firmware.as_ref(), None);
-    let kernel = kernel(vmi, options);
+    let firmware = boot::file(options.firmware.as_ref(), None);
+    let kernel = boot::kernel(vmi, options);
     let boot = match (&firmware, &kernel) {
         (Some(_), _) => BootPlan::Firmware,
-        (None, Some(_)) => linux(vmi, options),
+        (None, Some(_)) => boot::linux(vmi, options),
         (None, None) => BootPlan::Disk,
     };
     let of_disk = boot == BootPlan::Disk;
+    let machine = MachinePlan {
+        devices,
+        host_devices,
+        watchdog,
+        hotplug_slots,
+        ..machine_plan(vmi, boot)
+    };
     LaunchPlan {
         name: vmi.metadata.name.clone(),
-        machine: machine_plan(vmi, boot, devices, watchdog, hotplug_slots),
-        boot_disks: of_disk.then(|| boot_disks(bootable, options)),
+        machine,
+        boot_disks: of_disk.then(|| boot::disks(bootable, options)),
         kernel,
         firmware,
-        initrd: initrd(vmi, options),
+        initrd: boot::initrd(vmi, options),
         disks: sources,
         ports,
         nics,
+        host_devices: host_sources,
         hostname: hostname(vmi),
         subdomain: spec.subdomain.clone(),
         grace_seconds: spec.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS),
@@ -363,13 +308,8 @@ fn hostname(vmi: &Vmi) -> String {
     vmi.spec.hostname.clone().unwrap_or_else(derived)
 }
 
-fn machine_plan(
-    vmi: &Vmi,
-    boot: BootPlan,
-    devices: Vec<DevicePlan>,
-    watchdog: Option<WatchdogPlan>,
-    hotplug_slots: Vec<u8>,
-) -> MachinePlan {
+/// The machine but for its devices.
+fn machine_plan(vmi: &Vmi, boot: BootPlan) -> MachinePlan {
     let spec = &vmi.spec;
     MachinePlan {
         version: MachineVersion::default(),
@@ -389,10 +329,10 @@ fn machine_plan(
             hugepage_size: spec.memory.hugepage_size,
         },
         boot,
-        devices,
+        devices: Vec::new(),
         host_devices: Vec::new(),
-        watchdog,
-        hotplug_slots,
+        watchdog: None,
+        hotplug_slots: Vec::new(),
         placement: spec.cpu.placement,
         nodes: Vec::new(),
         start_paused: spec.start_paused,
@@ -415,50 +355,11 @@ fn hypervisor(vmi: &Vmi) -> HypervisorPlan {
     }
 }
 
-fn linux(vmi: &Vmi, options: &PlanOptions) -> BootPlan {
-    let args = vmi.spec.kernel_boot.as_ref().map(|boot| boot.args.clone());
-    BootPlan::Linux {
-        cmdline: options.cmdline.clone().or(args).unwrap_or_default(),
-    }
-}
-
 /// One queue, or one a vCPU.
 fn queues(vmi: &Vmi, multi: bool) -> u16 {
     if multi {
         vmi.spec.cpu.count().min(MAX_QUEUES)
     } else {
         1
-    }
-}
-
-fn kernel(vmi: &Vmi, options: &PlanOptions) -> Option<BootFile> {
-    let name = vmi
-        .spec
-        .kernel_boot
-        .as_ref()
-        .and_then(|boot| boot.kernel.as_deref());
-    boot_file(options.kernel.as_ref(), name)
-}
-
-fn initrd(vmi: &Vmi, options: &PlanOptions) -> Option<BootFile> {
-    let name = vmi
-        .spec
-        .kernel_boot
-        .as_ref()
-        .and_then(|boot| boot.initrd.as_deref());
-    boot_file(options.initrd.as_ref(), name)
-}
-
-fn boot_file(option: Option<&PathBuf>, name: Option<&str>) -> Option<BootFile> {
-    match (option, name) {
-        (Some(path), _) => Some(BootFile {
-            path: path.clone(),
-            trusted: true,
-        }),
-        (None, Some(name)) => Some(BootFile {
-            path: PathBuf::from(KERNEL_BOOT_DIR).join(name),
-            trusted: false,
-        }),
-        (None, None) => None,
     }
 }

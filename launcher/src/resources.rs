@@ -10,8 +10,10 @@ mod debugger;
 mod disk;
 mod error;
 mod file;
+mod host_device;
 mod iso;
 mod layers;
+mod locked;
 mod memory;
 mod metrics;
 mod nodes;
@@ -43,7 +45,10 @@ pub use self::debugger::{DebuggerTarget, open_debugger};
 pub use self::disk::open as open_image;
 pub use self::error::ResourceError;
 pub use self::file::{Access, Anywhere, Kind, Places, Unfit, fits, open_below, settle};
+pub use self::host_device::{HostDeviceError, probe as probe_vfio};
 pub use self::iso::read as read_iso;
+pub use self::locked::raise as raise_locked_memory;
+pub(crate) use self::locked::wanted as locked_memory;
 pub use self::scratch::{directory as scratch_directory, file as scratch_file};
 pub use self::socket::{ListenSocket, bind_lasting};
 pub use self::vsock::open_device as open_vhost_vsock;
@@ -84,13 +89,14 @@ impl Descriptors {
     }
 }
 
-/// Opens kernel, initial RAM disk or firmware, files for packets, disks and the kernel's part of vsock, makes disks of files, and
-/// settles what was left open: cache mode and block sizes of disks, the guest's address.
+/// Opens kernel, initial RAM disk or firmware, files for packets, disks, devices of the host and the kernel's part of vsock,
+/// makes disks of files, and settles what was left open: cache mode and block sizes of disks, the guest's address.
 pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
     let mut descriptors = Descriptors::default();
     memory::check(&plan.machine.memory)?;
     check_descriptors(&plan.machine)?;
     threads::check(&plan.machine)?;
+    locked::check(&plan.machine)?;
     nodes::arrange(&mut plan.machine);
     if let Some(kernel) = &plan.kernel {
         let name = format!("{:?}", kernel.path);
@@ -137,6 +143,7 @@ pub fn open(plan: &mut LaunchPlan) -> Result<Descriptors, ResourceError> {
             }
         }
     }
+    host_device::open(&plan.host_devices, &mut descriptors)?;
     Ok(descriptors)
 }
 

@@ -332,6 +332,70 @@ fn limits_on_the_process() {
     }
 }
 
+/// A VMI with a device of the host, and a command that has little locked memory, or as much as it asks for.
+fn with_host_device(option: &str, may_lock: bool) -> Command {
+    let vmi = "../launcher/tests/plans/host-devices.yaml";
+    let may_not = "ulimit -l 64; exec setpriv --bounding-set=-sys_resource";
+    let limit = if may_lock { "exec" } else { may_not };
+    let script = format!("{limit} \"$0\" run \"$1\" --kernel /bin/sh {option}");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_podvisor")]);
+    command.arg(example(vmi)).stdin(Stdio::null());
+    command
+}
+
+/// Said before anything is changed.
+#[test]
+fn devices_of_the_host_that_cannot_be_had() {
+    if !Path::new("/dev/kvm").exists() {
+        return missing("no /dev/kvm");
+    }
+    let wanted = [
+        "spec.domain.devices",
+        "1536 MiB of locked memory",
+        "64 KiB",
+        "ulimit -l",
+    ];
+    check(&mut with_host_device("", false), 5, &wanted);
+    let restored = "--restore /nowhere";
+    check(
+        &mut with_host_device(restored, true),
+        2,
+        &["--restore", "\"qat\""],
+    );
+    let twice = "--host-device qat=0000:00:03.0 --host-device fast=0000:00:03.0";
+    check(&mut with_host_device(twice, true), 2, &["--host-device"]);
+    check(
+        &mut with_host_device("--host-device qat=../x", true),
+        2,
+        &["NAME=ADDRESS"],
+    );
+    if limit_can_be_raised() {
+        let words = [
+            "hostDevices \"qat\"",
+            "PCI_RESOURCE_INTEL_COM_QAT",
+            "--host-device",
+        ];
+        check(&mut with_host_device("", true), 5, &words);
+        let none = "--host-device qat=ffff:ff:1f.7 --host-device gpu1=ffff:ff:1f.6 --host-device fast=ffff:ff:1f.5";
+        check(
+            &mut with_host_device(none, true),
+            5,
+            &["no device ffff:ff:1f.7", "lspci"],
+        );
+    }
+}
+
+/// As much memory may be locked as the machine has, or this process may say so.
+fn limit_can_be_raised() -> bool {
+    let raise = "ulimit -Hl 2000000";
+    let status = Command::new("bash")
+        .args(["-c", raise])
+        .stderr(Stdio::null())
+        .status();
+    status.expect("bash").success()
+}
+
 #[test]
 fn ctl_without_a_machine() {
     let dir = temp();

@@ -61,6 +61,16 @@ fn defaults() {
     );
 }
 
+/// Devices of the host: by the command line, by a device plugin, and by a network's.
+#[test]
+fn host_devices() {
+    check(
+        "host-devices",
+        "../launcher/tests/plans/host-devices.yaml",
+        &["--kernel=/boot/vmlinux", "--host-device=gpu1=0000:3b:00.0"],
+    );
+}
+
 /// What KubeVirt's webhook and controllers make of a small VMI.
 #[test]
 fn from_a_cluster() {

@@ -72,6 +72,9 @@ pub enum SnapshotError {
     /// Its memory is not the guest's own.
     #[error("A debugger has breakpoints in the guest's memory; they have to be removed first")]
     Breakpoints,
+    /// Nobody can tell what is in it.
+    #[error("Device {0:?} is the host's: its state cannot be saved")]
+    HostDevice(String),
     /// KVM's part.
     #[error(transparent)]
     Kvm(#[from] StateError),
@@ -200,6 +203,7 @@ impl SnapshotError {
             self,
             Self::NotPaused
                 | Self::Breakpoints
+                | Self::HostDevice(_)
                 | Self::GoneAtEnd { .. }
                 | Self::Kvm(_)
                 | Self::Save(_)

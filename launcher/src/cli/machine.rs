@@ -7,10 +7,10 @@ use clap::Args;
 use devices::virtio::vsock::{MAX_CID, MIN_CID};
 
 use super::DEFAULT_INTERFACE;
-use super::values::{bytes, cmdline, forward, id, named_port, unix_path, volume};
+use super::values::{bytes, cmdline, forward, host_device, id, named_port, unix_path, volume};
 use crate::logging::{LogFormat, LogLevel};
 use crate::network::Forward;
-use crate::plan::{PlanOptions, PortTarget};
+use crate::plan::{HostAddress, PlanOptions, PortTarget};
 use crate::resources::{ConsoleTarget, DebuggerTarget};
 
 /// Most processors of a guest, as clap counts.
@@ -116,6 +116,10 @@ pub struct MachineArgs {
     /// autoattachVSOCK has one anyway, with the first address that is free if none is said.
     #[arg(long, value_name = "CID", value_parser = clap::value_parser!(u32).range(CIDS))]
     pub vsock_cid: Option<u32>,
+    /// Which device of the host is the one of this name in hostDevices, gpus or the interfaces with sriov: its PCI address
+    /// (0000:3b:00.0), or the UUID of a mediated device. In a pod device plugins say it by the environment. May be repeated.
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = host_device)]
+    pub host_device: Vec<(String, HostAddress)>,
     /// Let no port in behind passt, not even those of the VMI.
     #[arg(long, conflicts_with = "publish", hide = true)]
     pub no_publish: bool,
@@ -228,6 +232,7 @@ impl MachineArgs {
             virtio_console: self.virtio_console.clone(),
             ports: self.port.clone(),
             vsock_cid: self.vsock_cid,
+            host_devices: self.host_device.clone(),
             hotplug_slots: self.hotplug_slots,
             removable_nics: false,
             without_hotpluggable: false,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue};
 
 use crate::network::Forward;
+use crate::plan::HostAddress;
 use crate::vmi::{MAX_KERNEL_ARGS, Protocol, Quantity, is_kernel_args};
 
 /// Characters of a value shown in an error.
@@ -29,6 +30,14 @@ pub(super) fn volume(text: &str) -> Result<(String, PathBuf), &'static str> {
         }
         _ => Err("expected NAME=PATH"),
     }
+}
+
+/// Name of a VMI's device, and the host's for it.
+pub(super) fn host_device(text: &str) -> Result<(String, HostAddress), String> {
+    let (name, address) = text.split_once('=').ok_or("expected NAME=ADDRESS")?;
+    let address: Result<HostAddress, _> = address.parse();
+    let address = address.map_err(|error| format!("the address is {error}"))?;
+    Ok((name.to_owned(), address))
 }
 
 /// As a VMI says sizes.

@@ -68,8 +68,10 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     trace::mark("vm process started");
     let mut plan = super::plan::load(&args.machine)?;
     trace::mark("plan");
+    check_restore(args, &plan)?;
     let console = console_target(args, &plan)?;
     let kvm = kvm?;
+    resources::raise_locked_memory(&plan.machine);
     let mut descriptors = resources::open(&mut plan)?;
     let (boot_reader, cmdline) = read_boot_disk(args, user, &plan, &mut descriptors)?;
     let host_cpu = resources::host_cpu(kvm)?;
@@ -134,6 +136,29 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     }
     restored.map_err(CommandError::Restore)?;
     Ok(outcome.exit())
+}
+
+/// What is in a device of the host no snapshot has.
+fn check_restore(args: &RunArgs, plan: &LaunchPlan) -> Result<(), CommandError> {
+    match (&args.restore, plan.host_devices.first()) {
+        (Some(directory), Some(device)) => {
+            let mut report = Report::default();
+            let accepted =
+                "a machine without hostDevices, gpus and sriov, whose state a snapshot cannot have";
+            let found = format_args!(
+                "{} with {:?} of {}",
+                directory.display(),
+                device.name,
+                device.list
+            );
+            report.error("--restore", found, accepted);
+            Err(CommandError::Refused {
+                file: "with its options".to_owned(),
+                report,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The process that opens what the machine gets later, if it may get anything.

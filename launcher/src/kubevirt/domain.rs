@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+mod host_device;
+
+use self::host_device::HostDevice;
 use super::agent::{AgentView, Interface as GuestInterface, Os};
 use super::disk_name::target;
 use crate::plan::AGENT;
@@ -21,6 +24,8 @@ pub(super) struct Facts {
     pub(super) interfaces: Vec<InterfaceFacts>,
     /// All disks.
     pub(super) disks: Vec<DiskFacts>,
+    /// Devices of the host, by the names that virt-handler knows them by.
+    pub(super) host_devices: Vec<String>,
 }
 
 /// A NIC.
@@ -268,6 +273,7 @@ impl<'a> AccessCredential<'a> {
 struct Devices<'a> {
     interfaces: Vec<Interface<'a>>,
     disks: Vec<Disk<'a>>,
+    host_devices: Vec<HostDevice<'a>>,
     channels: Vec<Channel>,
 }
 
@@ -487,6 +493,7 @@ impl<'a> Domain<'a> {
         Devices {
             interfaces: self.facts.interfaces.iter().map(interface).collect(),
             disks: self.facts.disks.iter().map(disk).collect(),
+            host_devices: host_device::all(&self.facts.host_devices),
             channels: self.channels(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{PlanOptions, disks, iso, launch_plan};
+use super::{HostDeviceOrigin, PlanOptions, disks, iso, launch_plan};
 use crate::vmi::Vmi;
 
 /// In words: the kernel, and each volume with the places where it is looked for.
@@ -25,6 +25,21 @@ pub fn needs(vmi: &Vmi) -> Vec<String> {
         let (name, place) = (&keys.secret, shown(&iso::access_secret(&keys.secret)));
         needs.push(format!(
             "SSH keys {name} at {place}, or --volume {name}=DIR"
+        ));
+    }
+    for source in &plan.host_devices {
+        let name = &source.name;
+        let from = match &source.from {
+            HostDeviceOrigin::Resource(resource) => {
+                format!("a device plugin that gives the pod one of {resource}")
+            }
+            HostDeviceOrigin::Network(_) => {
+                "a network plugin that gives the pod a device".to_owned()
+            }
+            HostDeviceOrigin::Address(_) => continue,
+        };
+        needs.push(format!(
+            "device {name}: {from}, or --host-device {name}=ADDRESS"
         ));
     }
     for (disk, source) in vmi.spec.devices.disks.iter().zip(&plan.disks) {

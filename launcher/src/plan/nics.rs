@@ -65,12 +65,13 @@ pub(super) fn nics(vmi: &Vmi, options: &PlanOptions, slots: &mut Slots) -> Vec<N
     let mut nic = |nic: &Interface| {
         let network = |network: &&Network| network.name == nic.name;
         let network = vmi.spec.networks.iter().find(network)?;
+        let binding = binding(nic, network, options)?;
         Some(NicSource {
             name: nic.name.clone(),
             device: slots.name(&nic.name, "nic"),
             pod_interfaces: pod_interfaces(network, &vmi.spec.networks, options),
             primary: network.is_primary(),
-            binding: binding(nic, network, options),
+            binding,
             mac: nic.mac,
             // There is one stream to passt.
             queue_pairs: match nic.binding {
@@ -159,8 +160,10 @@ fn hashed_name(network: &str) -> String {
     format!("pod{digits}")
 }
 
-fn binding(nic: &Interface, network: &Network, options: &PlanOptions) -> Binding {
-    match nic.binding {
+/// None for a NIC of the host, which the pod's network is nothing to.
+fn binding(nic: &Interface, network: &Network, options: &PlanOptions) -> Option<Binding> {
+    Some(match nic.binding {
+        InterfaceBinding::Sriov => return None,
         InterfaceBinding::Bridge => Binding::Bridge,
         InterfaceBinding::Passt => {
             let own = nic.ports.iter().map(|port| Forward {
@@ -185,7 +188,7 @@ fn binding(nic: &Interface, network: &Network, options: &PlanOptions) -> Binding
                 ports: nic.ports.clone(),
             })
         }
-    }
+    })
 }
 
 /// Published ports are those of the one NIC behind passt; a NIC whose packets are written down is there, and asked for once.

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use thiserror::Error;
 use vmm::kvm::KvmError;
 
+use super::HostDeviceError;
 use crate::opener::OpenError;
+use crate::plan::{HostDeviceList, HostDeviceSource};
 
 /// A resource of the host is missing or cannot be used.
 #[derive(Debug, Error)]
@@ -29,6 +31,29 @@ pub enum ResourceError {
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// A device of the host that the guest cannot have.
+    #[error("{list} {name:?}")]
+    HostDevice {
+        /// Where in the VMI it is.
+        list: HostDeviceList,
+        /// Its name there.
+        name: String,
+        /// The cause.
+        #[source]
+        source: HostDeviceError,
+    },
+    /// Devices of the host reach all of guest RAM, which is locked for that.
+    #[error(
+        "spec.domain.devices: devices of the host need {} MiB of locked memory, and the limit is {} KiB",
+        .wanted.div_ceil(1 << 20),
+        .limit >> 10
+    )]
+    LockedMemory {
+        /// What the vm process may lock, bytes.
+        wanted: u64,
+        /// What it is allowed to, bytes.
+        limit: u64,
     },
     /// More descriptors than a process may have.
     #[error(
@@ -228,6 +253,14 @@ pub enum ResourceError {
 }
 
 impl ResourceError {
+    pub(super) fn of_device(device: &HostDeviceSource, source: HostDeviceError) -> Self {
+        Self::HostDevice {
+            list: device.list,
+            name: device.name.clone(),
+            source,
+        }
+    }
+
     /// The way out, as a sentence.
     pub fn way_out(&self) -> &'static str {
         match self {
@@ -249,6 +282,11 @@ impl ResourceError {
             }
             Self::VsockCid { .. } => {
                 "End the machine that has it, or say another one by --vsock-cid; in a cluster virt-controller chooses."
+            }
+            Self::HostDevice { source, .. } => source.way_out(),
+            Self::LockedMemory { .. } => {
+                "Raise the limit (ulimit -l; LimitMEMLOCK= of the container runtime), or run podvisor with the right to \
+                 (CAP_SYS_RESOURCE)."
             }
             Self::KvmCall(_) => "Check that it is the device of this kernel's KVM.",
             Self::Descriptors { .. } => {

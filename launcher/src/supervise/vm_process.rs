@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use devices::thread::ThreadSetupError;
 use rustix::net::sockopt::{self, Timeout};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
 use seccomp::jail::{self, User};
 use serde::Serialize;
 use thiserror::Error as ThisError;
@@ -18,13 +18,10 @@ use vmm::plan::MachinePlan;
 use vmm::process::Setup;
 
 use super::restrict::restrict_thread;
-use crate::resources::Descriptors;
+use crate::resources::{self, Descriptors};
 
 /// A vm process that does not take the machine for so long gets none.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What a vm process locks besides guest RAM: rings of its disks, on older kernels. Bytes.
-const LOCKED_ELSEWHERE: u64 = 64 << 20;
 
 /// The vm process cannot be started.
 #[derive(Debug, ThisError)]
@@ -77,16 +74,19 @@ impl VmProcess {
     /// Lets it schedule real-time vCPUs and lock guest RAM, if the machine is to have that. Where this process may not raise
     /// limits, those of the host hold, and the vm process tells what it lacks.
     fn raise_limits(&self, plan: &MachinePlan) {
-        if plan.placement.realtime == 0 {
-            return;
-        }
-        let priority = u64::from(REALTIME_PRIORITY);
+        let priority = match plan.placement.realtime {
+            0 => 0,
+            _ => u64::from(REALTIME_PRIORITY),
+        };
         for (resource, wanted) in [
             (Resource::Rtprio, priority),
-            (Resource::Memlock, plan.memory.bytes + LOCKED_ELSEWHERE),
+            (Resource::Memlock, resources::locked_memory(plan)),
         ] {
             // It has those of this process.
             let limit = getrlimit(resource);
+            if limit.current.is_none_or(|limit| wanted <= limit) {
+                continue;
+            }
             let at_least = |limit: Option<u64>| limit.map(|limit| limit.max(wanted));
             let limit = Rlimit {
                 current: at_least(limit.current),
@@ -156,6 +156,15 @@ fn enter(name: &CStr, user: Option<User>, parent: Pid) -> bool {
             return false;
         }
     };
+    // Under KubeVirt nobody else may raise it.
+    let limit = getrlimit(Resource::Memlock);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(errno) = setrlimit(Resource::Memlock, all) {
+        tracing::debug!("cannot raise the limit on locked memory: {errno}");
+    }
     let report_fd = socket.as_raw_fd();
     let setup = Setup {
         limit_descriptors: |count| jail::limit_descriptors(count).map_err(io::Error::other),

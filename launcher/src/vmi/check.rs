@@ -21,10 +21,15 @@ pub(super) fn check(vmi: &Vmi, path: &str, report: &mut Report) {
     check_addresses(&devices.interfaces, path, report);
     check_subnets(vmi, path, report);
     check_slots(&devices.interfaces, path, report);
+    check_sriov(vmi, path, report);
 
-    let count = devices.disks.len() + devices.interfaces.len() + usize::from(devices.rng);
+    let of_host = devices.host_devices.len();
+    let count = devices.disks.len() + devices.interfaces.len() + usize::from(devices.rng) + of_host;
     if count > MAX_PCI_DEVICES {
-        let found = format_args!("{count} PCI devices (disks, interfaces and rng)");
+        let found = match of_host {
+            0 => format!("{count} PCI devices (disks, interfaces and rng)"),
+            _ => format!("{count} PCI devices (disks, interfaces, rng, hostDevices and gpus)"),
+        };
         report.error(
             format!("{path}.domain.devices"),
             found,
@@ -67,6 +72,7 @@ fn check_masquerade(interfaces: &[Interface], path: &str, report: &mut Report) {
 /// The guest's gateway has this address if it is in the pod.
 fn check_addresses(interfaces: &[Interface], path: &str, report: &mut Report) {
     for (index, nic) in interfaces.iter().enumerate() {
+        // One of the host has none here.
         if nic.binding != InterfaceBinding::Bridge && nic.mac == Some(GATEWAY_MAC) {
             report.error(
                 format!("{path}.domain.devices.interfaces[{index}].macAddress"),
@@ -97,6 +103,23 @@ fn check_subnets(vmi: &Vmi, path: &str, report: &mut Report) {
                 format!("{path}.networks[{index}].pod.{field}"),
                 "a subnet",
                 "nothing, only the masquerade binding gives the guest a subnet of its own",
+            );
+        }
+    }
+}
+
+/// The pod network is no device of the host's.
+fn check_sriov(vmi: &Vmi, path: &str, report: &mut Report) {
+    let interfaces = vmi.spec.devices.interfaces.iter().enumerate();
+    for (index, nic) in interfaces.filter(|(_, nic)| nic.binding == InterfaceBinding::Sriov) {
+        let mut networks = vmi.spec.networks.iter();
+        let network = networks.find(|network| network.name == nic.name);
+        let is_pod = |network: &Network| matches!(network.source, NetworkSource::Pod { .. });
+        if network.is_some_and(is_pod) {
+            report.error(
+                format!("{path}.domain.devices.interfaces[{index}].sriov"),
+                "the pod network",
+                "a multus network, whose plugin gives the pod a device of the host",
             );
         }
     }

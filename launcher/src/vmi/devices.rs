@@ -3,6 +3,7 @@
 use devices::watchdog::WatchdogAction;
 
 use super::disks::{self, Disk};
+use super::host_devices::{self, HostDevice};
 use super::interfaces::{self, Interface};
 use super::networks::unique_name;
 use super::reader::Node;
@@ -14,6 +15,8 @@ pub struct Devices {
     pub disks: Vec<Disk>,
     /// NICs in the order of the VMI.
     pub interfaces: Vec<Interface>,
+    /// Devices of the host: `hostDevices`, then `gpus`.
+    pub host_devices: Vec<HostDevice>,
     /// Volumes that the guest is to find under their names, and where they are in the list.
     pub filesystems: Vec<(usize, String)>,
     /// Give the guest the pod network even if it names no interface.
@@ -43,6 +46,7 @@ impl Default for Devices {
         Self {
             disks: Vec::new(),
             interfaces: Vec::new(),
+            host_devices: Vec::new(),
             filesystems: Vec::new(),
             autoattach_pod_interface: true,
             rng: false,
@@ -86,6 +90,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
     Devices {
         disks: disks::read(&object.items("disks")),
         interfaces: interfaces::read(&object.items("interfaces")),
+        host_devices: host_devices::read(&object),
         filesystems: read_filesystems(&object.items("filesystems")),
         autoattach_pod_interface: flag("autoattachPodInterface", true),
         rng: object.get("rng").is_some(),

@@ -4,7 +4,7 @@ use super::dhcp_options::{self, DhcpOptions};
 use super::networks::unique_name;
 use super::reader::{Node, Object};
 
-/// A virtio-net NIC.
+/// A NIC: virtio-net, or one of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Name, shared with its network.
@@ -53,6 +53,8 @@ pub enum InterfaceBinding {
     Masquerade,
     /// The guest is behind a passt process.
     Passt,
+    /// The guest has a device of the host to itself.
+    Sriov,
 }
 
 /// A port that is let in.
@@ -78,13 +80,21 @@ pub enum Protocol {
 /// MAC address of a guest's gateway that is in the pod, as in KubeVirt.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
 
-const BINDINGS: &str = "bridge, masquerade or passt";
+const BINDINGS: &str = "bridge, masquerade, passt or sriov";
+
+/// What is the host's and the network plugin's to say about a device of the host.
+const NOT_OF_SRIOV: [&str; 5] = ["model", "macAddress", "acpiIndex", "dhcpOptions", "ports"];
 
 pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
     let mut interfaces: Vec<Interface> = Vec::new();
     for item in items {
         let object = item.object();
         let binding = read_binding(item, &object);
+        if binding == Some(InterfaceBinding::Sriov) {
+            let names: Vec<_> = interfaces.iter().map(|nic| &*nic.name).collect();
+            interfaces.extend(read_sriov(&object, &names));
+            continue;
+        }
         object.word("model");
         let state = object.word("state");
         let dhcp_options = object.get("dhcpOptions");
@@ -125,12 +135,32 @@ pub(super) fn read(items: &[Node<'_>]) -> Vec<Interface> {
     interfaces
 }
 
+/// A device of the host: what it is nobody says here.
+fn read_sriov(object: &Object<'_>, names: &[&str]) -> Option<Interface> {
+    for name in NOT_OF_SRIOV {
+        if let Some(node) = object.get(name) {
+            node.leave("no effect: it is a device of the host, which the network's plugin sets up");
+        }
+    }
+    if let Some(state) = object.get("state") {
+        state.error("nothing with sriov: a device of the host has the carrier that it has");
+    }
+    let slot = object.get("pciAddress");
+    let name = unique_name(object, "the name of a network", names)?;
+    Some(Interface {
+        binding: InterfaceBinding::Sriov,
+        pci_slot: slot.and_then(|node| read_slot(&node)),
+        ..Interface::default_bridge(name)
+    })
+}
+
 fn read_binding(item: &Node<'_>, interface: &Object<'_>) -> Option<InterfaceBinding> {
     let known = [
         ("bridge", InterfaceBinding::Bridge),
         ("masquerade", InterfaceBinding::Masquerade),
         ("passt", InterfaceBinding::Passt),
         ("passtBinding", InterfaceBinding::Passt),
+        ("sriov", InterfaceBinding::Sriov),
         // Which it is the plugin's name says.
         ("binding", InterfaceBinding::Passt),
     ];
@@ -284,6 +314,56 @@ mod tests {
         }
         let report = with_plugin("mine").expect_err("not known");
         assert_eq!(report.errors[0].accepted, "passt, l2bridge, macvtap, slirp");
+    }
+
+    #[test]
+    fn a_nic_of_the_host_has_what_the_host_gives_it() {
+        let read = |nic: serde_json::Value, network: serde_json::Value| {
+            let vmi = json!({
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachineInstance",
+                "metadata": {"name": "sriov"},
+                "spec": {
+                    "domain": {"memory": {"guest": "256Mi"}, "devices": {"interfaces": [nic]}},
+                    "networks": [network],
+                },
+            });
+            from_value(String::new(), &vmi, false)
+        };
+        let multus = json!({"name": "fast", "multus": {"networkName": "fast"}});
+        let nic = json!({
+            "name": "fast", "sriov": {}, "pciAddress": "0000:00:05.0",
+            "model": "e1000", "macAddress": "02:00:00:00:00:01", "bootOrder": 1,
+        });
+        let (vmi, report) = read(nic, multus.clone()).expect("it can be honoured");
+        let nic = &vmi.spec.devices.interfaces[0];
+        assert_eq!(
+            (nic.binding, nic.pci_slot),
+            (InterfaceBinding::Sriov, Some(5))
+        );
+        assert_eq!(nic.mac, None);
+        let notes = report.notes.iter().map(|note| &*note.path);
+        let mut noted: Vec<_> = notes.filter(|path| path.contains("interfaces")).collect();
+        noted.sort_unstable();
+        let expected = ["bootOrder", "macAddress", "model"];
+        let expected = expected.map(|name| format!("spec.domain.devices.interfaces[0].{name}"));
+        assert_eq!(noted, expected);
+
+        let down = json!({"name": "fast", "sriov": {}, "state": "down"});
+        let report = read(down, multus).expect_err("no such switch");
+        assert_eq!(
+            report.errors[0].path,
+            "spec.domain.devices.interfaces[0].state"
+        );
+        let of_pod = read(
+            json!({"name": "fast", "sriov": {}}),
+            json!({"name": "fast", "pod": {}}),
+        );
+        let report = of_pod.expect_err("the pod network is no device");
+        assert_eq!(
+            report.errors[0].path,
+            "spec.domain.devices.interfaces[0].sriov"
+        );
     }
 
     #[test]

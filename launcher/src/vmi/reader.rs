@@ -111,6 +111,12 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Notes that what is here, whatever it is, is for others to read.
+    pub(super) fn leave(&self, note: &str) {
+        self.reading.seen.insert_all(&self.path, self.value);
+        self.note(note);
+    }
+
     pub(super) fn is_strict(&self) -> bool {
         self.reading.strict
     }

@@ -23,6 +23,27 @@ impl Seen {
         }
     }
 
+    /// Nothing at `path` or below it is to be read.
+    pub(super) fn insert_all(&self, path: &str, value: &Value) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        self.insert(path);
+        match value {
+            Value::Object(map) => {
+                let all = map.iter();
+                all.for_each(|(name, value)| self.insert_all(&join(path, name), value));
+            }
+            Value::Array(items) => {
+                let items = items.iter().enumerate();
+                items.for_each(|(index, value)| {
+                    self.insert_all(&format!("{path}[{index}]"), value);
+                });
+            }
+            _ => {}
+        }
+    }
+
     /// Panics in debug builds if an honoured field below `value` was not read.
     pub(super) fn assert_complete(&self, path: &str, field: &Field, value: &Value) {
         if !cfg!(debug_assertions) {

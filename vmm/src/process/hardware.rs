@@ -196,6 +196,9 @@ impl Hardware {
             let causes = causes(&error);
             JobError::Refused(Refusal::Failed { causes })
         };
+        if let Some(device) = self.plan.host_devices.first() {
+            return Err(failed(SnapshotError::HostDevice(device.name.clone())));
+        }
         // Until both files are written.
         let _held = match &self.resources.seat {
             Some(seat) => Some(

@@ -29,7 +29,14 @@ pub(super) fn all() -> Vec<Check> {
         memory(),
         hugepages(),
     ];
-    checks.extend([tun(), net_admin(), state_directory(), io_uring(), vsock()]);
+    checks.extend([
+        tun(),
+        net_admin(),
+        state_directory(),
+        io_uring(),
+        vsock(),
+        vfio(),
+    ]);
     checks.extend([
         seccomp_filters(),
         landlock(),
@@ -254,6 +261,14 @@ fn vsock() -> Check {
         .map(|_| "/dev/vhost-vsock opens".to_owned())
         .map_err(|error| format!("/dev/vhost-vsock: {error}"));
     check("vsock", "spec.domain.devices.autoattachVSOCK", false, found)
+}
+
+fn vfio() -> Check {
+    let found = resources::probe_vfio()
+        .map(|()| "/dev/vfio/vfio opens, with an IOMMU of type 1".to_owned())
+        .map_err(|error| crate::report::chain(&error));
+    let needed_for = "hostDevices, gpus and interfaces with sriov";
+    check("vfio", needed_for, false, found)
 }
 
 fn seccomp_filters() -> Check {

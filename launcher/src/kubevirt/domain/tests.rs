@@ -40,6 +40,7 @@ fn a_domain_as_virt_handler_reads_it() {
                 grows: false,
             },
         ],
+        host_devices: vec!["sriov-fast".to_owned()],
     };
     let grace = GracePeriod {
         deletion_grace_period_seconds: 30,
@@ -91,6 +92,11 @@ fn a_domain_as_virt_handler_reads_it() {
                     "Alias": {"Name": "root", "UserDefined": true},
                     "Source": {"File": "", "Dev": "/dev/root"},
                     "Target": {"Device": "vdb", "Bus": "virtio"},
+                }],
+                "HostDevices": [{
+                    "Type": "pci",
+                    "Managed": "no",
+                    "Alias": {"Name": "sriov-fast", "UserDefined": true},
                 }],
                 "Channels": [
                     {"Target": {"Name": "org.qemu.guest_agent.0", "State": "disconnected"}},

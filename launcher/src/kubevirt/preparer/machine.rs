@@ -25,7 +25,7 @@ use crate::kubevirt::head::Head;
 use crate::kubevirt::hooks::{HookError, Hooks};
 use crate::kubevirt::hotplug;
 use crate::kubevirt::rpc::MAX_MESSAGE;
-use crate::plan::{self, LaunchPlan, PlanOptions};
+use crate::plan::{self, HostDeviceSource, LaunchPlan, PlanOptions};
 use crate::resources::{
     self, BootDiskError, BootReader, Console, ConsoleTarget, Descriptors, ListenSocket,
     ResourceError,
@@ -374,6 +374,11 @@ fn facts(plan: &LaunchPlan, has_agent: bool) -> Facts {
         agent_port: has_agent,
         interfaces: plan.nics.iter().filter_map(interface).collect(),
         disks: plan.disks.iter().enumerate().map(disk).collect(),
+        host_devices: plan
+            .host_devices
+            .iter()
+            .map(HostDeviceSource::alias)
+            .collect(),
     }
 }
 

@@ -12,13 +12,13 @@ const NO_AGENT: &str = "podvisor does not probe; under KubeVirt the guest's agen
 const NO_FIRMWARE: &str = "there is no firmware: podvisor boots the kernel that the disk's boot entries name, or that of kernelBoot or --kernel";
 const NO_NESTED_HYPERV: &str = "nested virtualization is not helped along: left out";
 const NO_SYNIC: &str = "synthetic interrupts and timers of Hyper-V are not offered: left out";
-const NO_DEVICE: &str = "leave it out, or run the VMI on KubeVirt";
+const NO_CLAIMS: &str = "devices of resource claims are not supported";
+const USE_RESOURCE: &str = "name a device plugin's resource in deviceName";
 const NO_METADATA: &str =
     "a tag goes to the guest in cloud-init's device metadata, which there is none of";
 const METRICS_DISK: &str =
     "a disk under KubeVirt, whose virt-handler writes metrics of the host to it; else left out";
 const METRICS_PORT: &str = "a port under KubeVirt, whose virt-handler tells metrics of the host there; else left out: --port org.github.vhostmd.1=SOCKET makes one for a program of yours";
-const NO_PASSTHROUGH: &str = "host devices are not supported";
 const NO_SCREEN: &str = "there is no screen: left out";
 const OWN_THREADS: &str = "each queue of a disk has a thread of its own";
 const POD_BRINGS: &str = "the pod brings its files";
@@ -291,8 +291,19 @@ pub static FIELDS: &[Field] = &[
     newer(field("spec.domain.devices.filesystems[]", adapted("a read-only disk of the files that are there at the start, with the name as its label: mount LABEL=NAME instead of virtiofs"))),
     newer(field("spec.domain.devices.filesystems[].name", Honoured)),
     newer(field("spec.domain.devices.filesystems[].virtiofs", Honoured)),
-    field("spec.domain.devices.gpus[]", refused(NO_PASSTHROUGH, NO_DEVICE)),
-    field("spec.domain.devices.hostDevices[]", refused(NO_PASSTHROUGH, NO_DEVICE)),
+    newer(field("spec.domain.devices.gpus[]", Honoured)),
+    newer(field("spec.domain.devices.gpus[].claimName", refused(NO_CLAIMS, USE_RESOURCE))),
+    newer(field("spec.domain.devices.gpus[].deviceName", Honoured)),
+    newer(field("spec.domain.devices.gpus[].name", Honoured)),
+    newer(field("spec.domain.devices.gpus[].requestName", refused(NO_CLAIMS, USE_RESOURCE))),
+    newer(field("spec.domain.devices.gpus[].tag", no_effect(NO_METADATA))),
+    newer(field("spec.domain.devices.gpus[].virtualGPUOptions", no_effect("there is no screen that a virtual GPU could show its picture on"))),
+    newer(field("spec.domain.devices.hostDevices[]", Honoured)),
+    newer(field("spec.domain.devices.hostDevices[].claimName", refused(NO_CLAIMS, USE_RESOURCE))),
+    newer(field("spec.domain.devices.hostDevices[].deviceName", Honoured)),
+    newer(field("spec.domain.devices.hostDevices[].name", Honoured)),
+    newer(field("spec.domain.devices.hostDevices[].requestName", refused(NO_CLAIMS, USE_RESOURCE))),
+    newer(field("spec.domain.devices.hostDevices[].tag", no_effect(NO_METADATA))),
     newer(field("spec.domain.devices.inputs[]", no_effect(NO_SCREEN))),
     field("spec.domain.devices.interfaces[]", Honoured),
     newer(field("spec.domain.devices.interfaces[].acpiIndex", adapted("honoured where the NIC is there from the start"))),
@@ -335,7 +346,7 @@ pub static FIELDS: &[Field] = &[
     value("spec.domain.devices.interfaces[].ports[].protocol", "UDP", Honoured),
     value("spec.domain.devices.interfaces[].ports[].protocol", "SCTP", Honoured),
     field("spec.domain.devices.interfaces[].slirp", refused("KubeVirt has removed it", USE_BINDING)),
-    field("spec.domain.devices.interfaces[].sriov", refused("there is no PCI passthrough", USE_BINDING)),
+    newer(field("spec.domain.devices.interfaces[].sriov", Honoured)),
     field("spec.domain.devices.interfaces[].state", Honoured),
     value("spec.domain.devices.interfaces[].state", "up", Honoured),
     value("spec.domain.devices.interfaces[].state", "down", Honoured),

@@ -247,7 +247,7 @@ pub const PREFERENCE: &[Given] = &[
     },
     Given {
         field: "devices.preferredVirtualGPUOptions",
-        becomes: Otherwise("nothing: there are no GPUs"),
+        becomes: Otherwise("nothing: there is no screen"),
     },
     Given {
         field: "features.preferredAcpi",
