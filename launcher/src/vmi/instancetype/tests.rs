@@ -84,6 +84,26 @@ fn an_instance_type_gives_cpus_and_memory() {
 }
 
 #[test]
+fn an_instance_type_gives_devices_of_the_host() {
+    let mut with_gpus = two();
+    with_gpus["gpus"] = json!([{"name": "gpu1", "deviceName": "nvidia.com/T4"}]);
+    with_gpus["hostDevices"] = json!([{"name": "qat", "deviceName": "intel.com/qat"}]);
+    let vm = |devices: Value| {
+        machine(
+            json!({"instancetype": {"name": "two"}}),
+            json!({"domain": {"devices": devices}}),
+        )
+    };
+    let (vmi, _) = read(&[vm(json!({})), instance(with_gpus.clone())]).expect("valid");
+    let names = vmi.spec.devices.host_devices.iter();
+    let names: Vec<_> = names.map(|device| &*device.name).collect();
+    assert_eq!(names, ["qat", "gpu1"]);
+    let own = json!({"gpus": [{"name": "other", "deviceName": "nvidia.com/T4"}]});
+    let found = errors(&[vm(own), instance(with_gpus)]);
+    assert_eq!(found, ["spec.template.spec.domain.devices.gpus"]);
+}
+
+#[test]
 fn a_template_must_not_give_what_the_instance_type_gives() {
     let template = json!({"domain": {
         "cpu": {"cores": 2, "threads": 0, "dedicatedCpuPlacement": false},
