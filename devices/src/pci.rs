@@ -1,5 +1,7 @@
 //! The face of one PCI function towards the root bus that the machine owns.
 
+pub(crate) mod msix;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,9 +10,13 @@ use crate::state::{RestoreError, SaveError, Saved};
 /// Size of a function's extended configuration space (PCI Express 3.0, 7.2.2), bytes.
 pub const CONFIG_SPACE_SIZE: u16 = 4096;
 
-/// Where a function's single memory BAR is decoded now.
-///
-/// The bus has one for each slot. Written by the function when the guest moves the BAR or toggles memory
+/// BARs that a function may have (PCI 3.0, 6.2.5.1).
+pub const BARS: usize = 6;
+
+/// Where each memory BAR of a function is decoded now. The bus has these for each slot.
+pub type BarAddresses = [BarAddress; BARS];
+
+/// Where a memory BAR is decoded now. Written by the function when the guest moves the BAR or toggles memory
 /// decoding, read by the bus on each MMIO exit without a lock.
 #[derive(Debug, Default)]
 pub struct BarAddress(AtomicU64);
@@ -30,7 +36,7 @@ impl BarAddress {
     }
 }
 
-/// One single-function PCI device with at most one (64-bit, memory) BAR.
+/// One single-function PCI device with memory BARs.
 ///
 /// The bus calls it from vCPU threads, one call at a time (it holds the function's lock).
 pub trait PciFunction: Send {
@@ -41,19 +47,24 @@ pub trait PciFunction: Send {
     /// Writes `data` to configuration space; bounds as for [`PciFunction::config_read`].
     fn config_write(&mut self, offset: u16, data: &[u8]);
 
-    /// Size of the BAR in bytes, a power of two and at least 16.
-    fn bar_size(&self) -> u64;
+    /// Size of BAR number `bar`, bytes, a power of two and at least 16; 0 where there is none.
+    fn bar_size(&self, bar: usize) -> u64;
 
-    /// Gives the BAR its first address (what firmware would do); decoding stays off until the
+    /// Whether it is to lie above 4 GiB, where there is room for large ones.
+    fn is_high(&self, _bar: usize) -> bool {
+        false
+    }
+
+    /// Gives a BAR its first address (what firmware would do); decoding stays off until the
     /// guest sets the command register's memory bit. From now on the function says in `decoded` where
     /// that is.
-    fn assign_bar(&mut self, base: u64, decoded: Arc<BarAddress>);
+    fn assign_bar(&mut self, bar: usize, base: u64, decoded: &Arc<BarAddresses>);
 
-    /// Fills `data` from the BAR; `offset + data.len() <= bar_size()`.
-    fn bar_read(&mut self, offset: u64, data: &mut [u8]);
+    /// Fills `data` from a BAR; `offset + data.len() <= bar_size(bar)`.
+    fn bar_read(&mut self, bar: usize, offset: u64, data: &mut [u8]);
 
-    /// Writes `data` to the BAR; bounds as for [`PciFunction::bar_read`].
-    fn bar_write(&mut self, offset: u64, data: &[u8]);
+    /// Writes `data` to a BAR; bounds as for [`PciFunction::bar_read`].
+    fn bar_write(&mut self, bar: usize, offset: u64, data: &[u8]);
 
     /// Stops the device's workers after the requests in flight are done. The device keeps its
     /// state; [`PciFunction::resume`] goes on where it stopped. Used while the VM is paused.

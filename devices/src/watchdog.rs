@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::count::{Count, CountState};
 use crate::legacy::power::{Signal, Signals};
-use crate::pci::{BarAddress, PciFunction};
+use crate::pci::{BarAddresses, PciFunction};
 use crate::state::{RestoreError, SaveError, Saved, State};
 
 const SIZE: usize = 256;
@@ -96,7 +96,7 @@ impl Watchdog {
 pub struct WatchdogFunction {
     watchdog: Arc<Watchdog>,
     bytes: [u8; SIZE],
-    bar: Arc<BarAddress>,
+    bars: Arc<BarAddresses>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,7 +124,7 @@ impl WatchdogFunction {
                 signals,
             }),
             bytes,
-            bar: Arc::default(),
+            bars: Arc::default(),
         }
     }
 
@@ -140,7 +140,7 @@ impl WatchdogFunction {
 
     fn update_decoding(&mut self) {
         let is_on = self.bytes[COMMAND] & COMMAND_MEMORY != 0;
-        self.bar.set(is_on.then(|| self.base().into()));
+        self.bars[0].set(is_on.then(|| self.base().into()));
     }
 
     /// Bits that the guest may write.
@@ -185,23 +185,26 @@ impl PciFunction for WatchdogFunction {
         }
     }
 
-    fn bar_size(&self) -> u64 {
-        BAR_SIZE
+    fn bar_size(&self, bar: usize) -> u64 {
+        match bar {
+            0 => BAR_SIZE,
+            _ => 0,
+        }
     }
 
-    fn assign_bar(&mut self, base: u64, decoded: Arc<BarAddress>) {
-        self.bar = decoded;
+    fn assign_bar(&mut self, _bar: usize, base: u64, decoded: &Arc<BarAddresses>) {
+        self.bars = decoded.clone();
         // The window is below 4 GiB.
         let base = u32::try_from(base).unwrap_or(0).to_le_bytes();
         self.bytes[BAR..BAR + base.len()].copy_from_slice(&base);
         self.update_decoding();
     }
 
-    fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
+    fn bar_read(&mut self, _bar: usize, offset: u64, data: &mut [u8]) {
         self.watchdog.lock().read(offset, data);
     }
 
-    fn bar_write(&mut self, offset: u64, data: &[u8]) {
+    fn bar_write(&mut self, _bar: usize, offset: u64, data: &[u8]) {
         let now = Instant::now();
         self.watchdog.change(|count| count.write(offset, data, now));
     }

@@ -25,7 +25,7 @@ const ARCHITECTURES: [(&str, &[&str], &str); 2] = [
     ),
 ];
 
-const HEADERS: [&str; 18] = [
+const HEADERS: [&str; 19] = [
     "asm/ioctls.h",
     "asm/mman.h",
     "asm/resource.h",
@@ -43,6 +43,7 @@ const HEADERS: [&str; 18] = [
     "linux/seccomp.h",
     "linux/sockios.h",
     "linux/time.h",
+    "linux/vfio.h",
     "linux/vhost.h",
 ];
 

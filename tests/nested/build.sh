@@ -73,14 +73,14 @@ cp /bin/busybox "$out/host/bin/busybox"
 ln -s busybox "$out/host/bin/sh"
 cp "$here/host-init.sh" "$out/host/init"
 modules "$out/tree-$host" "$out/host/modules" \
-	virtio_pci 9p 9pnet_virtio overlay kvm-amd vhost_vsock loop tun bridge veth dummy nf_tables
+	virtio_pci 9p 9pnet_virtio overlay kvm-amd vhost_vsock vfio-pci loop tun bridge veth dummy nf_tables
 archive "$out/host" "$out/host.cpio"
 cp "$out/tree-$host"/boot/vmlinuz-* "$out/host-vmlinuz"
 
 mkdir -p "$out/stock"
 cp "$here/stock-init.sh" "$out/stock/stock-init"
 modules "$out/tree-$stock" "$out/stock/modules" \
-	virtio_pci virtio_blk virtio_net virtio-rng vmw_vsock_virtio_transport button evdev pvpanic aesni-intel algif_skcipher
+	virtio_pci virtio_blk virtio_net virtio-rng vmw_vsock_virtio_transport nvme button evdev pvpanic aesni-intel algif_skcipher
 archive "$out/stock" "$out/stock.cpio"
 cp "$out/tree-$stock"/boot/vmlinuz-* "$out/stock-vmlinuz"
 

@@ -17,6 +17,6 @@ timeout --foreground "${NESTED_SECS:-500}" qemu-system-x86_64 -accel tcg,thread=
 	-nodefaults -no-reboot -display none -serial stdio \
 	-kernel "$out/host-vmlinuz" -initrd "$out/host.cpio" \
 	-append "console=ttyS0 quiet panic=-1 softlockup_panic=1 sysctl.kernel.panic_on_rcu_stall=1 mitigations=off nested.cmd=$command" \
-	-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
+	${NESTED_DEVICES:-} -virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
 	| tee "$log"
 exit "$(sed -n 's/^NESTED-STATUS \([0-9]*\).*/\1/p' "$log" | tail -n 1 | grep . || echo 70)"

@@ -21,6 +21,7 @@ pub mod dump;
 pub mod early;
 pub mod fallbacks;
 pub mod footprint;
+pub mod host_devices;
 pub mod interrupts;
 pub mod kvm;
 pub mod machine;

@@ -6,6 +6,7 @@ mod saved;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,11 +16,12 @@ use devices::legacy::power::{PowerControl, Signals};
 use devices::legacy::serial::{ConsoleQueue, SerialConsole};
 use devices::pci::PciFunction;
 use devices::thread::ThreadHook;
+use devices::vfio::{VfioContext, VfioFunction};
 use devices::virtio::CommandError;
 use devices::virtio::pci::{CreateFunctionError, VirtioPciContext, VirtioPciFunction};
 use devices::virtio::spec::{BuildDeviceError, DeviceSpec};
 use devices::watchdog::{Watchdog, WatchdogFunction};
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{DeviceFd, Kvm, VmFd};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -30,11 +32,12 @@ use crate::arch::layout;
 use crate::arch::platform::Platform;
 use crate::debug::Seat;
 use crate::fallbacks::Fallbacks;
+use crate::host_devices::{self, HostDeviceResource, KvmWindows};
 use crate::interrupts::{KvmInterrupts, Line};
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::Ram;
 use crate::payload::Boot;
-use crate::pci::{AttachError, Ecam, Function, HotplugSlots, PciRoot, Window};
+use crate::pci::{self, AttachError, Ecam, Function, HotplugSlots, PciRoot, Window};
 use crate::placement::Placement;
 use crate::plan::{BootPlan, MachinePlan};
 use crate::snapshot::{SavedMachine, SnapshotError};
@@ -56,6 +59,8 @@ pub struct Resources {
     pub boot: Option<Boot>,
     /// What devices are made from.
     pub devices: Vec<DeviceResource>,
+    /// Devices of the host.
+    pub host_devices: Vec<HostDeviceResource>,
     /// A machine from a snapshot may have other MAC addresses than its guest knows.
     pub new_mac: bool,
     /// Empty file for RAM and registers of a guest that has crashed.
@@ -124,6 +129,20 @@ pub enum BuildError {
     /// A device.
     #[error(transparent)]
     Device(#[from] BuildDeviceError),
+    /// A device of the host.
+    #[error("Cannot {action} the host device {name:?}")]
+    HostDevice {
+        /// What was tried.
+        action: &'static str,
+        /// The device.
+        name: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no room behind guest RAM for what host devices have.
+    #[error("The guest has no addresses for the memory of its host devices")]
+    HighWindow,
     /// A PCI function.
     #[error(transparent)]
     Function(#[from] CreateFunctionError),
@@ -176,6 +195,8 @@ pub struct Machine {
     hotplug: Option<Arc<HotplugSlots>>,
     platform: Platform,
     watchdog: Option<Arc<Watchdog>>,
+    /// What KVM knows of the host's devices.
+    _kvm_vfio: Option<DeviceFd>,
     vm: Arc<VmFd>,
     seat: Option<Arc<Seat>>,
     processors: Processors,
@@ -200,16 +221,21 @@ impl Machine {
         let vm = resources.hypervisor.create_vm(&resources.ram)?;
         trace::mark("VM");
         let memory = resources.ram.memory().clone();
+        let high_window = high_window(resources)?;
         let entry = match saved {
-            None => Some(load(plan, resources)?),
+            None => Some(load(plan, resources, &high_window)?),
             Some(_) => None,
         };
         boot::renew_generation(&memory)?;
         trace::mark("kernel loaded");
-        let (pci, workshop) = (Arc::new(PciRoot::new()), workshop(resources, &vm, hook));
+        let pci = Arc::new(PciRoot::new(high_window.clone()));
+        let workshop = workshop(resources, &vm, hook);
         for device in &resources.devices {
             attach(&pci, &workshop, device, false)?;
         }
+        attach_host_devices(&pci, &workshop, resources, &vm, &high_window)?;
+        let kvm_vfio = host_devices::tell_kvm(&vm, &resources.host_devices)
+            .map_err(BuildError::host("tell KVM of the host's devices"))?;
         let watchdog = attach_watchdog(&pci, plan, resources)?;
         let (console, signals) = (&resources.console, &resources.signals);
         let platform = Platform::new(&vm, console, signals, &plan.clock).map_err(
@@ -219,7 +245,7 @@ impl Machine {
             let (power, signals) = (platform.power.clone(), resources.signals.clone());
             Arc::new(HotplugSlots::new(pci.clone(), power, signals))
         });
-        let (ports, mmio) = buses(&platform, &pci, hotplug.as_ref())?;
+        let (ports, mmio) = buses(&platform, &pci, &high_window, hotplug.as_ref())?;
         trace::mark("devices");
         let kvm = resources.hypervisor.kvm();
         let processors = Processors::new(kvm, &resources.host_cpu, &plan.cpu)?;
@@ -254,6 +280,7 @@ impl Machine {
             hotplug,
             platform,
             watchdog,
+            _kvm_vfio: kvm_vfio,
             vm,
             seat,
             processors,
@@ -383,7 +410,11 @@ impl Machine {
 
 /// Fills guest memory with what the plan boots. What comes from a disk is given back: it is read again
 /// for the next boot, and the guest may have changed it by then.
-fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, BuildError> {
+fn load(
+    plan: &MachinePlan,
+    resources: &mut Resources,
+    high_window: &Range<u64>,
+) -> Result<EntryPoint, BuildError> {
     let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
     let indexes = plan.devices.iter();
     let indexes = indexes.filter_map(|device| Some((device.pci_slot, device.acpi_index?)));
@@ -396,6 +427,7 @@ fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, Bui
         nodes: &plan.nodes,
         acpi_indexes: &acpi_indexes,
         ram_bytes: resources.ram.bytes(),
+        high_window,
     };
     let loaded = boot::load(resources.ram.memory(), source);
     let entry = loaded.map_err(|source| BuildError::Boot {
@@ -412,15 +444,19 @@ fn load(plan: &MachinePlan, resources: &mut Resources) -> Result<EntryPoint, Bui
 fn buses(
     platform: &Platform,
     pci: &Arc<PciRoot>,
+    high_window: &Range<u64>,
     hotplug: Option<&Arc<HotplugSlots>>,
 ) -> Result<(Bus, Bus), InsertError> {
     let (mut ports, mut mmio) = (Bus::new(), Bus::new());
     platform.attach(&mut ports, &mut mmio, pci, hotplug)?;
-    mmio.insert(
-        layout::PCI_WINDOW,
-        layout::PCI_WINDOW_SIZE,
-        Arc::new(Window(pci.clone())),
-    )?;
+    let low_window = layout::PCI_WINDOW..layout::PCI_WINDOW + layout::PCI_WINDOW_SIZE;
+    for window in [&low_window, high_window] {
+        if !window.is_empty() {
+            let (root, base) = (pci.clone(), window.start);
+            let len = window.end - window.start;
+            mmio.insert(base, len, Arc::new(Window { root, base }))?;
+        }
+    }
     mmio.insert(layout::ECAM, layout::ECAM_SIZE, Arc::new(Ecam(pci.clone())))?;
     Ok((ports, mmio))
 }
@@ -458,6 +494,41 @@ fn attach(
     }
     pci.attach(device.pci_slot, Function::Virtio(function))?;
     workshop.fallbacks.set(&name, fallback);
+    Ok(())
+}
+
+/// Where BARs of host devices lie that are to be above 4 GiB.
+fn high_window(resources: &Resources) -> Result<Range<u64>, BuildError> {
+    let devices = resources.host_devices.iter();
+    let sizes = devices.flat_map(|resource| resource.device.high_bars());
+    let window = pci::high_window(resources.ram.bytes(), sizes);
+    window.ok_or(BuildError::HighWindow)
+}
+
+/// Puts the host's devices into their slots, reset.
+fn attach_host_devices(
+    pci: &PciRoot,
+    workshop: &Workshop,
+    resources: &Resources,
+    vm: &Arc<VmFd>,
+    high_window: &Range<u64>,
+) -> Result<(), BuildError> {
+    let steward = resources.steward.clone();
+    let windows = KvmWindows::new(vm.clone(), steward.clone(), high_window.clone());
+    let context = VfioContext {
+        router: workshop.context.router.clone(),
+        windows: Arc::new(windows),
+        executor: steward,
+    };
+    for HostDeviceResource { pci_slot, device } in &resources.host_devices {
+        let function = VfioFunction::new(device.clone(), context.clone());
+        let function = function.map_err(|source| BuildError::HostDevice {
+            action: "reset",
+            name: device.name().to_owned(),
+            source,
+        })?;
+        pci.attach(*pci_slot, Function::Vfio(function))?;
+    }
     Ok(())
 }
 

@@ -9,10 +9,11 @@ mod file;
 
 use std::io;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use devices::GuestMemory;
+use devices::vfio::{Dma, DmaError};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use thiserror::Error;
@@ -59,6 +60,9 @@ pub enum MemoryError {
     /// A snapshot's RAM could not be taken.
     #[error("Cannot take guest RAM from the snapshot")]
     Load(#[source] io::Error),
+    /// The host's devices cannot have it, or cannot be kept from it.
+    #[error(transparent)]
+    Dma(#[from] DmaError),
     /// The mapping could not be marked as not to be dumped.
     #[error("Cannot keep guest RAM out of core dumps")]
     DontDump(#[source] io::Error),
@@ -85,6 +89,8 @@ pub struct Ram {
     from_file: AtomicBool,
     /// All pages are there and stay there.
     locked: AtomicBool,
+    /// Devices of the host that all of it is shared with.
+    shared: OnceLock<Dma>,
     /// Which node of the host pages are of: parts, and the node's number.
     nodes: Vec<(Part, u32)>,
 }
@@ -107,6 +113,7 @@ impl Ram {
             memory: Arc::new(memory),
             from_file: AtomicBool::new(false),
             locked: AtomicBool::new(false),
+            shared: OnceLock::new(),
             nodes: parts
                 .map(|part| (part, nodes[part.node].host.number))
                 .collect(),
@@ -177,16 +184,31 @@ impl Ram {
             .sum()
     }
 
-    /// Gives all pages back to the host; they read as zero afterwards. Locked RAM gets new ones.
+    /// Shares it with devices of the host, for which all of it is in memory from now on and stays there.
+    pub fn share(&self, devices: Dma) -> Result<(), MemoryError> {
+        devices.map(&self.memory)?;
+        // There is one container, and it is shared with once.
+        let _ = self.shared.set(devices);
+        Ok(())
+    }
+
+    /// Gives all pages back to the host; they read as zero afterwards. Locked RAM gets new ones, and so does RAM that devices
+    /// of the host share, which must not be using it.
     pub fn clear(&self) -> Result<(), MemoryError> {
         let locked = self.locked.load(Ordering::Relaxed);
         if locked {
             // Locked pages cannot be given back.
             self.unlock();
         }
+        if let Some(devices) = self.shared.get() {
+            devices.unmap(&self.memory)?;
+        }
         self.give_back()?;
         if locked {
             self.lock();
+        }
+        if let Some(devices) = self.shared.get() {
+            devices.map(&self.memory)?;
         }
         Ok(())
     }

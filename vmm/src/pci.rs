@@ -5,12 +5,14 @@
 mod access;
 mod function;
 mod hotplug;
+mod room;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use devices::pci::{BarAddress, CONFIG_SPACE_SIZE, PciFunction};
+use devices::pci::{BARS, BarAddresses, CONFIG_SPACE_SIZE, PciFunction};
 use devices::state::{SaveError, Saved, State};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -18,6 +20,8 @@ use thiserror::Error;
 pub use self::access::{ConfigPorts, Ecam, Window};
 pub use self::function::Function;
 pub use self::hotplug::{EJECT, HotplugSlots, INSERTED, LEN as HOTPLUG_LEN, WANTED};
+use self::room::Room;
+pub use self::room::high_window;
 use crate::layout;
 use crate::snapshot::{SnapshotError, restore_device};
 
@@ -27,8 +31,8 @@ pub enum AttachError {
     /// The device number asked for is taken, or there is no such one.
     #[error("PCI slot {0} is not free")]
     Taken(u8),
-    /// A slot's part of the memory window is too small.
-    #[error("No room for a BAR of {size} bytes in a slot's part of the PCI memory window")]
+    /// A memory window is full.
+    #[error("No room for a BAR of {size} bytes in the PCI memory window")]
     Window {
         /// Size of the BAR.
         size: u64,
@@ -38,10 +42,10 @@ pub enum AttachError {
 /// A device number.
 struct Slot<F> {
     place: Mutex<Place<F>>,
-    /// Where the function's BAR is decoded now; nowhere if there is none.
-    bar: Arc<BarAddress>,
-    /// Size of the BAR in bytes.
-    bar_size: AtomicU64,
+    /// Where the function's BARs are decoded now; nowhere if there is none.
+    bars: Arc<BarAddresses>,
+    /// Sizes of the BARs in bytes.
+    sizes: [AtomicU64; BARS],
 }
 
 /// What is in a slot.
@@ -63,6 +67,21 @@ impl<F> Slot<F> {
         // A panic in a device aborts the process in release builds; in tests the state is still sound.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Nothing of it is decoded any more.
+    fn stop_decoding(&self) {
+        self.bars.iter().for_each(|bar| bar.set(None));
+    }
+
+    /// The BAR that has the `len` bytes at `address`, and where in it.
+    fn find(&self, address: u64, len: u64) -> Option<(usize, u64)> {
+        let mut bars = self.bars.iter().zip(&self.sizes).enumerate();
+        bars.find_map(|(bar, (decoded, size))| {
+            let offset = address.checked_sub(decoded.get()?)?;
+            let end = offset.checked_add(len)?;
+            (end <= size.load(Ordering::Acquire)).then_some((bar, offset))
+        })
+    }
 }
 
 impl<F> Default for Slot<F> {
@@ -70,8 +89,8 @@ impl<F> Default for Slot<F> {
         let (function, hidden) = (None, false);
         Self {
             place: Mutex::new(Place { function, hidden }),
-            bar: Arc::default(),
-            bar_size: AtomicU64::new(0),
+            bars: Arc::default(),
+            sizes: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 }
@@ -83,22 +102,19 @@ pub struct PciRoot<F = Function> {
     /// Device numbers that have a function, a bit each: where an access looks for its BAR.
     taken: AtomicU32,
     config_address: AtomicU32,
+    /// Where BARs go that do not fit their slot's part of the window.
+    room: Mutex<Room>,
 }
 
-impl<F> Default for PciRoot<F> {
-    fn default() -> Self {
+impl<F: PciFunction> PciRoot<F> {
+    /// A bus with the host bridge only; large BARs lie in `high`.
+    pub fn new(high: Range<u64>) -> Self {
         Self {
             slots: std::array::from_fn(|_| Slot::default()),
             taken: AtomicU32::new(0),
             config_address: AtomicU32::new(0),
+            room: Mutex::new(Room::new(high)),
         }
-    }
-}
-
-impl<F: PciFunction> PciRoot<F> {
-    /// A bus with the host bridge only.
-    pub fn new() -> Self {
-        Self::default()
     }
 
     /// The slot with this device number, from 1 on.
@@ -106,26 +122,34 @@ impl<F: PciFunction> PciRoot<F> {
         self.slots.get(device.checked_sub(1)?)
     }
 
-    /// Puts `function` into the slot with device number `device`, and assigns its BAR.
+    /// Puts `function` into the slot with device number `device`, and assigns its BARs: one that fits the slot's part of
+    /// the window is there, whatever else is on the bus, and what has more or larger ones follows behind the slots.
     pub fn attach(&self, device: u8, mut function: F) -> Result<(), AttachError> {
         let slot = self.slot(device.into()).ok_or(AttachError::Taken(device))?;
-        let size = function.bar_size();
-        if size > layout::PCI_SLOT_WINDOW {
-            return Err(AttachError::Window { size });
-        }
         let mut place = slot.lock();
         if place.function.is_some() {
             return Err(AttachError::Taken(device));
         }
-        let index = u64::from(device) - 1;
-        slot.bar_size.store(size, Ordering::Release);
-        function.assign_bar(
-            layout::PCI_WINDOW + index * layout::PCI_SLOT_WINDOW,
-            slot.bar.clone(),
-        );
+        let sizes: [u64; BARS] = std::array::from_fn(|bar| function.bar_size(bar));
+        let is_small = sizes[0] <= layout::PCI_SLOT_WINDOW && sizes[1..].iter().all(|it| *it == 0);
+        let part = layout::PCI_WINDOW + (u64::from(device) - 1) * layout::PCI_SLOT_WINDOW;
+        for (bar, size) in sizes.into_iter().enumerate().filter(|(_, size)| *size > 0) {
+            let base = match is_small && !function.is_high(bar) {
+                true => part,
+                false => self.make_room(size, function.is_high(bar))?,
+            };
+            slot.sizes[bar].store(size, Ordering::Release);
+            function.assign_bar(bar, base, &slot.bars);
+        }
         place.function = Some(function);
         self.taken.fetch_or(bit(device), Ordering::AcqRel);
         Ok(())
+    }
+
+    fn make_room(&self, size: u64, is_high: bool) -> Result<u64, AttachError> {
+        // Two numbers, each written whole.
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        room.take(size, is_high).ok_or(AttachError::Window { size })
     }
 
     /// From now on nothing answers in this slot, whatever is there.
@@ -133,7 +157,7 @@ impl<F: PciFunction> PciRoot<F> {
         if let Some(slot) = self.slot(device.into()) {
             let mut place = slot.lock();
             place.hidden = place.function.is_some();
-            slot.bar.set(None);
+            slot.stop_decoding();
         }
     }
 
@@ -142,7 +166,7 @@ impl<F: PciFunction> PciRoot<F> {
         let slot = self.slot(device.into())?;
         let mut place = slot.lock();
         place.hidden = false;
-        slot.bar.set(None);
+        slot.stop_decoding();
         self.taken.fetch_and(!bit(device), Ordering::AcqRel);
         place.function.take()
     }
@@ -208,20 +232,20 @@ impl<F: PciFunction> PciRoot<F> {
         }
     }
 
-    /// Calls `action` with the function whose BAR has the `len` bytes at `address`, and where in it.
-    fn at_bar(&self, address: u64, len: usize, action: impl FnOnce(&mut F, u64)) {
-        let end = |offset: u64| offset.checked_add(len as u64);
+    /// Calls `action` with the function one of whose BARs has the `len` bytes at `address`, which one, and where in it.
+    fn at_bar(&self, address: u64, len: usize, action: impl FnOnce(&mut F, usize, u64)) {
         let found = numbers(self.taken.load(Ordering::Acquire)).find_map(|device| {
             let slot = self.slot(device.into())?;
-            let offset = address.checked_sub(slot.bar.get()?)?;
-            (end(offset)? <= slot.bar_size.load(Ordering::Acquire)).then_some((slot, offset))
+            Some((slot, slot.find(address, len as u64)?))
         });
-        let Some((slot, offset)) = found else { return };
+        let Some((slot, (bar, offset))) = found else {
+            return;
+        };
         // Another may be there by now.
         if let Some(function) = slot.lock().visible()
-            && end(offset).is_some_and(|end| end <= function.bar_size())
+            && (offset.checked_add(len as u64)).is_some_and(|end| end <= function.bar_size(bar))
         {
-            action(function, offset);
+            action(function, bar, offset);
         }
     }
 }

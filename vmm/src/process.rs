@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use devices::thread::{ThreadHook, ThreadRole};
+use devices::vfio::OpenError;
 use thiserror::Error;
 
 use self::event_loop::Process;
@@ -58,6 +59,9 @@ pub enum ProcessError {
     /// The snapshot to restore from.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A device of the host.
+    #[error(transparent)]
+    HostDevice(#[from] OpenError),
     /// The machine.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -85,6 +89,11 @@ pub enum ProcessError {
 }
 
 impl ProcessError {
+    fn missing(what: &str) -> Self {
+        let what = what.to_owned();
+        Self::MissingFd { what }
+    }
+
     /// What the host, or a limit, has too little of, if it is that.
     fn shortage(&self) -> Option<Shortage> {
         match self {
@@ -98,6 +107,7 @@ impl ProcessError {
     fn is_refusal(&self) -> bool {
         match self {
             Self::Snapshot(error) | Self::Build(BuildError::Snapshot(error)) => error.is_refusal(),
+            Self::HostDevice(OpenError::Unfit { .. }) => true,
             Self::Build(BuildError::Boot { source, .. }) => source.is_refusal(),
             Self::Build(BuildError::Cpu(error)) => error.is_refusal(),
             Self::Build(BuildError::Device(error)) => error.is_refusal(),

@@ -6,7 +6,6 @@
 mod config_space;
 mod interrupts;
 mod layout;
-mod msix;
 mod queue_registers;
 mod registers;
 mod running;
@@ -21,14 +20,14 @@ use thiserror::Error;
 
 use crate::GuestMemory;
 use crate::irq::{Doorbells, MsiRouter};
-use crate::pci::{BarAddress, PciFunction};
+use crate::pci::msix::Msix;
+use crate::pci::{BarAddresses, PciFunction};
 use crate::state::transport::FunctionState;
 use crate::state::{RestoreError, SaveError, Saved};
 use crate::thread::{Executor, ThreadHook};
 use crate::virtio::pci::config_space::ConfigSpace;
 use crate::virtio::pci::interrupts::Interrupts;
 use crate::virtio::pci::layout::Region;
-use crate::virtio::pci::msix::Msix;
 use crate::virtio::pci::registers::{Action, Registers};
 use crate::virtio::pci::running::Running;
 use crate::virtio::{CommandError, VirtioDevice};
@@ -91,7 +90,7 @@ pub struct VirtioPciFunction {
     registers: Registers,
     msix: Msix,
     interrupts: Arc<Interrupts>,
-    bar: Arc<BarAddress>,
+    bars: Arc<BarAddresses>,
     /// The workers, from `DRIVER_OK` to reset.
     running: Option<Running>,
     /// The machine is paused.
@@ -125,7 +124,7 @@ impl VirtioPciFunction {
             registers,
             interrupts: Arc::new(Interrupts::new(name, msix.vectors(), queues.len())),
             msix,
-            bar: Arc::default(),
+            bars: Arc::default(),
             running: None,
             paused: false,
             resumed: false,
@@ -167,7 +166,7 @@ impl VirtioPciFunction {
         match started {
             Ok(running) => {
                 let running = self.running.insert(running);
-                running.place_doorbells(&*self.context.doorbells, self.bar.get());
+                running.place_doorbells(&*self.context.doorbells, self.bars[0].get());
                 self.msix.hold_back();
             }
             Err(error) => self.interrupts.fail(&error),
@@ -205,10 +204,10 @@ impl VirtioPciFunction {
 
     fn update_decoding(&mut self) {
         let base = self.config.decoded();
-        if base == self.bar.get() {
+        if base == self.bars[0].get() {
             return;
         }
-        self.bar.set(base);
+        self.bars[0].set(base);
         if let Some(running) = &mut self.running {
             running.place_doorbells(&*self.context.doorbells, base);
         }
@@ -217,7 +216,7 @@ impl VirtioPciFunction {
     fn read_window(&mut self) {
         if let Some(window) = self.config.window() {
             let mut data = self.config.window_data();
-            self.bar_read(window.offset, &mut data[..window.len]);
+            self.bar_read(0, window.offset, &mut data[..window.len]);
             self.config.set_window_data(data);
         }
     }
@@ -225,7 +224,7 @@ impl VirtioPciFunction {
     fn write_window(&mut self) {
         if let Some(window) = self.config.window() {
             let data = self.config.window_data();
-            self.bar_write(window.offset, &data[..window.len]);
+            self.bar_write(0, window.offset, &data[..window.len]);
         }
     }
 }
@@ -267,17 +266,20 @@ impl PciFunction for VirtioPciFunction {
         }
     }
 
-    fn bar_size(&self) -> u64 {
-        layout::BAR_SIZE
+    fn bar_size(&self, bar: usize) -> u64 {
+        match bar {
+            0 => layout::BAR_SIZE,
+            _ => 0,
+        }
     }
 
-    fn assign_bar(&mut self, base: u64, decoded: Arc<BarAddress>) {
-        self.bar = decoded;
+    fn assign_bar(&mut self, _bar: usize, base: u64, decoded: &Arc<BarAddresses>) {
+        self.bars = decoded.clone();
         self.config.set_bar(base);
         self.update_decoding();
     }
 
-    fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
+    fn bar_read(&mut self, _bar: usize, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let Some((region, offset)) = layout::locate(offset, data.len()) else {
             return;
@@ -292,7 +294,7 @@ impl PciFunction for VirtioPciFunction {
         }
     }
 
-    fn bar_write(&mut self, offset: u64, data: &[u8]) {
+    fn bar_write(&mut self, _bar: usize, offset: u64, data: &[u8]) {
         let Some((region, offset)) = layout::locate(offset, data.len()) else {
             return;
         };

@@ -131,8 +131,8 @@ fn function(action: WatchdogAction) -> (WatchdogFunction, Arc<Signals>) {
 #[test]
 fn guests_know_it_and_the_event_loop_is_told() {
     let (mut function, signals) = function(WatchdogAction::Poweroff);
-    let bar = Arc::new(BarAddress::default());
-    function.assign_bar(0xc000_8000, bar.clone());
+    let bars = Arc::<BarAddresses>::default();
+    function.assign_bar(0, 0xc000_8000, &bars);
     let mut id = [0; 4];
     function.config_read(0, &mut id);
     assert_eq!(u32::from_le_bytes(id), 0x25ab_8086);
@@ -144,9 +144,9 @@ fn guests_know_it_and_the_event_loop_is_told() {
     function.config_read(0x10, &mut size);
     assert_eq!(u32::from_le_bytes(size), 0xffff_fff0);
     function.config_write(0x10, &0xc000_8000_u32.to_le_bytes());
-    assert_eq!(bar.get(), None);
+    assert_eq!(bars[0].get(), None);
     function.config_write(4, &[0x06, 0]);
-    assert_eq!(bar.get(), Some(0xc000_8000));
+    assert_eq!(bars[0].get(), Some(0xc000_8000));
 
     function.config_write(0x68, &[0x02]);
     assert_eq!(signals.take(), Signal::Armed as u32);
@@ -154,14 +154,14 @@ fn guests_know_it_and_the_event_loop_is_told() {
     let first = watchdog.next().expect("armed");
     // Later ends are no news, and sooner ones are.
     for value in [0x80_u16, 0x86, 0x100] {
-        function.bar_write(RELOAD, &value.to_le_bytes());
+        function.bar_write(0, RELOAD, &value.to_le_bytes());
     }
     assert_eq!(signals.take(), 0);
-    function.bar_write(RELOAD, &[0x80]);
-    function.bar_write(RELOAD, &[0x86]);
-    function.bar_write(0, &1_u32.to_le_bytes());
+    function.bar_write(0, RELOAD, &[0x80]);
+    function.bar_write(0, RELOAD, &[0x86]);
+    function.bar_write(0, 0, &1_u32.to_le_bytes());
     for value in [0x80_u16, 0x86, 0x100] {
-        function.bar_write(RELOAD, &value.to_le_bytes());
+        function.bar_write(0, RELOAD, &value.to_le_bytes());
     }
     assert_eq!(signals.take(), Signal::Armed as u32);
     let next = watchdog.next().expect("armed");
@@ -180,7 +180,7 @@ impl Script for Driver {
 
     fn new() -> Option<Self> {
         let (mut function, _) = function(WatchdogAction::Reset);
-        function.assign_bar(0xc000_0000, Arc::default());
+        function.assign_bar(0, 0xc000_0000, &Arc::default());
         Some(Self(function))
     }
 
@@ -189,19 +189,19 @@ impl Script for Driver {
         match step {
             0 => function.config_write(4, &[2]),
             1 => function.config_write(0x60, &[0x07]),
-            2 | 5 | 8 => function.bar_write(RELOAD, &[0x80, 0]),
-            3 | 6 | 9 => function.bar_write(RELOAD, &[0x86, 0]),
-            4 => function.bar_write(4, &[0x34, 0x12, 0xf0, 0xff]),
+            2 | 5 | 8 => function.bar_write(0, RELOAD, &[0x80, 0]),
+            3 | 6 | 9 => function.bar_write(0, RELOAD, &[0x86, 0]),
+            4 => function.bar_write(0, 4, &[0x34, 0x12, 0xf0, 0xff]),
             7 => function.config_write(0x68, &[0x03]),
-            10 => function.bar_write(RELOAD, &[0, 1]),
+            10 => function.bar_write(0, RELOAD, &[0, 1]),
             _ => {}
         }
         let mut config = [0; 8];
         function.config_read(0x60, &mut config[..4]);
         function.config_read(0x68, &mut config[4..]);
         let (mut reload, mut preload) = ([0; 2], [0; 4]);
-        function.bar_read(RELOAD, &mut reload);
-        function.bar_read(4, &mut preload);
+        function.bar_read(0, RELOAD, &mut reload);
+        function.bar_read(0, 4, &mut preload);
         (
             config,
             reload,

@@ -39,6 +39,7 @@ pub fn run(bytes: &[u8]) {
         cpu: &cpu,
         hotplug_slots: &[],
         nodes: &[],
+        high_window: &(0..0),
         acpi_indexes: &[],
         ram_bytes: RAM,
     };

@@ -198,7 +198,7 @@ fn virtio(input: &mut Input<'_>, queue: usize, make: impl Fn() -> Box<dyn Virtio
         return;
     }
     for offset in (0..REGISTERS).step_by(4).chain(0x2000..0x2010) {
-        driven.function.bar_read(offset, &mut [0; 4]);
+        driven.function.bar_read(0, offset, &mut [0; 4]);
     }
     for queue in 0..driven.queues.len() as u64 {
         driven.write(0x3000 + 4 * queue, &[0, 0]);

@@ -36,9 +36,9 @@ pub fn run(bytes: &[u8]) {
             1 => function.config_read(input.u16(), &mut [0; 8][..len]),
             2 => {
                 let offset = u64::from(input.u8() % 20);
-                function.bar_write(offset, &input.u64().to_le_bytes()[..len]);
+                function.bar_write(0, offset, &input.u64().to_le_bytes()[..len]);
             }
-            3 => function.bar_read(input.u64(), &mut [0; 8][..len]),
+            3 => function.bar_read(0, input.u64(), &mut [0; 8][..len]),
             4 => {
                 let later = Instant::now() + Duration::from_millis(input.u32().into());
                 latest = latest.max(later);

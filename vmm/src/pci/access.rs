@@ -7,7 +7,6 @@ use devices::bus::BusDevice;
 use devices::pci::PciFunction;
 
 use super::{Function, PciRoot};
-use crate::layout;
 
 /// Bytes of an access that lie within one dword, which is all that a function is asked for.
 fn within_dword(offset: u16, len: usize) -> bool {
@@ -90,22 +89,28 @@ impl<F: PciFunction> BusDevice for Ecam<F> {
     }
 }
 
-/// The memory window in which BARs are decoded.
-pub struct Window<F = Function>(pub Arc<PciRoot<F>>);
+/// A memory window in which BARs are decoded.
+pub struct Window<F = Function> {
+    /// The bus.
+    pub root: Arc<PciRoot<F>>,
+    /// Where it begins.
+    pub base: u64,
+}
 
 impl<F: PciFunction> BusDevice for Window<F> {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let (address, len) = (layout::PCI_WINDOW + offset, data.len());
-        self.0.at_bar(address, len, |function, register| {
-            function.bar_read(register, data);
+        let (address, len) = (self.base + offset, data.len());
+        self.root.at_bar(address, len, |function, bar, register| {
+            function.bar_read(bar, register, data);
         });
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let address = layout::PCI_WINDOW + offset;
-        self.0.at_bar(address, data.len(), |function, register| {
-            function.bar_write(register, data);
+        let address = self.base + offset;
+        let len = data.len();
+        self.root.at_bar(address, len, |function, bar, register| {
+            function.bar_write(bar, register, data);
         });
     }
 }

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use devices::pci::{BarAddress, PciFunction};
+use devices::pci::{BarAddresses, PciFunction};
 use devices::state::{RestoreError, SaveError, Saved};
+use devices::vfio::VfioFunction;
 use devices::virtio::CommandError;
 use devices::virtio::pci::VirtioPciFunction;
 use devices::watchdog::WatchdogFunction;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A function on the bus.
-#[expect(clippy::large_enum_variant, reason = "there are 31 slots at most")]
 pub enum Function {
     /// A virtio device.
     Virtio(VirtioPciFunction),
+    /// A device of the host.
+    Vfio(VfioFunction),
     /// A watchdog.
     Watchdog(WatchdogFunction),
 }
@@ -23,6 +25,7 @@ macro_rules! each {
     ($self:ident.$method:ident($($argument:expr),*)) => {
         match $self {
             Self::Virtio(function) => function.$method($($argument),*),
+            Self::Vfio(function) => function.$method($($argument),*),
             Self::Watchdog(function) => function.$method($($argument),*),
         }
     };
@@ -43,6 +46,7 @@ impl Function {
     pub fn stats(&self) -> Option<(String, Value)> {
         match self {
             Self::Virtio(function) => Some((function.name().to_owned(), function.stats())),
+            Self::Vfio(function) => Some((function.name().to_owned(), json!({"type": "host"}))),
             Self::Watchdog(_) => None,
         }
     }
@@ -57,20 +61,24 @@ impl PciFunction for Function {
         each!(self.config_write(offset, data));
     }
 
-    fn bar_size(&self) -> u64 {
-        each!(self.bar_size())
+    fn bar_size(&self, bar: usize) -> u64 {
+        each!(self.bar_size(bar))
     }
 
-    fn assign_bar(&mut self, base: u64, decoded: Arc<BarAddress>) {
-        each!(self.assign_bar(base, decoded));
+    fn is_high(&self, bar: usize) -> bool {
+        each!(self.is_high(bar))
     }
 
-    fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
-        each!(self.bar_read(offset, data));
+    fn assign_bar(&mut self, bar: usize, base: u64, decoded: &Arc<BarAddresses>) {
+        each!(self.assign_bar(bar, base, decoded));
     }
 
-    fn bar_write(&mut self, offset: u64, data: &[u8]) {
-        each!(self.bar_write(offset, data));
+    fn bar_read(&mut self, bar: usize, offset: u64, data: &mut [u8]) {
+        each!(self.bar_read(bar, offset, data));
+    }
+
+    fn bar_write(&mut self, bar: usize, offset: u64, data: &[u8]) {
+        each!(self.bar_write(bar, offset, data));
     }
 
     fn pause(&mut self) {

@@ -5,11 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 
+/// The BAR that is to lie high, if it is there.
+const HIGH: usize = 2;
+
 /// A function that shows its calls: config space is memory, the BAR returns its offset.
 pub(super) struct Probe {
     config: Vec<u8>,
-    bar: Arc<BarAddress>,
-    bar_len: u64,
+    bars: Arc<BarAddresses>,
+    lens: [u64; BARS],
 }
 
 impl PciFunction for Probe {
@@ -21,19 +24,22 @@ impl PciFunction for Probe {
         let start = usize::from(offset);
         self.config[start..start + data.len()].copy_from_slice(data);
     }
-    fn bar_size(&self) -> u64 {
-        self.bar_len
+    fn bar_size(&self, bar: usize) -> u64 {
+        self.lens[bar]
     }
-    fn assign_bar(&mut self, base: u64, decoded: Arc<BarAddress>) {
-        self.bar = decoded;
-        self.bar.set(Some(base));
+    fn is_high(&self, bar: usize) -> bool {
+        bar == HIGH
     }
-    fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
-        assert!(offset + data.len() as u64 <= self.bar_size());
-        data.fill(offset as u8);
+    fn assign_bar(&mut self, bar: usize, base: u64, decoded: &Arc<BarAddresses>) {
+        self.bars = decoded.clone();
+        self.bars[bar].set(Some(base));
     }
-    fn bar_write(&mut self, offset: u64, data: &[u8]) {
-        assert!(offset + data.len() as u64 <= self.bar_size());
+    fn bar_read(&mut self, bar: usize, offset: u64, data: &mut [u8]) {
+        assert!(offset + data.len() as u64 <= self.bar_size(bar));
+        data.fill(offset as u8 + bar as u8);
+    }
+    fn bar_write(&mut self, bar: usize, offset: u64, data: &[u8]) {
+        assert!(offset + data.len() as u64 <= self.bar_size(bar));
     }
     fn pause(&mut self) {}
     fn resume(&mut self) {}
@@ -59,16 +65,21 @@ impl State for ProbeState {
 fn probe() -> Probe {
     Probe {
         config: vec![0x11; usize::from(CONFIG_SPACE_SIZE)],
-        bar: Arc::default(),
-        bar_len: 0x4000,
+        bars: Arc::default(),
+        lens: [0x4000, 0, 0, 0, 0, 0],
     }
 }
 
 pub(super) fn bus() -> Arc<PciRoot<Probe>> {
-    let root = PciRoot::new();
+    let root = PciRoot::new(0..0);
     root.attach(1, probe()).expect("slot 1");
     root.attach(2, probe()).expect("slot 2");
     Arc::new(root)
+}
+
+fn window(root: &Arc<PciRoot<Probe>>) -> Window<Probe> {
+    let (root, base) = (root.clone(), layout::PCI_WINDOW);
+    Window { root, base }
 }
 
 fn port_read(ports: &ConfigPorts<Probe>, address: u32, port: u64) -> [u8; 4] {
@@ -138,7 +149,7 @@ fn a_guest_goes_on_where_it_was_in_configuration_space() {
 #[test]
 fn window_finds_bars_that_are_decoded() {
     let root = bus();
-    let window = Window(root.clone());
+    let window = window(&root);
     let mut data = [0; 4];
     window.read(0x8000 + 0x24, &mut data);
     assert_eq!(data, [0x24; 4]);
@@ -146,14 +157,14 @@ fn window_finds_bars_that_are_decoded() {
     assert_eq!(data, [0xff; 4], "crosses the end of the BAR");
     window.read(0x4000, &mut data);
     assert_eq!(data, [0xff; 4], "nobody there");
-    root.slots[1].bar.set(None);
+    root.slots[1].stop_decoding();
     window.read(0x8000, &mut data);
     assert_eq!(data, [0xff; 4], "decoding off");
 }
 
 #[test]
 fn each_of_the_31_slots_is_taken_once() {
-    let root = PciRoot::new();
+    let root = PciRoot::new(0..0);
     for slot in 1..=31 {
         root.attach(slot, probe()).expect("a free slot");
     }
@@ -164,17 +175,47 @@ fn each_of_the_31_slots_is_taken_once() {
 }
 
 #[test]
-fn a_bar_larger_than_its_part_of_the_window_is_refused() {
+fn a_bar_larger_than_the_window_is_refused() {
     let mut large = probe();
-    large.bar_len = layout::PCI_SLOT_WINDOW * 2;
-    let error = PciRoot::new().attach(1, large);
+    large.lens[0] = layout::PCI_WINDOW_SIZE;
+    let error = PciRoot::new(0..0).attach(1, large);
     assert!(matches!(error, Err(AttachError::Window { .. })));
+}
+
+/// A device of the host: several BARs, one of them above 4 GiB.
+#[test]
+fn several_bars_lie_behind_the_slots() {
+    let high = high_window(1 << 30, std::iter::once(1 << 32)).expect("addresses");
+    let root = Arc::new(PciRoot::new(high.clone()));
+    let mut several = probe();
+    several.lens = [0x1000, 0, 1 << 32, 0, 0x10_0000, 0];
+    root.attach(3, several).expect("room");
+    root.attach(1, probe()).expect("its own part");
+    let place =
+        |device: usize, bar: usize| root.slots[device - 1].bars[bar].get().expect("decoded");
+    assert_eq!(place(1, 0), layout::PCI_WINDOW, "whatever else there is");
+    let slots = layout::MAX_PCI_DEVICES as u64 * layout::PCI_SLOT_WINDOW;
+    assert_eq!(place(3, 0), layout::PCI_WINDOW + slots);
+    assert!(place(3, 4) > place(3, 0) && high.contains(&place(3, 2)));
+    let mut data = [0];
+    window(&root).read(place(3, 4) - layout::PCI_WINDOW + 0x24, &mut data);
+    assert_eq!(data, [0x28]);
+    let base = high.start;
+    let window = Window {
+        root: root.clone(),
+        base,
+    };
+    window.read(place(3, 2) - base + 0x24, &mut data);
+    assert_eq!(data, [0x26]);
+    root.detach(3);
+    window.read(place(1, 0).max(base) - base, &mut data);
+    assert_eq!(data, [0xff]);
 }
 
 #[test]
 fn functions_come_and_go() {
     let root = bus();
-    let (ecam, window) = (Ecam(root.clone()), Window(root.clone()));
+    let (ecam, window) = (Ecam(root.clone()), window(&root));
     let seen = || {
         let (mut config, mut bar) = ([0; 4], [0; 4]);
         ecam.read(2 << 15, &mut config);
@@ -202,7 +243,7 @@ fn functions_come_and_go() {
 #[test]
 fn an_access_meets_a_function_or_nothing() {
     let root = bus();
-    let (ecam, window) = (Ecam(root.clone()), Window(root.clone()));
+    let (ecam, window) = (Ecam(root.clone()), window(&root));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..2000 {

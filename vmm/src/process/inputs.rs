@@ -11,6 +11,7 @@ use devices::host_errors::HostErrors;
 use devices::legacy::power::Signals;
 use devices::legacy::serial::ConsoleQueue;
 use devices::thread::{ThreadHook, ThreadRole};
+use devices::vfio::{Dma, HostDevice};
 use devices::virtio::block;
 use devices::virtio::spec::DeviceOptions;
 
@@ -19,12 +20,13 @@ use crate::arch::debug;
 use crate::console::Console;
 use crate::control::{Create, FdRole};
 use crate::debug::Seat;
+use crate::host_devices::HostDeviceResource;
 use crate::kvm::Hypervisor;
 use crate::machine::{BuildError, DeviceResource, Resources};
 use crate::memory::Ram;
 use crate::payload::{Boot, Payload};
 use crate::placement::Placement;
-use crate::plan::{BootPlan, MachinePlan};
+use crate::plan::{BootPlan, HostDevicePlan, MachinePlan};
 use crate::snapshot::{SavedMachine, SnapshotError};
 use crate::steward::Steward;
 use crate::trace;
@@ -76,9 +78,7 @@ struct BootFds {
 impl BootFds {
     /// What the plan boots; none where a disk is still to be read. `of_disk`: the command line of what was found there.
     fn open(self, plan: &BootPlan, of_disk: Option<String>) -> Result<Option<Boot>, ProcessError> {
-        let missing = |what: &str| ProcessError::MissingFd {
-            what: what.to_owned(),
-        };
+        let missing = ProcessError::missing;
         let cmdline = match plan {
             BootPlan::Firmware => {
                 let (name, image) = self.firmware.ok_or_else(|| missing("firmware"))?;
@@ -118,6 +118,20 @@ impl SnapshotFds {
     }
 }
 
+/// A device of the host from its two descriptors.
+fn open_host_device(
+    plan: &HostDevicePlan,
+    descriptors: Option<Vec<OwnedFd>>,
+) -> Result<HostDeviceResource, ProcessError> {
+    let pair = <[OwnedFd; 2]>::try_from(descriptors.unwrap_or_default());
+    let [device, group] =
+        pair.map_err(|_| ProcessError::missing(&format!("host device {:?}", plan.name)))?;
+    Ok(HostDeviceResource {
+        pci_slot: plan.pci_slot,
+        device: Arc::new(HostDevice::open(plan.name.clone(), device, group)?),
+    })
+}
+
 /// Pairs each descriptor with its role and wraps it. Once devices have what they need of the kernel
 /// before a guest runs, `hook` takes from the thread what that took.
 pub(super) fn sort_fds(
@@ -133,14 +147,15 @@ pub(super) fn sort_fds(
     let mut of_devices: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
     let mut console = ConsoleFds::default();
     let mut snapshot = SnapshotFds::default();
-    let (mut crash_dump, mut debugger) = (None, None);
+    let (mut crash_dump, mut debugger, mut container) = (None, None, None);
     for (role, fd) in create.fds.into_iter().zip(fds) {
         match role {
             FdRole::Kernel { name } => boot.kernel = Some((name, fd.into())),
             FdRole::Initrd => boot.initrd = Some(fd.into()),
             FdRole::Firmware { name } => boot.firmware = Some((name, fd.into())),
             FdRole::Device { name } => of_devices.entry(name).or_default().push(fd),
-            FdRole::HostDevice { .. } | FdRole::VfioContainer => {}
+            FdRole::HostDevice { name } => of_devices.entry(name).or_default().push(fd),
+            FdRole::VfioContainer => container = Some(fd),
             FdRole::SnapshotState => snapshot.state = Some(fd.into()),
             FdRole::SnapshotRam => snapshot.ram = Some(fd.into()),
             FdRole::CrashDump => crash_dump = Some(fd.into()),
@@ -163,6 +178,9 @@ pub(super) fn sort_fds(
             })
         })
         .collect::<Result<_, BuildError>>()?;
+    let host_devices = (plan.host_devices.iter())
+        .map(|device| open_host_device(device, of_devices.remove(&device.name)))
+        .collect::<Result<_, ProcessError>>()?;
     block::set_aside(plan.free_slots());
     let watches_data = || debug::watches_data(hypervisor.kvm(), &create.host_cpu);
     let seat = debugger.as_ref().map(|_| Seat::new(watches_data()));
@@ -177,6 +195,10 @@ pub(super) fn sort_fds(
     if plan.placement.realtime != 0 {
         ram.lock();
     }
+    if !plan.host_devices.is_empty() {
+        let container = container.ok_or_else(|| ProcessError::missing("VFIO container"))?;
+        ram.share(Dma::new(container))?;
+    }
     trace::mark("memory");
     let queue = Arc::new(ConsoleQueue::new().map_err(ProcessError::Epoll)?);
     let console = Console::new(queue.clone(), console.open().map_err(ProcessError::Epoll)?);
@@ -186,6 +208,7 @@ pub(super) fn sort_fds(
         ram,
         boot,
         devices,
+        host_devices,
         new_mac: create.new_mac,
         crash_dump,
         console: queue,

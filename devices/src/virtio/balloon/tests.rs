@@ -256,7 +256,7 @@ impl Script for Giver {
         self.0.write(0x2004, &(step as u32).to_le_bytes());
         let byte: u8 = memory.read_obj(GuestAddress(page)).expect("in memory");
         let mut config = [0; 8];
-        crate::pci::PciFunction::bar_read(&mut self.0.function, 0x2000, &mut config);
+        crate::pci::PciFunction::bar_read(&mut self.0.function, 0, 0x2000, &mut config);
         (byte == 0, config)
     }
 

@@ -11,9 +11,9 @@ use tracing::error;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::Irq;
+use crate::pci::msix::MsixVector;
 use crate::state::RestoreError;
 use crate::state::transport::{FunctionState, InterruptsState};
-use crate::virtio::pci::msix::MsixVector;
 
 /// `VIRTIO_MSI_NO_VECTOR`.
 pub(super) const NO_VECTOR: u16 = 0xffff;

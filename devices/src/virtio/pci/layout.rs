@@ -1,5 +1,7 @@
 //! Where everything is in the function's one BAR, and who is at an offset.
 
+use crate::pci::msix;
+
 /// Bytes of the BAR.
 pub(super) const BAR_SIZE: u64 = 0x8000;
 
@@ -17,7 +19,7 @@ pub(super) const MSIX_PBA: u32 = 5 * PAGE;
 pub(super) const NOTIFY_MULTIPLIER: u32 = 4;
 
 /// Bytes of one MSI-X table entry (PCI 3.0, 6.8.2).
-pub(super) const MSIX_ENTRY: u32 = 16;
+pub(super) const MSIX_ENTRY: u32 = msix::ENTRY as u32;
 
 /// One vector per queue and one for configuration changes fit into the table.
 pub(super) const MAX_VECTORS: u16 = (PAGE / MSIX_ENTRY) as u16;

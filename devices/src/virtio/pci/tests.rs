@@ -136,7 +136,7 @@ impl QueueHandler for EchoHandler {
 /// A guest with one function.
 struct Guest {
     function: VirtioPciFunction,
-    bar: Arc<BarAddress>,
+    bars: Arc<BarAddresses>,
     log: Arc<Log>,
     router: Arc<FakeRouter>,
     doorbells: Arc<FakeDoorbells>,
@@ -161,11 +161,11 @@ impl Guest {
         };
         let mut function =
             VirtioPciFunction::new(Box::new(Echo(log.clone())), context).expect("good device");
-        let bar = Arc::default();
-        function.assign_bar(BAR, Arc::clone(&bar));
+        let bars = Arc::default();
+        function.assign_bar(0, BAR, &bars);
         Self {
             function,
-            bar,
+            bars,
             log,
             router,
             doorbells,
@@ -185,12 +185,13 @@ impl Guest {
 
     fn read(&mut self, offset: u64, len: usize) -> u32 {
         let mut data = [0; 4];
-        self.function.bar_read(offset, &mut data[..len]);
+        self.function.bar_read(0, offset, &mut data[..len]);
         u32::from_le_bytes(data)
     }
 
     fn write(&mut self, offset: u64, len: usize, value: u32) {
-        self.function.bar_write(offset, &value.to_le_bytes()[..len]);
+        self.function
+            .bar_write(0, offset, &value.to_le_bytes()[..len]);
     }
 
     fn status(&mut self) -> u32 {

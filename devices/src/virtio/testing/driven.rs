@@ -116,13 +116,13 @@ impl Driven {
 
     /// Writes to the BAR.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
-        self.function.bar_write(offset, data);
+        self.function.bar_write(0, offset, data);
     }
 
     /// Device status.
     pub fn status(&mut self) -> u8 {
         let mut status = [0];
-        self.function.bar_read(STATUS, &mut status);
+        self.function.bar_read(0, STATUS, &mut status);
         status[0]
     }
 
@@ -181,6 +181,6 @@ fn function(
         executor: Arc::new(InlineExecutor),
     };
     let mut function = VirtioPciFunction::new(device, context).expect("a good device");
-    function.assign_bar(BAR, Arc::default());
+    function.assign_bar(0, BAR, &Arc::default());
     function
 }

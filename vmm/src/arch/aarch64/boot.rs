@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::{Read, Seek};
+use std::ops::Range;
 
 use devices::GuestMemory;
 use thiserror::Error;
@@ -55,6 +56,8 @@ pub struct BootSource<'a> {
     pub hotplug_slots: &'a [u8],
     /// NUMA nodes.
     pub nodes: &'a [NodePlan],
+    /// PCI memory window above 4 GiB; may be empty.
+    pub high_window: &'a Range<u64>,
     /// PCI slots whose devices have an ACPI index, and that.
     pub acpi_indexes: &'a [(u8, u16)],
     /// Size of guest RAM in bytes.

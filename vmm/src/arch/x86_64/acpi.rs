@@ -6,6 +6,8 @@ mod indexes;
 mod nodes;
 mod slots;
 
+use std::ops::Range;
+
 use acpi_tables::aml::{
     self, AddressSpace, AddressSpaceCacheable, Device, EISAName, Field, FieldAccessType,
     FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Memory32Fixed, Method,
@@ -54,6 +56,8 @@ pub struct Described<'a> {
     pub nodes: &'a [NodePlan],
     /// Size of guest RAM in bytes.
     pub ram_bytes: u64,
+    /// PCI memory window above 4 GiB; may be empty.
+    pub high_window: &'a Range<u64>,
 }
 
 /// Writes all tables; the address of the RSDP.
@@ -160,7 +164,7 @@ fn mcfg() -> impl Aml {
 fn dsdt(described: &Described<'_>) -> Sdt {
     let hotplug_slots = described.hotplug_slots;
     let mut aml = Vec::new();
-    pci_host_bridge(&mut aml);
+    pci_host_bridge(&mut aml, described.high_window);
     motherboard(&mut aml);
     slots::describe(&mut aml, hotplug_slots);
     indexes::describe(&mut aml, described.acpi_indexes, hotplug_slots);
@@ -183,9 +187,30 @@ fn dsdt(described: &Described<'_>) -> Sdt {
     dsdt
 }
 
-fn pci_host_bridge(aml: &mut Vec<u8>) {
+fn pci_host_bridge(aml: &mut Vec<u8>, high_window: &Range<u64>) {
     let window_end = layout::PCI_WINDOW + layout::PCI_WINDOW_SIZE - 1;
     let last_config_port = layout::PCI_CONFIG_PORTS + layout::PCI_CONFIG_PORTS_LEN - 1;
+    let buses = AddressSpace::new_bus_number(0_u16, 0_u16);
+    let config_ports = IO::new(
+        layout::PCI_CONFIG_PORTS as u16,
+        layout::PCI_CONFIG_PORTS as u16,
+        1,
+        layout::PCI_CONFIG_PORTS_LEN as u8,
+    );
+    let ports = [
+        AddressSpace::new_io(0_u16, layout::PCI_CONFIG_PORTS as u16 - 1, None),
+        AddressSpace::new_io(last_config_port as u16 + 1, u16::MAX, None),
+    ];
+    let cacheable = AddressSpaceCacheable::NotCacheable;
+    let (first, last) = (layout::PCI_WINDOW as u32, window_end as u32);
+    let memory = AddressSpace::new_memory(cacheable, true, first, last, None);
+    let mut resources: Vec<&dyn Aml> = vec![&buses, &config_ports, &ports[0], &ports[1], &memory];
+    let high_memory;
+    if !high_window.is_empty() {
+        let (first, last) = (high_window.start, high_window.end - 1);
+        high_memory = AddressSpace::new_memory(cacheable, true, first, last, None);
+        resources.push(&high_memory);
+    }
     Scope::new(
         "\\_SB_".into(),
         vec![&Device::new(
@@ -196,27 +221,7 @@ fn pci_host_bridge(aml: &mut Vec<u8>) {
                 &Name::new("_SEG".into(), &aml::ZERO),
                 &Name::new("_BBN".into(), &aml::ZERO),
                 &Name::new("_UID".into(), &aml::ZERO),
-                &Name::new(
-                    "_CRS".into(),
-                    &ResourceTemplate::new(vec![
-                        &AddressSpace::new_bus_number(0_u16, 0_u16),
-                        &IO::new(
-                            layout::PCI_CONFIG_PORTS as u16,
-                            layout::PCI_CONFIG_PORTS as u16,
-                            1,
-                            layout::PCI_CONFIG_PORTS_LEN as u8,
-                        ),
-                        &AddressSpace::new_io(0_u16, layout::PCI_CONFIG_PORTS as u16 - 1, None),
-                        &AddressSpace::new_io(last_config_port as u16 + 1, u16::MAX, None),
-                        &AddressSpace::new_memory(
-                            AddressSpaceCacheable::NotCacheable,
-                            true,
-                            layout::PCI_WINDOW as u32,
-                            window_end as u32,
-                            None,
-                        ),
-                    ]),
-                ),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(resources)),
             ],
         )],
     )

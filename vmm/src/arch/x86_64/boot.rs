@@ -11,6 +11,7 @@ mod zero_page;
 
 use devices::GuestMemory;
 use linux_loader::loader::elf::PvhBootCapability;
+use std::ops::Range;
 use vm_memory::{Bytes, GuestAddress};
 
 pub use self::check::{CheckedKernel, Format, KernelFault, check_kernel};
@@ -51,6 +52,8 @@ pub struct BootSource<'a> {
     pub hotplug_slots: &'a [u8],
     /// NUMA nodes.
     pub nodes: &'a [NodePlan],
+    /// PCI memory window above 4 GiB; may be empty.
+    pub high_window: &'a Range<u64>,
     /// PCI slots whose devices have an ACPI index, and that.
     pub acpi_indexes: &'a [(u8, u16)],
     /// Size of guest RAM in bytes.
@@ -90,6 +93,7 @@ pub fn load(memory: &GuestMemory, source: BootSource<'_>) -> Result<EntryPoint, 
         nodes: source.nodes,
         acpi_indexes: source.acpi_indexes,
         ram_bytes: source.ram_bytes,
+        high_window: source.high_window,
     };
     let rsdp = acpi::write_tables(memory, &described)?;
     if let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap {
@@ -215,6 +219,7 @@ mod tests {
             cpu: &ONE_VCPU,
             hotplug_slots: &[],
             nodes: &[],
+            high_window: &(0..0),
             acpi_indexes: &[],
             ram_bytes: RAM,
         };

@@ -1,7 +1,7 @@
 //! MSI-X and the ISR status.
 
 use super::*;
-use crate::virtio::pci::msix::Msix;
+use crate::pci::msix::Msix;
 
 #[test]
 fn vectors_are_connected_late_and_mask() {

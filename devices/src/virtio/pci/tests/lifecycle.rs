@@ -158,7 +158,7 @@ fn failures_to_start_need_a_reset() {
     guest.log.refuse.store(false, Ordering::SeqCst);
     guest.negotiate(1 << 32);
     guest.write(0x16, 2, 0);
-    guest.function.bar_write(0x20, &u64::MAX.to_le_bytes());
+    guest.function.bar_write(0, 0x20, &u64::MAX.to_le_bytes());
     guest.write(0x1c, 2, 1);
     guest.set_status(0xf);
     assert_eq!(guest.status(), 0xf | NEEDS_RESET, "a queue outside memory");

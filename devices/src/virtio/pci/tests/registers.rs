@@ -37,23 +37,23 @@ fn the_header_says_what_it_is() {
 #[test]
 fn the_bar_is_sized_and_moves() {
     let mut guest = Guest::new();
-    let bar = Arc::clone(&guest.bar);
-    assert_eq!(bar.get(), None, "decoding is off at first");
+    let bars = Arc::clone(&guest.bars);
+    assert_eq!(bars[0].get(), None, "decoding is off at first");
     guest.set_config(0x10, 0xffff_ffff);
     guest.set_config(0x14, 0xffff_ffff);
     assert_eq!(guest.config(0x10), 0xffff_8004);
     assert_eq!(guest.config(0x14), 0xffff_ffff);
     guest.set_config(0x04, 2);
-    assert_eq!(bar.get(), None, "not at the sizing pattern");
+    assert_eq!(bars[0].get(), None, "not at the sizing pattern");
     guest.set_config(0x10, 0xc000_1234);
     guest.set_config(0x14, 1);
-    assert_eq!(bar.get(), Some(0x1_c000_0000));
+    assert_eq!(bars[0].get(), Some(0x1_c000_0000));
     for other in [0x18, 0x1c, 0x20, 0x24, 0x30] {
         guest.set_config(other, 0xffff_ffff);
         assert_eq!(guest.config(other), 0);
     }
     guest.set_config(0x04, 0);
-    assert_eq!(bar.get(), None);
+    assert_eq!(bars[0].get(), None);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn queue_registers_take_only_what_is_allowed() {
     assert_eq!(guest.read(0x1a, 2), 0xffff, "no such vector");
     guest
         .function
-        .bar_write(0x20, &0x1234_5678_9abc_def0u64.to_le_bytes());
+        .bar_write(0, 0x20, &0x1234_5678_9abc_def0u64.to_le_bytes());
     assert_eq!(
         (guest.read(0x20, 4), guest.read(0x24, 4)),
         (0x9abc_def0, 0x1234_5678)
@@ -197,9 +197,9 @@ fn no_access_anywhere_does_harm() {
     for len in [1, 2, 4, 8] {
         for offset in (0..layout::BAR_SIZE - 8).step_by(if len == 8 { 8 } else { len }) {
             let mut data = [0xff; 8];
-            guest.function.bar_read(offset, &mut data[..len]);
-            guest.function.bar_write(offset, &[0xff; 8][..len]);
-            guest.function.bar_write(offset, &[0; 8][..len]);
+            guest.function.bar_read(0, offset, &mut data[..len]);
+            guest.function.bar_write(0, offset, &[0xff; 8][..len]);
+            guest.function.bar_write(0, offset, &[0; 8][..len]);
         }
     }
     for offset in 0..crate::pci::CONFIG_SPACE_SIZE {

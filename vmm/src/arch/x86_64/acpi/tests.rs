@@ -15,6 +15,7 @@ fn described(hotplug_slots: &[u8]) -> Described<'_> {
         acpi_indexes: &[],
         nodes: &[],
         ram_bytes: 1 << 20,
+        high_window: &(0..0),
     }
 }
 
@@ -121,6 +122,19 @@ fn slots_are_described_where_there_are_some() {
         ..described(&all)
     };
     write_tables(&memory, &all).expect("room");
+}
+
+/// As Linux reads it: a descriptor of 64-bit addresses, with first and last one.
+#[test]
+fn the_high_window_is_told_where_there_is_one() {
+    let window = 0x1_4000_0000..0x11_4000_0000;
+    let high = Described {
+        high_window: &window,
+        ..described(&[])
+    };
+    let bounds = [window.start.to_le_bytes(), (window.end - 1).to_le_bytes()].concat();
+    let tells = |table: Sdt| table.as_slice().windows(16).any(|part| part == bounds);
+    assert!(tells(dsdt(&high)) && !tells(dsdt(&described(&[]))));
 }
 
 /// Of a device that comes and goes, and of one that stays.

@@ -11,9 +11,9 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::irq::{MsiMessage, MsiRouter};
 use crate::state::RestoreError;
 use crate::state::transport::{FunctionState, MsixState};
-use crate::virtio::pci::layout::MSIX_ENTRY;
 
-const ENTRY: usize = MSIX_ENTRY as usize;
+/// Size of an entry of the table, bytes.
+pub(crate) const ENTRY: usize = 16;
 /// Vector control, bit 0: masked.
 const MASKED: u8 = 1;
 const CONTROL_ENABLE: u16 = 1 << 15;
@@ -21,7 +21,7 @@ const CONTROL_FUNCTION_MASK: u16 = 1 << 14;
 
 /// One vector. Raised from worker threads, masked from vCPU threads.
 #[derive(Debug)]
-pub(super) struct MsixVector {
+pub(crate) struct MsixVector {
     masked: AtomicBool,
     pending: AtomicBool,
     /// Made when the guest first unmasks the vector, or the kernel is to raise it.
@@ -43,13 +43,13 @@ impl MsixVector {
 
     /// What the kernel writes to in order to raise it. From [`Msix::hold_back`] on it is connected only while it is not masked:
     /// what is written meanwhile raises it when it is connected again, though the pending bits do not show it.
-    pub(super) fn lend(&self) -> io::Result<EventFd> {
+    pub(crate) fn lend(&self) -> io::Result<EventFd> {
         self.lent.store(true, Ordering::SeqCst);
         self.event()?.try_clone()
     }
 
     /// Sends the message, or remembers to.
-    pub(super) fn raise(&self) {
+    pub(crate) fn raise(&self) {
         if !self.masked.load(Ordering::SeqCst) {
             return self.signal();
         }
@@ -91,7 +91,7 @@ impl MsixVector {
 ///
 /// Nothing is connected before the guest unmasks a vector with MSI-X enabled: an irqfd costs time
 /// that the start of a VM should not spend. A vector that is only masked keeps its connection.
-pub(super) struct Msix {
+pub(crate) struct Msix {
     router: Arc<dyn MsiRouter>,
     /// Router's number of vector 0.
     base: u32,
@@ -103,7 +103,7 @@ pub(super) struct Msix {
 }
 
 impl Msix {
-    pub(super) fn new(router: Arc<dyn MsiRouter>, count: u16) -> io::Result<Self> {
+    pub(crate) fn new(router: Arc<dyn MsiRouter>, count: u16) -> io::Result<Self> {
         let mut reset_entry = [0; ENTRY];
         reset_entry[12] = MASKED;
         Ok(Self {
@@ -117,12 +117,12 @@ impl Msix {
         })
     }
 
-    pub(super) fn vectors(&self) -> Arc<[MsixVector]> {
+    pub(crate) fn vectors(&self) -> Arc<[MsixVector]> {
         Arc::clone(&self.vectors)
     }
 
     /// Message control was written.
-    pub(super) fn set_control(&mut self, control: u16) {
+    pub(crate) fn set_control(&mut self, control: u16) {
         if control != self.control {
             self.control = control;
             (0..self.table.len()).for_each(|index| self.update(index));
@@ -130,7 +130,7 @@ impl Msix {
     }
 
     /// Reads the table at `offset`; past its end there are zeros.
-    pub(super) fn read_table(&self, offset: u32, data: &mut [u8]) {
+    pub(crate) fn read_table(&self, offset: u32, data: &mut [u8]) {
         let bytes = self.table.as_flattened();
         for (byte, at) in data.iter_mut().zip(offset as usize..) {
             *byte = bytes.get(at).copied().unwrap_or(0);
@@ -138,7 +138,7 @@ impl Msix {
     }
 
     /// Writes the table at `offset`.
-    pub(super) fn write_table(&mut self, offset: u32, data: &[u8]) {
+    pub(crate) fn write_table(&mut self, offset: u32, data: &[u8]) {
         let start = offset as usize;
         let Some(bytes) = self
             .table
@@ -153,7 +153,7 @@ impl Msix {
     }
 
     /// Reads the pending bits at `offset`.
-    pub(super) fn read_pba(&self, offset: u32, data: &mut [u8]) {
+    pub(crate) fn read_pba(&self, offset: u32, data: &mut [u8]) {
         for (byte, at) in data.iter_mut().zip(offset as usize..) {
             let vectors = self.vectors.iter().skip(at * 8).take(8).enumerate();
             *byte = vectors.fold(0, |bits, (bit, vector)| {
@@ -163,7 +163,7 @@ impl Msix {
     }
 
     /// Forgets pending messages (device reset). The kernel does not serve the device any more.
-    pub(super) fn clear_pending(&self) {
+    pub(crate) fn clear_pending(&self) {
         for vector in &*self.vectors {
             vector.pending.store(false, Ordering::SeqCst);
             if vector.lent.swap(false, Ordering::SeqCst)
@@ -176,7 +176,7 @@ impl Msix {
     }
 
     /// What a snapshot keeps.
-    pub(super) fn save(&self) -> MsixState {
+    pub(crate) fn save(&self) -> MsixState {
         let pending = (0..).zip(&*self.vectors);
         let pending = pending.filter(|(_, vector)| vector.pending.load(Ordering::SeqCst));
         MsixState {
@@ -187,7 +187,7 @@ impl Msix {
 
     /// Takes over a saved table of as many vectors, with `control` as message control, and sends what
     /// is pending and not masked.
-    pub(super) fn restore(&mut self, saved: &MsixState, control: u16) -> Result<(), RestoreError> {
+    pub(crate) fn restore(&mut self, saved: &MsixState, control: u16) -> Result<(), RestoreError> {
         let (found, mine) = (saved.table.len(), self.table.len());
         if found != mine {
             let what = format!("{found} MSI-X vectors instead of {mine}");
@@ -207,7 +207,7 @@ impl Msix {
     }
 
     /// Lets the kernel raise none that are masked.
-    pub(super) fn hold_back(&mut self) {
+    pub(crate) fn hold_back(&mut self) {
         for index in 0..self.table.len() {
             let vector = &self.vectors[index];
             if vector.lent.load(Ordering::SeqCst) && vector.masked.load(Ordering::SeqCst) {
@@ -263,7 +263,7 @@ impl Msix {
     }
 
     /// Ends all connections.
-    pub(super) fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         for index in 0..self.table.len() {
             self.vectors[index].masked.store(true, Ordering::SeqCst);
             self.disconnect_one(index);
