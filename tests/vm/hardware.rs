@@ -2,6 +2,7 @@
 //! CPUID bits that are really gone. These tests are ignored where they stand and run, this very
 //! test binary, on an emulated machine that has it (`tests/nested`).
 
+mod host_devices;
 mod vsock;
 
 use std::fs;

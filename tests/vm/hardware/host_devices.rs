@@ -1,0 +1,91 @@
+//! PCI devices of the host that a guest has to itself: the emulated machine has an IOMMU, and two disks to give away
+//! (`tests/nested/run.sh`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use podvisor_tests::image::{self, MIB};
+use podvisor_tests::run::Run;
+use podvisor_tests::vmi::{Disk, Vmi};
+
+const VIRTIO: &str = "0000:00:10.0";
+const NVME: &str = "0000:00:11.0";
+
+/// A device, which VFIO has until this is dropped.
+struct Lent(PathBuf);
+
+impl Lent {
+    fn new(address: &str) -> Self {
+        let device = Path::new("/sys/bus/pci/devices").join(address);
+        assert!(device.exists(), "the emulated machine has {address}");
+        let lent = Self(device);
+        lent.give_to("vfio-pci");
+        lent
+    }
+
+    /// Takes it from the driver that has it, and gives it to the one called so, or to the kernel's choice.
+    fn give_to(&self, driver: &str) {
+        let write = |file: PathBuf, value: &str| {
+            fs::write(&file, value).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        };
+        let address = self.0.file_name().expect("a device").to_string_lossy();
+        if self.0.join("driver").exists() {
+            write(self.0.join("driver/unbind"), &address);
+        }
+        write(self.0.join("driver_override"), driver);
+        write("/sys/bus/pci/drivers_probe".into(), &address);
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.give_to("\n");
+    }
+}
+
+fn vmi() -> Vmi {
+    Vmi::new("lent")
+        .memory("256Mi")
+        .topology(1, 2, 1)
+        .disk(Disk::new("source"))
+        .device_field(
+            "hostDevices",
+            "[{name: disk, deviceName: example.org/disk}]",
+        )
+        .device_field("gpus", "[{name: nvme, deviceName: example.org/nvme}]")
+}
+
+/// The drivers of a stock kernel work with the devices as with their own, by registers, DMA and MSI-X, after a reset, too.
+/// What a machine with such devices cannot do is refused.
+#[test]
+#[ignore = "needs an IOMMU"]
+fn a_guest_has_devices_of_the_host() {
+    let _lent = [VIRTIO, NVME].map(Lent::new);
+    let run = Run::new(&vmi());
+    let source = image::filled(&run.dir(), "source.img", 8 * MIB);
+    let mut guest = run
+        .volume("source", &source)
+        .arg(format!("--host-device=disk={VIRTIO}"))
+        .arg(format!("--host-device=nvme={NVME}"))
+        .stock_linux("blkcopy,button")
+        .cmdline("podvisor.to=vdb,nvme0n1 podvisor.mib=8")
+        .start();
+    let sum = image::sha256(&source);
+    for boot in 1..=2 {
+        for key in ["sha256", "vdb.copy.sha256", "nvme0n1.copy.sha256"] {
+            assert_eq!(guest.next_result(key), sum, "{key} of boot {boot}");
+        }
+        guest.wait_for("WAITING");
+        let directory = guest.dir().join("snapshot");
+        let refused = guest.ctl(&["snapshot", &directory.to_string_lossy()]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("host"), "{said}");
+        guest.control().pause();
+        guest.control().resume();
+        if boot == 1 {
+            guest.control().tell("reset");
+        }
+    }
+    guest.control().tell("stop");
+    guest.exits_with(4);
+}
