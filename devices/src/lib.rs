@@ -10,7 +10,6 @@ pub mod at_once;
 pub mod bus;
 pub mod character;
 pub mod host_errors;
-pub mod iommu_group;
 pub mod irq;
 pub mod legacy;
 pub mod lock;

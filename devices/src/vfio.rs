@@ -12,16 +12,20 @@
 //! A vCPU's filter lets it do none of that: what goes to the kernel goes by the machine's executor. Interrupts are MSI and
 //! MSI-X; INTx, I/O ports and expansion ROMs are not passed on.
 //!
-//! `vfio-ioctls` opens paths of its own, which a vm process has none of, reads sysfs as it lets a device go, and does not
-//! take a device of a group that is open already: so the few calls are here, on the structures of `vfio-bindings`.
+//! `vfio-ioctls` opens paths of its own, which a vm process has none of, reads sysfs as it lets a device go, and neither takes
+//! a device of a group that is open already nor gives away the group's descriptor: so the few calls are here, on the
+//! structures of `vfio-bindings`.
 
 mod config;
 mod dma;
 mod function;
+pub mod group;
 mod host;
 mod ioctls;
 mod msi;
 mod shape;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

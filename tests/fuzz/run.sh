@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 work=$(cd ../.. && pwd)/target/fuzz
-targets=(queue block image net stream rng balloon console pci legacy state snapshot vmi quantity dhcp control opener kernel pod bootdisk qcow2 agent files watchdog)
+targets=(queue block image net stream rng balloon console pci legacy state snapshot vmi quantity dhcp control opener kernel pod bootdisk qcow2 agent files watchdog vfio)
 # Most that is kept of a target, KiB.
 keep_kib=40
 # libFuzzer's instrumentation is a nightly feature, which this makes the stable compiler accept.

@@ -523,7 +523,7 @@ fn attach_host_devices(
     for HostDeviceResource { pci_slot, device } in &resources.host_devices {
         let function = VfioFunction::new(device.clone(), context.clone());
         let function = function.map_err(|source| BuildError::HostDevice {
-            action: "reset",
+            action: "prepare",
             name: device.name().to_owned(),
             source,
         })?;

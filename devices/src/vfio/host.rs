@@ -58,7 +58,7 @@ impl DeviceMemory {
     }
 
     /// That is none.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn for_test(len: u64) -> Self {
         Self { address: 0, len }
     }

@@ -1,167 +1,37 @@
 //! A device of the host as its guest meets it, over a device that is none.
 
-use std::io;
-use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use vmm_sys_util::eventfd::EventFd;
-
-use super::config::Interrupts;
 use super::function::{VfioContext, VfioFunction};
-use super::host::{CONFIG, DeviceMemory, Physical, Windows, without};
 use super::shape::{MsiShape, MsixShape, Shape};
+use super::testing::{FakeDevice, FakeWindows, MSI, MSIX, POWER};
 use crate::pci::{BARS, BarAddresses, PciFunction};
 use crate::virtio::testing::{FakeRouter, InlineExecutor};
 
 const COMMAND: u16 = 0x04;
-const MSIX: u16 = 0x70;
-const MSI: u16 = 0x50;
-const POWER: u16 = 0x40;
-/// BAR 0 has 64 bits and is 64 KiB, BAR 2 has 32 and is 4 KiB; BAR 3 is of ports.
-const SIZES: [u64; BARS] = [0x1_0000, 0, 0x1000, 0x20, 0, 0];
 const TABLE: u64 = 0x2000;
-
-/// Registers, and what was asked for.
-struct Fake {
-    config: Mutex<[u8; 4096]>,
-    log: Mutex<Vec<String>>,
-    events: Mutex<Vec<EventFd>>,
-}
-
-impl Fake {
-    fn new() -> Self {
-        let mut config = [0; 4096];
-        let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &[0x86, 0x80, 0x34, 0x12]);
-        put(0x06, &[0x10, 0]);
-        // Several functions, of which this is one.
-        put(0x0e, &[0x80]);
-        put(0x10, &[0x0c, 0, 0, 0xfe]);
-        put(0x18, &[0, 0, 0, 0xfd]);
-        put(0x1c, &[1, 0xc0]);
-        put(0x30, &[1, 0, 0, 0xfc]);
-        put(0x34, &[POWER as u8]);
-        put(0x3c, &[11, 1]);
-        put(POWER.into(), &[0x01, MSI as u8, 0x03, 0, 0x08, 0x81]);
-        // Four messages, 64 bits, maskable.
-        put(MSI.into(), &[0x05, MSIX as u8, 0x84, 0x01]);
-        // Three vectors, in BAR 0.
-        put(
-            MSIX.into(),
-            &[0x11, 0x90, 2, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0],
-        );
-        // A vendor's, whose next one is itself.
-        put(0x90, &[0x09, 0x90, 8, 0, 0xaa, 0xbb]);
-        // Serial number, virtual functions, error reporting.
-        put(0x100, &[0x03, 0, 0x01, 0x14]);
-        put(0x140, &[0x10, 0, 0x01, 0x18]);
-        put(0x180, &[0x01, 0, 0x02, 0]);
-        Self {
-            config: Mutex::new(config),
-            log: Mutex::default(),
-            events: Mutex::default(),
-        }
-    }
-
-    fn say(&self, what: String) {
-        self.log.lock().expect("no panic").push(what);
-    }
-
-    fn shape(&self) -> Shape {
-        Shape::read(4096, SIZES, |offset| {
-            let mut data = [0; 4];
-            self.read(CONFIG, offset.into(), &mut data);
-            u32::from_le_bytes(data)
-        })
-    }
-}
-
-impl Physical for Fake {
-    fn read(&self, region: usize, offset: u64, data: &mut [u8]) {
-        if region == CONFIG {
-            let config = self.config.lock().expect("no panic");
-            data.copy_from_slice(&config[offset as usize..offset as usize + data.len()]);
-        } else {
-            data.fill(offset as u8);
-        }
-    }
-
-    fn write(&self, region: usize, offset: u64, data: &[u8]) {
-        if region == CONFIG {
-            let mut config = self.config.lock().expect("no panic");
-            config[offset as usize..offset as usize + data.len()].copy_from_slice(data);
-        }
-        self.say(format!("write {region} {offset:#x} {data:x?}"));
-    }
-
-    fn connect(&self, interrupts: Interrupts, events: &[EventFd]) -> io::Result<()> {
-        self.say(format!("connect {interrupts:?}"));
-        let copies = events.iter().map(|event| event.try_clone());
-        *self.events.lock().expect("no panic") = copies.collect::<io::Result<_>>()?;
-        Ok(())
-    }
-
-    fn disconnect(&self, interrupts: Interrupts) -> io::Result<()> {
-        self.say(format!("disconnect {interrupts:?}"));
-        Ok(())
-    }
-
-    fn reset(&self) -> io::Result<()> {
-        self.say("reset".to_owned());
-        Ok(())
-    }
-}
-
-/// What a guest sees of memory: where, and how much.
-#[derive(Default)]
-struct Seen(Mutex<Vec<Option<(u64, u64)>>>);
-
-impl Seen {
-    fn now(&self) -> Vec<(u64, u64)> {
-        let seen = self.0.lock().expect("no panic");
-        seen.iter().flatten().copied().collect()
-    }
-}
-
-impl Windows for Seen {
-    fn show(&self, base: u64, memory: DeviceMemory) -> io::Result<u32> {
-        let mut seen = self.0.lock().expect("no panic");
-        seen.push(Some((base, memory.bytes())));
-        Ok(seen.len() as u32 - 1)
-    }
-
-    fn hide(&self, window: u32) -> io::Result<()> {
-        self.0.lock().expect("no panic")[window as usize] = None;
-        Ok(())
-    }
-}
 
 struct Guest {
     function: VfioFunction,
-    device: Arc<Fake>,
+    device: Arc<FakeDevice>,
     router: Arc<FakeRouter>,
-    seen: Arc<Seen>,
+    seen: Arc<FakeWindows>,
     bars: Arc<BarAddresses>,
 }
 
 impl Guest {
     fn new() -> Self {
-        let (device, router, seen) = (Arc::new(Fake::new()), Arc::default(), Arc::default());
+        let (device, router, seen) = (
+            Arc::new(FakeDevice::default()),
+            Arc::default(),
+            Arc::default(),
+        );
         let context = VfioContext {
             router: Arc::<FakeRouter>::clone(&router),
-            windows: Arc::<Seen>::clone(&seen),
+            windows: Arc::<FakeWindows>::clone(&seen),
             executor: Arc::new(InlineExecutor),
         };
-        let shape = device.shape();
-        // What may be mapped, without the pages of the table.
-        let areas = |bar: usize| {
-            let areas = without(&(0..SIZES[bar]), &shape.table_pages(bar));
-            let area =
-                |area: Range<u64>| (area.start, DeviceMemory::for_test(area.end - area.start));
-            areas.map(area).collect()
-        };
-        let memory = [areas(0), vec![], areas(2), vec![], vec![], vec![]];
-        let function = VfioFunction::over("gpu".to_owned(), device.clone(), shape, memory, context);
+        let function = device.function(context);
         let mut guest = Self {
             function: function.expect("vectors"),
             device,
@@ -191,7 +61,7 @@ impl Guest {
 
     /// What the device was asked since the last call.
     fn log(&self) -> Vec<String> {
-        std::mem::take(&mut *self.device.log.lock().expect("no panic"))
+        self.device.take_log()
     }
 
     /// Fills an entry of the table, unmasked or not.
@@ -205,16 +75,14 @@ impl Guest {
 
     /// The device raises an interrupt; whether the guest has one of the vector.
     fn interrupt(&self, index: usize, vector: u32) -> bool {
-        self.device.events.lock().expect("no panic")[index]
-            .write(1)
-            .expect("an event");
+        self.device.raise(index);
         self.router.take(vector) > 0
     }
 }
 
 #[test]
 fn what_a_device_has_is_read_once() {
-    let shape = Fake::new().shape();
+    let shape = FakeDevice::default().shape();
     let sizes: Vec<_> = shape.bars.iter().map(|bar| bar.size).collect();
     assert_eq!(
         sizes,
@@ -251,9 +119,8 @@ fn a_device_that_talks_nonsense_is_taken_as_it_is() {
         assert!(shape.bars.iter().all(|bar| bar.size == 0));
         assert_eq!(shape.msix, None);
     }
-    let fake = Fake::new();
-    fake.config.lock().expect("no panic")[usize::from(MSIX) + 5] = 0xff;
-    fake.config.lock().expect("no panic")[usize::from(MSIX) + 6] = 0xff;
+    let fake = FakeDevice::default();
+    fake.set_config(MSIX + 6, 0xff);
     assert_eq!(fake.shape().msix, None, "beyond the BAR");
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use devices::iommu_group::{Container, Group};
+use devices::vfio::group::{Container, Group};
 use std::os::fd::AsFd;
 use vmm::control::FdRole;
 

@@ -31,6 +31,7 @@ mod sent;
 pub mod snapshot;
 pub mod state;
 pub mod stream;
+pub mod vfio;
 pub mod vmi;
 pub mod watchdog;
 
@@ -63,4 +64,5 @@ pub const TARGETS: &[Target] = &[
     ("agent", agent::run),
     ("files", files::run),
     ("watchdog", watchdog::run),
+    ("vfio", vfio::run),
 ];

@@ -57,14 +57,17 @@ impl Machine {
             thread_hook: Arc::new(|_| Ok(())),
             executor: Arc::new(InlineExecutor),
         };
-        let root = Arc::new(PciRoot::new());
+        let root = Arc::new(PciRoot::new(0..0));
         let signals = Arc::new(Signals::new().expect("an eventfd"));
         let power = PowerControl::new(signals.clone(), Arc::new(FakeIrq::default()));
         let machine = Self {
             memory,
             ports: ConfigPorts(root.clone()),
             ecam: Ecam(root.clone()),
-            window: Window(root.clone()),
+            window: Window {
+                root: root.clone(),
+                base: PCI_WINDOW,
+            },
             slots: HotplugSlots::new(root.clone(), Arc::new(power), signals),
             root,
             context,

@@ -77,7 +77,7 @@ impl Machine {
                 },
             },
             "platform": platform.save().expect("saved"),
-            "pci": PciRoot::<Function>::new().save().expect("saved"),
+            "pci": PciRoot::<Function>::new(0..0).save().expect("saved"),
             "files": {"root": [FileIdentity::of(&disk).expect("a file")]},
         });
         let ram = Ram::map(
@@ -89,7 +89,7 @@ impl Machine {
         );
         let machine = Self {
             platform,
-            pci: PciRoot::new(),
+            pci: PciRoot::new(0..0),
             vcpu,
             vm,
             disk,

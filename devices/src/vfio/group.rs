@@ -1,8 +1,5 @@
 //! Groups of devices that the IOMMU isolates together, and the container in which a guest has some: what the launcher
-//! needs of VFIO to open devices, which the vm process then drives ([`vfio`](crate::vfio)).
-//!
-//! The crate `vfio-ioctls` opens devices as well, but keeps the descriptors of groups, which the vm process needs for KVM,
-//! and each group can be opened once. So the few calls that this takes are here.
+//! needs of VFIO to open devices, which the vm process then drives.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
