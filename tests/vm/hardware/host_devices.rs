@@ -60,16 +60,24 @@ fn vmi() -> Vmi {
 #[test]
 #[ignore = "needs an IOMMU"]
 fn a_guest_has_devices_of_the_host() {
+    let new = || {
+        let run = Run::new(&vmi());
+        let source = image::filled(&run.dir(), "source.img", 8 * MIB);
+        let run = run
+            .volume("source", &source)
+            .arg(format!("--host-device=disk={VIRTIO}"))
+            .arg(format!("--host-device=nvme={NVME}"))
+            .stock_linux("blkcopy,button")
+            .cmdline("podvisor.to=vdb,nvme0n1 podvisor.mib=8");
+        (run, source)
+    };
+    let mut too_early = new().0.start_at_once();
+    too_early.exits_with(5);
+    too_early.log_has(&["spec.domain.devices.hostDevices", "virtio-pci", VIRTIO]);
+
     let _lent = [VIRTIO, NVME].map(Lent::new);
-    let run = Run::new(&vmi());
-    let source = image::filled(&run.dir(), "source.img", 8 * MIB);
-    let mut guest = run
-        .volume("source", &source)
-        .arg(format!("--host-device=disk={VIRTIO}"))
-        .arg(format!("--host-device=nvme={NVME}"))
-        .stock_linux("blkcopy,button")
-        .cmdline("podvisor.to=vdb,nvme0n1 podvisor.mib=8")
-        .start();
+    let (run, source) = new();
+    let mut guest = run.start();
     let sum = image::sha256(&source);
     for boot in 1..=2 {
         for key in ["sha256", "vdb.copy.sha256", "nvme0n1.copy.sha256"] {
@@ -88,4 +96,23 @@ fn a_guest_has_devices_of_the_host() {
     }
     guest.control().tell("stop");
     guest.exits_with(4);
+}
+
+/// Registers, rings and messages that no driver would write, with a device of the host behind them.
+#[test]
+#[ignore = "needs an IOMMU"]
+fn a_hostile_driver_harms_only_itself() {
+    let _lent = [VIRTIO, NVME].map(Lent::new);
+    let mut guest = Run::new(&Vmi::new("hostile").device_field(
+        "hostDevices",
+        "[{name: disk, deviceName: example.org/disk}, {name: nvme, deviceName: example.org/nvme}]",
+    ))
+    .arg(format!("--host-device=disk={VIRTIO}"))
+    .arg(format!("--host-device=nvme={NVME}"))
+    .payload("hostile seed=20261127 rounds=80 secs=1000")
+    .start();
+    guest.wait_for("RESULT hostile=done");
+    guest.exits_with(0);
+    let lines = guest.log.text().lines().count();
+    assert!(lines < 200, "{lines} lines");
 }
