@@ -29,9 +29,7 @@ pub use self::boot::{BootDisks, BootFile};
 pub use self::disks::{
     Asked, BaseFormat, DiskSource, ImagePath, ImageSource, LaterDisk, Overlay, later_disks,
 };
-pub use self::host_devices::{
-    HostAddress, HostDeviceList, HostDeviceOrigin, HostDeviceSource, ParseHostAddressError,
-};
+pub use self::host_devices::{HostDeviceList, HostDeviceOrigin, HostDeviceSource};
 pub(crate) use self::iso::access_secret;
 pub use self::iso::{IsoDirectory, IsoFile, IsoPlan, NamedFile, PublicKeys, Take};
 pub use self::needs::needs;
@@ -40,7 +38,7 @@ pub(crate) use self::ports::AGENT;
 pub use self::ports::{PORTS, PortTarget};
 use self::slots::Slots;
 use crate::network::Forward;
-use crate::vmi::{RebootPolicy, Report, Vmi};
+use crate::vmi::{HostAddress, RebootPolicy, Report, Vmi};
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 pub(crate) const DEFAULT_GRACE_SECONDS: u64 = 30;

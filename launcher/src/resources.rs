@@ -45,7 +45,7 @@ pub use self::debugger::{DebuggerTarget, open_debugger};
 pub use self::disk::open as open_image;
 pub use self::error::ResourceError;
 pub use self::file::{Access, Anywhere, Kind, Places, Unfit, fits, open_below, settle};
-pub use self::host_device::{HostDeviceError, probe as probe_vfio};
+pub use self::host_device::{ClaimError, HostDeviceError, probe as probe_vfio};
 pub use self::iso::read as read_iso;
 pub use self::locked::raise as raise_locked_memory;
 pub(crate) use self::locked::wanted as locked_memory;

@@ -16,6 +16,7 @@ mod features;
 pub mod fields;
 mod firmware;
 mod hidden;
+mod host_address;
 mod host_devices;
 mod identity;
 pub mod instancetype;
@@ -30,6 +31,7 @@ mod places;
 pub mod quantity;
 mod reader;
 mod report;
+mod resource_claims;
 mod resources;
 mod seen;
 mod spec;
@@ -48,7 +50,8 @@ pub use self::document::ReadDocumentError;
 pub use self::features::Features;
 pub use self::firmware::{KernelBoot, MAX_KERNEL_ARGS, is_kernel_args};
 pub use self::hidden::Hidden;
-pub use self::host_devices::{HostDevice, HostDeviceKind};
+pub use self::host_address::{HostAddress, ParseHostAddressError};
+pub use self::host_devices::{ClaimRequest, HostDevice, HostDeviceFrom, HostDeviceKind};
 pub use self::instancetype::Beside;
 pub(crate) use self::interfaces::parse_mac;
 pub use self::interfaces::{GATEWAY_MAC, Interface, InterfaceBinding, Port, Protocol};
@@ -57,6 +60,7 @@ pub use self::metadata::Metadata;
 pub use self::networks::{Address, Network, NetworkSource, Subnet};
 pub use self::quantity::Quantity;
 pub use self::report::{FieldError, Note, Report};
+pub use self::resource_claims::ResourceClaim;
 pub use self::spec::{RebootPolicy, Spec};
 pub use self::volumes::{
     CloudInit, CloudInitData, CloudInitLayout, Files, FilesKind, Volume, VolumeSource,
@@ -215,15 +219,16 @@ fn read(root: &Node<'_>, kind: Kind) -> Vmi {
         Kind::ReplicaSet => read_template(&node.object()),
         Kind::Pool => read_pool(&node.object()),
     });
-    // What the cluster says about an earlier state; nothing in it asks for anything.
+    let mut spec = spec.unwrap_or_default();
+    // What the cluster says about an earlier state; nothing else in it asks for anything.
     if kind == Kind::Instance
         && let Some(status) = object.get("status")
     {
-        status.object();
+        resource_claims::read_status(&status.object(), &mut spec.devices.host_devices);
     }
     Vmi {
         metadata: metadata.unwrap_or_default(),
-        spec: spec.unwrap_or_default(),
+        spec,
     }
 }
 

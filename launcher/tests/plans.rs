@@ -71,6 +71,16 @@ fn host_devices() {
     );
 }
 
+/// Those of resource claims: by the status, by a file of the pod, by the command line.
+#[test]
+fn resource_claims() {
+    check(
+        "resource-claims",
+        "../launcher/tests/plans/resource-claims.yaml",
+        &["--kernel=/boot/vmlinux", "--host-device=nic=0000:3b:00.1"],
+    );
+}
+
 /// What KubeVirt's webhook and controllers make of a small VMI.
 #[test]
 fn from_a_cluster() {

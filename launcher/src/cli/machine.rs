@@ -10,8 +10,9 @@ use super::DEFAULT_INTERFACE;
 use super::values::{bytes, cmdline, forward, host_device, id, named_port, unix_path, volume};
 use crate::logging::{LogFormat, LogLevel};
 use crate::network::Forward;
-use crate::plan::{HostAddress, PlanOptions, PortTarget};
+use crate::plan::{PlanOptions, PortTarget};
 use crate::resources::{ConsoleTarget, DebuggerTarget};
+use crate::vmi::HostAddress;
 
 /// Most processors of a guest, as clap counts.
 pub(super) const MAX_VCPUS: i64 = vmm::layout::MAX_VCPUS as i64;

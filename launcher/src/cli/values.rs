@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue};
 
 use crate::network::Forward;
-use crate::plan::HostAddress;
+use crate::vmi::HostAddress;
 use crate::vmi::{MAX_KERNEL_ARGS, Protocol, Quantity, is_kernel_args};
 
 /// Characters of a value shown in an error.

@@ -1,14 +1,20 @@
 //! Devices of the host, and what says which they are.
 
 use std::fmt;
-use std::str::FromStr;
+use std::path::PathBuf;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use vmm::plan::HostDevicePlan;
 
 use super::slots::Slots;
 use super::{PlanOptions, said_of};
-use crate::vmi::{HostDevice, HostDeviceKind, InterfaceBinding, Report, Spec, Vmi};
+use crate::vmi::{
+    ClaimRequest, HostAddress, HostDevice, HostDeviceFrom, HostDeviceKind, InterfaceBinding,
+    Report, Spec, Vmi,
+};
+
+/// Where the pod has what drivers of resource claims tell it.
+const CLAIMS: &str = "/var/run/kubernetes.io/dra-device-attributes";
 
 /// A device of the host and where its address is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,71 +66,21 @@ impl fmt::Display for HostDeviceList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HostDeviceOrigin {
-    /// The command line.
+    /// The command line, or the VMI's status.
     Address(HostAddress),
     /// The device plugin of this resource, by the environment.
     Resource(String),
     /// The plugin of this network, by a file of the pod.
     Network(String),
-}
-
-/// A device of the host, as sysfs names it: nothing else gets through, for it becomes a part of paths.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostAddress {
-    /// A PCI device: `DDDD:BB:DD.F`.
-    Pci(String),
-    /// A mediated device: its UUID.
-    Mediated(String),
-}
-
-impl HostAddress {
-    /// As it is in sysfs.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Pci(name) | Self::Mediated(name) => name,
-        }
-    }
-}
-
-impl fmt::Display for HostAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl Serialize for HostAddress {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-/// What is neither form of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither a PCI address such as 0000:3b:00.0 nor the UUID of a mediated device")]
-pub struct ParseHostAddressError;
-
-impl FromStr for HostAddress {
-    type Err = ParseHostAddressError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if has_form(text, "xxxx:xx:xx.o") {
-            return Ok(Self::Pci(text.to_ascii_lowercase()));
-        }
-        if has_form(text, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx") {
-            return Ok(Self::Mediated(text.to_ascii_lowercase()));
-        }
-        Err(ParseHostAddressError)
-    }
-}
-
-/// `x` in the form stands for a hexadecimal digit, `o` for an octal one, anything else for itself.
-fn has_form(text: &str, form: &str) -> bool {
-    let fits = |(c, form): (u8, u8)| match form {
-        b'x' => c.is_ascii_hexdigit(),
-        b'o' => (b'0'..=b'7').contains(&c),
-        form => c == form,
-    };
-    text.len() == form.len() && text.bytes().zip(form.bytes()).all(fits)
+    /// The driver of a resource claim, by a file of the pod.
+    Claim {
+        /// Name of the claim in the VMI.
+        name: String,
+        /// The request of it.
+        request: String,
+        /// Where that file is.
+        directory: PathBuf,
+    },
 }
 
 /// Whether there are any.
@@ -152,7 +108,10 @@ pub(super) fn host_devices(
             HostDeviceKind::Any => HostDeviceList::HostDevices,
             HostDeviceKind::Gpu => HostDeviceList::Gpus,
         };
-        let from = HostDeviceOrigin::Resource(device.resource.clone());
+        let from = match &device.from {
+            HostDeviceFrom::Resource(resource) => HostDeviceOrigin::Resource(resource.clone()),
+            HostDeviceFrom::Claim(claim) => of_claim(&vmi.spec, claim),
+        };
         (&device.name, list, None, from)
     });
     others
@@ -173,6 +132,25 @@ pub(super) fn host_devices(
             (plan, source)
         })
         .unzip()
+}
+
+/// What the status says, or the place where kubelet has a driver's files, as KubeVirt knows it.
+fn of_claim(spec: &Spec, claim: &ClaimRequest) -> HostDeviceOrigin {
+    if let Some(address) = &claim.address {
+        return HostDeviceOrigin::Address(address.clone());
+    }
+    let mut claims = spec.resource_claims.iter();
+    let named = claims.find(|known| known.name == claim.claim);
+    let (kind, object) = match named.and_then(|known| known.object.as_ref()) {
+        Some(object) => ("resourceclaims", object),
+        None => ("resourceclaimtemplates", &claim.claim),
+    };
+    let directory = [CLAIMS, kind, object, &claim.request];
+    HostDeviceOrigin::Claim {
+        name: claim.claim.clone(),
+        request: claim.request.clone(),
+        directory: directory.iter().collect(),
+    }
 }
 
 /// What the command line says is of devices that are there, and gives each to one of them.
@@ -199,6 +177,23 @@ pub(super) fn check_options(
             _ => continue,
         };
         report.error("--host-device", format_args!("{name}={address}"), accepted);
+    }
+    if report.errors.is_empty() {
+        check_once(sources, report);
+    }
+}
+
+/// The status may say what is on the command line, too, or the same twice.
+fn check_once(sources: &[HostDeviceSource], report: &mut Report) {
+    for (index, source) in sources.iter().enumerate() {
+        let HostDeviceOrigin::Address(address) = &source.from else {
+            continue;
+        };
+        let mut before = sources[..index].iter();
+        if let Some(other) = before.find(|before| before.from == source.from) {
+            let found = format_args!("{:?} with {address}, as {:?}", source.name, other.name);
+            report.error(source.list.to_string(), found, "each device once");
+        }
     }
 }
 
@@ -274,6 +269,52 @@ mod tests {
     }
 
     #[test]
+    fn what_the_status_says_twice_is_refused() {
+        let got = |name: &str, address: &str| json!({"name": name, "deviceResourceClaimStatus": {"attributes": {"pciAddress": address}}});
+        let vmi = |one: &str, two: &str| {
+            json!({
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachineInstance",
+                "metadata": {"name": "vm"},
+                "spec": {
+                    "domain": {"memory": {"guest": "64Mi"}, "devices": {
+                        "gpus": [
+                            {"name": "a", "claimName": "c", "requestName": "one"},
+                            {"name": "b", "claimName": "c", "requestName": "two"},
+                        ],
+                    }},
+                    "resourceClaims": [{"name": "c", "resourceClaimName": "x"}],
+                },
+                "status": {"deviceStatus": {"gpuStatuses": [got("b", two), got("a", one), got("c", one)]}},
+            })
+        };
+        let planned = |one: &str, two: &str, said: &[(String, HostAddress)]| {
+            let (vmi, _) = crate::vmi::from_cluster(&vmi(one, two)).expect("a VMI");
+            let options = PlanOptions {
+                kernel: Some(PathBuf::from("/vmlinux")),
+                host_devices: said.to_vec(),
+                ..PlanOptions::default()
+            };
+            plan(&vmi, &options)
+        };
+        let (one, two) = ("0000:3b:00.0", "0000:3b:00.1");
+        let found = planned(one, two, &[]).expect("two devices");
+        let from: Vec<_> = found
+            .host_devices
+            .iter()
+            .map(|source| &source.from)
+            .collect();
+        let address = |text: &str| HostDeviceOrigin::Address(text.parse().expect("an address"));
+        assert_eq!(from, [&address(one), &address(two)]);
+        let said = [("a".to_owned(), two.parse().expect("an address"))];
+        for report in [planned(one, one, &[]), planned(one, two, &said)] {
+            let report = report.expect_err("one device for two");
+            assert_eq!(report.errors.len(), 1, "{report:?}");
+            assert_eq!(report.errors[0].path, "spec.domain.devices.gpus");
+        }
+    }
+
+    #[test]
     fn options_for_none_or_for_two_are_refused() {
         let uuid = "9a6b4b29-1f1d-4a8e-9d2c-0123456789ab";
         planned(&some(), &[("fast", "0000:00:03.0"), ("gpu1", uuid)]).expect("two of them");
@@ -289,34 +330,5 @@ mod tests {
         let none = json!({"rng": {}, "interfaces": [{"name": "fast", "bridge": {}}]});
         let report = planned(&none, &[("gpu1", uuid)]).expect_err("no such device");
         assert!(report.errors[0].accepted.contains("sriov"), "{report:?}");
-    }
-
-    #[test]
-    fn only_whole_addresses_are_some() {
-        for good in ["0000:00:03.0", "ffFF:ff:1f.7"] {
-            assert!(matches!(good.parse(), Ok(HostAddress::Pci(_))), "{good}");
-        }
-        let uuid = "9A6b4b29-1f1d-4a8e-9d2c-0123456789ab".parse();
-        let lower = "9a6b4b29-1f1d-4a8e-9d2c-0123456789ab".to_owned();
-        assert_eq!(uuid, Ok(HostAddress::Mediated(lower)));
-        for bad in [
-            "",
-            "00:03.0",
-            "0000:00:03",
-            "0000:00:03.8",
-            "0000:00:03.0 ",
-            "0000:00:03.0/",
-            "../../../etc",
-            "0000:00:+3.0",
-            "0000:00:0é.0",
-            "9a6b4b291f1d4a8e9d2c0123456789ab",
-            "9a6b4b29-1f1d-4a8e-9d2c-0123456789a/",
-        ] {
-            assert_eq!(
-                bad.parse::<HostAddress>(),
-                Err(ParseHostAddressError),
-                "{bad}"
-            );
-        }
     }
 }

@@ -36,6 +36,14 @@ pub fn needs(vmi: &Vmi) -> Vec<String> {
             HostDeviceOrigin::Network(_) => {
                 "a network plugin that gives the pod a device".to_owned()
             }
+            HostDeviceOrigin::Claim {
+                name,
+                request,
+                directory,
+            } => format!(
+                "what request {request} of resource claim {name} got, in status.deviceStatus or {}",
+                shown(directory)
+            ),
             HostDeviceOrigin::Address(_) => continue,
         };
         needs.push(format!(

@@ -1,6 +1,7 @@
 //! Devices of the host that the guest has to itself: which they are, and their descriptors by VFIO.
 
 mod addresses;
+mod claims;
 mod error;
 
 use std::collections::BTreeMap;
@@ -12,9 +13,11 @@ use devices::vfio::group::{Container, Group};
 use std::os::fd::AsFd;
 use vmm::control::FdRole;
 
+pub use self::claims::ClaimError;
 pub use self::error::HostDeviceError;
 use super::{Descriptors, ResourceError};
-use crate::plan::{HostAddress, HostDeviceSource};
+use crate::plan::HostDeviceSource;
+use crate::vmi::HostAddress;
 
 /// Where the kernel shows devices.
 const SYSFS: &str = "/sys";

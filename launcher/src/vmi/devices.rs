@@ -7,6 +7,7 @@ use super::host_devices::{self, HostDevice};
 use super::interfaces::{self, Interface};
 use super::networks::unique_name;
 use super::reader::Node;
+use super::resource_claims::ResourceClaim;
 
 /// Devices of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Devices {
     }
 }
 
-pub(super) fn read(node: &Node<'_>) -> Devices {
+pub(super) fn read(node: &Node<'_>, claims: &[ResourceClaim]) -> Devices {
     let object = node.object();
     if let Some(rng) = object.get("rng") {
         rng.object();
@@ -90,7 +91,7 @@ pub(super) fn read(node: &Node<'_>) -> Devices {
     Devices {
         disks: disks::read(&object.items("disks")),
         interfaces: interfaces::read(&object.items("interfaces")),
-        host_devices: host_devices::read(&object),
+        host_devices: host_devices::read(&object, claims),
         filesystems: read_filesystems(&object.items("filesystems")),
         autoattach_pod_interface: flag("autoattachPodInterface", true),
         rng: object.get("rng").is_some(),

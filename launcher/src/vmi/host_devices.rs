@@ -1,6 +1,8 @@
 //! `spec.domain.devices.hostDevices[]` and `gpus[]`: devices of the host that the guest has to itself.
 
+use super::host_address::HostAddress;
 use super::reader::{Node, Object};
+use super::resource_claims::ResourceClaim;
 
 /// A device of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,8 +11,28 @@ pub struct HostDevice {
     pub name: String,
     /// Which list it is in.
     pub kind: HostDeviceKind,
-    /// The device plugin's resource that it is one of.
-    pub resource: String,
+    /// What says which device it is.
+    pub from: HostDeviceFrom,
+}
+
+/// What says which device of the host is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostDeviceFrom {
+    /// The device plugin of this resource.
+    Resource(String),
+    /// The driver of a resource claim.
+    Claim(ClaimRequest),
+}
+
+/// A request of a resource claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// Name of the claim in `spec.resourceClaims`.
+    pub claim: String,
+    /// Name of the request in the claim.
+    pub request: String,
+    /// The device that it got, where the VMI's status says it.
+    pub address: Option<HostAddress>,
 }
 
 /// The lists of host devices.
@@ -28,7 +50,7 @@ const MAX_NAME: usize = 63;
 /// Longest name of a resource: a DNS name, a slash, and a name of 63 characters.
 const MAX_RESOURCE: usize = 253 + 1 + 63;
 
-pub(super) fn read(devices: &Object<'_>) -> Vec<HostDevice> {
+pub(super) fn read(devices: &Object<'_>, claims: &[ResourceClaim]) -> Vec<HostDevice> {
     let mut read: Vec<HostDevice> = Vec::new();
     for (list, kind) in [
         ("hostDevices", HostDeviceKind::Any),
@@ -37,12 +59,9 @@ pub(super) fn read(devices: &Object<'_>) -> Vec<HostDevice> {
         for item in devices.items(list) {
             let device = item.object();
             let name = read_name(&device, &read);
-            if let (Some(name), Some(resource)) = (name, read_resource(&device)) {
-                read.push(HostDevice {
-                    name,
-                    kind,
-                    resource,
-                });
+            let from = read_from(&device, claims, &read);
+            if let (Some(name), Some(from)) = (name, from) {
+                read.push(HostDevice { name, kind, from });
             }
         }
     }
@@ -67,24 +86,74 @@ fn read_name(device: &Object<'_>, others: &[HostDevice]) -> Option<String> {
     Some(name.to_owned())
 }
 
-fn read_resource(device: &Object<'_>) -> Option<String> {
-    let accepted = "the resource of a device plugin, such as nvidia.com/TU104GL_Tesla_T4";
-    let node: Node<'_> = match device.get("deviceName") {
-        Some(node) => node,
-        None => {
-            if !device.is_explained() {
-                device.missing("deviceName", accepted);
-            }
-            return None;
+fn read_from(
+    device: &Object<'_>,
+    claims: &[ResourceClaim],
+    others: &[HostDevice],
+) -> Option<HostDeviceFrom> {
+    let resource = device.get("deviceName");
+    let claim = device.get("claimName");
+    let request = device.get("requestName");
+    match (resource, claim, request) {
+        (Some(resource), None, None) => read_resource(&resource),
+        (None, Some(claim), Some(request)) => read_claim((&claim, &request), claims, others),
+        (None, Some(_), None) => {
+            device.missing("requestName", "the name of a request of the claim");
+            None
         }
-    };
+        (None, None, Some(_)) => {
+            device.missing("claimName", "the name of a claim in spec.resourceClaims");
+            None
+        }
+        (None, None, None) => {
+            let accepted = format!("{A_RESOURCE}, or claimName and requestName");
+            device.missing("deviceName", &accepted);
+            None
+        }
+        (Some(resource), ..) => {
+            resource.error("a device of a plugin or one of a resource claim, not both");
+            None
+        }
+    }
+}
+
+const A_RESOURCE: &str = "the resource of a device plugin, such as nvidia.com/TU104GL_Tesla_T4";
+
+fn read_resource(node: &Node<'_>) -> Option<HostDeviceFrom> {
     let name = node.string()?;
     let is_allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_./".contains(&c);
     if name.len() > MAX_RESOURCE || !name.bytes().all(is_allowed) {
-        node.error(accepted);
+        node.error(A_RESOURCE);
         return None;
     }
-    Some(name.to_owned())
+    Some(HostDeviceFrom::Resource(name.to_owned()))
+}
+
+/// Both names become parts of a path.
+fn read_claim(
+    (claim, request): (&Node<'_>, &Node<'_>),
+    claims: &[ResourceClaim],
+    others: &[HostDevice],
+) -> Option<HostDeviceFrom> {
+    let (name, request_name) = (claim.label(), request.label());
+    let (name, request_name) = (name?, request_name?);
+    if !claims.iter().any(|known| known.name == name) {
+        claim.error("a name in spec.resourceClaims");
+        return None;
+    }
+    let is_same = |other: &HostDevice| match &other.from {
+        HostDeviceFrom::Claim(other) => other.claim == name && other.request == request_name,
+        HostDeviceFrom::Resource(_) => false,
+    };
+    if others.iter().any(is_same) {
+        request.error("each request of a claim once, which gets one device");
+        return None;
+    }
+    Some(HostDeviceFrom::Claim(ClaimRequest {
+        claim: name.to_owned(),
+        request: request_name.to_owned(),
+        address: None,
+    }))
 }
 
 #[cfg(test)]
@@ -115,13 +184,14 @@ mod tests {
         .expect("both are fine");
         let devices: Vec<_> = devices
             .iter()
-            .map(|device| (&*device.name, device.kind, &*device.resource))
+            .map(|device| (&*device.name, device.kind, device.from.clone()))
             .collect();
+        let of = |resource: &str| HostDeviceFrom::Resource(resource.to_owned());
         assert_eq!(
             devices,
             [
-                ("my_NIC", HostDeviceKind::Any, "intel.com/qat"),
-                ("gpu1", HostDeviceKind::Gpu, "nvidia.com/T4"),
+                ("my_NIC", HostDeviceKind::Any, of("intel.com/qat")),
+                ("gpu1", HostDeviceKind::Gpu, of("nvidia.com/T4")),
             ]
         );
     }
@@ -132,6 +202,9 @@ mod tests {
             "gpus": [
                 {"name": "a", "deviceName": "x/y"},
                 {"name": "b", "claimName": "c", "requestName": "r"},
+                {"name": "c", "claimName": "c"},
+                {"name": "d", "requestName": "r"},
+                {"name": "e", "deviceName": "x/y", "claimName": "c", "requestName": "r"},
                 {"name": "../b", "deviceName": "x/y=z"},
             ],
             "hostDevices": [{"name": "a", "deviceName": "x/y"}, {"deviceName": "x/y"}, {"name": "c"}],
@@ -149,9 +222,11 @@ mod tests {
                 "hostDevices[2].deviceName",
                 "gpus[0].name",
                 "gpus[1].claimName",
-                "gpus[1].requestName",
-                "gpus[2].name",
-                "gpus[2].deviceName",
+                "gpus[2].requestName",
+                "gpus[3].claimName",
+                "gpus[4].deviceName",
+                "gpus[5].name",
+                "gpus[5].deviceName",
             ],
             "{errors:#?}"
         );

@@ -11,6 +11,7 @@ use super::identity::{self, Identity};
 use super::memory::{self, Memory};
 use super::networks::{self, Network};
 use super::reader::{Node, Object};
+use super::resource_claims::{self, ResourceClaim};
 use super::resources;
 use super::volumes::{self, MAX_LABEL, Volume, VolumeSource};
 
@@ -43,6 +44,8 @@ pub struct Spec {
     pub reboot_policy: RebootPolicy,
     /// Devices.
     pub devices: Devices,
+    /// Claims that devices of the host may come from.
+    pub resource_claims: Vec<ResourceClaim>,
     /// The networks of the interfaces.
     pub networks: Vec<Network>,
     /// Where disks come from.
@@ -78,6 +81,7 @@ pub(super) fn read(node: &Node<'_>) -> Spec {
             .get("subdomain")
             .and_then(|node| node.dns_name().map(str::to_owned)),
         access_keys: access_credentials::read(&spec.items("accessCredentials"), &volumes),
+        resource_claims: resource_claims::read(&spec.items("resourceClaims")),
         networks: networks::read(&spec.items("networks")),
         volumes,
         ..Spec::default()
@@ -200,7 +204,7 @@ fn read_domain(node: &Node<'_>, spec: &mut Spec) {
         spec.reboot_policy = RebootPolicy::Terminate;
     }
     spec.devices = match domain.get("devices") {
-        Some(node) => devices::read(&node),
+        Some(node) => devices::read(&node, &spec.resource_claims),
         None => Devices::default(),
     };
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::HostDeviceError;
-use crate::plan::{HostAddress, HostDeviceOrigin, HostDeviceSource};
+use super::{HostDeviceError, claims};
+use crate::plan::{HostDeviceOrigin, HostDeviceSource};
 use crate::resources::{self, ResourceError};
+use crate::vmi::HostAddress;
 
 /// What virt-controller tells of the pod's networks.
 const NETWORK_INFO: &str = "/etc/podinfo/network-info";
@@ -52,6 +53,11 @@ fn choose(
             HostDeviceOrigin::Network(network) => {
                 info().and_then(|info| of_network(&info, network))
             }
+            HostDeviceOrigin::Claim {
+                name,
+                request,
+                directory,
+            } => of_claim(name, request, directory),
         };
         let free = offered.and_then(|offered| {
             let count = offered.len();
@@ -133,6 +139,21 @@ fn of_network(info: &[u8], network: &str) -> Result<Vec<HostAddress>, HostDevice
     let text = device.filter(|text| !text.is_empty());
     let text = text.ok_or_else(|| HostDeviceError::NoNetwork(network.to_owned()))?;
     Ok(vec![read(&text, || NETWORK_INFO.to_owned())?])
+}
+
+fn of_claim(
+    name: &str,
+    request: &str,
+    directory: &Path,
+) -> Result<Vec<HostAddress>, HostDeviceError> {
+    let said = claims::read(directory, request).map_err(|source| HostDeviceError::Claim {
+        name: name.to_owned(),
+        request: request.to_owned(),
+        source,
+    })?;
+    Ok(vec![read(&said.address, || {
+        said.file.display().to_string()
+    })?])
 }
 
 fn read(text: &str, from: impl FnOnce() -> String) -> Result<HostAddress, HostDeviceError> {
@@ -237,6 +258,42 @@ mod tests {
             assert!(text.contains("neither a PCI address"), "{text}");
         }
         assert!(error(&[("PCI_RESOURCE_A_B_NIC", "")]).contains("has 0 devices"));
+    }
+
+    #[test]
+    fn a_claim_has_the_device_that_its_driver_says() {
+        let directory = tempfile::tempdir().expect("directory");
+        let claim = || HostDeviceOrigin::Claim {
+            name: "gpus".to_owned(),
+            request: "one".to_owned(),
+            directory: directory.path().to_owned(),
+        };
+        let write = |address: &str| {
+            let attributes =
+                serde_json::json!({"resource.kubernetes.io/pciBusID": {"string": address}});
+            let text = serde_json::json!({
+                "apiVersion": "metadata.resource.k8s.io/v1alpha1",
+                "requests": [{"name": "one", "devices": [{"attributes": attributes}]}],
+            });
+            let file = directory.path().join("gpu.example-metadata.json");
+            std::fs::write(file, text.to_string()).expect("file");
+        };
+        let error = chosen(&[claim()], &[], "").expect_err("no file");
+        let text = crate::report::chain(&error);
+        let words = "spec.domain.devices.gpus \"it\": it is not known what request one of resource claim gpus got";
+        assert!(text.starts_with(words), "{text}");
+        write("0000:65:00.2");
+        let addresses = chosen(&[claim()], &[], "").expect("it is there");
+        assert_eq!(addresses, ["0000:65:00.2"]);
+        // Another of the VMI has it.
+        let said = HostDeviceOrigin::Address("0000:65:00.2".parse().expect("an address"));
+        chosen(&[claim(), said], &[], "").expect_err("it is taken");
+        write("../../etc");
+        let text = crate::report::chain(&chosen(&[claim()], &[], "").expect_err("no address"));
+        assert!(
+            text.contains("gpu.example-metadata.json is neither"),
+            "{text}"
+        );
     }
 
     #[test]

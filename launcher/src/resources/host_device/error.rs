@@ -4,7 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::plan::{HostAddress, ParseHostAddressError};
+use super::claims::ClaimError;
+use crate::vmi::{HostAddress, ParseHostAddressError};
 
 /// A guest cannot have a device of the host.
 #[derive(Debug, Error)]
@@ -32,6 +33,17 @@ pub enum HostDeviceError {
     /// No device comes with a network.
     #[error("/etc/podinfo/network-info names no device for network {0}")]
     NoNetwork(String),
+    /// Nothing in the pod says what a claim got.
+    #[error("it is not known what request {request} of resource claim {name} got")]
+    Claim {
+        /// Name of the claim in the VMI.
+        name: String,
+        /// The request.
+        request: String,
+        /// The cause.
+        #[source]
+        source: ClaimError,
+    },
     /// A plugin says what is no address.
     #[error("{found:?} in {from} is {source}")]
     Address {
@@ -112,8 +124,12 @@ impl HostDeviceError {
                 "Check that the network's plugin tells the device's address (device-info), or say it by --host-device \
                  NAME=ADDRESS."
             }
+            Self::Claim { .. } => {
+                "Have the claim's driver tell the pod its device's address (KEP-5304), take a VMI whose status has it, or say it \
+                 by --host-device NAME=ADDRESS."
+            }
             Self::Address { .. } | Self::NoDevice(_) => {
-                "Check what the device plugin says, or the option --host-device; `lspci -D` lists devices."
+                "Check what the device plugin or the claim's driver says, or the option --host-device; `lspci -D` lists devices."
             }
             Self::Isolated(_) => {
                 "Enable the IOMMU in the host's firmware, and in its kernel (intel_iommu=on)."

@@ -12,8 +12,6 @@ const NO_AGENT: &str = "podvisor does not probe; under KubeVirt the guest's agen
 const NO_FIRMWARE: &str = "there is no firmware: podvisor boots the kernel that the disk's boot entries name, or that of kernelBoot or --kernel";
 const NO_NESTED_HYPERV: &str = "nested virtualization is not helped along: left out";
 const NO_SYNIC: &str = "synthetic interrupts and timers of Hyper-V are not offered: left out";
-const NO_CLAIMS: &str = "devices of resource claims are not supported";
-const USE_RESOURCE: &str = "name a device plugin's resource in deviceName";
 const NO_METADATA: &str =
     "a tag goes to the guest in cloud-init's device metadata, which there is none of";
 const METRICS_DISK: &str =
@@ -292,17 +290,17 @@ pub static FIELDS: &[Field] = &[
     newer(field("spec.domain.devices.filesystems[].name", Honoured)),
     newer(field("spec.domain.devices.filesystems[].virtiofs", Honoured)),
     newer(field("spec.domain.devices.gpus[]", Honoured)),
-    newer(field("spec.domain.devices.gpus[].claimName", refused(NO_CLAIMS, USE_RESOURCE))),
+    newer(field("spec.domain.devices.gpus[].claimName", Honoured)),
     newer(field("spec.domain.devices.gpus[].deviceName", Honoured)),
     newer(field("spec.domain.devices.gpus[].name", Honoured)),
-    newer(field("spec.domain.devices.gpus[].requestName", refused(NO_CLAIMS, USE_RESOURCE))),
+    newer(field("spec.domain.devices.gpus[].requestName", Honoured)),
     newer(field("spec.domain.devices.gpus[].tag", no_effect(NO_METADATA))),
     newer(field("spec.domain.devices.gpus[].virtualGPUOptions", no_effect("there is no screen that a virtual GPU could show its picture on"))),
     newer(field("spec.domain.devices.hostDevices[]", Honoured)),
-    newer(field("spec.domain.devices.hostDevices[].claimName", refused(NO_CLAIMS, USE_RESOURCE))),
+    newer(field("spec.domain.devices.hostDevices[].claimName", Honoured)),
     newer(field("spec.domain.devices.hostDevices[].deviceName", Honoured)),
     newer(field("spec.domain.devices.hostDevices[].name", Honoured)),
-    newer(field("spec.domain.devices.hostDevices[].requestName", refused(NO_CLAIMS, USE_RESOURCE))),
+    newer(field("spec.domain.devices.hostDevices[].requestName", Honoured)),
     newer(field("spec.domain.devices.hostDevices[].tag", no_effect(NO_METADATA))),
     newer(field("spec.domain.devices.inputs[]", no_effect(NO_SCREEN))),
     field("spec.domain.devices.interfaces[]", Honoured),
@@ -518,7 +516,10 @@ pub static FIELDS: &[Field] = &[
     field("spec.readinessProbe.successThreshold", OfThePod),
     field("spec.readinessProbe.tcpSocket", OfThePod),
     field("spec.readinessProbe.timeoutSeconds", OfThePod),
-    field("spec.resourceClaims[]", OfThePod),
+    newer(field("spec.resourceClaims[]", Honoured)),
+    newer(field("spec.resourceClaims[].name", Honoured)),
+    newer(field("spec.resourceClaims[].resourceClaimName", Honoured)),
+    newer(field("spec.resourceClaims[].resourceClaimTemplateName", Honoured)),
     field("spec.schedulerName", OfThePod),
     field("spec.serviceAccountName", OfThePod),
     field("spec.startStrategy", Honoured),
@@ -603,4 +604,21 @@ pub static FIELDS: &[Field] = &[
     newer(field("spec.volumes[].sysprep.secret.name", Honoured)),
     field("status", Honoured),
     field("status.*", OfTheCluster),
+    newer(field("status.deviceStatus", Honoured)),
+    newer(field("status.deviceStatus.gpuStatuses[]", Honoured)),
+    newer(field("status.deviceStatus.gpuStatuses[].deviceResourceClaimStatus", Honoured)),
+    newer(field("status.deviceStatus.gpuStatuses[].deviceResourceClaimStatus.attributes", Honoured)),
+    newer(field("status.deviceStatus.gpuStatuses[].deviceResourceClaimStatus.attributes.mDevUUID", Honoured)),
+    newer(field("status.deviceStatus.gpuStatuses[].deviceResourceClaimStatus.attributes.pciAddress", Honoured)),
+    newer(field("status.deviceStatus.gpuStatuses[].deviceResourceClaimStatus.name", OfTheCluster)),
+    newer(field("status.deviceStatus.gpuStatuses[].deviceResourceClaimStatus.resourceClaimName", OfTheCluster)),
+    newer(field("status.deviceStatus.gpuStatuses[].name", Honoured)),
+    newer(field("status.deviceStatus.hostDeviceStatuses[]", Honoured)),
+    newer(field("status.deviceStatus.hostDeviceStatuses[].deviceResourceClaimStatus", Honoured)),
+    newer(field("status.deviceStatus.hostDeviceStatuses[].deviceResourceClaimStatus.attributes", Honoured)),
+    newer(field("status.deviceStatus.hostDeviceStatuses[].deviceResourceClaimStatus.attributes.mDevUUID", Honoured)),
+    newer(field("status.deviceStatus.hostDeviceStatuses[].deviceResourceClaimStatus.attributes.pciAddress", Honoured)),
+    newer(field("status.deviceStatus.hostDeviceStatuses[].deviceResourceClaimStatus.name", OfTheCluster)),
+    newer(field("status.deviceStatus.hostDeviceStatuses[].deviceResourceClaimStatus.resourceClaimName", OfTheCluster)),
+    newer(field("status.deviceStatus.hostDeviceStatuses[].name", Honoured)),
 ];
