@@ -19,7 +19,7 @@ timeout --foreground "${NESTED_SECS:-500}" qemu-system-x86_64 -accel tcg,thread=
 	-object memory-backend-ram,id=m1,size="${memory}M" -numa node,nodeid=1,cpus=1,memdev=m1 -numa dist,src=0,dst=1,val=21 \
 	-nodefaults -no-reboot -display none -serial stdio \
 	-kernel "$out/host-vmlinuz" -initrd "$out/host.cpio" \
-	-append "console=ttyS0 quiet panic=-1 softlockup_panic=1 sysctl.kernel.panic_on_rcu_stall=1 mitigations=off nested.cmd=$command" \
+	-append "console=ttyS0 quiet panic=-1 softlockup_panic=1 sysctl.kernel.panic_on_rcu_stall=1 mitigations=off numa_balancing=disable nested.cmd=$command" \
 	-device amd-iommu \
 	-drive if=none,id=virtio,format=raw,file="$disks/virtio" -device virtio-blk-pci,addr=10,drive=virtio,iommu_platform=on,disable-legacy=on \
 	-drive if=none,id=nvme,format=raw,file="$disks/nvme" -device nvme,addr=11,drive=nvme,serial=PV-NVME \
