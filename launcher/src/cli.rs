@@ -274,8 +274,8 @@ pub struct ValidateArgs {
     /// VirtualMachineInstances in YAML or JSON, `-` for standard input.
     #[arg(required = true)]
     pub vmis: Vec<PathBuf>,
-    /// Instance types and preferences that VirtualMachines refer to, in YAML or JSON, or a directory of them; may be
-    /// repeated.
+    /// Instance types and preferences that VirtualMachines refer to, and the claims, DataVolumes, DataSources and snapshots
+    /// that name them, in YAML or JSON, or a directory of them; may be repeated.
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub beside: Vec<PathBuf>,
     /// Refuse what would be adapted, such as a SATA disk that becomes a virtio one.

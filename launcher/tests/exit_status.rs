@@ -292,6 +292,73 @@ fn validate_says_so_of_each_file() {
     assert_eq!(verdicts[1]["valid"], false, "{verdicts}");
 }
 
+#[test]
+fn what_a_machine_refers_to_is_given_beside_it() {
+    let directory = temp();
+    let write = |name: &str, text: &str| {
+        let file = directory.path().join(name);
+        fs::write(&file, text).expect("a file");
+        file
+    };
+    let vm = write(
+        "vm.yaml",
+        "apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata: {name: vm, namespace: mine}
+spec:
+  instancetype: {inferFromVolume: root}
+  dataVolumeTemplates:
+  - metadata: {name: disk}
+    spec: {sourceRef: {kind: DataSource, name: image, namespace: golden}}
+  template:
+    spec:
+      domain: {devices: {}}
+      volumes: [{name: root, dataVolume: {name: disk}}]
+",
+    );
+    let alone = podvisor().arg("validate").arg(&vm).output().expect("run");
+    assert_eq!(alone.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&alone.stdout);
+    for words in [
+        "spec.instancetype.inferFromVolume: found DataSource \"golden/image\"",
+        "kubectl get datasource image -n golden -o yaml",
+        "(line 5, column ",
+    ] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    let golden = write(
+        "golden.yaml",
+        "apiVersion: cdi.kubevirt.io/v1beta1
+kind: DataSource
+metadata: {name: image, namespace: golden}
+spec: {source: {pvc: {name: disk, namespace: golden}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: disk
+  namespace: golden
+  labels: {instancetype.kubevirt.io/default-instancetype: two}
+",
+    );
+    let sizes = write(
+        "sizes.yaml",
+        "apiVersion: instancetype.kubevirt.io/v1beta1
+kind: VirtualMachineClusterInstancetype
+metadata: {name: two}
+spec: {cpu: {guest: 2}, memory: {guest: 256Mi}}
+",
+    );
+    let mut plan = podvisor();
+    plan.arg("plan").arg(&vm).args(["--kernel", "/k", "-f"]);
+    plan.arg(&golden).arg("-f").arg(&sizes);
+    let output = plan.output().expect("run");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(plan["machine"]["cpu"]["sockets"], 2);
+}
+
 /// A reader that has gone is no error.
 #[test]
 fn nobody_reads_the_answer() {

@@ -63,8 +63,8 @@ pub struct MachineArgs {
     /// The machine of this name, where the file has several; the name of the machine of a disk image.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Instance types and preferences that VirtualMachines refer to, in YAML or JSON, or a directory of them; may be
-    /// repeated.
+    /// Instance types and preferences that VirtualMachines refer to, and the claims, DataVolumes, DataSources and snapshots
+    /// that name them, in YAML or JSON, or a directory of them; may be repeated.
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub beside: Vec<PathBuf>,
     /// Refuse what would be adapted, such as a SATA disk that becomes a virtio one.

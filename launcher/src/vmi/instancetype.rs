@@ -2,69 +2,27 @@
 //! of a VirtualMachine as KubeVirt does before it makes a VMI: a field that the instance type gives must
 //! not be in the template, a field that the preference gives is taken where the template has none.
 
+mod beside;
 pub mod fields;
+mod infer;
 mod instance;
 mod preference;
 mod tree;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+pub use self::beside::Beside;
 use super::manifest::Kind;
 use super::nearest::nearest;
 use super::report::Report;
 use super::words::{describe, is_unset, join};
+use infer::{NotInferred, Search};
 use tree::{at, set};
-
-/// Before the version in `apiVersion`; the fields of earlier ones are the same.
-const GROUP: &str = "instancetype.kubevirt.io/";
-
-/// Most objects that a machine may refer to.
-const MAX_OBJECTS: usize = 4096;
 
 /// Stands in for the memory of an instance type that is missing, so that all else can be judged.
 const SOME_MEMORY: &str = "1Gi";
-
-/// What a VirtualMachine may refer to: instance types and preferences by kind and name.
-#[derive(Clone, Debug, Default)]
-pub struct Beside {
-    objects: HashMap<(&'static str, String), Value>,
-}
-
-impl Beside {
-    /// Adds the instance types and preferences that are among documents or in lists there. An object that is
-    /// already known stays as it is.
-    pub fn add(&mut self, documents: &[Value]) {
-        for document in documents {
-            let items = document.get("items").and_then(Value::as_array);
-            if document
-                .get("kind")
-                .and_then(Value::as_str)
-                .is_some_and(|kind| kind.ends_with("List"))
-                && let Some(items) = items
-            {
-                // The documents' depth is bounded, and with it this.
-                self.add(items);
-            }
-            self.add_object(document);
-        }
-    }
-
-    fn add_object(&mut self, object: &Value) {
-        let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
-        let kinds = INSTANCETYPE.kinds.iter().chain(&PREFERENCE.kinds);
-        let known = kinds.into_iter().find(|kind| text("/kind") == Some(kind));
-        let is_ours = text("/apiVersion").is_some_and(|version| version.starts_with(GROUP));
-        if let (Some(kind), Some(name), true) = (known, text("/metadata/name"), is_ours)
-            && self.objects.len() < MAX_OBJECTS
-        {
-            let key = (*kind, name.to_owned());
-            self.objects.entry(key).or_insert_with(|| object.clone());
-        }
-    }
-}
 
 /// One of the two things that a VirtualMachine refers to.
 struct Reference {
@@ -132,8 +90,13 @@ pub(super) fn expand<'a>(
     let Some(machine) = tree::at_mut(&mut expanded, owner) else {
         return Cow::Borrowed(object);
     };
-    let instance = find(&INSTANCETYPE, machine, &path, beside, report);
-    let preference = find(&PREFERENCE, machine, &path, beside, report);
+    let around = Around {
+        namespace: beside::namespace(object),
+        beside,
+        strict,
+    };
+    let instance = find(&INSTANCETYPE, machine, &path, &around, report);
+    let preference = find(&PREFERENCE, machine, &path, &around, report);
     let named = instance
         .as_ref()
         .map(|found| (found.kind, found.name.clone()));
@@ -238,81 +201,156 @@ impl Found<'_> {
     }
 }
 
+/// What is around a machine.
+struct Around<'a, 'b> {
+    namespace: Option<&'b str>,
+    beside: &'b [&'a Beside],
+    strict: bool,
+}
+
 /// The object that the machine at `path` refers to, if any.
 fn find<'a>(
     reference: &Reference,
     machine: &mut Value,
     path: &str,
-    beside: &[&'a Beside],
+    around: &Around<'a, '_>,
     report: &mut Report,
 ) -> Option<Found<'a>> {
     let path = format!("{path}.{}", reference.field);
     let matcher = machine.get(reference.field)?.as_object()?;
     let text = |field: &str| matcher.get(field)?.as_str().filter(|text| !text.is_empty());
-    let inferred = text("inferFromVolume").map(|volume| infer(reference, machine, volume));
-    let (kind, name) = match (text("name"), inferred) {
+    match (text("name"), text("inferFromVolume")) {
         (Some(name), None) => {
             let Some(kind) = kind_of(reference, text("kind")) else {
                 let kind = describe(&matcher["kind"]);
                 report.error(format!("{path}.kind"), kind, reference.kinds.join(", "));
                 return None;
             };
-            (kind, name.to_owned())
+            let found = look(around, kind, name);
+            if found.is_none() {
+                let accepted = missing(reference, kind, name);
+                report.error(format!("{path}.name"), describe(&json!(name)), accepted);
+            }
+            found
         }
-        (None, Some(Some(inferred))) => inferred,
-        (None, Some(None)) if text("inferFromVolumeFailurePolicy") == Some("Ignore") => {
+        (None, Some(volume)) => {
+            let (volume, policy) = (volume.to_owned(), text("inferFromVolumeFailurePolicy"));
+            let ignores = policy == Some("Ignore");
+            find_inferred(
+                reference,
+                machine,
+                (&path, &volume, ignores),
+                around,
+                report,
+            )
+        }
+        (Some(_), Some(_)) => {
+            report.error(path, "both name and inferFromVolume", "one of them");
+            None
+        }
+        (None, None) => {
+            report.error(path, "neither name nor inferFromVolume", "one of them");
+            None
+        }
+    }
+}
+
+fn look<'a>(around: &Around<'a, '_>, kind: &'static str, name: &str) -> Option<Found<'a>> {
+    let object = beside::find(around.beside, kind, name)?;
+    Some(Found {
+        kind,
+        spec: object.get("spec").unwrap_or(&Value::Null),
+        name: name.to_owned(),
+    })
+}
+
+/// The object that the labels of a volume name.
+fn find_inferred<'a>(
+    reference: &Reference,
+    machine: &mut Value,
+    (path, volume, ignores): (&str, &str, bool),
+    around: &Around<'a, '_>,
+    report: &mut Report,
+) -> Option<Found<'a>> {
+    let path = format!("{path}.inferFromVolume");
+    let search = Search::new(reference, machine, around.namespace, around.beside);
+    let inferred = match search.volume(volume) {
+        Ok(inferred) => inferred,
+        Err(error) if ignores && error.may_be_ignored(around.strict) => {
+            let found = error.found(volume);
+            report.note(
+                path,
+                format_args!(
+                    "{found}: nothing is inferred, as inferFromVolumeFailurePolicy has it"
+                ),
+            );
             // KubeVirt forgets the reference, too.
             machine.as_object_mut()?.remove(reference.field);
             return None;
         }
-        (None, Some(None)) => {
-            let found = format_args!("a volume without the label {}", reference.label);
-            let accepted = format_args!(
-                "a volume of dataVolumeTemplates with it, or the name of {} in {}.name",
-                reference.words, reference.field
-            );
-            report.error(format!("{path}.inferFromVolume"), found, accepted);
-            return None;
-        }
-        (Some(_), Some(_)) => {
-            report.error(path, "both name and inferFromVolume", "one of them");
-            return None;
-        }
-        (None, None) => {
-            report.error(path, "neither name nor inferFromVolume", "one of them");
+        Err(error) => {
+            report.error(path, error.found(volume), not_inferred(reference, &error));
             return None;
         }
     };
-    let key = (kind, name.clone());
-    let Some(object) = beside.iter().find_map(|beside| beside.objects.get(&key)) else {
-        report.error(
-            format!("{path}.name"),
-            describe(&json!(name)),
-            missing(reference, kind, &name),
-        );
+    let (by, name) = (&inferred.by, &inferred.name);
+    let Some(kind) = kind_of(reference, inferred.kind.as_deref()) else {
+        let kind = describe(&json!(inferred.kind));
+        let found = format_args!("{by} with {kind} in the label {}-kind", reference.label);
+        report.error(path, found, reference.kinds.join(", "));
         return None;
     };
-    Some(Found {
-        kind,
-        spec: object.get("spec").unwrap_or(&Value::Null),
-        name,
-    })
+    let found = look(around, kind, name);
+    if found.is_none() {
+        let named = format_args!("{} by {by}", describe(&json!(name)));
+        report.error(path, named, missing(reference, kind, name));
+    } else if ignores && reference.field == INSTANCETYPE.field {
+        // What KubeVirt's clients write for the case that nothing is inferred.
+        let domain = machine.pointer_mut("/template/spec/domain");
+        if let Some(domain) = domain.and_then(Value::as_object_mut) {
+            domain.remove("memory");
+        }
+    }
+    found
+}
+
+/// What to do where nothing can be inferred.
+fn not_inferred(reference: &Reference, error: &NotInferred) -> String {
+    let (label, words, field) = (reference.label, reference.words, reference.field);
+    let named = format!("the name of {words} in {field}.name");
+    match error {
+        NotInferred::NoVolume => "a name in volumes of the template".to_owned(),
+        NotInferred::Nothing(_) => {
+            format!("a volume whose claim, DataVolume or source has the label {label}, or {named}")
+        }
+        NotInferred::Missing(object) => format!(
+            "one with the label {label} that is in the file or given by -f FILE; a cluster writes it by {}; or {named}",
+            object.command()
+        ),
+    }
 }
 
 /// How to come by an object that is not there.
 fn missing(reference: &Reference, kind: &str, name: &str) -> String {
     let resource = reference.kinds.iter().position(|known| *known == kind);
     let resource = reference.resources[resource.unwrap_or(0)];
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    let shown = if name.chars().all(plain) {
-        name
-    } else {
-        "NAME"
-    };
     format!(
-        "{} that is in the file or given by -f FILE; a cluster writes it by kubectl get {resource} {shown} -o yaml",
-        reference.words
+        "{} that is in the file or given by -f FILE; a cluster writes it by {}",
+        reference.words,
+        kubectl(resource, name, None)
     )
+}
+
+/// The command that writes an object, if its name can be in one.
+fn kubectl(resource: &str, name: &str, namespace: Option<&str>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let shown = |name: &'_ str, other: &str| match name.chars().all(plain) {
+        true => name.to_owned(),
+        false => other.to_owned(),
+    };
+    let namespace = namespace.map(|namespace| format!(" -n {}", shown(namespace, "NAMESPACE")));
+    let (name, namespace) = (shown(name, "NAME"), namespace.unwrap_or_default());
+    format!("kubectl get {resource} {name}{namespace} -o yaml")
 }
 
 /// The kind that the machine names in letters of any case, as KubeVirt takes it. Another one is an error of
@@ -326,26 +364,6 @@ fn kind_of(reference: &Reference, kind: Option<&str>) -> Option<&'static str> {
         known.eq_ignore_ascii_case(kind) || kind.strip_suffix('s').unwrap_or(kind) == *resource
     };
     kinds.find(same).map(|(known, _)| known)
-}
-
-/// Kind and name by the labels of the DataVolume template that a volume is made of; those of claims in
-/// a cluster are not known here.
-fn infer(reference: &Reference, machine: &Value, volume: &str) -> Option<(&'static str, String)> {
-    let volumes = machine.pointer("/template/spec/volumes")?.as_array()?;
-    let volume = volumes.iter().find(|known| known["name"] == volume)?;
-    let claim = volume
-        .pointer("/dataVolume/name")
-        .or_else(|| volume.pointer("/persistentVolumeClaim/claimName"))?;
-    let templates = machine.get("dataVolumeTemplates")?.as_array()?;
-    let template = templates
-        .iter()
-        .find(|template| template.pointer("/metadata/name") == Some(claim))?;
-    let labels = template.pointer("/metadata/labels")?;
-    let name = labels.get(reference.label)?.as_str()?;
-    let kind = labels
-        .get(format!("{}-kind", reference.label))
-        .and_then(Value::as_str);
-    Some((kind_of(reference, kind)?, name.to_owned()))
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+mod inferred;
+
 use serde_json::{Value, json};
 
 use super::super::{self as vmi, Report, Vmi};
@@ -316,27 +318,4 @@ fn what_is_missing_or_misspelt_is_named() {
             "{found:?}"
         );
     }
-}
-
-#[test]
-fn names_are_inferred_from_volumes_as_far_as_their_templates_are_here() {
-    let volumes = json!([{"name": "root", "dataVolume": {"name": "disk"}}]);
-    let template = json!({"domain": {"devices": {}}, "volumes": volumes});
-    let mut vm = machine(
-        json!({"instancetype": {"inferFromVolume": "root"}}),
-        template,
-    );
-    vm["spec"]["dataVolumeTemplates"] = json!([{
-        "metadata": {"name": "disk", "labels": {"instancetype.kubevirt.io/default-instancetype": "two"}},
-        "spec": {},
-    }]);
-    let (vmi, _) = read(&[vm.clone(), instance(two())]).expect("valid");
-    assert_eq!(vmi.spec.cpu.sockets, 2);
-
-    vm["spec"]["dataVolumeTemplates"] = json!([]);
-    let reference = json!({"inferFromVolume": "root", "inferFromVolumeFailurePolicy": "Ignore"});
-    vm["spec"]["instancetype"] = reference;
-    vm["spec"]["template"]["spec"]["domain"]["memory"] = json!({"guest": "64Mi"});
-    let (vmi, _) = read(&[vm, instance(two())]).expect("valid without it");
-    assert_eq!(vmi.spec.cpu.sockets, 1);
 }
