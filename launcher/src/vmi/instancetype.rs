@@ -276,7 +276,9 @@ fn find_inferred<'a>(
     let search = Search::new(reference, machine, around.namespace, around.beside);
     let inferred = match search.volume(volume) {
         Ok(inferred) => inferred,
-        Err(error) if ignores && error.may_be_ignored(around.strict) => {
+        Err(error)
+            if ignores && error.may_be_ignored(around.strict || is_needed(reference, machine)) =>
+        {
             let found = error.found(volume);
             report.note(
                 path,
@@ -312,6 +314,21 @@ fn find_inferred<'a>(
         }
     }
     found
+}
+
+/// Whether the machine cannot be without: it has no memory else.
+fn is_needed(reference: &Reference, machine: &Value) -> bool {
+    let has = |place: &str| {
+        machine
+            .pointer(&format!("/template/spec/domain/{place}"))
+            .is_some()
+    };
+    let memory = [
+        "memory",
+        "resources/requests/memory",
+        "resources/limits/memory",
+    ];
+    reference.field == INSTANCETYPE.field && !memory.into_iter().any(has)
 }
 
 /// What to do where nothing can be inferred.

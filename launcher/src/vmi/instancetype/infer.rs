@@ -54,12 +54,12 @@ pub(super) enum NotInferred {
 
 impl NotInferred {
     /// Whether `inferFromVolumeFailurePolicy: Ignore` is about it. What is not given need not be missing in the cluster, where
-    /// it would not be ignored, so that is an adaptation.
-    pub(super) fn may_be_ignored(&self, strict: bool) -> bool {
+    /// it would not be ignored, so to go on without is an adaptation, which there may be reasons against.
+    pub(super) fn may_be_ignored(&self, exactly: bool) -> bool {
         match self {
             Self::NoVolume => false,
             Self::Nothing(_) => true,
-            Self::Missing(_) => !strict,
+            Self::Missing(_) => !exactly,
         }
     }
 

@@ -270,6 +270,10 @@ fn a_failure_is_ignored_as_in_kubevirt() {
         "{report:?}"
     );
 
+    // One error, and not that memory is missing.
+    let without_memory = with_volume(of_claim(), json!([]), "Ignore");
+    assert!(fails(without_memory, &[]).contains("which is not here"));
+
     // The template's memory is for that case alone.
     let claim = labelled("PersistentVolumeClaim", "disk", "two");
     finds_two(vm, &[claim]);
