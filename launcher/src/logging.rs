@@ -1,5 +1,6 @@
 //! Messages on standard error, with seconds since the start of the process.
 
+mod flat;
 mod limit;
 mod stream;
 
@@ -7,9 +8,10 @@ use std::io::{self, IsTerminal};
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt::time;
+use tracing_subscriber::fmt::{self, time};
 use tracing_subscriber::layer::SubscriberExt;
 
+use self::flat::Flat;
 use self::limit::Limit;
 use self::stream::Stream;
 pub use self::stream::tell_lost;
@@ -41,20 +43,20 @@ pub fn init(level: LogLevel, format: LogFormat) {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(filter)
+    let layer = fmt::layer()
         .with_writer(Stream::open(format))
         .with_timer(time::uptime())
         .with_target(false);
     // A second call means that somebody else's subscriber is in place, which is as good.
     let _ = match format {
         LogFormat::Json => {
-            let subscriber = builder.json().finish().with(Limit::default());
+            let subscriber = Flat.with(layer.json()).with(filter).with(Limit::default());
             tracing::subscriber::set_global_default(subscriber)
         }
         LogFormat::Text => {
-            let builder = builder.with_ansi(io::stderr().is_terminal());
-            tracing::subscriber::set_global_default(builder.finish().with(Limit::default()))
+            let layer = layer.with_ansi(io::stderr().is_terminal());
+            let subscriber = Flat.with(layer).with(filter).with(Limit::default());
+            tracing::subscriber::set_global_default(subscriber)
         }
     };
 }
