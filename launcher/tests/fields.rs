@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use launcher::vmi::Beside;
-use launcher::vmi::fields::{Class, FIELDS, Field};
+use launcher::vmi::fields::{Class, Field, all};
 use launcher::vmi::instancetype::fields::{Becomes, Given, INSTANCETYPE, PREFERENCE};
 use serde_json::Value;
 
@@ -27,10 +27,6 @@ fn fields_of(list: &'static str) -> impl Iterator<Item = (&'static str, &'static
     lines.map(|line| line.split_once(' ').expect("a path and a type"))
 }
 
-fn fields() -> impl Iterator<Item = &'static Field> {
-    FIELDS.iter().filter(|field| field.value.is_none())
-}
-
 fn is_within(path: &str, parent: &str) -> bool {
     let rest = path.strip_prefix(parent);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
@@ -41,7 +37,7 @@ fn is_within(path: &str, parent: &str) -> bool {
 fn every_field_of_kubevirt_is_decided() {
     // What is adapted as a whole has no fields in the table.
     let has_fields =
-        |field: &Field| fields().any(|other| other != field && is_within(other.path, field.path));
+        |field: &Field| all().any(|other| other != *field && is_within(other.path, field.path));
     let open = |field: &Field| match field.class {
         Class::Honoured => true,
         Class::Adapted(_) => has_fields(field),
@@ -49,8 +45,8 @@ fn every_field_of_kubevirt_is_decided() {
     };
     let undecided = api().filter(|(path, _)| {
         let decided =
-            |field: &Field| field.path == *path || (!open(field) && is_within(path, field.path));
-        !fields().any(decided)
+            |field: Field| field.path == *path || (!open(&field) && is_within(path, field.path));
+        !all().any(decided)
     });
     let undecided: Vec<_> = undecided.map(|(path, _)| path).collect();
     assert_eq!(undecided, [""; 0]);
@@ -66,7 +62,7 @@ fn every_field_of_the_table_is_one_of_kubevirt() {
             path == field.path || (outside(kind) && is_within(field.path, path))
         })
     };
-    let unknown = fields().filter(|field| !known(field) && field.path != "status.*");
+    let unknown = all().filter(|field| !known(field) && field.path != "status.*");
     let unknown: Vec<_> = unknown.map(|field| field.path).collect();
     assert_eq!(unknown, [""; 0]);
 }
@@ -96,11 +92,11 @@ fn every_field_of_instance_types_and_preferences_is_decided() {
         for given in given {
             if let Becomes::Field(to) | Becomes::Replaces(to) = given.becomes {
                 let to = format!("spec.{to}");
-                let is_there = |field: &Field| {
+                let is_there = |field: Field| {
                     plain(field.path) == to
                         || (field.class != Class::Honoured && is_within(&to, field.path))
                 };
-                assert!(fields().any(is_there), "{kind}: {to}");
+                assert!(all().any(is_there), "{kind}: {to}");
             }
         }
     }
@@ -125,8 +121,7 @@ fn every_honoured_field_is_read() {
         collect(if is_vmi { "" } else { kind }, &document, &mut there);
     }
     let read = |field: &Field| matches!(field.class, Class::Honoured | Class::Adapted(_));
-    let missing =
-        fields().filter(|field| read(field) && !there.iter().any(|path| path == field.path));
+    let missing = all().filter(|field| read(field) && !there.iter().any(|path| path == field.path));
     let missing: Vec<_> = missing.map(|field| field.path).collect();
     assert_eq!(missing, [""; 0]);
 }
@@ -198,15 +193,14 @@ fn page() -> String {
             section
         };
         let _ = write!(page, "\n## {title}\n\n| field | | since |\n|---|---|---|\n");
-        for field in fields().filter(|field| section_of(field) == *section) {
+        for field in all().filter(|field| section_of(field) == *section) {
             let name = field.path.strip_prefix(section).unwrap_or(field.path);
             let name = name.trim_start_matches('.');
             let what = cell(&field.class.to_string());
             let _ = write!(page, "| `{name}` | {what}");
             field
                 .values()
-                .iter()
-                .for_each(|value| page += &value_text(value, field));
+                .for_each(|value| page += &value_text(&value, &field));
             let _ = writeln!(page, " | {} |", field.since);
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn explain(wanted: Option<&str>) -> Result<Exit, CommandError> {
                 }
                 return Err(CommandError::NoSuchField(wanted.chars().take(80).collect()));
             }
-            let texts: Vec<_> = found.into_iter().map(describe).collect();
+            let texts: Vec<_> = found.iter().map(describe).collect();
             texts.join("\n") + "\n" + WHERE
         }
     };
@@ -50,7 +50,7 @@ fn describe(field: &Field) -> String {
             .unwrap_or("(not set)");
         let _ = writeln!(text, "  {name:<16} {}", value.class);
     }
-    let names: Vec<_> = field.children().map(Field::name).collect();
+    let names: Vec<_> = field.children().map(|field| field.name()).collect();
     if !names.is_empty() {
         let _ = writeln!(text, "  fields: {}", names.join(", "));
     }

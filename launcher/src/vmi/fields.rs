@@ -1,23 +1,32 @@
 //! What becomes of each field of a VMI: one table, from which reading, `podvisor explain` and
 //! `docs/vmi-support.md` follow.
 
+mod packed;
 mod table;
 
 use std::cmp::Ordering;
 use std::fmt;
 
-pub use self::table::FIELDS;
+use self::packed::{Packed, Text};
+use self::table::FIELDS;
 use super::nearest::nearest;
+
+static TABLE: Packed<{ FIELDS.len() }, { packed::size(FIELDS) }> = packed::pack(FIELDS);
+
+static TEXTS: &str = match str::from_utf8(&TABLE.texts) {
+    Ok(texts) => texts,
+    Err(_) => panic!("texts are texts"),
+};
 
 /// What becomes of a field, or of one of its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum Class<S = &'static str> {
     /// It does what it does in KubeVirt.
     Honoured,
     /// Something like it is done; the notice says what.
-    Adapted(&'static str),
+    Adapted(S),
     /// Accepted, and why nothing follows from it.
-    NoEffect(&'static str),
+    NoEffect(S),
     /// It concerns the pod, not the machine in it.
     OfThePod,
     /// Book-keeping of the API server and of controllers.
@@ -25,9 +34,9 @@ pub enum Class {
     /// It cannot be honoured.
     Refused {
         /// Why.
-        reason: &'static str,
+        reason: S,
         /// What to write instead; may be empty.
-        way_out: &'static str,
+        way_out: S,
     },
 }
 
@@ -70,23 +79,23 @@ impl fmt::Display for Release {
 /// A field of a VMI, or one of the values that it may have. A field with entries for values takes
 /// no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
+pub struct Field<S = &'static str> {
     /// Its place, `[]` for any index of a list and `*` for any other key of a map.
-    pub path: &'static str,
+    pub path: S,
     /// The value that the entry is about; empty for a field that is not set.
-    pub value: Option<&'static str>,
+    pub value: Option<S>,
     /// What becomes of it.
-    pub class: Class,
+    pub class: Class<S>,
     /// Release of podvisor since which that is so.
     pub since: Release,
 }
 
 /// A VMI as a whole, and the objects with a template for one.
-pub(super) static ROOT: Field = table::field("", Class::Honoured);
-pub(super) static VIRTUAL_MACHINE: Field = table::field("VirtualMachine", Class::Honoured);
-pub(super) static REPLICA_SET: Field =
+pub(super) const ROOT: Field = table::field("", Class::Honoured);
+pub(super) const VIRTUAL_MACHINE: Field = table::field("VirtualMachine", Class::Honoured);
+pub(super) const REPLICA_SET: Field =
     table::field("VirtualMachineInstanceReplicaSet", Class::Honoured);
-pub(super) static POOL: Field = table::field("VirtualMachinePool", Class::Honoured);
+pub(super) const POOL: Field = table::field("VirtualMachinePool", Class::Honoured);
 
 /// Objects in those whose fields are the same as others'.
 const SAME: [(&str, &str); 9] = [
@@ -116,13 +125,13 @@ const SAME: [(&str, &str); 9] = [
 impl Field {
     /// The field `name` of this object or list of objects; the entry for other keys if there is
     /// none of its own.
-    pub(super) fn child(&self, name: &str) -> Option<&'static Field> {
+    pub(super) fn child(&self, name: &str) -> Option<Field> {
         let found = find(self.path, name).or_else(|| find(self.path, "*"))?;
         Some(found.elsewhere().unwrap_or(found))
     }
 
     /// The entry under which the fields of this one are, if that is another.
-    fn elsewhere(&self) -> Option<&'static Field> {
+    fn elsewhere(&self) -> Option<Field> {
         let same = |(path, _): &&(&str, &str)| *path == self.path;
         let (_, other) = SAME.iter().find(same)?;
         let (parent, name) = other.rsplit_once('.').unwrap_or(("", other));
@@ -130,8 +139,9 @@ impl Field {
     }
 
     /// All fields of this object or list of objects.
-    pub fn children(&self) -> impl Iterator<Item = &'static Field> {
-        let below = |path: &'static str| match self.path {
+    pub fn children(&self) -> impl Iterator<Item = Field> + use<> {
+        let around = self.path;
+        let below = move |path: &'static str| match around {
             "" => Some(path),
             parent => path.strip_prefix(parent)?.strip_prefix('.'),
         };
@@ -143,7 +153,9 @@ impl Field {
     pub(super) fn suggest(&self, name: &str) -> Option<&'static str> {
         let near = nearest(
             name,
-            self.children().map(Field::name).filter(|name| *name != "*"),
+            self.children()
+                .map(|field| field.name())
+                .filter(|name| *name != "*"),
         );
         if near.is_some() {
             return near;
@@ -153,19 +165,18 @@ impl Field {
     }
 
     /// Entries for values of this field.
-    pub fn values(&self) -> &'static [Field] {
-        let from = FIELDS.partition_point(|field| stem(field.path) < stem(self.path));
-        let same = |field: &&Field| field.path == self.path;
-        let all = FIELDS.get(from..).unwrap_or_default();
-        let count = all.iter().take_while(same).count();
+    pub fn values(&self) -> impl Iterator<Item = Field> + use<> {
+        let path = self.path;
+        let from = |field: &Field<Text>| stem(field.path.of(TEXTS)) < stem(path);
+        let fields = &TABLE.fields[TABLE.fields.partition_point(from)..];
+        let fields = fields.iter().map(|field| field.unpack(TEXTS));
         // The first one is the field itself.
-        all.get(1..count).unwrap_or_default()
+        fields.take_while(move |field| field.path == path).skip(1)
     }
 
     /// The entry for one value of this field.
-    pub(super) fn value(&self, value: &str) -> Option<&'static Field> {
-        let mut values = self.values().iter();
-        values.find(|field| field.value == Some(value))
+    pub(super) fn value(&self, value: &str) -> Option<Field> {
+        self.values().find(|field| field.value == Some(value))
     }
 
     /// Last part of the path.
@@ -176,13 +187,14 @@ impl Field {
 }
 
 /// All fields.
-pub fn all() -> impl Iterator<Item = &'static Field> {
-    FIELDS.iter().filter(|field| field.value.is_none())
+pub fn all() -> impl Iterator<Item = Field> {
+    let fields = TABLE.fields.iter().filter(|field| field.value.is_none());
+    fields.map(|field| field.unpack(TEXTS))
 }
 
 /// The fields that somebody means by `wanted`: one of that path, with or without indices, those whose
 /// paths end so, or the ones around it that are decided as a whole.
-pub fn lookup(wanted: &str) -> Vec<&'static Field> {
+pub fn lookup(wanted: &str) -> Vec<Field> {
     let whole = without_indices(wanted);
     let mut wanted = whole.as_str();
     loop {
@@ -198,7 +210,7 @@ pub fn lookup(wanted: &str) -> Vec<&'static Field> {
 }
 
 /// The field of this path, or those whose paths end so.
-fn named(wanted: &str) -> Vec<&'static Field> {
+fn named(wanted: &str) -> Vec<Field> {
     let paths = || all().map(|field| (without_indices(field.path), field));
     let exact = paths().find(|(path, _)| path == wanted);
     let ends = |path: &str| {
@@ -227,10 +239,11 @@ fn without_indices(path: &str) -> String {
 }
 
 /// The field `name` of the object at `parent`.
-fn find(parent: &str, name: &str) -> Option<&'static Field> {
-    let at = FIELDS.partition_point(|field| order(field.path, parent, name) == Ordering::Less);
-    let found = FIELDS.get(at)?;
-    (order(found.path, parent, name) == Ordering::Equal).then_some(found)
+fn find(parent: &str, name: &str) -> Option<Field> {
+    let compared = |field: &Field<Text>| order(field.path.of(TEXTS), parent, name);
+    let fields = &TABLE.fields;
+    let found = fields.get(fields.partition_point(|field| compared(field) == Ordering::Less))?;
+    (compared(found) == Ordering::Equal).then(|| found.unpack(TEXTS))
 }
 
 /// How `path` compares with `parent.name`.
@@ -285,7 +298,7 @@ mod tests {
                         .strip_prefix(path)
                         .and_then(|rest| rest.strip_prefix('.')),
                 };
-                inside.is_some_and(|name| find(parent.path, stem(name)) == Some(field))
+                inside.is_some_and(|name| find(parent.path, stem(name)) == Some(*field))
             });
             assert!(found, "{field:?}");
         }
@@ -324,17 +337,23 @@ mod tests {
     #[test]
     fn values_belong_to_their_field() {
         let bus = find("spec.domain.devices.disks[].disk", "bus").expect("a field");
-        assert!(bus.values().iter().all(|value| value.path == bus.path));
+        assert!(bus.values().all(|value| value.path == bus.path));
         assert_eq!(
             bus.value("virtio").map(|value| value.class),
             Some(Class::Honoured)
         );
         assert_eq!(bus.value("ide"), None);
-        assert!(find("spec", "domain").expect("a field").values().is_empty());
+        assert!(
+            find("spec", "domain")
+                .expect("a field")
+                .values()
+                .next()
+                .is_none()
+        );
         let names: Vec<_> = find("spec.networks[]", "pod")
             .expect("a field")
             .children()
-            .map(Field::name)
+            .map(|field| field.name())
             .collect();
         assert_eq!(names, ["vmIPv6NetworkCIDR", "vmNetworkCIDR"]);
     }

@@ -64,12 +64,12 @@ impl Kind {
     }
 
     /// The table's entry for the object as a whole.
-    pub(super) fn field(self) -> &'static Field {
+    pub(super) fn field(self) -> Field {
         match self {
-            Self::Instance => &fields::ROOT,
-            Self::VirtualMachine => &fields::VIRTUAL_MACHINE,
-            Self::ReplicaSet => &fields::REPLICA_SET,
-            Self::Pool => &fields::POOL,
+            Self::Instance => fields::ROOT,
+            Self::VirtualMachine => fields::VIRTUAL_MACHINE,
+            Self::ReplicaSet => fields::REPLICA_SET,
+            Self::Pool => fields::POOL,
         }
     }
 }

@@ -65,7 +65,7 @@ impl<'a> Object<'a> {
     }
 
     /// Says what the table says about a value that is meant by nothing.
-    fn say_unset(&self, name: &str, value: Option<&Field>) {
+    fn say_unset(&self, name: &str, value: Option<Field>) {
         match value.map(|value| value.class) {
             Some(Class::Adapted(text)) if self.node.is_strict() => {
                 self.missing(name, &format!("{STRICT}: {text}"));
@@ -86,7 +86,7 @@ impl<'a> Object<'a> {
     pub(super) fn is_explained(&self) -> bool {
         let refused = |(name, value): (&String, &Value)| {
             let field = self.node.field().child(name);
-            let refused = |field: &Field| matches!(field.class, Class::Refused { .. });
+            let refused = |field: Field| matches!(field.class, Class::Refused { .. });
             field.is_some_and(refused) && !is_vacuous(value)
         };
         self.map.is_none_or(|map| map.iter().any(refused))
@@ -129,7 +129,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    fn check_class(&self, name: &str, field: &'static Field, value: &'a Value) {
+    fn check_class(&self, name: &str, field: Field, value: &'a Value) {
         let node = || self.node.child(name, field, value);
         match field.class {
             Class::Honoured | Class::OfTheCluster => {}
@@ -163,7 +163,10 @@ impl<'a> Object<'a> {
     fn known_names(&self) -> String {
         let known = self.node.field().children();
         let known = known.filter(|field| !matches!(field.class, Class::Refused { .. }));
-        known.map(Field::name).collect::<Vec<_>>().join(", ")
+        known
+            .map(|field| field.name())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 

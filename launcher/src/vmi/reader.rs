@@ -45,19 +45,14 @@ impl Reading {
 #[derive(Clone)]
 pub(super) struct Node<'a> {
     path: String,
-    field: &'static Field,
+    field: Field,
     value: &'a Value,
     reading: &'a Reading,
 }
 
 impl<'a> Node<'a> {
     /// An object at `path` of its document, of the kind that `field` stands for.
-    pub(super) fn root(
-        path: String,
-        field: &'static Field,
-        value: &'a Value,
-        reading: &'a Reading,
-    ) -> Self {
+    pub(super) fn root(path: String, field: Field, value: &'a Value, reading: &'a Reading) -> Self {
         Self {
             path,
             field,
@@ -149,7 +144,7 @@ impl<'a> Node<'a> {
     }
 
     /// The table's entry for this place.
-    pub(super) fn field(&self) -> &'static Field {
+    pub(super) fn field(&self) -> Field {
         self.field
     }
 
@@ -265,7 +260,7 @@ impl<'a> Node<'a> {
     pub(super) fn word_of_any_case(&self) -> Option<&'static str> {
         let text = self.read().as_str();
         let same = |word: &&'static str| text.is_some_and(|text| text.eq_ignore_ascii_case(word));
-        let word = self.field.values().iter().filter_map(|entry| entry.value);
+        let word = self.field.values().filter_map(|entry| entry.value);
         let word = word.into_iter().find(same);
         if word.is_none() {
             self.error(self.accepted_values());
@@ -288,7 +283,7 @@ impl<'a> Node<'a> {
     }
 
     fn accepted_values(&self) -> String {
-        let values = self.field.values().iter();
+        let values = self.field.values();
         let accepted = values.filter(|entry| !matches!(entry.class, Class::Refused { .. }));
         let words = accepted.filter_map(|entry| entry.value.filter(|word| !word.is_empty()));
         words.collect::<Vec<_>>().join(", ")
@@ -334,7 +329,7 @@ impl<'a> Node<'a> {
     }
 
     /// The field `name` of this object, which is `field` in the table.
-    pub(super) fn child(&self, name: &str, field: &'static Field, value: &'a Value) -> Node<'a> {
+    pub(super) fn child(&self, name: &str, field: Field, value: &'a Value) -> Node<'a> {
         Node {
             path: join(&self.path, name),
             field,
@@ -353,7 +348,7 @@ mod tests {
 
     fn check(value: Value) -> Report {
         let reading = Reading::default();
-        let object = Node::root(String::new(), &ROOT, &value, &reading).object();
+        let object = Node::root(String::new(), ROOT, &value, &reading).object();
         object
             .require("apiVersion", "a version")
             .map(|node| node.word());

@@ -45,7 +45,7 @@ impl Seen {
     }
 
     /// Panics in debug builds if an honoured field below `value` was not read.
-    pub(super) fn assert_complete(&self, path: &str, field: &Field, value: &Value) {
+    pub(super) fn assert_complete(&self, path: &str, field: Field, value: &Value) {
         if !cfg!(debug_assertions) {
             return;
         }
@@ -88,6 +88,6 @@ mod tests {
             .iter()
             .for_each(|path| seen.insert(path));
         let document = json!({"spec": {"affinity": {}, "hostname": "x"}, "metadata": {}});
-        seen.assert_complete("", &ROOT, &document);
+        seen.assert_complete("", ROOT, &document);
     }
 }

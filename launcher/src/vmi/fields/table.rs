@@ -60,7 +60,7 @@ const fn refused(reason: &'static str, way_out: &'static str) -> Class {
 
 /// All fields that podvisor knows.
 #[rustfmt::skip]
-pub static FIELDS: &[Field] = &[
+pub(super) const FIELDS: &[Field] = &[
     newer(field("VirtualMachine.apiVersion", Honoured)),
     newer(value("VirtualMachine.apiVersion", "kubevirt.io/v1", Honoured)),
     newer(value("VirtualMachine.apiVersion", "kubevirt.io/v1alpha3", adapted("read as kubevirt.io/v1, as the API server reads it"))),
