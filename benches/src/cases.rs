@@ -116,6 +116,10 @@ impl Bench {
 /// Seconds of one load.
 const SECS: u64 = 1;
 
+/// How long a guest has stood still when its machine's memory is looked at: podvisor gives back what its start needed a
+/// second after it.
+const REST: Duration = Duration::from_secs(2);
+
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::process::WaitOptions;
 use tracing::Level;
 use vmm::control::{self as wire, Call, ControlError, Refusal, Reply, Verdict};
-use vmm::footprint;
+use vmm::footprint::Settling;
 
 pub(crate) use self::control::{Asker, ClientCall, LAUNCHER, LauncherEvent};
 pub use self::control::{ControlServer, Ends};
@@ -67,6 +67,7 @@ struct Supervisor<'a> {
     boot_reader: Option<BootReader>,
     /// The boot reader was asked and has not answered.
     reads_boot: bool,
+    settling: Settling,
     life: Life,
 }
 
@@ -86,6 +87,7 @@ pub fn supervise(
         opening: Opening::new(opener),
         boot_reader: orders.boot_reader,
         reads_boot: false,
+        settling: Settling::default(),
         life: Life::new(orders.grace, orders.exit_on_reboot).dumping(orders.crash_dump),
     };
     // A vm process that ended before signals were waited for.
@@ -138,6 +140,7 @@ impl Supervisor<'_> {
         }
         self.step(Input::Tick);
         logging::tell_lost();
+        self.settling.settle(Instant::now());
     }
 
     /// A call that names a file waits until it is open.
@@ -195,7 +198,8 @@ impl Supervisor<'_> {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let deadline = self.life.deadline();
+        let deadlines = self.life.deadline().into_iter();
+        let deadline = deadlines.chain(self.settling.due()).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let lost = logging::has_lost().then_some(TELL_LOST_EVERY);
         let rest = self.control.as_ref().and_then(ControlServer::rest);
@@ -273,7 +277,7 @@ impl Supervisor<'_> {
             }
             Effect::Kill => self.vm.kill(),
             // From now on there is little to do.
-            Effect::Running => footprint::release_start_code(),
+            Effect::Running => self.settling.begin(Instant::now()),
             Effect::BootTrace { marks, guest } => {
                 let trace = &mut self.boot_trace;
                 trace

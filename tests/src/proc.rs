@@ -102,6 +102,17 @@ impl Process {
         sizes.sum()
     }
 
+    /// Resident memory that is of files, KiB.
+    #[track_caller]
+    pub fn file_kib(&self) -> u64 {
+        let size = self.status("RssFile");
+        let number = size
+            .split(' ')
+            .next()
+            .and_then(|number| number.parse().ok());
+        number.expect("a number")
+    }
+
     /// A file in its directory.
     #[track_caller]
     pub fn read(&self, file: &str) -> String {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use super::{Bench, Scale};
+use super::{Bench, REST, Scale};
 use crate::guest::GuestSpec;
 use crate::procfs::{self, Memory};
 use crate::record::Values;
@@ -75,6 +75,7 @@ impl Crowd {
         let begin = Instant::now();
         let mut machines = start_all(wanted, start)?;
         let seconds = begin.elapsed().as_secs_f64();
+        std::thread::sleep(REST);
         let taken = available.saturating_sub(procfs::meminfo("MemAvailable")?);
         let running = machines
             .iter_mut()

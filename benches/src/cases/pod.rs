@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use podvisor_tests::handler::{self, Handler, UID, in_pod};
 
-use super::{Bench, ms};
+use super::{Bench, REST, ms};
 use crate::libvirt::Libvirt;
 use crate::procfs;
 use crate::record::Values;
@@ -84,6 +84,7 @@ impl Times {
 }
 
 fn measured(times: Times, pids: &[u32]) -> Result<Values> {
+    thread::sleep(REST);
     let memory = procfs::memory(pids, RAM_MIB * 1024)?;
     Ok([
         ("answer_ms", ms(times.answer)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Bench, ms};
+use super::{Bench, REST, ms};
 use crate::guest::GuestSpec;
 use crate::procfs::{self, CpuTimes};
 use crate::record::Values;
@@ -76,6 +76,7 @@ fn memory_once(vmm: &Vmm) -> Result<Values> {
     let guest = GuestSpec::payload("crash how=halt");
     let mut vm = Vm::start(vmm, &guest)?;
     vm.wait_for("CRASH how=halt", PATIENCE)?;
+    std::thread::sleep(REST);
     let pids = vm.pids();
     let memory = procfs::memory(&pids, guest.ram_mib * 1024)?;
     Ok([

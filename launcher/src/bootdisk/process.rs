@@ -171,7 +171,7 @@ fn serve(socket: BorrowedFd<'_>) -> Result<(), Box<dyn Error>> {
                 sent => sent?,
             }
             drop(files);
-            footprint::release_start_code();
+            footprint::release();
         }
     }
 }

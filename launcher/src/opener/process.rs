@@ -37,7 +37,7 @@ fn run(allowed: &Allowed, parent: Pid, json_log: bool) -> Result<(), Box<dyn Err
     let openable = Openable::prepare(allowed)?;
     restrict(allowed, parent, json_log)?;
     // From now on there is little to do.
-    footprint::release_start_code();
+    footprint::release();
     // No copy: nobody else in this process uses standard input.
     let socket = io::stdin();
     serve(socket.as_fd(), &openable)

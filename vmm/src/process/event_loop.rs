@@ -21,7 +21,7 @@ use super::sources::{
 };
 use crate::control::{self, Event, MachineState, Report};
 use crate::debug::Debugger;
-use crate::footprint;
+use crate::footprint::Settling;
 use crate::plan::BootPlan;
 use crate::trace;
 
@@ -43,6 +43,9 @@ pub(super) struct Process<'a> {
     /// Sources that are one machine's, which a reset replaces.
     of_machine: [SubscriberId; 2],
     deadlines: Deadlines,
+    settling: Settling,
+    /// It lets go of no page: whatever its guest waits for is to be there.
+    is_realtime: bool,
     debugger: Option<Debugger>,
     /// Tell the launcher the steps of the start.
     send_boot_trace: bool,
@@ -63,6 +66,7 @@ impl<'a> Process<'a> {
             boots_from_disk,
         );
         let vsock_cid = inputs.plan.vsock_cid();
+        let is_realtime = inputs.plan.placement.realtime != 0;
         let life = life.telling(inputs.resources.fallbacks.clone(), vsock_cid);
         let signals = inputs.resources.signals.clone();
         let errors = inputs.resources.host_errors.clone();
@@ -114,6 +118,8 @@ impl<'a> Process<'a> {
             console,
             of_machine,
             deadlines: Deadlines::default(),
+            settling: Settling::default(),
+            is_realtime,
             debugger,
             send_boot_trace: inputs.boot_trace,
             ended: false,
@@ -126,10 +132,12 @@ impl<'a> Process<'a> {
         self.take_in()?;
         trace::mark("running");
         self.tell_boot_trace()?;
-        footprint::release_start_code();
+        self.settle_later();
         while !self.ended {
             let watchdog = self.handles.watchdog.as_ref();
-            let timeout = (self.deadlines).timeout(watchdog.and_then(|watchdog| watchdog.next()));
+            let watchdog = watchdog.and_then(|watchdog| watchdog.next());
+            let others = watchdog.into_iter().chain(self.settling.due());
+            let timeout = self.deadlines.timeout(others.min());
             let woken = self.manager.run_with_timeout(timeout);
             woken.map_err(ProcessError::Watch)?;
             if let Some(watchdog) = &self.handles.watchdog
@@ -144,6 +152,7 @@ impl<'a> Process<'a> {
                 self.inbox.input(Input::Late { call });
             }
             self.take_in()?;
+            self.settling.settle(Instant::now());
         }
         if let Some(debugger) = &self.debugger {
             debugger.end();
@@ -206,8 +215,15 @@ impl<'a> Process<'a> {
     }
 
     /// The sources of a new machine instead of the old one's.
+    fn settle_later(&mut self) {
+        if !self.is_realtime {
+            self.settling.begin(Instant::now());
+        }
+    }
+
     fn replace(&mut self, handles: Handles) {
         self.handles = handles;
+        self.settle_later();
         let serial = self.handles.serial.clone();
         self.console.borrow_mut().set_serial(serial);
         for source in self.of_machine {

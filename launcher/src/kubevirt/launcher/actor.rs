@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vmm::control::{self as wire, Call, ControlError};
-use vmm::footprint;
+use vmm::footprint::Settling;
 
 use super::super::agent::Agent;
 use super::super::credentials::{Credentials, Sources};
@@ -133,7 +133,8 @@ pub(super) struct Actor {
     notifier: Notifier,
     openings: Openings,
     control: Option<Control>,
-    released: bool,
+    settling: Settling,
+    was_up: bool,
     exit: Option<Exit>,
 }
 
@@ -187,7 +188,8 @@ impl Actor {
             notifier,
             openings,
             control,
-            released: false,
+            settling: Settling::default(),
+            was_up: false,
             exit: None,
         };
         loop {
@@ -203,7 +205,8 @@ impl Actor {
     }
 
     async fn turn(&mut self) {
-        let news = match self.pod.deadline() {
+        let deadlines = self.pod.deadline().into_iter();
+        let news = match deadlines.chain(self.settling.due()).min() {
             None => self.inbox.recv().await,
             Some(deadline) => {
                 match tokio::time::timeout_at(deadline.into(), self.inbox.recv()).await {
@@ -249,6 +252,7 @@ impl Actor {
         {
             self.step(Input::Tick);
         }
+        self.settling.settle(Instant::now());
     }
 
     fn step(&mut self, input: Input) {
@@ -259,9 +263,9 @@ impl Actor {
         if let Some(control) = &self.control {
             control.set_state(self.pod.machine());
         }
-        if self.pod.is_up() && !self.released {
-            self.released = true;
-            footprint::release_start_code();
+        if self.pod.is_up() && !self.was_up {
+            self.was_up = true;
+            self.settling.begin(Instant::now());
         }
     }
 
