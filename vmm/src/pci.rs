@@ -50,7 +50,8 @@ struct Slot<F> {
 
 /// What is in a slot.
 struct Place<F> {
-    function: Option<F>,
+    /// Elsewhere: most slots have none, and each machine would have the room for all.
+    function: Option<Box<F>>,
     /// The guest has ejected it: it is still there, but does not answer any more.
     hidden: bool,
 }
@@ -58,7 +59,7 @@ struct Place<F> {
 impl<F> Place<F> {
     /// The function as far as a guest is concerned.
     fn visible(&mut self) -> Option<&mut F> {
-        self.function.as_mut().filter(|_| !self.hidden)
+        self.function.as_deref_mut().filter(|_| !self.hidden)
     }
 }
 
@@ -141,7 +142,7 @@ impl<F: PciFunction> PciRoot<F> {
             slot.sizes[bar].store(size, Ordering::Release);
             function.assign_bar(bar, base, &slot.bars);
         }
-        place.function = Some(function);
+        place.function = Some(Box::new(function));
         self.taken.fetch_or(bit(device), Ordering::AcqRel);
         Ok(())
     }
@@ -168,13 +169,13 @@ impl<F: PciFunction> PciRoot<F> {
         place.hidden = false;
         slot.stop_decoding();
         self.taken.fetch_and(!bit(device), Ordering::AcqRel);
-        place.function.take()
+        place.function.take().map(|function| *function)
     }
 
     /// Calls `action` on every function.
     pub fn for_each(&self, mut action: impl FnMut(&mut F)) {
         for slot in &self.slots {
-            slot.lock().function.as_mut().map(&mut action);
+            slot.lock().function.as_deref_mut().map(&mut action);
         }
     }
 
