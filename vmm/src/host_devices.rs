@@ -110,10 +110,7 @@ impl KvmWindows {
 
 /// Tells KVM which devices the guest has, whose memory may not be coherent with what processors see (KVM's documentation,
 /// "VFIO virtual device"). What comes back holds that until it is dropped.
-pub fn tell_kvm(vm: &VmFd, devices: &[HostDeviceResource]) -> io::Result<Option<DeviceFd>> {
-    if devices.is_empty() {
-        return Ok(None);
-    }
+pub fn tell_kvm(vm: &VmFd, devices: &[HostDeviceResource]) -> io::Result<DeviceFd> {
     let os_error = |error: kvm_ioctls::Error| io::Error::from_raw_os_error(error.errno());
     let mut wanted = kvm_create_device {
         type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
@@ -134,5 +131,5 @@ pub fn tell_kvm(vm: &VmFd, devices: &[HostDeviceResource]) -> io::Result<Option<
             _ => {}
         }
     }
-    Ok(Some(kvm))
+    Ok(kvm)
 }

@@ -233,9 +233,7 @@ impl Machine {
         for device in &resources.devices {
             attach(&pci, &workshop, device, false)?;
         }
-        attach_host_devices(&pci, &workshop, resources, &vm, &high_window)?;
-        let kvm_vfio = host_devices::tell_kvm(&vm, &resources.host_devices)
-            .map_err(BuildError::host("tell KVM of the host's devices"))?;
+        let kvm_vfio = attach_host_devices(&pci, &workshop, resources, &vm, &high_window)?;
         let watchdog = attach_watchdog(&pci, plan, resources)?;
         let (console, signals) = (&resources.console, &resources.signals);
         let platform = Platform::new(&vm, console, signals, &plan.clock).map_err(
@@ -505,14 +503,17 @@ fn high_window(resources: &Resources) -> Result<Range<u64>, BuildError> {
     window.ok_or(BuildError::HighWindow)
 }
 
-/// Puts the host's devices into their slots, reset.
+/// Puts the host's devices into their slots, reset, and tells KVM of them.
 fn attach_host_devices(
     pci: &PciRoot,
     workshop: &Workshop,
     resources: &Resources,
     vm: &Arc<VmFd>,
     high_window: &Range<u64>,
-) -> Result<(), BuildError> {
+) -> Result<Option<DeviceFd>, BuildError> {
+    if resources.host_devices.is_empty() {
+        return Ok(None);
+    }
     let steward = resources.steward.clone();
     let windows = KvmWindows::new(vm.clone(), steward.clone(), high_window.clone());
     let context = VfioContext {
@@ -529,7 +530,9 @@ fn attach_host_devices(
         })?;
         pci.attach(*pci_slot, Function::Vfio(function))?;
     }
-    Ok(())
+    let told = host_devices::tell_kvm(vm, &resources.host_devices);
+    let told = told.map_err(BuildError::host("tell KVM of the host's devices"))?;
+    Ok(Some(told))
 }
 
 fn attach_watchdog(

@@ -5,12 +5,13 @@ mod claims;
 mod error;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use devices::vfio::group::{Container, Group};
-use std::os::fd::AsFd;
 use vmm::control::FdRole;
 
 pub use self::claims::ClaimError;
@@ -46,8 +47,8 @@ pub(super) fn open(
         let group = group.map_err(|source| refused(HostDeviceError::Group { number, source }))?;
         tracing::info!("{} {:?} is {address}", source.list, source.name);
         let name = source.device.clone();
-        descriptors.push(FdRole::HostDevice { name: name.clone() }, device);
-        descriptors.push(FdRole::HostDevice { name }, group);
+        descriptors.push(FdRole::Device { name: name.clone() }, device);
+        descriptors.push(FdRole::Device { name }, group);
     }
     if let Some(container) = opened.container {
         descriptors.push(FdRole::VfioContainer, container);
@@ -87,36 +88,39 @@ impl<'a> Opened<'a> {
     /// The group of a device, in the container.
     fn group(&mut self, address: &HostAddress) -> Result<(u32, &Group), HostDeviceError> {
         let number = group_of(self.sysfs, address)?;
-        if !self.groups.contains_key(&number) {
-            let group = self.open_group(number)?;
-            self.groups.insert(number, group);
-        }
-        let group = self.groups.get(&number);
-        group
-            .map(|group| (number, group))
-            .ok_or(HostDeviceError::Isolated(address.clone()))
-    }
-
-    fn open_group(&mut self, number: u32) -> Result<Group, HostDeviceError> {
-        let failed = |source| HostDeviceError::Group { number, source };
-        let is_first = self.container.is_none();
-        if is_first {
-            self.container = Some(open_container()?);
-        }
-        let group = Group::open(number).map_err(failed)?;
-        if !group.is_viable().map_err(failed)? {
-            let devices = shown_members(self.sysfs, number);
-            return Err(HostDeviceError::NotViable { number, devices });
-        }
-        if let Some(container) = &self.container {
-            let failed = |source| HostDeviceError::Join { number, source };
-            group.join(container).map_err(failed)?;
-            if is_first {
-                container.choose_iommu().map_err(failed)?;
+        let group = match self.groups.entry(number) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(open_group(self.sysfs, &mut self.container, number)?)
             }
-        }
-        Ok(group)
+        };
+        Ok((number, group))
     }
+}
+
+/// Opens a group into the container, which the first one makes.
+fn open_group(
+    sysfs: &Path,
+    container: &mut Option<Container>,
+    number: u32,
+) -> Result<Group, HostDeviceError> {
+    let failed = |source| HostDeviceError::Group { number, source };
+    let is_first = container.is_none();
+    let container = match container {
+        Some(container) => container,
+        None => container.insert(open_container()?),
+    };
+    let group = Group::open(number).map_err(failed)?;
+    if !group.is_viable().map_err(failed)? {
+        let devices = shown_members(sysfs, number);
+        return Err(HostDeviceError::NotViable { number, devices });
+    }
+    let failed = |source| HostDeviceError::Join { number, source };
+    group.join(container).map_err(failed)?;
+    if is_first {
+        container.choose_iommu().map_err(failed)?;
+    }
+    Ok(group)
 }
 
 /// Number of the group of a device that VFIO has.

@@ -57,13 +57,9 @@ pub enum FdRole {
     SnapshotRam,
     /// Empty file that gets RAM and registers of a guest that crashed.
     CrashDump,
-    /// The host's side of a device; repeated in the order that the device's options call for.
+    /// The host's side of a device; repeated in the order that the device's options call for. Of a device of the host
+    /// ([`HostDevicePlan`](crate::plan::HostDevicePlan)) the VFIO device, then its group.
     Device {
-        /// The device's name.
-        name: String,
-    },
-    /// A device of the host ([`HostDevicePlan`](crate::plan::HostDevicePlan)) twice: the VFIO device, then its group.
-    HostDevice {
         /// The device's name.
         name: String,
     },

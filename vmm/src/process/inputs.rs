@@ -154,7 +154,6 @@ pub(super) fn sort_fds(
             FdRole::Initrd => boot.initrd = Some(fd.into()),
             FdRole::Firmware { name } => boot.firmware = Some((name, fd.into())),
             FdRole::Device { name } => of_devices.entry(name).or_default().push(fd),
-            FdRole::HostDevice { name } => of_devices.entry(name).or_default().push(fd),
             FdRole::VfioContainer => container = Some(fd),
             FdRole::SnapshotState => snapshot.state = Some(fd.into()),
             FdRole::SnapshotRam => snapshot.ram = Some(fd.into()),
