@@ -155,7 +155,7 @@ fn check_descriptors(plan: &MachinePlan) -> Result<(), ResourceError> {
         return Ok(());
     }
     Err(ResourceError::Descriptors {
-        devices: plan.devices.len(),
+        devices: plan.devices.len() + plan.host_devices.len(),
         queues: plan
             .devices
             .iter()

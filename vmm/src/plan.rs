@@ -103,8 +103,9 @@ const VCPU_DESCRIPTORS: u64 = 4;
 /// What the host's side brings, the copy of it that the machine of this boot has, and the interrupt of the configuration.
 const DEVICE_DESCRIPTORS: u64 = 8;
 
-/// The device, its group and KVM's part, and for each interrupt of either kind an event and, for a moment, its copy.
-const HOST_DEVICE_DESCRIPTORS: u64 = 8 + 4 * MAX_VECTORS as u64;
+/// The device, its group and KVM's part, and for each interrupt of either kind (MSI has 32 at most) an event and, for a
+/// moment, its copy.
+const HOST_DEVICE_DESCRIPTORS: u64 = 8 + 2 * (MAX_VECTORS as u64 + 32);
 
 /// Doorbell and interrupt; the worker's ring, poll set and wake.
 const QUEUE_DESCRIPTORS: u64 = 5;

@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use podvisor_tests::guest;
 use podvisor_tests::image::{self, MIB};
 use podvisor_tests::run::Run;
 use podvisor_tests::vmi::{Disk, Vmi};
@@ -57,6 +59,45 @@ fn vmi_without_disk() -> Vmi {
             "[{name: disk, deviceName: example.org/disk}]",
         )
         .device_field("gpus", "[{name: nvme, deviceName: example.org/nvme}]")
+}
+
+/// What says where a device is, and does not: the field, what was looked for, and a way out.
+#[test]
+#[ignore = "needs CAP_SYS_RESOURCE"]
+fn what_is_nowhere_is_told_with_what_would_say_it() {
+    let none = "--host-device=qat=ffff:ff:1f.7 --host-device=gpu1=ffff:ff:1f.6 --host-device=fast=ffff:ff:1f.5";
+    let of_plugins: &[&str] = &[
+        "hostDevices \"qat\"",
+        "PCI_RESOURCE_INTEL_COM_QAT",
+        "--host-device",
+    ];
+    let of_claims: &[&str] = &[
+        "hostDevices \"qat\"",
+        "request one of resource claim qat",
+        "status does not say it",
+        "dra-device-attributes/resourceclaims/our.qat/one",
+        "--host-device NAME=ADDRESS",
+    ];
+    for (vmi, options, words) in [
+        ("host-devices", "", of_plugins),
+        ("resource-claims", "", of_claims),
+        ("host-devices", none, &["no device ffff:ff:1f.7", "lspci"]),
+    ] {
+        let vmi = format!("launcher/tests/plans/{vmi}.yaml");
+        let output = Command::new(guest::podvisor())
+            .arg("run")
+            .arg(guest::repository().join(vmi))
+            .args(["--kernel", "/bin/sh"])
+            .args(options.split_whitespace())
+            .stdin(Stdio::null())
+            .output()
+            .expect("podvisor can be started");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        for word in words {
+            assert!(said.contains(word), "{word} is not in {said}");
+        }
+    }
 }
 
 /// The drivers of a stock kernel work with the devices as with their own, by registers, DMA and MSI-X, after a reset, too.
